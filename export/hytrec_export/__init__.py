@@ -1,0 +1,1 @@
+"""Export a trained HyTRec to ONNX, verify it, and serve it on Triton Inference Server."""

@@ -1,0 +1,32 @@
+"""Errors a user can mend. Every message is one line: what is wrong, what was given, what is allowed, what to do.
+
+    HytrecError
+      ConfigError        an option or a size out of its range
+      DataError          an event log that cannot be read or used
+      RunError           a run folder that is missing, damaged or of another format
+      VocabularyError    a key table that is missing or damaged
+"""
+
+from __future__ import annotations
+
+__all__ = ["ConfigError", "DataError", "HytrecError", "RunError", "VocabularyError"]
+
+
+class HytrecError(Exception):
+    """Base of every known error; a command line prints it as one line and exits 1."""
+
+
+class ConfigError(HytrecError):
+    """An option or a size is out of its range."""
+
+
+class DataError(HytrecError):
+    """An event log cannot be read or used."""
+
+
+class RunError(HytrecError):
+    """A run folder is missing, damaged or of another format."""
+
+
+class VocabularyError(HytrecError):
+    """A vocabulary is missing or damaged."""

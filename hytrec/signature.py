@@ -1,0 +1,353 @@
+"""THE table of served tensors: every name, dtype and axis of every model, said once.
+
+ONNX graph names, `config.pbtxt` files, the Triton python models and the gRPC clients are all made from it.
+No torch, no tritonclient: any part of the project may import this module.
+
+Axes (the batch axis B stands before all of them and is never written):
+
+    T  new events of a call          W  recent window            L  TADN layers
+    N  candidates to rank            D  model width              H  heads
+    X  excluded items                K, V  head sizes of the memory (D / H)
+    R  retrieved items, min(500, I)  S  items returned, top_k at most
+    Z  bytes of an opaque tensor
+
+T, N, X, S and Z vary from call to call; the others are fixed by a build. See DESIGN section 3 for the contract.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+CALL_ID_BYTES = 16
+"""Size of a `call_id`; random, made by the client once per logical call."""
+MAX_USER_ID_BYTES = 256
+MAX_TIME_S = 100_000_000_000
+"""Largest unix time accepted, in seconds; anything over it is most likely milliseconds."""
+MAX_FUTURE_S = 300
+"""How far a time may lie in the server's future, in seconds (clock skew)."""
+MAX_RETRIEVED = 500
+UNCHECKED_POSITION = -1
+DEFAULT_TOP_K = 10
+
+DYNAMIC_AXES = frozenset("TNXSZ")
+
+
+class DType(StrEnum):
+    """Element type of a served tensor. The two key types are int64 or bytes, as the vocabulary says."""
+
+    FLOAT32 = "float32"
+    INT64 = "int64"
+    UINT8 = "uint8"
+    BOOL = "bool"
+    BYTES = "bytes"
+    ITEM_KEY = "item_key"
+    BEHAVIOR_KEY = "behavior_key"
+
+
+class StateStatus(StrEnum):
+    """What the store held for the user when the call began."""
+
+    NEW = "new"
+    KEPT = "kept"
+    FOREIGN = "foreign"
+    """a record of another model (fingerprint): treated as absent"""
+    CORRUPT = "corrupt"
+    """a damaged record: treated as absent"""
+    EXPIRED = "expired"
+    """older than the time-to-live: treated as absent"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tensor:
+    """One served tensor: `axes` are letters of the table above or plain sizes, batch axis left out."""
+
+    name: str
+    dtype: DType
+    axes: tuple[str | int, ...]
+    doc: str
+    optional: bool = False
+
+    @property
+    def dynamic(self) -> bool:
+        """Whether some axis varies from call to call."""
+        return any(axis in DYNAMIC_AXES for axis in self.axes)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Model:
+    """One Triton model: what goes in, what comes out."""
+
+    name: str
+    inputs: tuple[Tensor, ...]
+    outputs: tuple[Tensor, ...]
+    doc: str
+
+    def input_names(self) -> tuple[str, ...]:
+        """Names of the inputs, in order."""
+        return tuple(tensor.name for tensor in self.inputs)
+
+    def output_names(self) -> tuple[str, ...]:
+        """Names of the outputs, in order."""
+        return tuple(tensor.name for tensor in self.outputs)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """One step of an ensemble: `inputs` and `outputs` map the model's tensor names to the ensemble's."""
+
+    model: Model
+    inputs: dict[str, str]
+    outputs: dict[str, str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ensemble:
+    """A public endpoint: one strict chain of steps whose last one is the save."""
+
+    name: str
+    inputs: tuple[Tensor, ...]
+    outputs: tuple[Tensor, ...]
+    steps: tuple[Step, ...]
+    doc: str
+
+
+def _tensor(name: str, dtype: DType, axes: str | tuple[str | int, ...], doc: str, *, optional: bool = False) -> Tensor:
+    """`axes` as one string of letters ("LHKV"), or a tuple where a plain size stands among them."""
+    return Tensor(name=name, dtype=dtype, axes=tuple(axes), doc=doc, optional=optional)
+
+
+_ONE = (1,)
+
+# --- the state of one user (DESIGN section 3) ---
+MEMORY = _tensor("memory", DType.FLOAT32, "LHKV", "S of every TADN layer")
+WINDOW_ITEMS = _tensor("window_items", DType.INT64, "W", "item rows of the last W events, right-aligned, 0 = none")
+WINDOW_BEHAVIORS = _tensor("window_behaviors", DType.INT64, "W", "their behavior rows")
+WINDOW_TIMES = _tensor("window_times", DType.INT64, "W", "their unix times in seconds, 0 = none")
+LONG_VECTOR = _tensor("long_vector", DType.FLOAT32, "D", "encoder output at the last event")
+LAST_TIME = _tensor("last_time", DType.INT64, _ONE, "event time m of the last event in seconds, 0 before the first")
+EVENT_COUNT = _tensor("event_count", DType.INT64, _ONE, "events absorbed so far")
+STATE = (MEMORY, WINDOW_ITEMS, WINDOW_BEHAVIORS, WINDOW_TIMES, LONG_VECTOR, LAST_TIME, EVENT_COUNT)
+
+NEXT_PREFIX = "next_"
+
+
+def next_name(name: str) -> str:
+    """Name of a state tensor after the call's events; one prefix for all, so that both lists sort alike."""
+    return NEXT_PREFIX + name
+
+
+NEXT_STATE = tuple(_tensor(next_name(t.name), t.dtype, t.axes, t.doc + ", after this call") for t in STATE)
+
+# --- tensors between the steps ---
+ITEM_ROWS = _tensor("item_rows", DType.INT64, "T", "item rows, right-padded with 0; I + 1 = unknown item")
+BEHAVIOR_ROWS = _tensor("behavior_rows", DType.INT64, "T", "behavior rows, 0 = none")
+ROW_TIMES = _tensor("event_times", DType.INT64, "T", "unix times in seconds; 0 marks padding, which stands at the end")
+LAST_MEMORY = _tensor("last_memory", DType.FLOAT32, "HKV", "S of the last TADN layer, not decayed to now")
+NOW = _tensor("now_s", DType.INT64, _ONE, "the time of the question, unix seconds")
+EXCLUDED_ROWS = _tensor("excluded_rows", DType.INT64, "X", "item rows not to retrieve, padded with 0")
+CANDIDATE_ROWS = _tensor("candidate_rows", DType.INT64, "N", "item rows to score, padded with 0 at the end")
+RETRIEVED_ROWS = _tensor(
+    "candidate_rows", DType.INT64, "R", "best item rows, best first; 0 where fewer than R items are left"
+)
+RAW_SCORES = _tensor("raw_scores", DType.FLOAT32, "N", "score of every candidate row, padding included")
+TICKET = _tensor("ticket", DType.UINT8, "Z", "what save needs to know of the call; see hytrec_export.ticket")
+
+# --- public tensors ---
+USER_ID = _tensor("user_id", DType.BYTES, _ONE, "the caller's user id, 1 to 256 bytes of UTF-8")
+CALL_ID = _tensor("call_id", DType.UINT8, (CALL_ID_BYTES,), "one per logical call, repeated on retry", optional=True)
+ITEM_KEYS = _tensor("item_keys", DType.ITEM_KEY, "T", "item keys of new events, oldest first", optional=True)
+BEHAVIOR_KEYS = _tensor("behavior_keys", DType.BEHAVIOR_KEY, "T", "behavior keys of new events", optional=True)
+TIMES = _tensor("times", DType.INT64, "T", "unix times of new events in seconds", optional=True)
+POSITION = _tensor("position", DType.INT64, _ONE, "event_count the caller expects; -1 = unchecked", optional=True)
+PUBLIC_NOW = _tensor("now", DType.INT64, _ONE, "unix seconds; the server's clock if not given", optional=True)
+CANDIDATE_KEYS = _tensor("candidate_keys", DType.ITEM_KEY, "N", "item keys to score")
+TOP_K = _tensor("top_k", DType.INT64, _ONE, "how many items to return (10)", optional=True)
+EXCLUDED_KEYS = _tensor("excluded_keys", DType.ITEM_KEY, "X", "item keys never to return", optional=True)
+EXCLUDE_RECENT = _tensor("exclude_recent", DType.BOOL, _ONE, "leave out the items of the window (false)", optional=True)
+
+NEW_EVENT_COUNT = _tensor("event_count", DType.INT64, _ONE, "events absorbed, this call's included")
+APPLIED = _tensor("applied", DType.BOOL, _ONE, "whether this call's events were written now")
+MODEL_FINGERPRINT = _tensor("model_fingerprint", DType.BYTES, _ONE, "32 hex digits over weights, config, vocabulary")
+STATE_STATUS = _tensor("state_status", DType.BYTES, _ONE, "what the store held before: a StateStatus")
+RECEIPT = (NEW_EVENT_COUNT, APPLIED, MODEL_FINGERPRINT, STATE_STATUS)
+SCORES = _tensor("scores", DType.FLOAT32, "N", "score of every candidate, in the order given")
+RETURNED_KEYS = _tensor("recommended_keys", DType.ITEM_KEY, "S", "best items, best first")
+RETURNED_SCORES = _tensor("recommended_scores", DType.FLOAT32, "S", "their scores")
+FORGOTTEN = _tensor("forgotten", DType.BOOL, _ONE, "whether there was something to forget")
+
+EVENT_INPUTS = (ITEM_KEYS, BEHAVIOR_KEYS, TIMES, POSITION)
+RANK_INPUTS = (PUBLIC_NOW, CANDIDATE_KEYS)
+RECOMMEND_INPUTS = (PUBLIC_NOW, TOP_K, EXCLUDED_KEYS, EXCLUDE_RECENT)
+
+
+def _optional(tensor: Tensor) -> Tensor:
+    return Tensor(name=tensor.name, dtype=tensor.dtype, axes=tensor.axes, doc=tensor.doc, optional=True)
+
+
+STATE_LOAD = Model(
+    name="hytrec_state_load",
+    inputs=(
+        USER_ID,
+        CALL_ID,
+        *EVENT_INPUTS,
+        PUBLIC_NOW,
+        _optional(CANDIDATE_KEYS),
+        TOP_K,
+        EXCLUDED_KEYS,
+        EXCLUDE_RECENT,
+    ),
+    outputs=(*STATE, ITEM_ROWS, BEHAVIOR_ROWS, ROW_TIMES, NOW, EXCLUDED_ROWS, CANDIDATE_ROWS, TICKET),
+    doc="checks a call, maps keys to rows, pads to bucket lengths, reads the user's state",
+)
+ENCODER = Model(
+    name="hytrec_encoder",
+    inputs=(*STATE, ITEM_ROWS, BEHAVIOR_ROWS, ROW_TIMES),
+    outputs=(*NEXT_STATE, LAST_MEMORY),
+    doc="embedding and TADN layers over the new events, from the previous state",
+)
+_READ_INPUTS = (LAST_MEMORY, WINDOW_ITEMS, WINDOW_BEHAVIORS, WINDOW_TIMES, LONG_VECTOR, LAST_TIME, NOW)
+RETRIEVER = Model(
+    name="hytrec_retriever",
+    inputs=(*_READ_INPUTS, EXCLUDED_ROWS),
+    outputs=(RETRIEVED_ROWS,),
+    doc="user vector against the whole item table",
+)
+RERANKER = Model(
+    name="hytrec_reranker",
+    inputs=(*_READ_INPUTS, CANDIDATE_ROWS),
+    outputs=(RAW_SCORES,),
+    doc="a score for every candidate from the memory and the window",
+)
+STATE_SAVE = Model(
+    name="hytrec_state_save",
+    inputs=(*NEXT_STATE, TICKET, _optional(CANDIDATE_ROWS), _optional(RAW_SCORES)),
+    outputs=(*RECEIPT, SCORES, RETURNED_KEYS, RETURNED_SCORES),
+    doc="writes the state by compare-and-set, trims, sorts, maps rows back to keys: every public output",
+)
+FORGET = Model(
+    name="hytrec_forget",
+    inputs=(USER_ID,),
+    outputs=(FORGOTTEN, MODEL_FINGERPRINT),
+    doc="deletes everything kept of a user",
+)
+GRAPHS = (ENCODER, RETRIEVER, RERANKER)
+"""The models that are neural networks: each is one ONNX graph."""
+STATE_MODELS = (STATE_LOAD, STATE_SAVE, FORGET)
+
+
+def _chain(
+    name: str,
+    doc: str,
+    inputs: tuple[Tensor, ...],
+    outputs: tuple[Tensor, ...],
+    models: tuple[Model, ...],
+    unread: frozenset[str] = frozenset(),
+) -> Ensemble:
+    """Wire a chain of models by tensor name.
+
+    A step reads the newest tensor of that name, and a state tensor in its `next_` form once the encoder has run.
+    A tensor nobody reads is not mapped: Triton refuses an unused internal tensor. Internal tensors carry their
+    model's name, public ones their own.
+
+    Args:
+        unread: optional inputs that this chain leaves out although some step makes them.
+
+    Raises:
+        ValueError: a step needs a tensor that no earlier step makes.
+    """
+    newest = {tensor.name: tensor.name for tensor in inputs}
+    read: list[dict[str, str]] = []
+    for model in models:
+        sources = {}
+        for tensor in model.inputs:
+            source = newest.get(next_name(tensor.name)) or newest.get(tensor.name)
+            if source and not (tensor.optional and tensor.name in unread):
+                sources[tensor.name] = source
+            elif not tensor.optional:
+                raise ValueError(f"{name}: no step before {model.name} makes {tensor.name}")
+        read.append(sources)
+        newest |= {output: internal_name(model, output) for output in model.output_names()}
+    wanted = {source for sources in read for source in sources.values()}
+    steps = [
+        Step(
+            model=model,
+            inputs=sources,
+            outputs={n: internal_name(model, n) for n in model.output_names() if internal_name(model, n) in wanted},
+        )
+        for model, sources in zip(models[:-1], read[:-1], strict=True)
+    ]
+    public = {tensor.name: tensor.name for tensor in outputs}
+    steps.append(Step(model=models[-1], inputs=read[-1], outputs=public))
+    return Ensemble(name=name, inputs=inputs, outputs=outputs, steps=tuple(steps), doc=doc)
+
+
+def internal_name(model: Model, tensor: str) -> str:
+    """Name inside an ensemble of a tensor that `model` makes."""
+    return f"{model.name}_{tensor}"
+
+
+APPEND = _chain(
+    "hytrec_append",
+    "feed or backfill a user's history",
+    (USER_ID, CALL_ID, *EVENT_INPUTS),
+    RECEIPT,
+    (STATE_LOAD, ENCODER, STATE_SAVE),
+    unread=frozenset({CANDIDATE_ROWS.name}),
+)
+RANK = _chain(
+    "hytrec_rank",
+    "append events (or none) and score candidates",
+    (USER_ID, CALL_ID, *EVENT_INPUTS, *RANK_INPUTS),
+    (SCORES, *RECEIPT),
+    (STATE_LOAD, ENCODER, RERANKER, STATE_SAVE),
+)
+RECOMMEND = _chain(
+    "hytrec_recommend",
+    "append events (or none) and return the best items of the catalogue",
+    (USER_ID, CALL_ID, *EVENT_INPUTS, *RECOMMEND_INPUTS),
+    (RETURNED_KEYS, RETURNED_SCORES, *RECEIPT),
+    (STATE_LOAD, ENCODER, RETRIEVER, RERANKER, STATE_SAVE),
+)
+ENSEMBLES = (APPEND, RANK, RECOMMEND)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sizes:
+    """Sizes of the fixed axes of one build.
+
+    Args:
+        layers, heads, key_size, value_size: L, H, K, V of the memory.
+        width: D.
+        window: W.
+        retrieved: R = min(500, I).
+    """
+
+    layers: int
+    heads: int
+    key_size: int
+    value_size: int
+    width: int
+    window: int
+    retrieved: int
+
+    def axis(self, axis: str | int) -> int:
+        """Size of one axis of the table; -1 for a dynamic one."""
+        if isinstance(axis, int):
+            return axis
+        if axis in DYNAMIC_AXES:
+            return -1
+        fixed = {
+            "L": self.layers,
+            "H": self.heads,
+            "K": self.key_size,
+            "V": self.value_size,
+            "D": self.width,
+            "W": self.window,
+            "R": self.retrieved,
+        }
+        return fixed[axis]
+
+    def shape(self, tensor: Tensor) -> tuple[int, ...]:
+        """Shape of a tensor without its batch axis, -1 for dynamic axes."""
+        return tuple(self.axis(axis) for axis in tensor.axes)
