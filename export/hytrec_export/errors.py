@@ -1,0 +1,77 @@
+"""Errors of the exporter and the server. One line each: what is wrong, what was given, what is allowed, what to do.
+
+    HytrecError
+      ExportError
+        MissingPackageError   an optional package is not installed
+        OptionError           a build or serve option is out of its range
+        BuildError            a step of a build failed; the previous repository is whole
+        ParityError           a built graph differs from PyTorch by more than the bound
+        RepositoryError       a model repository is missing, damaged or of another format
+        ServerError           tritonserver cannot start or stopped
+        InputError            a call's input is out of its range (INVALID_ARGUMENT)
+        StateStoreError
+          StoreFullError      the size limit is reached (UNAVAILABLE)
+          StoreUnavailableError  the store cannot be opened or reached
+"""
+
+from __future__ import annotations
+
+from hytrec.errors import HytrecError
+
+__all__ = [
+    "BuildError",
+    "ExportError",
+    "InputError",
+    "MissingPackageError",
+    "OptionError",
+    "ParityError",
+    "RepositoryError",
+    "ServerError",
+    "StateStoreError",
+    "StoreFullError",
+    "StoreUnavailableError",
+]
+
+
+class ExportError(HytrecError):
+    """Base of the exporter's known errors."""
+
+
+class MissingPackageError(ExportError):
+    """An optional package is not installed; the message holds the pip command."""
+
+
+class OptionError(ExportError):
+    """A build or serve option is out of its range."""
+
+
+class BuildError(ExportError):
+    """A step of a build failed."""
+
+
+class ParityError(ExportError):
+    """A built graph differs from PyTorch by more than the bound."""
+
+
+class RepositoryError(ExportError):
+    """A model repository is missing, damaged or of another format."""
+
+
+class ServerError(ExportError):
+    """The tritonserver process cannot start, or stopped."""
+
+
+class InputError(ExportError):
+    """A call's input is out of its range; the client gets INVALID_ARGUMENT."""
+
+
+class StateStoreError(ExportError):
+    """Base of the state store's errors."""
+
+
+class StoreFullError(StateStoreError):
+    """The store's size limit is reached; the client gets UNAVAILABLE."""
+
+
+class StoreUnavailableError(StateStoreError):
+    """The store cannot be opened or reached."""
