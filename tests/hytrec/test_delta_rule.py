@@ -1,0 +1,108 @@
+"""The chunked form against the plain recurrence in float64, on DESIGN's whole grid."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from hytrec.delta_rule import chunked, memory_at, reference
+
+Inputs = dict[str, Tensor]
+
+
+def make_inputs(steps: int, *, keys: str, decays: str, batch: int = 2, heads: int = 2, size: int = 16) -> Inputs:
+    generator = torch.Generator().manual_seed(torch.seed() % 2**31)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+    key = torch.nn.functional.normalize(normal(batch, steps, heads, size), dim=-1)
+    if keys == "one item":
+        key = key[:, :1].expand_as(key)
+    elif keys == "two in turn":
+        key = key[:, torch.arange(steps) % 2] if steps > 1 else key
+    if decays == "mixed":
+        choices = torch.tensor([0.0, 1e-9, 1e-4, 0.9999], dtype=torch.float64)
+        decay = choices[torch.randint(4, (batch, steps, heads), generator=generator)]
+    elif decays == "remember":
+        decay = torch.full((batch, steps, heads), 0.9999, dtype=torch.float64)
+    else:
+        decay = torch.sigmoid(3 + normal(batch, steps, heads))
+    return {
+        "query": torch.nn.functional.normalize(normal(batch, steps, heads, size), dim=-1),
+        "key": key,
+        "value": normal(batch, steps, heads, size),
+        "beta": torch.sigmoid(2 * normal(batch, steps, heads)),
+        "log_decay": decay.clamp(min=1e-300).log().clamp(min=-30),
+        "state": normal(batch, heads, size, size),
+    }
+
+
+@pytest.mark.parametrize("keys", ["random", "one item", "two in turn"])
+@pytest.mark.parametrize("decays", ["random", "mixed", "remember"])
+@pytest.mark.parametrize("steps", [1, 2, 63, 64, 65, 200])
+def test_chunked_equals_reference(steps: int, keys: str, decays: str) -> None:
+    inputs = make_inputs(steps, keys=keys, decays=decays)
+    expected = reference(**inputs)
+    for got, want in zip(chunked(**inputs), expected, strict=True):
+        torch.testing.assert_close(got, want, atol=1e-10, rtol=1e-10)
+    single = chunked(**{name: tensor.float() for name, tensor in inputs.items()})
+    for got, want in zip(single, expected, strict=True):
+        scale = max(1.0, float(want.abs().max()))
+        assert float((got.double() - want).abs().max()) <= 1e-4 * scale
+
+
+def test_ten_thousand_steps_in_float32_stay_within_the_bound() -> None:
+    inputs = make_inputs(10_000, keys="random", decays="remember", batch=1)
+    output, state = chunked(**{name: tensor.float() for name, tensor in inputs.items()})
+    expected_output, expected_state = reference(**inputs)
+    assert float((output - expected_output).abs().max()) <= 1e-4 * max(1.0, float(expected_output.abs().max()))
+    assert float((state - expected_state).abs().max()) <= 1e-4 * max(1.0, float(expected_state.abs().max()))
+
+
+@pytest.mark.parametrize("max_chunks", [4, 5, 64])
+def test_a_deeper_scan_than_needed_changes_nothing(max_chunks: int) -> None:
+    inputs = make_inputs(200, keys="random", decays="mixed")
+    for got, want in zip(chunked(**inputs, max_chunks=max_chunks), chunked(**inputs), strict=True):
+        torch.testing.assert_close(got, want, atol=1e-12, rtol=1e-12)
+
+
+def test_padding_leaves_the_state_alone() -> None:
+    inputs = make_inputs(70, keys="random", decays="random")
+    inputs["beta"][:, 50:] = 0
+    inputs["log_decay"][:, 50:] = 0
+    cut = {name: tensor if name == "state" else tensor[:, :50] for name, tensor in inputs.items()}
+    torch.testing.assert_close(chunked(**inputs)[1], reference(**cut)[1], atol=1e-12, rtol=1e-12)
+
+
+def test_no_steps_give_the_state_back() -> None:
+    inputs = make_inputs(1, keys="random", decays="random")
+    empty = {name: tensor if name == "state" else tensor[:, :0] for name, tensor in inputs.items()}
+    output, state = reference(**empty)
+    assert output.shape == (2, 0, 2, 16)
+    assert torch.equal(state, inputs["state"])
+
+
+def test_gradients_agree() -> None:
+    inputs = make_inputs(70, keys="random", decays="random", batch=1, size=4)
+    grads = []
+    for form in (reference, chunked):
+        leaves = {name: tensor.clone().requires_grad_() for name, tensor in inputs.items()}
+        output, state = form(**leaves)
+        (output.sin().sum() + state.cos().sum()).backward()
+        grads.append({name: leaf.grad for name, leaf in leaves.items()})
+    for name, want in grads[0].items():
+        torch.testing.assert_close(grads[1][name], want, atol=1e-9, rtol=1e-9)
+
+
+@pytest.mark.parametrize("decays", ["random", "mixed"])
+def test_memory_at_inner_positions_is_the_state_of_the_cut_history(decays: str) -> None:
+    inputs = make_inputs(130, keys="random", decays=decays)
+    positions = torch.tensor([[0, 63, 64, 129], [5, 5, 100, 1]])
+    arguments = {name: tensor for name, tensor in inputs.items() if name != "query"}
+    memories = memory_at(positions, **arguments)
+    for row in range(2):
+        for column, position in enumerate(positions[row].tolist()):
+            cut = {n: (t if n == "state" else t[:, : position + 1])[row : row + 1] for n, t in inputs.items()}
+            torch.testing.assert_close(memories[row, column], reference(**cut)[1][0], atol=1e-10, rtol=1e-10)
