@@ -11,7 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from hytrec.errors import DataError
-from hytrec.vocabulary import Keys, Vocabulary
+from hytrec.keys import Keys
+from hytrec.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
     from hytrec.readers import KeyColumn

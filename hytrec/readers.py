@@ -14,8 +14,9 @@ import pyarrow.parquet
 
 from hytrec.data import Int64Array
 from hytrec.errors import DataError, VocabularyError
+from hytrec.keys import Keys, checked_keys
 from hytrec.signature import MAX_TIME_S, DType
-from hytrec.vocabulary import Keys, Vocabulary, checked_keys
+from hytrec.vocabulary import Vocabulary
 
 __all__ = ["DEFAULT_BEHAVIOR", "Columns", "KeyColumn", "Log", "read_log"]
 
@@ -236,7 +237,8 @@ def _times(path: Path, table: pa.Table, column: str) -> Int64Array:
             f"{path}: column {column!r} holds {times[too_small[0]]} in row {too_small[0] + 1}; times are unix seconds "
             "from 1 on, drop the row or shift the times"
         )
-    return np.floor(times).astype(np.int64)
+    seconds: Int64Array = np.floor(times).astype(np.int64)
+    return seconds
 
 
 def _numbers(path: Path, texts: pa.Array, column: str) -> pa.Array:
