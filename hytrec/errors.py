@@ -1,15 +1,16 @@
 """Errors a user can mend. Every message is one line: what is wrong, what was given, what is allowed, what to do.
 
-    HytrecError
-      ConfigError        an option or a size out of its range
-      DataError          an event log that cannot be read or used
-      RunError           a run folder that is missing, damaged or of another format
-      VocabularyError    a key table that is missing or damaged
+HytrecError
+  ConfigError        an option or a size out of its range
+  DataError          an event log that cannot be read or used
+  EvaluationError    scores that cannot be evaluated, or nobody to evaluate
+  RunError           a run folder that is missing, damaged or of another format
+  VocabularyError    a key table that is missing or damaged
 """
 
 from __future__ import annotations
 
-__all__ = ["ConfigError", "DataError", "HytrecError", "RunError", "VocabularyError"]
+__all__ = ["ConfigError", "DataError", "EvaluationError", "HytrecError", "RunError", "VocabularyError"]
 
 
 class HytrecError(Exception):
@@ -22,6 +23,10 @@ class ConfigError(HytrecError):
 
 class DataError(HytrecError):
     """An event log cannot be read or used."""
+
+
+class EvaluationError(HytrecError):
+    """Scores cannot be evaluated, or there is nobody to evaluate."""
 
 
 class RunError(HytrecError):
