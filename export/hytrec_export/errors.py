@@ -1,17 +1,19 @@
 """Errors of the exporter and the server. One line each: what is wrong, what was given, what is allowed, what to do.
 
-    HytrecError
-      ExportError
-        MissingPackageError   an optional package is not installed
-        OptionError           a build or serve option is out of its range
-        BuildError            a step of a build failed; the previous repository is whole
-        ParityError           a built graph differs from PyTorch by more than the bound
-        RepositoryError       a model repository is missing, damaged or of another format
-        ServerError           tritonserver cannot start or stopped
-        InputError            a call's input is out of its range (INVALID_ARGUMENT)
-        StateStoreError
-          StoreFullError      the size limit is reached (UNAVAILABLE)
-          StoreUnavailableError  the store cannot be opened or reached
+HytrecError
+  ExportError
+    MissingPackageError   an optional package is not installed
+    OptionError           a build or serve option is out of its range
+    BuildError            a step of a build failed; the previous repository is whole
+    ParityError           a built graph differs from PyTorch by more than the bound
+    RepositoryError       a model repository is missing, damaged or of another format
+    ServerError           tritonserver cannot start or stopped
+    InputError            a call's input is out of its range (INVALID_ARGUMENT)
+    GraphError            a graph failed or made an impossible answer (INTERNAL)
+    StateStoreError
+      StateConflictError  another call wrote the user's state meanwhile (UNAVAILABLE, retry)
+      StoreFullError      the size limit is reached (UNAVAILABLE)
+      StoreUnavailableError  the store cannot be opened or reached
 """
 
 from __future__ import annotations
@@ -21,12 +23,14 @@ from hytrec.errors import HytrecError
 __all__ = [
     "BuildError",
     "ExportError",
+    "GraphError",
     "InputError",
     "MissingPackageError",
     "OptionError",
     "ParityError",
     "RepositoryError",
     "ServerError",
+    "StateConflictError",
     "StateStoreError",
     "StoreFullError",
     "StoreUnavailableError",
@@ -65,8 +69,16 @@ class InputError(ExportError):
     """A call's input is out of its range; the client gets INVALID_ARGUMENT."""
 
 
+class GraphError(ExportError):
+    """A graph failed, or made an answer that cannot be; the client gets INTERNAL."""
+
+
 class StateStoreError(ExportError):
     """Base of the state store's errors."""
+
+
+class StateConflictError(StateStoreError):
+    """Another call wrote the user's state meanwhile; the client gets UNAVAILABLE and may retry."""
 
 
 class StoreFullError(StateStoreError):

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from hytrec.signature import DType, Sizes
-from hytrec_export.errors import RepositoryError
+from hytrec_export.errors import OptionError, RepositoryError
 
 FILE_NAME = "serving.json"
 VOCABULARY_FILE = "vocabulary.npz"
@@ -22,6 +22,13 @@ class Limits:
     max_candidates: int = 1_024
     max_excluded: int = 4_096
     max_batch: int = 64
+
+    def __post_init__(self) -> None:
+        """Raises: OptionError: a limit is below its minimum."""
+        for name, minimum in (("max_events", 1), ("max_candidates", 1), ("max_excluded", 0), ("max_batch", 1)):
+            value = getattr(self, name)
+            if value < minimum:
+                raise OptionError(f"{name} is {value}; it must be at least {minimum}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,5 +79,5 @@ class ServingSettings:
                 behavior_key_type=DType(values["behavior_key_type"]),
                 limits=Limits(**values["limits"]),
             )
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OptionError) as error:
             raise RepositoryError(f"{path} is damaged ({error}); build the repository again") from error

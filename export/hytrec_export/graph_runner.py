@@ -1,0 +1,102 @@
+"""Runs one ONNX graph for a whole server batch: groups requests by length, stacks, runs, splits."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hytrec.signature import Model, Tensor
+from hytrec_export.admission import Inputs
+from hytrec_export.batching import Group, plan_groups
+from hytrec_export.errors import GraphError, InputError
+from hytrec_export.loading import Answer
+
+
+class Graph(Protocol):
+    """What runs: names and arrays in, arrays in the order of the asked names out."""
+
+    def __call__(self, names: Sequence[str], feed: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:
+        """Run the graph once."""
+
+
+class GraphRunner:
+    """Answers one server batch with as few runs of a graph as pay.
+
+    Args:
+        run_cost: what one more run costs, in elements of the dynamic axis.
+        max_slots: most elements of the dynamic axis, over all rows, of one run; it bounds the memory of a run.
+    """
+
+    def __init__(self, *, model: Model, graph: Graph, run_cost: int, max_slots: int) -> None:
+        self._model = model
+        self._graph = graph
+        self._run_cost = run_cost
+        self._max_slots = max_slots
+        self._padded = tuple(tensor.name for tensor in model.inputs if tensor.dynamic)
+
+    def answer(self, batch: Sequence[Inputs]) -> list[Answer]:
+        """Inputs of the model -> its outputs, one answer per request, in order."""
+        answers: list[Answer | None] = [None] * len(batch)
+        usable = []
+        for position, inputs in enumerate(batch):
+            try:
+                usable.append((position, self._length(inputs)))
+            except InputError as error:
+                answers[position] = error
+        plan = plan_groups([length for _, length in usable], run_cost=self._run_cost, max_slots=self._max_slots)
+        for group in plan:
+            positions = [usable[member][0] for member in group.members]
+            answered = self._run([batch[position] for position in positions], group)
+            for position, answer in zip(positions, answered, strict=True):
+                answers[position] = answer
+        return [answer for answer in answers if answer is not None]
+
+    def _length(self, inputs: Inputs) -> int:
+        """The request's size on the dynamic axis."""
+        for name, values in inputs.items():
+            if len(values) != 1:
+                raise InputError(
+                    f"{name} has batch dimension {len(values)}; it must be 1, the server forms the batches"
+                )
+        lengths = {name: inputs[name].shape[1] for name in self._padded}
+        if len(set(lengths.values())) != 1 or 0 in lengths.values():
+            given = ", ".join(f"{name} {length}" for name, length in lengths.items())
+            raise InputError(f"lengths of {self._model.name} are {given}; they must be equal and at least 1")
+        return next(iter(lengths.values()))
+
+    def _run(self, requests: Sequence[Inputs], group: Group) -> list[Answer]:
+        """Run one group; when that fails, each of its requests alone, so that only the guilty fail."""
+        try:
+            return self._run_together(requests, group.length)
+        except Exception as error:  # noqa: BLE001  onnxruntime's errors have no common base but Exception
+            if len(requests) > 1:
+                return [answer for request in requests for answer in self._run([request], group)]
+            reason = " ".join(str(error).split())
+            failure = GraphError(f"{self._model.name} could not run its graph: {reason}")
+            failure.__cause__ = error
+            return [failure]
+
+    def _run_together(self, requests: Sequence[Inputs], length: int) -> list[Answer]:
+        feed = {tensor.name: self._stacked(requests, tensor, length) for tensor in self._model.inputs}
+        names = self._model.output_names()
+        outputs = dict(zip(names, self._graph(names, feed), strict=True))
+        return [
+            {tensor.name: self._own_part(outputs[tensor.name], tensor, row, inputs) for tensor in self._model.outputs}
+            for row, inputs in enumerate(requests)
+        ]
+
+    def _stacked(self, requests: Sequence[Inputs], tensor: Tensor, length: int) -> NDArray[Any]:
+        parts = [request[tensor.name] for request in requests]
+        if not tensor.dynamic or all(part.shape[1] == length for part in parts):
+            return parts[0] if len(parts) == 1 else np.concatenate(parts)
+        stacked = np.zeros((len(parts), length), parts[0].dtype)
+        for row, part in enumerate(parts):
+            stacked[row, : part.shape[1]] = part[0]
+        return stacked
+
+    def _own_part(self, output: NDArray[Any], tensor: Tensor, row: int, inputs: Inputs) -> NDArray[Any]:
+        own = output[row : row + 1]
+        return own[:, : inputs[self._padded[0]].shape[1]] if tensor.dynamic else own

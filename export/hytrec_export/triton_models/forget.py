@@ -1,0 +1,30 @@
+"""`hytrec_forget` in Triton's python backend; the work is done by `hytrec_export.forgetting`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from hytrec.signature import FORGET
+from hytrec_export.forgetting import Forgetter
+from hytrec_export.triton_models.batch import respond
+from hytrec_export.triton_models.setup import settings_of, starting, store_of
+
+
+class TritonPythonModel:
+    """Deletes everything kept of a user."""
+
+    @starting
+    def initialize(self, args: dict[str, str]) -> None:
+        """Open the store."""
+        settings = settings_of(args)
+        self._store = store_of(settings)
+        self._forgetter = Forgetter(settings=settings, store=self._store)
+
+    def execute(self, requests: Sequence[Any]) -> list[Any]:
+        """Answer one server batch."""
+        return respond(requests, self._forgetter.answer, model=FORGET)
+
+    def finalize(self) -> None:
+        """Close the store."""
+        self._store.close()

@@ -1,0 +1,39 @@
+"""`hytrec_state_save` in Triton's python backend; the work is done by `hytrec_export.saving`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from hytrec.signature import STATE_SAVE
+from hytrec_export.counting import Event
+from hytrec_export.saving import Saver
+from hytrec_export.triton_models.batch import respond
+from hytrec_export.triton_models.metrics import TritonCounters
+from hytrec_export.triton_models.setup import settings_of, starting, store_of, vocabulary_of
+
+COUNTED = (Event.CONFLICT, Event.STORE_FULL)
+
+
+class TritonPythonModel:
+    """Last step of every chain: writes, then answers."""
+
+    @starting
+    def initialize(self, args: dict[str, str]) -> None:
+        """Open vocabulary and store."""
+        settings = settings_of(args)
+        self._store = store_of(settings)
+        self._saver = Saver(
+            settings=settings,
+            vocabulary=vocabulary_of(args),
+            store=self._store,
+            counters=TritonCounters(model=STATE_SAVE, events=COUNTED),
+        )
+
+    def execute(self, requests: Sequence[Any]) -> list[Any]:
+        """Answer one server batch."""
+        return respond(requests, self._saver.answer, model=STATE_SAVE)
+
+    def finalize(self) -> None:
+        """Close the store."""
+        self._store.close()
