@@ -1,0 +1,43 @@
+"""Operations over time that every runtime can express: no loop over T, no data-dependent shape."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+_BLOCK = 64
+
+
+def running_maximum(times: Tensor, floor: Tensor) -> Tensor:
+    """max(floor, times[0..t]) for every t: (B, T) int64 >= 0, floor (B, 1) int64 >= 0 -> (B, T) int64.
+
+    ONNX has no cumulative maximum; masked maxima inside blocks of 64 and then over blocks are two reductions.
+    """
+    batch, steps = times.shape
+    blocks = (steps + _BLOCK - 1) // _BLOCK
+    padded = F.pad(times, (0, _BLOCK - 1))[:, : blocks * _BLOCK].reshape(batch, blocks, _BLOCK)
+    inside = _causal_maximum(padded)  # (B, N, 64)
+    whole = inside[:, :, -1]
+    over = torch.cat([floor, torch.maximum(_causal_maximum(whole), floor)], 1)[:, :-1]  # before each block, (B, N)
+    return torch.maximum(inside, over.unsqueeze(-1)).reshape(batch, blocks * _BLOCK)[:, :steps]
+
+
+def _causal_maximum(x: Tensor) -> Tensor:
+    """(..., C) int64 >= 0 -> max over j <= t, (..., C)."""
+    index = torch.arange(x.shape[-1], device=x.device)
+    earlier = index.unsqueeze(0) <= index.unsqueeze(1)  # [t, j]
+    return torch.where(earlier, x.unsqueeze(-2), 0).amax(-1)
+
+
+def last_of(x: Tensor, count: Tensor) -> Tensor:
+    """x at the last real step: x (B, T, D), count (B, 1) int64 -> (B, D); the first step where count is 0."""
+    index = (count - 1).clamp(min=0).unsqueeze(-1).expand(-1, 1, x.shape[-1])
+    return x.gather(1, index).squeeze(1)
+
+
+def slide_window(window: Tensor, new: Tensor, count: Tensor) -> Tensor:
+    """The last W of window (B, W) followed by the first `count` (B, 1) of new (B, T): (B, W) int64."""
+    size = window.shape[1]
+    index = count + torch.arange(size, device=window.device)  # (B, W)
+    return torch.cat([window, new], 1).gather(1, index)
