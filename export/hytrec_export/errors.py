@@ -33,7 +33,9 @@ __all__ = [
     "StateConflictError",
     "StateStoreError",
     "StoreFullError",
+    "StoreInUseError",
     "StoreUnavailableError",
+    "UnknownUserError",
 ]
 
 
@@ -87,3 +89,11 @@ class StoreFullError(StateStoreError):
 
 class StoreUnavailableError(StateStoreError):
     """The store cannot be opened or reached."""
+
+
+class StoreInUseError(StateStoreError):
+    """Another process has the store open."""
+
+
+class UnknownUserError(StateStoreError):
+    """The store holds nothing of a user."""

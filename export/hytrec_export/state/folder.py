@@ -1,0 +1,164 @@
+"""The folder of an LMDB store: who has it open, and what is remembered beside the data.
+
+data.mdb, lock.mdb   LMDB's own
+store.lock           flock: shared while the store is open, exclusive while it is compacted or repaired
+store.json           format version, limit and time-to-live of the last server, and `unsynced_boot`
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import time
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from hytrec_export.errors import StoreInUseError, StoreUnavailableError
+
+DATA_FILE = "data.mdb"
+SETTINGS_FILE = "store.json"
+_LOCK_FILE = "store.lock"
+_FORMAT_VERSION = 1
+_POLL_S = 0.05
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FolderSettings:
+    """What is remembered beside the data.
+
+    Args:
+        max_bytes: limit of the last server.
+        ttl_s: time-to-live of the last server.
+        unsynced_boot: machine start during which unsynced writes may have been made; empty = all is synced.
+    """
+
+    max_bytes: int
+    ttl_s: int | None = None
+    unsynced_boot: str = ""
+
+
+class StoreFolder:
+    """A store's folder, held open with a shared or an exclusive lock.
+
+    Args:
+        create: make the folder when it is missing.
+
+    Raises:
+        StoreUnavailableError: the folder is missing or cannot be written.
+    """
+
+    def __init__(self, path: Path, *, create: bool) -> None:
+        self.path = path
+        if not create and not (path / DATA_FILE).is_file():
+            raise StoreUnavailableError(f"there is no state store in {path}; give the folder that the server was given")
+        try:
+            path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._lock_fd = os.open(path / _LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise StoreUnavailableError(
+                f"cannot use {path} as a state store ({error.strerror}); give a folder this user may write to"
+            ) from error
+
+    def try_exclusive(self) -> bool:
+        """Become the only user of the folder, if nobody else has it open."""
+        return self._flock(fcntl.LOCK_EX)
+
+    def exclusive(self) -> None:
+        """Become the only user of the folder.
+
+        Raises:
+            StoreInUseError: another process has it open.
+        """
+        if not self.try_exclusive():
+            raise StoreInUseError(f"the state store {self.path} is open in another process; stop the server first")
+
+    def share(self, *, wait_s: float) -> None:
+        """Use the folder together with others.
+
+        Raises:
+            StoreUnavailableError: someone else kept it for themselves for `wait_s` seconds.
+        """
+        deadline = time.monotonic() + wait_s
+        while not self._flock(fcntl.LOCK_SH):
+            if time.monotonic() > deadline:
+                raise StoreUnavailableError(
+                    f"the state store {self.path} is being compacted or repaired; try again when that is done"
+                )
+            time.sleep(_POLL_S)
+
+    def close(self) -> None:
+        """Let go of the folder."""
+        if self._lock_fd >= 0:
+            os.close(self._lock_fd)
+            self._lock_fd = -1
+
+    def settings(self) -> FolderSettings | None:
+        """What is remembered; None in a new folder.
+
+        Raises:
+            StoreUnavailableError: the file is damaged or of another format version.
+        """
+        path = self.path / SETTINGS_FILE
+        try:
+            values = json.loads(path.read_text())
+            version = values.pop("format_version")
+            settings = FolderSettings(**values) if version == _FORMAT_VERSION else None
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+            raise StoreUnavailableError(f"{path} is damaged ({error}); delete this one file and start again") from error
+        if settings is None:
+            raise StoreUnavailableError(
+                f"{path} has format version {version}; this hytrec-export reads {_FORMAT_VERSION}; "
+                "use the version that wrote it, or another folder"
+            )
+        return settings
+
+    def remember(self, settings: FolderSettings) -> None:
+        """Write the settings if they changed, durably."""
+        if settings == self.settings():
+            return
+        temporary = self.path / f"{SETTINGS_FILE}.{os.getpid()}"
+        with temporary.open("w") as file:
+            json.dump({"format_version": _FORMAT_VERSION, **asdict(settings)}, file)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(self.path / SETTINGS_FILE)
+        sync_folder(self.path)
+
+    def mark_synced(self) -> None:
+        """Remember that everything is on disk; only for the folder's only user."""
+        settings = self.settings()
+        if settings and settings.unsynced_boot:
+            self.remember(replace(settings, unsynced_boot=""))
+
+    def lost_power(self) -> bool:
+        """Whether the machine went down with unsynced writes, so that the data may be damaged."""
+        settings = self.settings()
+        return bool(settings and settings.unsynced_boot and settings.unsynced_boot != boot_id())
+
+    def _flock(self, mode: int) -> bool:
+        try:
+            fcntl.flock(self._lock_fd, mode | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
+
+
+def boot_id() -> str:
+    """Differs between two starts of the machine; "unknown" where the system does not say."""
+    try:
+        return _BOOT_ID.read_text().strip()
+    except OSError:
+        return "unknown"
+
+
+def sync_folder(path: Path) -> None:
+    """Make the names in a folder durable."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
