@@ -1,1 +1,49 @@
-"""gRPC clients of the HyTRec ensembles."""
+"""gRPC clients of the HyTRec ensembles: `HytrecClient`, and `AsyncHytrecClient` for asyncio.
+
+Neither torch nor onnxruntime is imported, and tritonclient only when a client is made.
+"""
+
+from hytrec_clients.aio import AsyncHytrecClient
+from hytrec_clients.answers import Key, Ranking, Receipt, Recommendation
+from hytrec_clients.client import HytrecClient
+from hytrec_clients.errors import (
+    ClientClosed,
+    ClientError,
+    DeadlineExceeded,
+    InvalidRequest,
+    MissingPackageError,
+    ModelChanged,
+    ServerFailed,
+    ServerMismatch,
+    Unavailable,
+    Unresolved,
+)
+from hytrec_clients.events import Events, Keys
+from hytrec_clients.retry import DEFAULT_TIMEOUT_S, RetryPolicy
+from hytrec_clients.session import DEFAULT_URL, CallOptions, KeyTypes
+
+__all__ = [
+    "DEFAULT_TIMEOUT_S",
+    "DEFAULT_URL",
+    "AsyncHytrecClient",
+    "CallOptions",
+    "ClientClosed",
+    "ClientError",
+    "DeadlineExceeded",
+    "Events",
+    "HytrecClient",
+    "InvalidRequest",
+    "Key",
+    "KeyTypes",
+    "Keys",
+    "MissingPackageError",
+    "ModelChanged",
+    "Ranking",
+    "Receipt",
+    "Recommendation",
+    "RetryPolicy",
+    "ServerFailed",
+    "ServerMismatch",
+    "Unavailable",
+    "Unresolved",
+]

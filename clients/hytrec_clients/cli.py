@@ -1,0 +1,212 @@
+"""`hytrec-client`: the calls of a HyTRec server from a terminal."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+import typer
+
+from hytrec.errors import HytrecError
+from hytrec.signature import DEFAULT_TOP_K
+from hytrec_clients.answers import Key, Receipt
+from hytrec_clients.client import HytrecClient
+from hytrec_clients.errors import InvalidRequest
+from hytrec_clients.events import Events
+from hytrec_clients.retry import DEFAULT_TIMEOUT_S
+from hytrec_clients.session import DEFAULT_URL
+
+app = typer.Typer(
+    help="Ask a HyTRec server. Results go to stdout; a known error is one line on stderr and exit code 1.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+UserId = Annotated[str, typer.Argument(help="The user's id.", show_default=False)]
+Items = Annotated[list[str] | None, typer.Option("--item", help="Item key of a new event; repeat for several.")]
+Times = Annotated[list[int] | None, typer.Option("--time", help="Its unix time in seconds; the present if none.")]
+Behaviors = Annotated[list[str] | None, typer.Option("--behavior", help="Its behavior key.")]
+Now = Annotated[int | None, typer.Option(help="Unix time of the question in seconds; the server's clock if none.")]
+Position = Annotated[int | None, typer.Option(help="event_count the user must have, else nothing is written.")]
+CallId = Annotated[str | None, typer.Option(help="Id of an earlier call to make again, 32 hex digits.")]
+Url = Annotated[str, typer.Option(help="host:port of the server's gRPC endpoint.")]
+Timeout = Annotated[float, typer.Option("--timeout", help="Seconds for the whole call, all attempts together.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+@app.command()
+def append(
+    user_id: UserId,
+    items: Items = None,
+    times: Times = None,
+    behaviors: Behaviors = None,
+    position: Position = None,
+    call_id: CallId = None,
+    url: Url = DEFAULT_URL,
+    timeout_s: Timeout = DEFAULT_TIMEOUT_S,
+    *,
+    as_json: AsJson = False,
+) -> None:
+    """Add events to a user; without --item, read the event count."""
+    with HytrecClient(url, timeout_s=timeout_s) as client:
+        events = _events(client, items, times, behaviors)
+        receipt = client.append(user_id, events, position=position, call_id=_call_id(call_id))
+    _show(_receipt(receipt), as_json=as_json)
+
+
+@app.command()
+def rank(
+    user_id: UserId,
+    candidates: Annotated[list[str], typer.Argument(help="Item keys to score.", show_default=False)],
+    items: Items = None,
+    times: Times = None,
+    behaviors: Behaviors = None,
+    now: Now = None,
+    position: Position = None,
+    call_id: CallId = None,
+    url: Url = DEFAULT_URL,
+    timeout_s: Timeout = DEFAULT_TIMEOUT_S,
+    *,
+    as_json: AsJson = False,
+) -> None:
+    """Add events, if there are any, and score candidates; the table is sorted, JSON keeps their order."""
+    with HytrecClient(url, timeout_s=timeout_s) as client:
+        events = _events(client, items, times, behaviors)
+        keys = _keys("candidate_keys", candidates, client.key_types().item_key)
+        ranking = client.rank(user_id, keys, events, now=now, position=position, call_id=_call_id(call_id))
+    scored = list(zip(keys, ranking.scores.tolist(), strict=True))
+    if not as_json:
+        scored.sort(key=lambda pair: -pair[1])
+    _show(_receipt(ranking.receipt), scored, as_json=as_json)
+
+
+@app.command()
+def recommend(
+    user_id: UserId,
+    items: Items = None,
+    times: Times = None,
+    behaviors: Behaviors = None,
+    top_k: Annotated[int, typer.Option(help="How many items.")] = DEFAULT_TOP_K,
+    excluded: Annotated[list[str] | None, typer.Option("--exclude", help="Item key never to return.")] = None,
+    now: Now = None,
+    position: Position = None,
+    call_id: CallId = None,
+    url: Url = DEFAULT_URL,
+    timeout_s: Timeout = DEFAULT_TIMEOUT_S,
+    *,
+    exclude_recent: Annotated[bool, typer.Option("--exclude-recent", help="Leave out the user's last items.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Add events, if there are any, and print the best items of the catalogue, best first."""
+    with HytrecClient(url, timeout_s=timeout_s) as client:
+        answer = client.recommend(
+            user_id,
+            _events(client, items, times, behaviors),
+            top_k=top_k,
+            excluded_keys=_keys("excluded_keys", excluded, client.key_types().item_key) if excluded else (),
+            exclude_recent=exclude_recent,
+            now=now,
+            position=position,
+            call_id=_call_id(call_id),
+        )
+    scored = list(zip(answer.item_keys, answer.scores.tolist(), strict=True))
+    _show(_receipt(answer.receipt), scored, as_json=as_json)
+
+
+@app.command()
+def forget(
+    user_id: UserId, url: Url = DEFAULT_URL, timeout_s: Timeout = DEFAULT_TIMEOUT_S, *, as_json: AsJson = False
+) -> None:
+    """Delete everything kept of a user."""
+    with HytrecClient(url, timeout_s=timeout_s) as client:
+        forgotten = client.forget(user_id)
+    _show({"forgotten": forgotten}, as_json=as_json)
+
+
+@app.command()
+def ready(
+    url: Url = DEFAULT_URL,
+    wait_s: Annotated[float, typer.Option("--wait", help="Seconds to keep asking.")] = 0.0,
+    *,
+    as_json: AsJson = False,
+) -> None:
+    """Whether the server answers; exit code 1 if not."""
+    with HytrecClient(url) as client:
+        answers = client.ready(wait_s=wait_s)
+    _show({"ready": answers}, as_json=as_json)
+    raise typer.Exit(0 if answers else 1)
+
+
+def _events(
+    client: HytrecClient, items: Sequence[str] | None, times: Sequence[int] | None, behaviors: Sequence[str] | None
+) -> Events | None:
+    """Events of the options; keys become int where the server's are."""
+    if not items:
+        if times or behaviors:
+            raise InvalidRequest("--time and --behavior belong to an event; give --item for each", field="item_keys")
+        return None
+    types = client.key_types()
+    return Events(
+        _keys("item_keys", items, types.item_key),
+        times or [int(time.time())] * len(items),
+        _keys("behavior_keys", behaviors, types.behavior_key) if behaviors else None,
+    )
+
+
+def _keys(name: str, texts: Sequence[str], kind: type[Key]) -> list[Key]:
+    try:
+        return [kind(text) for text in texts]
+    except ValueError:
+        raise InvalidRequest(
+            f"{name} is {' '.join(texts)}; the keys of this server are whole numbers", field=name
+        ) from None
+
+
+def _call_id(text: str | None) -> bytes | None:
+    try:
+        return None if text is None else bytes.fromhex(text)
+    except ValueError:
+        raise InvalidRequest(f"call_id is {text!r}; give 32 hex digits", field="call_id") from None
+
+
+def _receipt(receipt: Receipt) -> dict[str, Any]:
+    return {
+        "event_count": receipt.event_count,
+        "applied": receipt.applied,
+        "state_status": receipt.state_status.value,
+        "model_fingerprint": receipt.model_fingerprint,
+    }
+
+
+def _show(facts: dict[str, Any], scored: Sequence[tuple[Key, float]] | None = None, *, as_json: bool) -> None:
+    """Print scored items, if the call has any, and the facts."""
+    if as_json:
+        lists = {} if scored is None else {"item_keys": [k for k, _ in scored], "scores": [s for _, s in scored]}
+        sys.stdout.write(json.dumps(lists | facts, ensure_ascii=False) + "\n")
+        return
+    from rich.console import Console  # noqa: PLC0415 - --help is not to wait for it
+    from rich.table import Table  # noqa: PLC0415
+    from rich.text import Text  # noqa: PLC0415
+
+    console = Console()
+    if scored is not None:
+        table = Table("", "item", "score")
+        for place, (key, score) in enumerate(scored, 1):
+            table.add_row(str(place), Text(str(key)), f"{score:.4f}")
+        console.print(table)
+    for name, value in facts.items():
+        console.print(f"{name.replace('_', ' ')}: {str(value).lower()}", markup=False, highlight=False)
+
+
+def main() -> None:
+    """Run the command line."""
+    try:
+        app()
+    except HytrecError as error:
+        sys.stderr.write(f"error: {error}\n")
+        raise SystemExit(1) from None

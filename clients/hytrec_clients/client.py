@@ -1,0 +1,196 @@
+"""The sync client. What its calls do stands in `session`; here they are performed."""
+
+from __future__ import annotations
+
+import time
+from types import TracebackType
+from typing import Any, Self, TypeVar, Unpack
+
+from hytrec.signature import DEFAULT_TOP_K
+from hytrec_clients.answers import Ranking, Receipt, Recommendation
+from hytrec_clients.errors import ClientClosed
+from hytrec_clients.events import Events, Keys
+from hytrec_clients.optional import require
+from hytrec_clients.retry import DEFAULT_TIMEOUT_S, RetryPolicy
+from hytrec_clients.rpc import CHANNEL_OPTIONS, Flow, Progress
+from hytrec_clients.session import DEFAULT_CHUNK, DEFAULT_URL, CallOptions, KeyTypes, Session
+
+T = TypeVar("T")
+
+
+class HytrecClient:
+    """Calls a HyTRec server; may be shared between threads.
+
+        with HytrecClient() as client:
+            client.append("ada", Events.one(50, int(time.time())))
+            best = client.recommend("ada", top_k=5)
+            print(best.item_keys, best.scores)
+
+    Keys are int or str, as the server's vocabulary was built; unknown keys are allowed everywhere. A call is retried
+    until it is answered or its time is over, and its events are applied at most once however often it is sent.
+    Every call that returns a receipt may raise `ModelChanged`, and every call these:
+
+        InvalidRequest, Unavailable, DeadlineExceeded, ServerMismatch, ServerFailed, ClientClosed
+
+    After `ModelChanged` users have to be encoded again from their histories:
+
+        except ModelChanged as change:
+            client.accept_model(change.new)
+            for user_id, history in histories:
+                client.forget(user_id)
+                client.backfill(user_id, history)
+
+    Args:
+        url: `host:port` of the server's gRPC endpoint.
+        timeout_s: time for a whole call, all attempts together, where the call names none.
+        retry: when to try again.
+        model_fingerprint: the model to expect. None pins that of the first answer.
+
+    Raises:
+        MissingPackageError: tritonclient is not installed.
+        InvalidRequest: `url` is not `host:port`, or `timeout_s` is not over 0.
+    """
+
+    def __init__(
+        self,
+        url: str = DEFAULT_URL,
+        *,
+        timeout_s: float = DEFAULT_TIMEOUT_S,
+        retry: RetryPolicy | None = None,
+        model_fingerprint: str | None = None,
+    ) -> None:
+        self._session = Session(
+            url=url, timeout_s=timeout_s, policy=retry or RetryPolicy(), model_fingerprint=model_fingerprint
+        )
+        library = require("tritonclient.grpc")
+        self._triton = library.InferenceServerClient(url, channel_args=CHANNEL_OPTIONS)
+        self._closed = False
+
+    @property
+    def model_fingerprint(self) -> str | None:
+        """The model this client is pinned to; None before the first answer."""
+        return self._session.model_fingerprint
+
+    def accept_model(self, fingerprint: str) -> None:
+        """Pin another model, after `ModelChanged`."""
+        self._session.accept_model(fingerprint)
+
+    def append(self, user_id: str, events: Events | None = None, **options: Unpack[CallOptions]) -> Receipt:
+        """Add events to a user's state. Without events nothing is written: a way to read the event_count.
+
+        Args:
+            options: `position`, `call_id` and `timeout_s`, see `CallOptions`.
+        """
+        return self._run(self._session.append(user_id, events, **options))
+
+    def rank(
+        self,
+        user_id: str,
+        candidate_keys: Keys,
+        events: Events | None = None,
+        *,
+        now: int | None = None,
+        **options: Unpack[CallOptions],
+    ) -> Ranking:
+        """Add events, if there are any, and score candidates.
+
+        Args:
+            now: unix seconds of the question; the server's clock where None.
+            options: `position`, `call_id` and `timeout_s`, see `CallOptions`.
+        """
+        return self._run(self._session.rank(user_id, candidate_keys, events, now=now, **options))
+
+    def recommend(
+        self,
+        user_id: str,
+        events: Events | None = None,
+        *,
+        top_k: int = DEFAULT_TOP_K,
+        excluded_keys: Keys = (),
+        exclude_recent: bool = False,
+        now: int | None = None,
+        **options: Unpack[CallOptions],
+    ) -> Recommendation:
+        """Add events, if there are any, and return the best items of the catalogue.
+
+        Args:
+            top_k: how many items at most.
+            excluded_keys: items never to return.
+            exclude_recent: leave out the items of the user's recent window too.
+            now: unix seconds of the question; the server's clock where None.
+            options: `position`, `call_id` and `timeout_s`, see `CallOptions`.
+        """
+        flow = self._session.recommend(
+            user_id,
+            events,
+            top_k=top_k,
+            excluded_keys=excluded_keys,
+            exclude_recent=exclude_recent,
+            now=now,
+            **options,
+        )
+        return self._run(flow)
+
+    def forget(self, user_id: str, *, timeout_s: float | None = None) -> bool:
+        """Delete everything kept of a user, under any model.
+
+        Returns:
+            Whether there was something left to delete when the answered attempt arrived.
+        """
+        return self._run(self._session.forget(user_id, timeout_s=timeout_s))
+
+    def backfill(
+        self, user_id: str, events: Events, *, chunk: int = DEFAULT_CHUNK, timeout_s: float | None = None
+    ) -> Receipt:
+        """Feed a whole history in several appends, each guarded by its position.
+
+        Begins at the event_count the server has, so the same call made again goes on where the last one stopped.
+        What the server has must be the beginning of this history.
+
+        Args:
+            events: the whole history, from the user's first event.
+            chunk: events an append carries.
+            timeout_s: of each append.
+
+        Raises:
+            InvalidRequest: the server has more events than the history, or another writer came between.
+        """
+        return self._run(self._session.backfill(user_id, events, chunk=chunk, timeout_s=timeout_s))
+
+    def ready(self, *, wait_s: float = 0.0) -> bool:
+        """Whether the server answers for every endpoint; False where there is no server.
+
+        Args:
+            wait_s: how long to keep asking.
+        """
+        return self._run(self._session.ready(wait_s=wait_s))
+
+    def key_types(self, *, timeout_s: float | None = None) -> KeyTypes:
+        """Whether the server's keys are int or str."""
+        return self._run(self._session.key_types(timeout_s=timeout_s))
+
+    def close(self) -> None:
+        """Close the connection; the client cannot be used any more."""
+        self._closed = True
+        self._triton.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _run(self, flow: Flow[T]) -> T:
+        if self._closed:
+            raise ClientClosed("the client is closed; make a new HytrecClient")
+        progress = Progress(flow)
+        while (step := progress.step) is not None:
+            try:
+                answer: Any = step.perform(self._triton, time.sleep)
+            except Exception as error:  # noqa: BLE001 - raised again unless it is a failed remote call
+                progress.failed(error)
+            else:
+                progress.succeeded(answer)
+        return progress.result

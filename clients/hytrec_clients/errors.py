@@ -1,0 +1,115 @@
+"""Errors of the clients. One line each: what is wrong, what was given, what is allowed, what to do next.
+
+HytrecError
+  ClientError
+    InvalidRequest        the call is wrong and would be wrong again (also a ValueError)
+    Unresolved            out of time; `call_id` lets the same call be made again, applied at most once
+      Unavailable         the last answer was a refusal: conflict, store full, server away
+      DeadlineExceeded    the last attempt had no answer (also a TimeoutError)
+    ModelChanged          the server answers from another model than this client is pinned to
+    ServerMismatch        the server lacks the ensembles, or speaks another contract
+    ServerFailed          the server failed in a way that is not retried
+    ClientClosed          the client was used after it was closed
+    MissingPackageError   tritonclient is not installed
+"""
+# ruff: noqa: N818 - the names say what happened to the call, as gRPC's own codes do
+
+from __future__ import annotations
+
+from hytrec.errors import HytrecError
+from hytrec_clients.answers import Ranking, Receipt, Recommendation
+
+__all__ = [
+    "ClientClosed",
+    "ClientError",
+    "DeadlineExceeded",
+    "InvalidRequest",
+    "MissingPackageError",
+    "ModelChanged",
+    "ServerFailed",
+    "ServerMismatch",
+    "Unavailable",
+    "Unresolved",
+]
+
+
+class ClientError(HytrecError):
+    """Base of the clients' known errors."""
+
+
+class InvalidRequest(ClientError, ValueError):
+    """The call is wrong; never retried.
+
+    Attributes:
+        field: the argument the message speaks of, by its name in `hytrec.signature`; None where none is named.
+    """
+
+    def __init__(self, message: str, *, field: str | None = None) -> None:
+        super().__init__(message)
+        self.field = field
+
+
+class Unresolved(ClientError):
+    """The call ran out of time, and whether its events were applied is unknown.
+
+    Attributes:
+        attempts: how often it was sent.
+        call_id: give it to the same call made again, and its events are applied at most once; None for a call
+            that writes no events.
+    """
+
+    def __init__(self, message: str, *, attempts: int, call_id: bytes | None) -> None:
+        super().__init__(message)
+        self.attempts = attempts
+        self.call_id = call_id
+
+
+class Unavailable(Unresolved):
+    """The last answer was a refusal: a conflict with another writer, a full store, no server."""
+
+
+class DeadlineExceeded(Unresolved, TimeoutError):
+    """The last attempt had no answer in its time."""
+
+
+class ModelChanged(ClientError):
+    """The server answers from another model. States of the old one are not used any more.
+
+    The call itself was carried out by the new model: `answer` is what it returned.
+
+    Attributes:
+        old, new: fingerprints, the pinned one and the one that answered.
+        answer: the answer of the call, whole.
+        receipt: its receipt; `receipt.applied` says whether the call's events were written.
+    """
+
+    def __init__(self, message: str, *, old: str, new: str, answer: Receipt | Ranking | Recommendation) -> None:
+        super().__init__(message)
+        self.old = old
+        self.new = new
+        self.answer = answer
+        self.receipt = answer if isinstance(answer, Receipt) else answer.receipt
+
+
+class ServerMismatch(ClientError):
+    """The server lacks the HyTRec ensembles, or its tensors are not those of this client."""
+
+
+class ServerFailed(ClientError):
+    """The server failed in a way that trying again is not known to mend.
+
+    Attributes:
+        code: the gRPC status, such as INTERNAL.
+    """
+
+    def __init__(self, message: str, *, code: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class ClientClosed(ClientError):
+    """The client was used after it was closed."""
+
+
+class MissingPackageError(ClientError):
+    """An optional package is not installed; the message holds the pip command."""

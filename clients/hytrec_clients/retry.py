@@ -1,0 +1,89 @@
+"""When to try again, and how long to wait for an answer. Arithmetic only: nobody sleeps here."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from hytrec_clients.errors import InvalidRequest
+
+DEFAULT_TIMEOUT_S = 5.0
+"""Time for a whole call, all its attempts and waits together."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RetryPolicy:
+    """Exponential backoff with full jitter, and the share of the remaining time an attempt may take.
+
+    Args:
+        first_backoff_s: upper end of the first wait; it doubles with every attempt. A call that has less time
+            than this left gives up.
+        max_backoff_s: upper end of any wait.
+        attempt_share: part of the time left that one attempt may take, so that a lost answer leaves time to ask
+            again. A call that honestly takes longer than this part of `timeout_s` needs a larger `timeout_s`.
+        min_attempt_s: an attempt may take this long whatever its share, as far as time is left.
+    """
+
+    first_backoff_s: float = 0.02
+    max_backoff_s: float = 1.0
+    attempt_share: float = 0.5
+    min_attempt_s: float = 0.25
+
+    def __post_init__(self) -> None:
+        if not 0 < self.first_backoff_s <= self.max_backoff_s:
+            raise InvalidRequest(
+                f"first_backoff_s is {self.first_backoff_s}; it must be over 0 and at most max_backoff_s "
+                f"({self.max_backoff_s})",
+                field="first_backoff_s",
+            )
+        if not 0 < self.attempt_share <= 1:
+            raise InvalidRequest(
+                f"attempt_share is {self.attempt_share}; it must be over 0 and at most 1", field="attempt_share"
+            )
+        if self.min_attempt_s < 0:
+            raise InvalidRequest(
+                f"min_attempt_s is {self.min_attempt_s}; it must not be negative", field="min_attempt_s"
+            )
+
+
+@dataclass(kw_only=True)
+class Budget:
+    """The time of one logical call.
+
+    Args:
+        policy: how it is spent.
+        timeout_s: all of it, in seconds from now.
+        clock: monotonic seconds.
+        uniform: draws between two bounds.
+
+    Raises:
+        InvalidRequest: `timeout_s` is not over 0.
+    """
+
+    policy: RetryPolicy
+    timeout_s: float
+    clock: Callable[[], float] = time.monotonic
+    uniform: Callable[[float, float], float] = random.uniform
+    attempts: int = 0
+    _end: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        if not self.timeout_s > 0:
+            raise InvalidRequest(f"timeout_s is {self.timeout_s}; it must be over 0 seconds", field="timeout_s")
+        self._end = self.clock() + self.timeout_s
+
+    def attempt_timeout_s(self) -> float:
+        """Time for the attempt that begins now."""
+        self.attempts += 1
+        left = max(self._end - self.clock(), 0.0)
+        return max(left * self.policy.attempt_share, min(left, self.policy.min_attempt_s))
+
+    def backoff_s(self) -> float | None:
+        """How long to wait before the next attempt; None when too little time is left for one."""
+        left = self._end - self.clock()
+        if left < self.policy.first_backoff_s:
+            return None
+        doubled = self.policy.first_backoff_s * 2.0 ** min(self.attempts - 1, 64)
+        return self.uniform(0.0, min(doubled, self.policy.max_backoff_s, left / 2))

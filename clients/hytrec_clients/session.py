@@ -1,0 +1,271 @@
+"""What the clients do, as flows: one session stands behind each client, sync or asyncio."""
+
+from __future__ import annotations
+
+import os
+import re
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypedDict, TypeVar, Unpack
+
+from hytrec import signature
+from hytrec.signature import DType
+from hytrec_clients import codec
+from hytrec_clients.answers import Ranking, Receipt, Recommendation
+from hytrec_clients.errors import InvalidRequest, ModelChanged
+from hytrec_clients.events import Events, Keys
+from hytrec_clients.refusals import given_up, refusal
+from hytrec_clients.retry import Budget, RetryPolicy
+from hytrec_clients.rpc import AskReady, Describe, Flow, Infer, RpcFailure, Step, Wait
+
+DEFAULT_URL = "127.0.0.1:8001"
+DEFAULT_CHUNK = 1_024
+"""Events a call of `backfill`: far below what a build accepts by default, and a fraction of a second to encode."""
+_READY_PAUSE_S = 0.1
+_READY_TIMEOUT_S = 1.0
+_NOT_A_URL = re.compile(r"^[a-z]+://|^$|\s")
+
+Answer = TypeVar("Answer", Receipt, Ranking, Recommendation)
+T = TypeVar("T")
+
+
+class CallOptions(TypedDict, total=False):
+    """Keyword arguments of every call that can write events.
+
+    Args:
+        position: event_count the user's state must have before this call, else nothing is written and
+            InvalidRequest names both counts. Unchecked when left out.
+        call_id: 16 bytes naming the logical call, made afresh when left out. A consumer that may see one message
+            twice gives an id of the message: the server remembers the last 32 of every user and applies none twice.
+        timeout_s: for the whole call with all its attempts.
+    """
+
+    position: int | None
+    call_id: bytes | None
+    timeout_s: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class KeyTypes:
+    """What the server's keys are: int or str, as its vocabulary was built."""
+
+    item_key: type[int | str]
+    behavior_key: type[int | str]
+
+
+class Session:
+    """Flows of the calls, the pinned model and the tensors the server told of. Safe to share between threads.
+
+    Args:
+        url: `host:port` of the server's gRPC endpoint.
+        timeout_s: of a call that names none.
+        policy: when to try again.
+        model_fingerprint: the model to expect; that of the first answer when None.
+
+    Raises:
+        InvalidRequest: `url` is not `host:port`, or `timeout_s` is not over 0.
+    """
+
+    def __init__(self, *, url: str, timeout_s: float, policy: RetryPolicy, model_fingerprint: str | None) -> None:
+        if _NOT_A_URL.search(url):
+            raise InvalidRequest(
+                f"url is {url!r}; give host:port of the gRPC endpoint, such as {DEFAULT_URL}", field="url"
+            )
+        self.url = url
+        self.policy = policy
+        self.timeout_s = timeout_s
+        self._budget(None)  # a bad timeout_s is told here, not at the first call
+        self._pinned = model_fingerprint
+        self._contracts: dict[str, codec.Contract] = {}
+        self._lock = threading.Lock()
+
+    @property
+    def model_fingerprint(self) -> str | None:
+        """The pinned model; None before the first answer."""
+        return self._pinned
+
+    def accept_model(self, fingerprint: str) -> None:
+        """Pin another model."""
+        with self._lock:
+            self._pinned = fingerprint
+
+    def append(self, user_id: str, events: Events | None, **options: Unpack[CallOptions]) -> Flow[Receipt]:
+        """`hytrec_append`."""
+        return (yield from self._write(signature.APPEND, codec.decode_receipt, user_id, events, {}, **options))
+
+    def rank(
+        self,
+        user_id: str,
+        candidate_keys: Keys,
+        events: Events | None,
+        *,
+        now: int | None,
+        **options: Unpack[CallOptions],
+    ) -> Flow[Ranking]:
+        """`hytrec_rank`."""
+        asked = {signature.CANDIDATE_KEYS.name: candidate_keys, signature.PUBLIC_NOW.name: now}
+        return (yield from self._write(signature.RANK, codec.decode_ranking, user_id, events, asked, **options))
+
+    def recommend(
+        self,
+        user_id: str,
+        events: Events | None,
+        *,
+        top_k: int,
+        excluded_keys: Keys,
+        exclude_recent: bool,
+        now: int | None,
+        **options: Unpack[CallOptions],
+    ) -> Flow[Recommendation]:
+        """`hytrec_recommend`."""
+        asked = {
+            signature.PUBLIC_NOW.name: now,
+            signature.TOP_K.name: top_k,
+            signature.EXCLUDED_KEYS.name: excluded_keys if len(excluded_keys) else None,
+            signature.EXCLUDE_RECENT.name: exclude_recent,
+        }
+        decode = codec.decode_recommendation
+        return (yield from self._write(signature.RECOMMEND, decode, user_id, events, asked, **options))
+
+    def forget(self, user_id: str, *, timeout_s: float | None) -> Flow[bool]:
+        """`hytrec_forget`. Works whatever model is pinned."""
+        arguments = {signature.USER_ID.name: user_id}
+        return codec.decode_forgotten((yield from self._infer(signature.FORGET, arguments, timeout_s)))
+
+    def backfill(self, user_id: str, events: Events, *, chunk: int, timeout_s: float | None) -> Flow[Receipt]:
+        """A long history in position-guarded appends, from where an earlier backfill stopped."""
+        if chunk < 1:
+            raise InvalidRequest(f"chunk is {chunk}; it must be at least 1 event", field="chunk")
+        receipt = yield from self.append(user_id, None, timeout_s=timeout_s)
+        if receipt.event_count > len(events):
+            raise InvalidRequest(
+                f"user_id {user_id!r} has {receipt.event_count} events on the server and the history given "
+                f"{len(events)}; give the whole history from its first event, or forget the user first",
+                field="user_id",
+            )
+        for start in range(receipt.event_count, len(events), chunk):
+            part = events.part(start, start + chunk)
+            receipt = yield from self.append(user_id, part, position=start, timeout_s=timeout_s)
+        return receipt
+
+    def ready(self, *, wait_s: float) -> Flow[bool]:
+        """Whether every endpoint answers; asks again until `wait_s` is over."""
+        end = time.monotonic() + wait_s
+        while True:
+            if (yield from self._ready_now()):
+                return True
+            if time.monotonic() >= end:
+                return False
+            yield Wait(_READY_PAUSE_S)
+
+    def key_types(self, *, timeout_s: float | None) -> Flow[KeyTypes]:
+        """What the server's keys are."""
+        contract = yield from self._contract(signature.APPEND, self._budget(timeout_s))
+        item = contract.dtypes[signature.ITEM_KEYS.name]
+        behavior = contract.dtypes[signature.BEHAVIOR_KEYS.name]
+        return KeyTypes(
+            item_key=int if item is DType.INT64 else str, behavior_key=int if behavior is DType.INT64 else str
+        )
+
+    def _ready_now(self) -> Flow[bool]:
+        for endpoint in (*signature.ENSEMBLES, signature.FORGET):
+            try:
+                if not (yield AskReady(endpoint.name, _READY_TIMEOUT_S)):
+                    return False
+            except RpcFailure:
+                return False
+        return True
+
+    def _write(
+        self,
+        endpoint: signature.Ensemble,
+        decode: Callable[[Any], Answer],
+        user_id: str,
+        events: Events | None,
+        asked: dict[str, Any],
+        *,
+        position: int | None = None,
+        call_id: bytes | None = None,
+        timeout_s: float | None = None,
+    ) -> Flow[Answer]:
+        """One logical call of an ensemble: one call_id, however often it is sent."""
+        arguments = asked | {
+            signature.USER_ID.name: user_id,
+            signature.CALL_ID.name: os.urandom(signature.CALL_ID_BYTES) if call_id is None else call_id,
+            signature.POSITION.name: position,
+        }
+        if events is not None and len(events):
+            arguments[signature.ITEM_KEYS.name] = events.item_keys
+            arguments[signature.BEHAVIOR_KEYS.name] = events.behavior_keys
+            arguments[signature.TIMES.name] = events.times
+        answer = decode((yield from self._infer(endpoint, arguments, timeout_s)))
+        self._check_model(answer)
+        return answer
+
+    def _infer(self, endpoint: codec.Endpoint, arguments: dict[str, Any], timeout_s: float | None) -> Flow[Any]:
+        budget = self._budget(timeout_s)
+        contract = yield from self._contract(endpoint, budget)
+        inputs = codec.encode(endpoint, arguments, contract)
+        call_id = arguments.get(signature.CALL_ID.name)
+        try:
+            return (
+                yield from self._retried(
+                    endpoint, budget, lambda left_s: Infer(endpoint.name, inputs, left_s), call_id=call_id
+                )
+            )
+        except InvalidRequest:
+            self._contracts.pop(endpoint.name, None)  # a new build may have keys of the other type
+            raise
+
+    def _contract(self, endpoint: codec.Endpoint, budget: Budget) -> Flow[codec.Contract]:
+        """The endpoint's dtypes: asked once, then remembered."""
+        contract = self._contracts.get(endpoint.name)
+        if contract is None:
+            metadata = yield from self._retried(
+                endpoint, budget, lambda left_s: Describe(endpoint.name, left_s), call_id=None
+            )
+            contract = self._contracts[endpoint.name] = codec.Contract.of(endpoint, metadata)
+            budget.attempts = 0
+        return contract
+
+    def _retried(
+        self, endpoint: codec.Endpoint, budget: Budget, step: Callable[[float], Step], *, call_id: bytes | None
+    ) -> Flow[Any]:
+        """Send a step until it is answered, refused for good, or out of time."""
+        while True:
+            try:
+                return (yield step(budget.attempt_timeout_s()))
+            except RpcFailure as failure:
+                if not failure.retryable:
+                    raise refusal(endpoint.name, self.url, failure) from None
+                pause_s = budget.backoff_s()
+                if pause_s is None:
+                    raise given_up(endpoint.name, self.url, failure, budget, call_id) from None
+            yield Wait(pause_s)
+
+    def _check_model(self, answer: Receipt | Ranking | Recommendation) -> None:
+        """Pin the first answer's model; raise on an answer of another.
+
+        Raises:
+            ModelChanged: the answer is of another model.
+        """
+        receipt = answer if isinstance(answer, Receipt) else answer.receipt
+        with self._lock:
+            if self._pinned is None:
+                self._pinned = receipt.model_fingerprint
+            pinned = self._pinned
+        if pinned != receipt.model_fingerprint:
+            self._contracts.clear()
+            raise ModelChanged(
+                f"the server answers from model {receipt.model_fingerprint}, this client is pinned to {pinned}; user "
+                "states of the old model are not used any more: call accept_model(error.new), then forget and "
+                "backfill each user from the whole history",
+                old=pinned,
+                new=receipt.model_fingerprint,
+                answer=answer,
+            )
+
+    def _budget(self, timeout_s: float | None) -> Budget:
+        return Budget(policy=self.policy, timeout_s=self.timeout_s if timeout_s is None else timeout_s)
