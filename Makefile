@@ -1,0 +1,33 @@
+# Every target works on a fresh Debian with Python 3.11, make and gcc; `.venv` is made on first use.
+PYTHON ?= python3.11
+BIN := .venv/bin
+
+.PHONY: demo test unit lint format measure quality clean
+
+demo: .venv/ready
+	$(BIN)/python examples/demo.py
+
+test: lint unit
+
+unit: .venv/ready
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(TESTS)
+
+lint: .venv/ready
+	$(BIN)/ruff check . && $(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: .venv/ready
+	$(BIN)/ruff format . && $(BIN)/ruff check --fix .
+
+measure: .venv/ready
+	$(BIN)/python benchmarks/measure.py --output reports/measured.json
+
+quality: .venv/ready
+	$(BIN)/python benchmarks/quality.py
+
+.venv/ready: pyproject.toml .ci/install
+	PYTHON=$(PYTHON) .ci/install .venv
+
+clean:
+	rm -rf .venv runs demo
