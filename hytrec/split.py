@@ -7,7 +7,7 @@ would be nothing to learn from or to predict with. Every choice is made on the v
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 import numpy as np
@@ -91,6 +91,11 @@ class Evaluation:
         if self.allow_repeats:
             return np.empty(0, dtype=np.int64)
         return np.unique(self.history(index).item_rows)
+
+    def thinned(self, users: int) -> Evaluation:
+        """At most `users` users, evenly spaced."""
+        chosen = np.unique(np.linspace(0, len(self) - 1, min(users, len(self))).astype(np.int64))
+        return replace(self, users=self.users[chosen], events=self.events[chosen])
 
     def batches(self, size: int = 256) -> Iterator[EvaluationBatch]:
         """All users in order, `size` at a time."""
