@@ -102,7 +102,7 @@ def admit_user_id(inputs: Inputs) -> bytes:
         InputError: it is missing, empty, too long or not UTF-8.
     """
     _check_batch(inputs)
-    user_id: bytes | None = _scalar(inputs, USER_ID, None)
+    user_id: Any = _scalar(inputs, USER_ID, None)
     allowed = f"it must be 1 to {MAX_USER_ID_BYTES} bytes of UTF-8"
     if user_id is None:
         raise InputError(f"user_id is missing; {allowed}")
@@ -114,7 +114,7 @@ def admit_user_id(inputs: Inputs) -> bytes:
         user_id.decode()
     except UnicodeDecodeError:
         raise InputError(f"user_id {user_id[:40]!r} is not UTF-8; {allowed}") from None
-    return user_id
+    return bytes(user_id)
 
 
 def _check_batch(inputs: Inputs) -> None:

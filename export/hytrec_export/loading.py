@@ -112,7 +112,7 @@ class Loader:
                 f"position is {call.position}, but {user.event_count} events of the user are stored; "
                 "read event_count again and send the events that are missing"
             )
-        state = self._absent if user.state is None else user.state
+        state: dict[str, NDArray[Any]] = self._absent if user.state is None else user.state
         limits = self._settings.limits
         excluded = self._excluded(load, state[WINDOW_ITEMS.name])
         events = bucket_length(load.events, limits.max_events)
@@ -143,7 +143,8 @@ class Loader:
         if load.call.exclude_recent:
             recent = np.concatenate([window, load.rows.items[: load.events]])[-len(window) :]
             excluded = np.concatenate([excluded, recent])
-        return np.unique(excluded[(excluded > 0) & (excluded <= self._settings.items)])
+        known: ItemRows = np.unique(excluded[(excluded > 0) & (excluded <= self._settings.items)])
+        return known
 
     def _count(self, loads: Sequence[_Load], *, refused: int) -> None:
         unknown = self._settings.items + 1

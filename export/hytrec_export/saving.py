@@ -53,9 +53,10 @@ class Saver:
         for position, inputs in enumerate(batch):
             try:
                 ticket = Ticket.unpack(inputs[TICKET.name][0])
-                answers.append(self._outputs(inputs, ticket))
+                outputs = self._outputs(inputs, ticket)
                 if ticket.events:
                     writes[position] = _write(inputs, ticket)
+                answers.append(outputs)
             except Exception as error:  # noqa: BLE001  one bad request must not fail its batch-mates
                 answers.append(error)
         for position, outcome in self._commit(writes).items():

@@ -66,7 +66,7 @@ class ServingSettings:
             version = values.pop("format_version")
         except FileNotFoundError:
             raise RepositoryError(f"{path} is missing; build the repository with: hytrec-export build RUN") from None
-        except (OSError, ValueError, KeyError, AttributeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise RepositoryError(f"{path} is damaged ({error}); build the repository again") from error
         if version != FORMAT_VERSION:
             raise RepositoryError(f"{path} has format version {version}; this hytrec-export reads {FORMAT_VERSION}")

@@ -13,8 +13,9 @@ from hytrec.errors import HytrecError
 from hytrec.vocabulary import Vocabulary
 from hytrec_export.die_with_parent import die_with_parent
 from hytrec_export.serving import VOCABULARY_FILE, ServingSettings
+from hytrec_export.state.opening import open_store
 from hytrec_export.state.options import StoreOptions
-from hytrec_export.state.store import StateStore, open_store
+from hytrec_export.state.store import StateStore
 
 _Returned = TypeVar("_Returned")
 
@@ -60,9 +61,11 @@ def store_of(settings: ServingSettings) -> StateStore:
     """The state store that the server's environment names.
 
     Raises:
-        StateStoreError: it cannot be opened, or cannot be shared between processes.
+        OptionError: a variable is wrong, or names a store that cannot be shared between processes.
+        StateStoreError: the store cannot be opened.
     """
-    return open_store(StoreOptions.from_environment(), sizes=settings.sizes, fingerprint=settings.fingerprint)
+    options = StoreOptions.from_environment()
+    return open_store(options, sizes=settings.sizes, fingerprint=settings.fingerprint, served=True)
 
 
 def _repository(args: Mapping[str, str]) -> Path:

@@ -1,0 +1,131 @@
+"""Stand-in graphs that honour the signature table, and a fake of what Triton gives its python models."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx.parser
+import pytest
+
+from hytrec.signature import ENCODER, RERANKER, RETRIEVER, DType, Model, Sizes, Tensor
+from hytrec.vocabulary import Vocabulary
+from hytrec_export.serving import Limits, ServingSettings
+
+SIZES = Sizes(layers=2, heads=2, key_size=4, value_size=4, width=8, window=4, retrieved=20)
+ITEMS = 20
+FINGERPRINT = "0123456789abcdef" * 2
+
+_ONNX_TYPES = {DType.FLOAT32: "float", DType.INT64: "int64"}
+
+# The memory grows by the sum of the item rows: exact in float32, and it tells how often each event was applied.
+_ENCODER = """
+    zero = Constant<value = int64[1] {{0}}>()
+    one = Constant<value = int64[1] {{1}}>()
+    valid_bool = Greater(event_times, zero)
+    valid = Cast<to = 7>(valid_bool)
+    n = ReduceSum<keepdims = 1>(valid, one)
+    next_event_count = Add(event_count, n)
+    newest = ReduceMax<keepdims = 1>(event_times, one)
+    next_last_time = Max(last_time, newest)
+    slots = Constant<value = int64[{window}] {{{slots}}}>()
+    places = Add(slots, n)
+    all_items = Concat<axis = 1>(window_items, item_rows)
+    next_window_items = GatherElements<axis = 1>(all_items, places)
+    all_behaviors = Concat<axis = 1>(window_behaviors, behavior_rows)
+    next_window_behaviors = GatherElements<axis = 1>(all_behaviors, places)
+    all_times = Concat<axis = 1>(window_times, event_times)
+    next_window_times = GatherElements<axis = 1>(all_times, places)
+    rows = Mul(item_rows, valid)
+    sum = ReduceSum<keepdims = 1>(rows, one)
+    growth = Cast<to = 1>(sum)
+    next_long_vector = Add(long_vector, growth)
+    inner = Constant<value = int64[3] {{2, 3, 4}}>()
+    growth5 = Unsqueeze(growth, inner)
+    next_memory = Add(memory, growth5)
+    last = Constant<value = int64 {{{last}}}>()
+    last_memory = Gather<axis = 1>(next_memory, last)
+"""
+
+# Every item that is not excluded, smallest row first.
+_RETRIEVER = """
+    zero = Constant<value = int64[1] {{0}}>()
+    rows = Constant<value = int64[1, {items}] {{{rows}}}>()
+    last = Constant<value = int64[1] {{2}}>()
+    first = Constant<value = int64[1] {{1}}>()
+    rows3 = Unsqueeze(rows, last)
+    excluded3 = Unsqueeze(excluded_rows, first)
+    same = Equal(rows3, excluded3)
+    same_int = Cast<to = 7>(same)
+    hits = ReduceMax<keepdims = 0>(same_int, last)
+    gone = Greater(hits, zero)
+    kept = Where(gone, zero, rows)
+    order = Neg(rows)
+    far = Constant<value = int64[1] {{-1000000}}>()
+    rank = Where(gone, far, order)
+    size = Constant<value = int64[1] {{{retrieved}}}>()
+    best, places = TopK(rank, size)
+    candidate_rows = GatherElements<axis = 1>(kept, places)
+"""
+
+# 1000 x the sum of the item rows of the user's history, minus the candidate's row.
+_RERANKER = """
+    ranks = Cast<to = 1>(candidate_rows)
+    inner = Constant<value = int64[3] {{1, 2, 3}}>()
+    mean = ReduceMean<keepdims = 0>(last_memory, inner)
+    one = Constant<value = int64[1] {{1}}>()
+    mean2 = Unsqueeze(mean, one)
+    thousand = Constant<value = float {{1000.0}}>()
+    level = Mul(mean2, thousand)
+    raw_scores = Sub(level, ranks)
+"""
+
+
+def _declared(tensor: Tensor, sizes: Sizes) -> str:
+    axes = [str(axis) if sizes.axis(axis) < 0 else str(sizes.axis(axis)) for axis in tensor.axes]
+    return f"{_ONNX_TYPES[tensor.dtype]}[{', '.join(['B', *axes])}] {tensor.name}"
+
+
+def _graph(model: Model, body: str, sizes: Sizes, **values: object) -> onnx.ModelProto:
+    inputs = ", ".join(_declared(tensor, sizes) for tensor in model.inputs)
+    outputs = ", ".join(_declared(tensor, sizes) for tensor in model.outputs)
+    text = f'<ir_version: 9, opset_import: ["" : 20]> {model.name} ({inputs}) => ({outputs}) {{{body.format(**values)}}}'
+    proto = onnx.parser.parse_model(text)
+    onnx.checker.check_model(proto, full_check=True)
+    return proto
+
+
+def write_stand_ins(folder: Path, sizes: Sizes = SIZES, items: int = ITEMS) -> dict[str, Path]:
+    protos = {
+        ENCODER.name: _graph(
+            ENCODER,
+            _ENCODER,
+            sizes,
+            window=sizes.window,
+            slots=", ".join(map(str, range(sizes.window))),
+            last=sizes.layers - 1,
+        ),
+        RETRIEVER.name: _graph(
+            RETRIEVER,
+            _RETRIEVER,
+            sizes,
+            items=items,
+            rows=", ".join(map(str, range(1, items + 1))),
+            retrieved=sizes.retrieved,
+        ),
+        RERANKER.name: _graph(RERANKER, _RERANKER, sizes),
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, proto in protos.items():
+        onnx.save(proto, folder / f"{name}.onnx")
+    return {name: folder / f"{name}.onnx" for name in protos}
+
+
+@pytest.fixture(scope="session")
+def stand_ins(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    return write_stand_ins(tmp_path_factory.mktemp("graphs"))
