@@ -42,6 +42,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 @app.command()
 def append(
     user_id: UserId,
+    *,
     items: Items = None,
     times: Times = None,
     behaviors: Behaviors = None,
@@ -49,7 +50,6 @@ def append(
     call_id: CallId = None,
     url: Url = DEFAULT_URL,
     timeout_s: Timeout = DEFAULT_TIMEOUT_S,
-    *,
     as_json: AsJson = False,
 ) -> None:
     """Add events to a user; without --item, read the event count."""
@@ -63,6 +63,7 @@ def append(
 def rank(
     user_id: UserId,
     candidates: Annotated[list[str], typer.Argument(help="Item keys to score.", show_default=False)],
+    *,
     items: Items = None,
     times: Times = None,
     behaviors: Behaviors = None,
@@ -71,7 +72,6 @@ def rank(
     call_id: CallId = None,
     url: Url = DEFAULT_URL,
     timeout_s: Timeout = DEFAULT_TIMEOUT_S,
-    *,
     as_json: AsJson = False,
 ) -> None:
     """Add events, if there are any, and score candidates; the table is sorted, JSON keeps their order."""
@@ -88,6 +88,7 @@ def rank(
 @app.command()
 def recommend(
     user_id: UserId,
+    *,
     items: Items = None,
     times: Times = None,
     behaviors: Behaviors = None,
@@ -98,7 +99,6 @@ def recommend(
     call_id: CallId = None,
     url: Url = DEFAULT_URL,
     timeout_s: Timeout = DEFAULT_TIMEOUT_S,
-    *,
     exclude_recent: Annotated[bool, typer.Option("--exclude-recent", help="Leave out the user's last items.")] = False,
     as_json: AsJson = False,
 ) -> None:

@@ -54,8 +54,8 @@ class Unresolved(ClientError):
 
     Attributes:
         attempts: how often it was sent.
-        call_id: give it to the same call made again, and its events are applied at most once; None for a call
-            that writes no events.
+        call_id: give it to the same call made again, and its events are applied at most once; None where nothing
+            was sent that could write events.
     """
 
     def __init__(self, message: str, *, attempts: int, call_id: bytes | None) -> None:

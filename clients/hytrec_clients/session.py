@@ -63,12 +63,21 @@ class Session:
         timeout_s: of a call that names none.
         policy: when to try again.
         model_fingerprint: the model to expect; that of the first answer when None.
+        clock: monotonic seconds.
 
     Raises:
         InvalidRequest: `url` is not `host:port`, or `timeout_s` is not over 0.
     """
 
-    def __init__(self, *, url: str, timeout_s: float, policy: RetryPolicy, model_fingerprint: str | None) -> None:
+    def __init__(
+        self,
+        *,
+        url: str,
+        timeout_s: float,
+        policy: RetryPolicy,
+        model_fingerprint: str | None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         if _NOT_A_URL.search(url):
             raise InvalidRequest(
                 f"url is {url!r}; give host:port of the gRPC endpoint, such as {DEFAULT_URL}", field="url"
@@ -76,6 +85,7 @@ class Session:
         self.url = url
         self.policy = policy
         self.timeout_s = timeout_s
+        self._clock = clock
         self._budget(None)  # a bad timeout_s is told here, not at the first call
         self._pinned = model_fingerprint
         self._contracts: dict[str, codec.Contract] = {}
@@ -152,11 +162,11 @@ class Session:
 
     def ready(self, *, wait_s: float) -> Flow[bool]:
         """Whether every endpoint answers; asks again until `wait_s` is over."""
-        end = time.monotonic() + wait_s
+        end = self._clock() + wait_s
         while True:
             if (yield from self._ready_now()):
                 return True
-            if time.monotonic() >= end:
+            if self._clock() >= end:
                 return False
             yield Wait(_READY_PAUSE_S)
 
@@ -268,4 +278,5 @@ class Session:
             )
 
     def _budget(self, timeout_s: float | None) -> Budget:
-        return Budget(policy=self.policy, timeout_s=self.timeout_s if timeout_s is None else timeout_s)
+        whole_s = self.timeout_s if timeout_s is None else timeout_s
+        return Budget(policy=self.policy, timeout_s=whole_s, clock=self._clock)

@@ -1,0 +1,239 @@
+"""A gRPC server that plays Triton: it keeps users as the real ensembles do, and a script makes calls go wrong."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+import grpc
+import numpy as np
+import pytest
+from tritonclient.grpc import service_pb2 as pb
+from tritonclient.grpc import service_pb2_grpc
+from tritonclient.utils import deserialize_bytes_tensor, serialize_byte_tensor, triton_to_np_dtype
+
+from hytrec.signature import ENSEMBLES, FORGET, STATE_STATUS, DType, Tensor
+from hytrec_clients import AsyncHytrecClient, HytrecClient, RetryPolicy
+
+OLD_MODEL = "0" * 32
+ENDPOINTS = {endpoint.name: endpoint for endpoint in (*ENSEMBLES, FORGET)}
+NAMES = {DType.FLOAT32: "FP32", DType.INT64: "INT64", DType.UINT8: "UINT8", DType.BOOL: "BOOL", DType.BYTES: "BYTES"}
+
+
+@dataclass(frozen=True)
+class Trouble:
+    """What becomes of one call: its events are written first if `applies`, then it fails, or stalls until released."""
+
+    code: grpc.StatusCode | None
+    message: str = ""
+    applies: bool = False
+
+
+@dataclass
+class User:
+    events: list[tuple[Any, int]] = field(default_factory=list)
+    call_ids: list[bytes] = field(default_factory=list)
+
+
+class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
+    """Scores are the item keys' places in the call; `recommend` returns the user's items, newest first."""
+
+    def __init__(self, keys: str) -> None:
+        self.keys = keys
+        self.fingerprint = OLD_MODEL
+        self.users: dict[bytes, User] = {}
+        self.calls: list[tuple[str, dict[str, np.ndarray]]] = []
+        self.metadata_calls: list[str] = []
+        self.script: deque[Trouble] = deque()
+        self.always: Trouble | None = None
+        self.renamed: dict[str, str] = {}
+        self.datatypes: dict[str, str] = {}
+        self.state_status = "kept"
+        self.released = threading.Event()
+        self.lock = threading.Lock()
+        self.port = 0
+        self.start()
+
+    @property
+    def url(self) -> str:
+        return f"127.0.0.1:{self.port}"
+
+    def start(self) -> None:
+        self.server = grpc.server(ThreadPoolExecutor(8))
+        service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(self, self.server)
+        self.port = self.server.add_insecure_port(f"127.0.0.1:{self.port}")
+        self.server.start()
+
+    def stop(self) -> None:
+        self.server.stop(0).wait()
+
+    def call_ids(self) -> list[bytes]:
+        """Of every inference that arrived, in order."""
+        return [inputs["call_id"].tobytes() for _, inputs in self.calls]
+
+    def datatype(self, tensor: Tensor) -> str:
+        keys = tensor.dtype in {DType.ITEM_KEY, DType.BEHAVIOR_KEY}
+        return self.datatypes.get(tensor.name) or (self.keys if keys else NAMES[tensor.dtype])
+
+    def ModelReady(self, request: Any, context: grpc.ServicerContext) -> Any:
+        return pb.ModelReadyResponse(ready=request.name in ENDPOINTS)
+
+    def ModelMetadata(self, request: Any, context: grpc.ServicerContext) -> Any:
+        self.metadata_calls.append(request.name)
+        endpoint = ENDPOINTS[request.name]
+        described = [
+            [
+                pb.ModelMetadataResponse.TensorMetadata(
+                    name=self.renamed.get(tensor.name, tensor.name), datatype=self.datatype(tensor), shape=[-1, -1]
+                )
+                for tensor in tensors
+            ]
+            for tensors in (endpoint.inputs, endpoint.outputs)
+        ]
+        return pb.ModelMetadataResponse(name=request.name, inputs=described[0], outputs=described[1])
+
+    def ModelInfer(self, request: Any, context: grpc.ServicerContext) -> Any:
+        inputs = {
+            tensor.name: _read(tensor, raw)
+            for tensor, raw in zip(request.inputs, request.raw_input_contents, strict=True)
+        }
+        with self.lock:
+            self.calls.append((request.model_name, inputs))
+            trouble = self.script.popleft() if self.script else self.always
+        if trouble and not trouble.applies:
+            self._fail(trouble, context)
+        with self.lock:
+            outputs = self._answer(request.model_name, inputs, context)
+        if trouble:
+            self._fail(trouble, context)
+        endpoint = ENDPOINTS[request.model_name]
+        response = pb.ModelInferResponse(model_name=request.model_name)
+        for tensor in endpoint.outputs:
+            values = np.asarray(outputs[tensor.name])
+            response.outputs.add(
+                name=self.renamed.get(tensor.name, tensor.name), datatype=self.datatype(tensor), shape=[1, len(values)]
+            )
+            response.raw_output_contents.append(_write(self.datatype(tensor), values))
+        return response
+
+    def _fail(self, trouble: Trouble, context: grpc.ServicerContext) -> None:
+        if trouble.code is None:
+            self.released.wait(30)
+            context.abort(grpc.StatusCode.INTERNAL, "stalled")
+        context.abort(trouble.code, trouble.message)
+
+    def _answer(self, name: str, inputs: dict[str, np.ndarray], context: grpc.ServicerContext) -> dict[str, Any]:
+        user_id = inputs["user_id"][0]
+        if name == FORGET.name:
+            return {"forgotten": [self.users.pop(user_id, None) is not None], "model_fingerprint": self._fingerprint()}
+        user = self.users.setdefault(user_id, User())
+        times = inputs.get("times", np.zeros(0, np.int64))
+        known = inputs["call_id"].tobytes() in user.call_ids
+        position = int(inputs.get("position", [-1])[0])
+        if not known and position not in {-1, len(user.events)}:
+            text = f"position {position} does not fit: the user has {len(user.events)} events"
+            context.abort(grpc.StatusCode.INVALID_ARGUMENT, f"in ensemble '{name}', {text}")
+        applied = not known and len(times) > 0
+        if applied:
+            user.events += zip(inputs["item_keys"].tolist(), times.tolist(), strict=True)
+            user.call_ids.append(inputs["call_id"].tobytes())
+        top = int(inputs.get("top_k", [10])[0])
+        excluded = inputs.get("excluded_keys", np.zeros(0)).tolist()
+        best = [key for key, _ in reversed(user.events) if key not in excluded][:top]
+        return {
+            "event_count": [len(user.events)],
+            "applied": [applied],
+            "model_fingerprint": self._fingerprint(),
+            STATE_STATUS.name: [self.state_status.encode()],
+            "scores": np.arange(len(inputs.get("candidate_keys", ()))),
+            "recommended_keys": best,
+            "recommended_scores": np.arange(len(best), 0, -1) / 2,
+        }
+
+    def _fingerprint(self) -> list[bytes]:
+        return [self.fingerprint.encode()]
+
+
+def _read(tensor: Any, raw: bytes) -> np.ndarray:
+    """One input as (n,); the batch axis must be 1."""
+    assert tensor.shape[0] == 1
+    flat = (
+        deserialize_bytes_tensor(raw)
+        if tensor.datatype == "BYTES"
+        else np.frombuffer(raw, triton_to_np_dtype(tensor.datatype))
+    )
+    assert flat.shape == (tensor.shape[1],)
+    return flat
+
+
+def _write(datatype: str, values: np.ndarray) -> bytes:
+    if datatype != "BYTES":
+        return values.astype(triton_to_np_dtype(datatype)).tobytes()
+    serialized = serialize_byte_tensor(values.astype(object))
+    return serialized.item() if serialized.size else b""
+
+
+class Blocking:
+    """An AsyncHytrecClient in an event loop of its own, called like the sync one."""
+
+    def __init__(self, url: str, **options: Any) -> None:
+        self.runner = asyncio.Runner()
+        self.client = AsyncHytrecClient(url, **options)
+
+    def __getattr__(self, name: str) -> Any:
+        attribute = getattr(self.client, name)
+        if not inspect.iscoroutinefunction(attribute):
+            return attribute
+        return lambda *arguments, **options: self.runner.run(attribute(*arguments, **options))
+
+
+@pytest.fixture
+def make_fake() -> Iterator[Callable[[str], FakeTriton]]:
+    fakes: list[FakeTriton] = []
+
+    def make(keys: str = "INT64") -> FakeTriton:
+        fakes.append(FakeTriton(keys))
+        return fakes[-1]
+
+    yield make
+    for fake in fakes:
+        fake.released.set()
+        fake.stop()
+
+
+@pytest.fixture
+def fake(make_fake: Callable[[], FakeTriton]) -> FakeTriton:
+    return make_fake()
+
+
+@pytest.fixture
+def trouble() -> type[Trouble]:
+    return Trouble
+
+
+@pytest.fixture(params=[HytrecClient, Blocking], ids=["sync", "asyncio"])
+def make_client(request: pytest.FixtureRequest) -> Iterator[Callable[..., Any]]:
+    """Clients of both kinds behind one face, with waits short enough for a test."""
+    clients: list[Any] = []
+
+    def make(url: str, **options: Any) -> Any:
+        policy = RetryPolicy(first_backoff_s=0.005, max_backoff_s=0.05, min_attempt_s=0.05)
+        clients.append(request.param(url, **({"retry": policy, "timeout_s": 20.0} | options)))
+        return clients[-1]
+
+    yield make
+    for client in clients:
+        client.close()
+        if isinstance(client, Blocking):
+            client.runner.close()
+
+
+@pytest.fixture
+def client(make_client: Callable[..., Any], fake: FakeTriton) -> Any:
+    return make_client(fake.url)
