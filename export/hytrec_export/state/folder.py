@@ -18,6 +18,8 @@ from hytrec_export.errors import StoreInUseError, StoreUnavailableError
 
 DATA_FILE = "data.mdb"
 SETTINGS_FILE = "store.json"
+COMPACTED_FOLDER = "compacted"
+REPAIRED_FOLDER = "repaired"
 _LOCK_FILE = "store.lock"
 _FORMAT_VERSION = 1
 _POLL_S = 0.05

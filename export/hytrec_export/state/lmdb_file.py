@@ -9,20 +9,20 @@ from __future__ import annotations
 import errno
 import math
 import os
+import shutil
 from collections.abc import Callable
-from pathlib import Path
 from threading import RLock
 from typing import TypeAlias, TypeVar
 
 import lmdb
 
 from hytrec_export.errors import StateStoreError, StoreFullError, StoreUnavailableError
-from hytrec_export.state.folder import DATA_FILE, FolderSettings, StoreFolder, boot_id
+from hytrec_export.state.folder import COMPACTED_FOLDER, DATA_FILE, StoreFolder, sync_folder
+from hytrec_export.state.store import StoreStat
 
 Txn: TypeAlias = "lmdb.Transaction[memoryview]"
 ResultT = TypeVar("ResultT")
 
-OPEN_WAIT_S = 60.0
 _MAX_SPARE_BYTES = 64 << 20
 _DELETE_RESERVE = 256 << 10
 """Kept out of the map of writes, so that a deletion finds room in a full store."""
@@ -53,7 +53,6 @@ class LmdbFile:
                 str(folder.path), map_size=self._map_bytes, sync=flush, mode=0o600, max_dbs=0, max_spare_txns=1
             )
         except lmdb.Error as error:
-            folder.close()
             raise StoreUnavailableError(
                 f"cannot open the state store {folder.path} ({error}); "
                 "if its files are damaged, move the folder away to start with an empty one"
@@ -112,9 +111,11 @@ class LmdbFile:
         stat = txn.stat()
         return (stat["branch_pages"] + stat["leaf_pages"] + stat["overflow_pages"]) * self._page_bytes
 
-    def file_bytes(self) -> int:
-        """Size of the file."""
-        return (self._folder.path / DATA_FILE).stat().st_size
+    def stat(self) -> StoreStat:
+        """How full the file is."""
+        users, used = self.read(lambda txn: (txn.stat()["entries"], self.live_bytes(txn)))
+        file_bytes = (self._folder.path / DATA_FILE).stat().st_size
+        return StoreStat(users=users, used_bytes=used, file_bytes=file_bytes, limit_bytes=self.max_bytes)
 
     def page(self, after: bytes, count: int, head: int) -> list[tuple[bytes, bytes, int]]:
         """The next `count` entries after a key, as (key, first `head` bytes of the value, size of the value).
@@ -127,18 +128,23 @@ class LmdbFile:
         """Free the reader slots of killed processes; a killed reader pins every page freed after it began."""
         self._env.reader_check()
 
-    def copy_compacted(self, target: Path) -> None:
-        """Write the live pages alone into `target`, a new folder, durably.
+    def compact(self) -> None:
+        """Replace the file by one of the live pages alone; the folder must be held exclusively, then close this.
 
         Raises:
             StoreUnavailableError: LMDB fails.
         """
+        target = self._folder.path / COMPACTED_FOLDER
         try:
             target.mkdir(mode=0o700)
             self._env.copy(str(target), compact=True)
             with (target / DATA_FILE).open("rb") as file:
                 os.fsync(file.fileno())
+            (target / DATA_FILE).replace(self._folder.path / DATA_FILE)
+            sync_folder(self._folder.path)
+            target.rmdir()
         except (lmdb.Error, OSError) as error:
+            shutil.rmtree(target, ignore_errors=True)
             raise StoreUnavailableError(
                 f"cannot compact the state store {self._folder.path} ({error}); it is unchanged; "
                 f"it needs {self.read(self.live_bytes)} bytes of free disk"
@@ -201,17 +207,3 @@ def entries_after(txn: Txn, after: bytes, count: int, head: int) -> list[tuple[b
             entries.append((bytes(key), bytes(value[:head]), len(value)))
             found = cursor.next()
     return entries
-
-
-def open_file(path: Path, *, max_bytes: int, ttl_s: int | None, flush: bool, wait_s: float = OPEN_WAIT_S) -> LmdbFile:
-    """Open a store's file for a server, making it when missing, and remember its limits beside it.
-
-    Raises:
-        StoreUnavailableError: the folder cannot be used, is being compacted, or holds something else.
-    """
-    folder = StoreFolder(path, create=True)
-    folder.share(wait_s=wait_s)
-    known = folder.settings()
-    unsynced = boot_id() if not flush else known.unsynced_boot if known else ""
-    folder.remember(FolderSettings(max_bytes=max_bytes, ttl_s=ttl_s, unsynced_boot=unsynced))
-    return LmdbFile(folder, max_bytes=max_bytes, flush=flush)

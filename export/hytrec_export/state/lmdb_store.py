@@ -93,7 +93,7 @@ class LmdbStore:
 
     def stat(self) -> StoreStat:
         """See `StateStore`."""
-        return file_stat(self._file)
+        return self._file.stat()
 
     def close(self) -> None:
         """See `StateStore`."""
@@ -128,9 +128,3 @@ class LmdbStore:
             if self._rules.outlived(key, head):
                 txn.delete(key)
         self._swept_to = entries[-1][0] if len(entries) == count else b""
-
-
-def file_stat(file: LmdbFile) -> StoreStat:
-    """How full a file is."""
-    users, used = file.read(lambda txn: (txn.stat()["entries"], file.live_bytes(txn)))
-    return StoreStat(users=users, used_bytes=used, file_bytes=file.file_bytes(), limit_bytes=file.max_bytes)

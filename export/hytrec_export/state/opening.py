@@ -9,7 +9,7 @@ from hytrec.signature import Sizes
 from hytrec_export.errors import OptionError
 from hytrec_export.optional import require
 from hytrec_export.state.memory_store import MemoryStore
-from hytrec_export.state.options import Durability, StoreKind, StoreOptions
+from hytrec_export.state.options import StoreKind, StoreOptions
 from hytrec_export.state.rules import RecordRules
 from hytrec_export.state.store import StateStore
 
@@ -39,9 +39,7 @@ def open_store(
             raise OptionError("the memory state store cannot be served: load and save are separate processes; use lmdb")
         return MemoryStore(rules=rules, max_bytes=options.max_bytes)
     require("lmdb", extra="embedded")
-    from hytrec_export.state.lmdb_file import open_file  # noqa: PLC0415 - lmdb is optional
+    from hytrec_export.state.lmdb_open import open_for_serving  # noqa: PLC0415 - lmdb is optional
     from hytrec_export.state.lmdb_store import LmdbStore  # noqa: PLC0415
 
-    flush = options.durability is Durability.POWER
-    file = open_file(options.path, max_bytes=options.max_bytes, ttl_s=options.ttl_s, flush=flush)
-    return LmdbStore(file, rules=rules)
+    return LmdbStore(open_for_serving(options), rules=rules)
