@@ -1,0 +1,103 @@
+"""`hytrec-export serve`: a server in the foreground, until Ctrl-C or SIGTERM."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+from rich.console import Console
+
+from hytrec_export.errors import ServerError
+from hytrec_export.server.embedded import EmbeddedServer
+from hytrec_export.server.options import ServerOptions
+from hytrec_export.server.process import describe_exit
+
+_LOOK_S = 0.05
+_STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_LOOPBACK = "127."
+
+
+def print_endpoints(server: EmbeddedServer) -> None:
+    """Say on stdout where the server listens."""
+    print(f"gRPC     {server.grpc_url}")  # noqa: T201 - the command's result
+    print(f"HTTP     {server.http_url}")  # noqa: T201
+    print(f"metrics  {server.metrics_url}", flush=True)  # noqa: T201
+
+
+def run_until_stopped(options: ServerOptions, *, announce: Callable[[EmbeddedServer], None] = print_endpoints) -> None:
+    """Run a server until Ctrl-C or SIGTERM, and stop it cleanly; a second signal kills it.
+
+    Must be called from the main thread, which alone hears signals.
+
+    Args:
+        announce: called once, when the server is ready.
+
+    Raises:
+        ServerError: the server could not start, or ended by itself; the tail of its log was printed on stderr.
+    """
+    stderr = Console(stderr=True, highlight=False)
+    server = EmbeddedServer(options)
+    with _stop_signals() as heard:
+        try:
+            _serve(server, options, announce, heard, stderr)
+        except ServerError:
+            if not options.log and (tail := server.log_tail()):
+                stderr.print("last lines of the server's log:\n" + tail, markup=False, soft_wrap=True)
+            raise
+        finally:
+            _stop(server)
+
+
+def _serve(
+    server: EmbeddedServer,
+    options: ServerOptions,
+    announce: Callable[[EmbeddedServer], None],
+    heard: list[int],
+    stderr: Console,
+) -> None:
+    server.start()
+    deadline = time.monotonic() + options.ready_timeout_s
+    with stderr.status("loading models"):
+        while not heard and not server.poll_ready():
+            if time.monotonic() > deadline:
+                server.wait_ready(0)
+            time.sleep(_LOOK_S)
+    if not heard:
+        announce(server)
+        if not options.host.startswith(_LOOPBACK):
+            stderr.print(f"listening on {options.host}: whoever reaches it may call it, there are no passwords")
+        stderr.print("Ctrl-C stops the server")
+    while not heard:
+        if (returncode := server.returncode) is not None:
+            raise ServerError(f"tritonserver ended by itself ({describe_exit(returncode)}); start it again")
+        time.sleep(_LOOK_S)
+    stderr.print("stopping")
+
+
+def _stop(server: EmbeddedServer) -> None:
+    """Stop, or kill on a second signal."""
+    try:
+        server.stop()
+    except KeyboardInterrupt:
+        server.kill()
+
+
+@contextmanager
+def _stop_signals() -> Iterator[list[int]]:
+    """Collect stop signals instead of dying of them; the second one is a KeyboardInterrupt."""
+    heard: list[int] = []
+
+    def hear(number: int, _: FrameType | None) -> None:
+        if heard:
+            raise KeyboardInterrupt
+        heard.append(number)
+
+    before = {number: signal.signal(number, hear) for number in _STOP_SIGNALS}
+    try:
+        yield heard
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

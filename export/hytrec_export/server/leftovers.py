@@ -1,0 +1,112 @@
+"""What a killed server leaves behind: its shared memory, and its temporary folder.
+
+Each server names its shared memory by a token of its own, and holds a lock on the file `/dev/shm/hytrec_TOKEN.lock`.
+The lock belongs to tritonserver and its python models, who inherit the open file, so it ends when the last of them
+does, whatever they died of, and no process number is ever compared. A free lock means that whatever carries the token
+is left over.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+import secrets
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - the kernel's own place for it
+_STEM = "hytrec_"
+_LOCK_NAME = re.compile(r"hytrec_([0-9a-f]{16})\.lock")
+_LOOK_S = 0.01
+
+
+class Claim:
+    """A server's own names, kept alive by a lock that its processes inherit.
+
+    Attributes:
+        shm_prefix: what the names of the server's shared memory begin with.
+        folder: the server's temporary folder.
+    """
+
+    def __init__(self, shared_memory: Path = SHARED_MEMORY) -> None:
+        token = secrets.token_hex(8)
+        self.shm_prefix = f"{_STEM}{token}_"
+        self._path = shared_memory / f"{_STEM}{token}.lock"
+        self._lock_file: int | None = _locked_file(self._path)
+        self.folder = _folder_of(token)
+        self.folder.mkdir(mode=0o700)
+
+    @contextmanager
+    def handed_over(self) -> Iterator[int]:
+        """The descriptor to start the server with; this process's own copy of the lock is closed after."""
+        if self._lock_file is None:
+            raise ValueError("the lock was handed over before")
+        try:
+            yield self._lock_file
+        finally:
+            self._close()
+
+    def _close(self) -> None:
+        if self._lock_file is not None:
+            os.close(self._lock_file)
+            self._lock_file = None
+
+    def remove(self, *, wait_s: float) -> bool:
+        """Wait until every process of the server is gone, then remove what it left; False when one is still there."""
+        self._close()
+        deadline = time.monotonic() + wait_s
+        while not _remove_if_dead(self._path):
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(_LOOK_S)
+        return True
+
+
+def remove_leftovers(shared_memory: Path = SHARED_MEMORY) -> int:
+    """Remove what dead servers left; those of live servers and of other users are not touched.
+
+    Returns:
+        How many dead servers were cleaned up after.
+    """
+    return sum(_remove_if_dead(path) for path in shared_memory.glob(f"{_STEM}*") if _LOCK_NAME.fullmatch(path.name))
+
+
+def _locked_file(path: Path) -> int:
+    """Create a locked file; it gets its name once locked, for an unlocked one is taken for a dead server's."""
+    unnamed = path.with_suffix(".new")
+    lock_file = os.open(unnamed, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600)
+    fcntl.flock(lock_file, fcntl.LOCK_EX)
+    unnamed.rename(path)
+    return lock_file
+
+
+def _remove_if_dead(lock: Path) -> bool:
+    """Remove a server's leftovers if nobody holds its lock; True when there is nothing left of it."""
+    try:
+        lock_file = os.open(lock, os.O_RDWR | os.O_NOFOLLOW)
+    except FileNotFoundError:
+        return True
+    except OSError:
+        return False
+    try:
+        fcntl.flock(lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    else:
+        token = lock.stem.removeprefix(_STEM)
+        for region in lock.parent.glob(f"{_STEM}{token}_*"):
+            region.unlink(missing_ok=True)
+        shutil.rmtree(_folder_of(token), ignore_errors=True)
+        lock.unlink(missing_ok=True)
+        return True
+    finally:
+        os.close(lock_file)
+
+
+def _folder_of(token: str) -> Path:
+    return Path(tempfile.gettempdir()) / f"hytrec-server-{token}"

@@ -1,0 +1,100 @@
+"""The server's ports are checked before it starts: tritonserver itself says so only after loading every model."""
+
+from __future__ import annotations
+
+import errno
+import random
+import socket
+from dataclasses import asdict, dataclass
+
+from hytrec_export.errors import ServerError
+from hytrec_export.server.options import ANY_PORT, ServerOptions
+
+# Below the range from which the kernel takes the ports of outgoing connections, so that a client's connection cannot
+# take a chosen port in the moment before the server does.
+_FREE_PORTS = range(20_000, 32_000)
+_TRIES = 200
+_ANY_ADDRESS = ("0.0.0.0", "::")  # noqa: S104 - compared with, not bound to
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ports:
+    """The three ports of a server."""
+
+    grpc: int
+    http: int
+    metrics: int
+
+    @classmethod
+    def take(cls, options: ServerOptions) -> Ports:
+        """Check the ports asked for and choose those left open.
+
+        Raises:
+            ServerError: a port cannot be listened on.
+        """
+        wanted = {"grpc": options.grpc_port, "http": options.http_port, "metrics": options.metrics_port}
+        taken = {port for port in wanted.values() if port != ANY_PORT}
+        for name, port in wanted.items():
+            if port == ANY_PORT:
+                wanted[name] = free_port(options.host, taken)
+                taken.add(wanted[name])
+        ports = cls(**wanted)
+        ports.check(options.host)
+        return ports
+
+    def check(self, host: str) -> None:
+        """Raises: ServerError: a port cannot be listened on."""
+        for name, port in asdict(self).items():
+            _check(host, port, option=f"--{name}-port")
+
+
+def free_port(host: str, taken: set[int]) -> int:
+    """A random port on which nobody listens, none of `taken`.
+
+    Raises:
+        ServerError: the host is not an address of this machine, or no port was found.
+    """
+    for port in random.sample(_FREE_PORTS, _TRIES):
+        if port not in taken and _bind_error(host, port) == 0:
+            return port
+    raise ServerError(f"no free port found on {host} in {_TRIES} tries; name ports with --grpc-port and the like")
+
+
+def connect_host(host: str) -> str:
+    """Address by which this machine reaches a server that listens on `host`."""
+    return "127.0.0.1" if host in _ANY_ADDRESS else host
+
+
+def _check(host: str, port: int, *, option: str) -> None:
+    code = _bind_error(host, port)
+    if code == errno.EADDRINUSE:
+        raise ServerError(
+            f"port {port} on {host} is taken; stop the program that uses it, "
+            f"or choose another port with {option} (0 takes any free one)"
+        )
+    if code == errno.EACCES:
+        raise ServerError(f"port {port} is not allowed to this user; choose one over 1023 with {option}")
+    if code:
+        raise ServerError(
+            f"port {port} on {host} cannot be used ({errno.errorcode[code]}); choose another with {option}"
+        )
+
+
+def _bind_error(host: str, port: int) -> int:
+    """Error number of listening on a port, 0 when it works.
+
+    Raises:
+        ServerError: the host is not an IPv4 address of this machine.
+    """
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            if isinstance(error, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL:
+                raise ServerError(
+                    f"{host} is not an IPv4 address of this machine; "
+                    "use --host 127.0.0.1 (this machine only) or 0.0.0.0 (every network)"
+                ) from None
+            return error.errno or errno.EINVAL
+    return 0
