@@ -62,18 +62,22 @@ def chunked(
     log_decay: Tensor,
     state: Tensor,
     *,
+    chunk: int = CHUNK,
     max_chunks: int | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Matrix products only: WY form inside chunks of 64 steps, a log-depth scan over the chunks.
 
     Args:
-        max_chunks: bound on ceil(T / 64); fixes the depth of the scan where T is symbolic (export). By default it is
+        chunk: C, a power of two; training on short histories takes a smaller one than 64.
+        max_chunks: bound on ceil(T / C); fixes the depth of the scan where T is symbolic (export). By default it is
             taken from T.
     """
     steps = query.shape[1]
-    keys, log_decays = _in_chunks(key), _in_chunks(log_decay.unsqueeze(-1)).squeeze(-1)
-    updates, states, state = _updates(keys, _in_chunks(value), _in_chunks(beta.unsqueeze(-1)), log_decays, state, max_chunks)
-    queries = _in_chunks(query)
+    keys, log_decays = _in_chunks(key, chunk), _in_chunks(log_decay.unsqueeze(-1), chunk).squeeze(-1)
+    updates, states, state = _updates(
+        keys, _in_chunks(value, chunk), _in_chunks(beta.unsqueeze(-1), chunk), log_decays, state, max_chunks
+    )
+    queries = _in_chunks(query, chunk)
     decay = _segment_sums(log_decays).exp().tril()
     inside = (queries @ keys.mT * decay) @ updates
     before = log_decays.cumsum(-1).exp().unsqueeze(-1) * (queries @ states)
@@ -81,12 +85,21 @@ def chunked(
 
 
 def memory_at(
-    positions: Tensor, key: Tensor, value: Tensor, beta: Tensor, log_decay: Tensor, state: Tensor
+    positions: Tensor,
+    key: Tensor,
+    value: Tensor,
+    beta: Tensor,
+    log_decay: Tensor,
+    state: Tensor,
+    *,
+    chunk: int = CHUNK,
 ) -> Tensor:
     """Memory S_p after the step at each position p: (B, P) int64 -> (B, P, H, K, V). For training on inner positions."""
     steps = key.shape[1]
-    keys, log_decays = _in_chunks(key), _in_chunks(log_decay.unsqueeze(-1)).squeeze(-1)
-    updates, _, _ = _updates(keys, _in_chunks(value), _in_chunks(beta.unsqueeze(-1)), log_decays, state, None)
+    keys, log_decays = _in_chunks(key, chunk), _in_chunks(log_decay.unsqueeze(-1), chunk).squeeze(-1)
+    updates, _, _ = _updates(
+        keys, _in_chunks(value, chunk), _in_chunks(beta.unsqueeze(-1), chunk), log_decays, state, None
+    )
     update = _out_of_chunks(updates, steps)  # (B, T, H, V)
     within = torch.arange(steps, device=key.device) <= positions.unsqueeze(-1)  # (B, P, T)
     masked = within.unsqueeze(-1) * log_decay.unsqueeze(1)  # (B, P, T, H)
@@ -177,12 +190,12 @@ def _unit_lower_inverse(lower: Tensor) -> Tensor:
     return inverse
 
 
-def _in_chunks(x: Tensor) -> Tensor:
+def _in_chunks(x: Tensor, size: int) -> Tensor:
     """(B, T, H, F) -> (B, H, N, C, F), padded with zeros: beta = 0 and log g = 0 leave the state alone."""
     batch, steps, heads, features = x.shape
-    chunks = (steps + CHUNK - 1) // CHUNK
-    x = F.pad(x, (0, 0, 0, 0, 0, CHUNK - 1))[:, : chunks * CHUNK]
-    return x.reshape(batch, chunks, CHUNK, heads, features).permute(0, 3, 1, 2, 4)
+    chunks = (steps + size - 1) // size
+    x = F.pad(x, (0, 0, 0, 0, 0, size - 1))[:, : chunks * size]
+    return x.reshape(batch, chunks, size, heads, features).permute(0, 3, 1, 2, 4)
 
 
 def _out_of_chunks(x: Tensor, steps: int) -> Tensor:

@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hytrec.config import Branches, ModelConfig
-from hytrec.delta_rule import DeltaRule, chunked, memory_at
+from hytrec.delta_rule import CHUNK, DeltaRule, chunked, memory_at
 from hytrec.layers import (
     GAP_BUCKETS,
     FeedForward,
@@ -108,7 +108,8 @@ class ShortBranch(nn.Module):
         """Events (B, W, D), times (B, W) and now (B, 1) in seconds -> tokens (B, W + 1, D), present (B, W + 1) bool."""
         age = self.age(bucket_of_duration((now_s - window_times).clamp(min=0)))
         null = self.null.expand(events.shape[0], 1, -1)
-        tokens = self.dropout(torch.cat([events + age + self.slot, null], 1))
+        slot = self.slot[self.slot.shape[0] - events.shape[1] :]  # training cuts the empty left part of a window off
+        tokens = self.dropout(torch.cat([events + age + slot, null], 1))
         present = torch.cat([window_times > 0, torch.ones_like(now_s, dtype=torch.bool)], 1)
         for layer in self.layers:
             tokens = layer(tokens, present)
@@ -253,9 +254,7 @@ class HyTRec(nn.Module):
 
         With no new event (padding only) every state tensor passes through unchanged.
         """
-        encoded = self.encode_sequence(
-            item_rows, behavior_rows, event_times, state.memory, state.last_time, delta_rule
-        )
+        encoded = self.encode_sequence(item_rows, behavior_rows, event_times, state.memory, state.last_time, delta_rule)
         count = encoded.real.to(torch.int64).sum(1, keepdim=True)
         some = count > 0
         moved = {
@@ -276,11 +275,11 @@ class HyTRec(nn.Module):
         )
         return after, memory[:, -1]
 
-    def memory_at(self, encoded: Encoded, positions: Tensor, memory: Tensor) -> Tensor:
+    def memory_at(self, encoded: Encoded, positions: Tensor, memory: Tensor, *, chunk: int = CHUNK) -> Tensor:
         """Last layer's memory after the events at `positions` (B, P): (B, P, H, K, V); `memory` is S_0 (B, L, H, K, V)."""
         layer = self.layers[-1]
         _, key, value, beta, log_decay = layer.write(encoded.last_inputs, encoded.gap_s, encoded.real)
-        return memory_at(positions, key, value, beta, log_decay, memory[:, -1])
+        return memory_at(positions, key, value, beta, log_decay, memory[:, -1], chunk=chunk)
 
     # --- reading a user ---
 
