@@ -1,0 +1,74 @@
+"""Options of a store: allowed values, the environment, what can be served."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hytrec_export.errors import MissingPackageError, OptionError
+from hytrec_export.state import opening
+from hytrec_export.state.memory_store import MemoryStore
+from hytrec_export.state.opening import open_store
+from hytrec_export.state.options import Durability, StoreKind, StoreOptions
+
+options = st.builds(
+    StoreOptions,
+    path=st.text("abc/ ", min_size=1).map(lambda name: Path("/", name)),
+    kind=st.sampled_from(StoreKind),
+    durability=st.sampled_from(Durability),
+    max_bytes=st.integers(1 << 20, 1 << 50),
+    ttl_s=st.none() | st.integers(1, 1 << 40),
+)
+
+
+@given(options)
+def test_the_environment_brings_options_back(given_options: StoreOptions) -> None:
+    assert StoreOptions.from_environment(given_options.to_environment()) == given_options
+
+
+def test_a_relative_path_is_made_absolute() -> None:
+    assert StoreOptions(path=Path("state")).to_environment()["HYTREC_STATE_PATH"] == str(Path.cwd() / "state")
+
+
+def test_the_path_alone_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HYTREC_STATE_PATH", "/somewhere")
+    assert StoreOptions.from_environment() == StoreOptions(path=Path("/somewhere"))
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "message"),
+    [
+        ("PATH", "", r"^HYTREC_STATE_PATH is not set; set it to the folder of the state store$"),
+        ("STORE", "redis", r"^HYTREC_STATE_STORE is 'redis'; it must be one of: lmdb, memory$"),
+        ("DURABILITY", "fsync", r"^HYTREC_STATE_DURABILITY is 'fsync'; it must be one of: process, power$"),
+        ("MAX_BYTES", "1GB", r"^HYTREC_STATE_MAX_BYTES is '1GB'; it must be a whole number$"),
+        ("MAX_BYTES", "1000", r"^the state store's max_bytes is 1000; it must be at least 1048576 \(1 MiB\)$"),
+        ("TTL_S", "1.5", r"^HYTREC_STATE_TTL_S is '1.5'; it must be a whole number$"),
+        ("TTL_S", "0", r"^the state store's ttl_s is 0; it must be at least 1 second, or left out$"),
+    ],
+)
+def test_values_that_are_not_allowed(variable: str, value: str, message: str) -> None:
+    environment = {"HYTREC_STATE_PATH": "/somewhere", f"HYTREC_STATE_{variable}": value}
+    with pytest.raises(OptionError, match=message):
+        StoreOptions.from_environment(environment)
+
+
+def test_a_memory_store_cannot_be_served(kit: Any) -> None:
+    choice = StoreOptions(path=Path("unused"), kind=StoreKind.MEMORY)
+    assert isinstance(open_store(choice, sizes=kit.small, fingerprint=kit.fingerprint), MemoryStore)
+    with pytest.raises(OptionError, match=r"^the memory state store cannot be served: .* use lmdb$"):
+        open_store(choice, sizes=kit.small, fingerprint=kit.fingerprint, served=True)
+
+
+def test_without_lmdb_the_pip_command_is_named(kit: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def missing(module: str, *, extra: str) -> None:
+        raise MissingPackageError(f"{module} of {extra}")
+
+    monkeypatch.setattr(opening, "require", missing)
+    with pytest.raises(MissingPackageError, match="lmdb of embedded"):
+        open_store(StoreOptions(path=tmp_path / "state"), sizes=kit.small, fingerprint=kit.fingerprint)
+    assert not (tmp_path / "state").exists()
