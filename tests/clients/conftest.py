@@ -14,14 +14,16 @@ from typing import Any
 import grpc
 import numpy as np
 import pytest
-from tritonclient.grpc import service_pb2 as pb
-from tritonclient.grpc import service_pb2_grpc
-from tritonclient.utils import deserialize_bytes_tensor, serialize_byte_tensor, triton_to_np_dtype
+from numpy.typing import NDArray
+from tritonclient import utils
+from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from hytrec.signature import ENSEMBLES, FORGET, STATE_STATUS, DType, Tensor
 from hytrec_clients import AsyncHytrecClient, HytrecClient, RetryPolicy
 
 OLD_MODEL = "0" * 32
+pb: Any = service_pb2
+triton_utils: Any = utils
 ENDPOINTS = {endpoint.name: endpoint for endpoint in (*ENSEMBLES, FORGET)}
 NAMES = {DType.FLOAT32: "FP32", DType.INT64: "INT64", DType.UINT8: "UINT8", DType.BOOL: "BOOL", DType.BYTES: "BYTES"}
 
@@ -48,7 +50,7 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
         self.keys = keys
         self.fingerprint = OLD_MODEL
         self.users: dict[bytes, User] = {}
-        self.calls: list[tuple[str, dict[str, np.ndarray]]] = []
+        self.calls: list[tuple[str, dict[str, NDArray[Any]]]] = []
         self.metadata_calls: list[str] = []
         self.script: deque[Trouble] = deque()
         self.always: Trouble | None = None
@@ -65,8 +67,8 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
         return f"127.0.0.1:{self.port}"
 
     def start(self) -> None:
-        self.server = grpc.server(ThreadPoolExecutor(8))
-        service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(self, self.server)
+        self.server: Any = grpc.server(ThreadPoolExecutor(8))  # type: ignore[no-untyped-call]
+        service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(self, self.server)  # type: ignore[no-untyped-call]
         self.port = self.server.add_insecure_port(f"127.0.0.1:{self.port}")
         self.server.start()
 
@@ -81,10 +83,10 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
         keys = tensor.dtype in {DType.ITEM_KEY, DType.BEHAVIOR_KEY}
         return self.datatypes.get(tensor.name) or (self.keys if keys else NAMES[tensor.dtype])
 
-    def ModelReady(self, request: Any, context: grpc.ServicerContext) -> Any:
+    def ModelReady(self, request: Any, context: Any) -> Any:  # noqa: N802 - gRPC's name
         return pb.ModelReadyResponse(ready=request.name in ENDPOINTS)
 
-    def ModelMetadata(self, request: Any, context: grpc.ServicerContext) -> Any:
+    def ModelMetadata(self, request: Any, context: Any) -> Any:  # noqa: N802 - gRPC's name
         self.metadata_calls.append(request.name)
         endpoint = ENDPOINTS[request.name]
         described = [
@@ -98,7 +100,7 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
         ]
         return pb.ModelMetadataResponse(name=request.name, inputs=described[0], outputs=described[1])
 
-    def ModelInfer(self, request: Any, context: grpc.ServicerContext) -> Any:
+    def ModelInfer(self, request: Any, context: Any) -> Any:  # noqa: N802 - gRPC's name
         inputs = {
             tensor.name: _read(tensor, raw)
             for tensor, raw in zip(request.inputs, request.raw_input_contents, strict=True)
@@ -122,13 +124,13 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
             response.raw_output_contents.append(_write(self.datatype(tensor), values))
         return response
 
-    def _fail(self, trouble: Trouble, context: grpc.ServicerContext) -> None:
+    def _fail(self, trouble: Trouble, context: Any) -> None:
         if trouble.code is None:
             self.released.wait(30)
             context.abort(grpc.StatusCode.INTERNAL, "stalled")
         context.abort(trouble.code, trouble.message)
 
-    def _answer(self, name: str, inputs: dict[str, np.ndarray], context: grpc.ServicerContext) -> dict[str, Any]:
+    def _answer(self, name: str, inputs: dict[str, NDArray[Any]], context: Any) -> dict[str, Any]:
         user_id = inputs["user_id"][0]
         if name == FORGET.name:
             return {"forgotten": [self.users.pop(user_id, None) is not None], "model_fingerprint": self._fingerprint()}
@@ -160,22 +162,22 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
         return [self.fingerprint.encode()]
 
 
-def _read(tensor: Any, raw: bytes) -> np.ndarray:
+def _read(tensor: Any, raw: bytes) -> NDArray[Any]:
     """One input as (n,); the batch axis must be 1."""
     assert tensor.shape[0] == 1
     flat = (
-        deserialize_bytes_tensor(raw)
+        triton_utils.deserialize_bytes_tensor(raw)
         if tensor.datatype == "BYTES"
-        else np.frombuffer(raw, triton_to_np_dtype(tensor.datatype))
+        else np.frombuffer(raw, triton_utils.triton_to_np_dtype(tensor.datatype))
     )
     assert flat.shape == (tensor.shape[1],)
     return flat
 
 
-def _write(datatype: str, values: np.ndarray) -> bytes:
+def _write(datatype: str, values: NDArray[Any]) -> bytes:
     if datatype != "BYTES":
-        return values.astype(triton_to_np_dtype(datatype)).tobytes()
-    serialized = serialize_byte_tensor(values.astype(object))
+        return values.astype(triton_utils.triton_to_np_dtype(datatype)).tobytes()
+    serialized = triton_utils.serialize_byte_tensor(values.astype(object))
     return serialized.item() if serialized.size else b""
 
 

@@ -1,7 +1,9 @@
 import asyncio
 import re
 import threading
+from typing import Any
 
+import grpc
 import numpy as np
 import pytest
 
@@ -18,7 +20,7 @@ from hytrec_clients import (
 )
 
 
-def test_append_sends_the_table_and_returns_a_receipt(client, fake):
+def test_append_sends_the_table_and_returns_a_receipt(client: Any, fake: Any) -> None:
     receipt = client.append("ada", Events([50, 181], np.array([100, 200]), [1, 2]), position=0)
     assert receipt == Receipt(event_count=2, applied=True, model_fingerprint="0" * 32, state_status=StateStatus.KEPT)
     model, inputs = fake.calls[0]
@@ -36,13 +38,13 @@ def test_append_sends_the_table_and_returns_a_receipt(client, fake):
 
 
 @pytest.mark.parametrize("events", [None, Events([], []), Events(np.zeros(0, np.int64), np.zeros(0, np.int64), [])])
-def test_a_call_without_events_sends_no_event_tensors(client, fake, events):
+def test_a_call_without_events_sends_no_event_tensors(client: Any, fake: Any, events: Events | None) -> None:
     receipt = client.append("ada", events)
     assert (receipt.event_count, receipt.applied) == (0, False)
     assert set(fake.calls[0][1]) == {"user_id", "call_id"}
 
 
-def test_rank_returns_scores_in_the_order_given(client, fake):
+def test_rank_returns_scores_in_the_order_given(client: Any, fake: Any) -> None:
     ranking = client.rank("ada", np.array([7, 8, 9], np.int32), Events.one(5, 100), now=300)
     assert ranking.scores.dtype == np.float32
     assert ranking.scores.tolist() == [0, 1, 2]
@@ -51,7 +53,7 @@ def test_rank_returns_scores_in_the_order_given(client, fake):
     assert fake.calls[0][1]["now"].tolist() == [300]
 
 
-def test_recommend_returns_python_keys_and_scores(client, fake):
+def test_recommend_returns_python_keys_and_scores(client: Any, fake: Any) -> None:
     client.append("ada", Events([5, 6, 7], [1, 2, 3]))
     best = client.recommend("ada", top_k=2, excluded_keys=[6], exclude_recent=True)
     assert best.item_keys == (7, 5)
@@ -63,13 +65,13 @@ def test_recommend_returns_python_keys_and_scores(client, fake):
     assert inputs["exclude_recent"].dtype == np.bool_
 
 
-def test_an_empty_recommendation(client):
+def test_an_empty_recommendation(client: Any) -> None:
     best = client.recommend("nobody")
     assert best.item_keys == ()
     assert best.scores.shape == (0,)
 
 
-def test_string_keys_in_and_out(make_client, make_fake):
+def test_string_keys_in_and_out(make_client: Any, make_fake: Any) -> None:
     fake = make_fake("BYTES")
     client = make_client(fake.url)
     client.append("ada", Events(["tt0114709", "Amélie"], [1, 2], ["view", "buy"]))
@@ -80,7 +82,9 @@ def test_string_keys_in_and_out(make_client, make_fake):
     assert fake.calls[2][1]["candidate_keys"].tolist() == [b"a", b"b"]
 
 
-def test_keys_of_the_other_type_are_refused_before_anything_is_sent(client, fake, make_client, make_fake):
+def test_keys_of_the_other_type_are_refused_before_anything_is_sent(
+    client: Any, fake: Any, make_client: Any, make_fake: Any
+) -> None:
     text = "item_keys holds 'tt0114709'; the keys of this server are whole numbers of 64 bits"
     with pytest.raises(InvalidRequest, match=re.escape(text)) as caught:
         client.append("ada", Events(["tt0114709"], [1]))
@@ -93,14 +97,14 @@ def test_keys_of_the_other_type_are_refused_before_anything_is_sent(client, fake
         strings.rank("ada", [5])
 
 
-def test_forget_says_whether_there_was_something(client, fake):
+def test_forget_says_whether_there_was_something(client: Any, fake: Any) -> None:
     client.append("ada", Events.one(5, 1))
     assert client.forget("ada") is True
     assert client.forget("ada") is False
     assert fake.calls[-1][1].keys() == {"user_id"}
 
 
-def test_metadata_is_asked_once_an_endpoint(client, fake):
+def test_metadata_is_asked_once_an_endpoint(client: Any, fake: Any) -> None:
     for _ in range(3):
         client.append("ada")
         client.rank("ada", [1])
@@ -108,7 +112,7 @@ def test_metadata_is_asked_once_an_endpoint(client, fake):
     assert fake.metadata_calls == ["hytrec_append", "hytrec_rank"]
 
 
-def test_every_logical_call_has_its_own_call_id_unless_given_one(client, fake):
+def test_every_logical_call_has_its_own_call_id_unless_given_one(client: Any, fake: Any) -> None:
     for _ in range(3):
         client.append("ada")
     assert len(set(fake.call_ids())) == 3
@@ -117,9 +121,7 @@ def test_every_logical_call_has_its_own_call_id_unless_given_one(client, fake):
     assert fake.users[b"ada"].events == [(5, 1)]
 
 
-def test_a_new_build_with_keys_of_the_other_type_is_noticed(client, fake, trouble):
-    import grpc
-
+def test_a_new_build_with_keys_of_the_other_type_is_noticed(client: Any, fake: Any, trouble: Any) -> None:
     client.append("ada")
     fake.keys = "BYTES"
     message = "inference input 'item_keys' data-type is 'INT64', but model 'hytrec_append' expects 'BYTES'"
@@ -130,7 +132,7 @@ def test_a_new_build_with_keys_of_the_other_type_is_noticed(client, fake, troubl
     assert client.append("ada", Events.one("tt0114709", 1)).applied
 
 
-def test_a_server_with_another_contract(make_client, fake):
+def test_a_server_with_another_contract(make_client: Any, fake: Any) -> None:
     fake.renamed["applied"] = "written"
     text = (
         "hytrec_append of the server has another contract: applied is missing, this client needs BOOL; "
@@ -145,7 +147,7 @@ def test_a_server_with_another_contract(make_client, fake):
     assert not fake.calls
 
 
-def test_an_answer_that_lacks_a_tensor(client, fake):
+def test_an_answer_that_lacks_a_tensor(client: Any, fake: Any) -> None:
     client.append("ada")
     fake.renamed["applied"] = "written"
     with pytest.raises(
@@ -154,7 +156,7 @@ def test_an_answer_that_lacks_a_tensor(client, fake):
         client.append("ada")
 
 
-def test_a_state_status_of_a_later_version(client, fake):
+def test_a_state_status_of_a_later_version(client: Any, fake: Any) -> None:
     fake.state_status = "frozen"
     with pytest.raises(
         ServerMismatch, match="state_status of the server's answer is 'frozen', this client knows new, kept"
@@ -162,7 +164,7 @@ def test_a_state_status_of_a_later_version(client, fake):
         client.append("ada")
 
 
-def test_ready(client, fake, make_client):
+def test_ready(client: Any, fake: Any, make_client: Any) -> None:
     assert client.ready() is True
     fake.stop()
     assert client.ready() is False
@@ -170,15 +172,15 @@ def test_ready(client, fake, make_client):
     assert client.ready(wait_s=30) is True
 
 
-def test_a_closed_client_says_so(make_client, fake):
+def test_a_closed_client_says_so(make_client: Any, fake: Any) -> None:
     client = make_client(fake.url)
     client.append("ada")
     client.close()
-    with pytest.raises(ClientClosed, match="the client is closed; make a new (Async)?HytrecClient"):
+    with pytest.raises(ClientClosed, match=r"the client is closed; make a new (Async)?HytrecClient"):
         client.append("ada")
 
 
-def test_the_sync_client_is_a_context_manager_and_thread_safe(fake):
+def test_the_sync_client_is_a_context_manager_and_thread_safe(fake: Any) -> None:
     with HytrecClient(fake.url) as client:
         threads = [threading.Thread(target=client.append, args=("ada", Events.one(n, 1))) for n in range(8)]
         for thread in threads:
@@ -190,7 +192,7 @@ def test_the_sync_client_is_a_context_manager_and_thread_safe(fake):
         client.ready()
 
 
-async def test_the_asyncio_client_is_a_context_manager_and_runs_calls_together(fake):
+async def test_the_asyncio_client_is_a_context_manager_and_runs_calls_together(fake: Any) -> None:
     async with AsyncHytrecClient(fake.url) as client:
         await asyncio.gather(*(client.append("ada", Events.one(n, 1)) for n in range(8)))
     assert sorted(fake.users[b"ada"].events) == [(n, 1) for n in range(8)]
@@ -200,14 +202,14 @@ async def test_the_asyncio_client_is_a_context_manager_and_runs_calls_together(f
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1:8000", "grpc://127.0.0.1:8001", "", "local host:8001"])
 @pytest.mark.parametrize("kind", [HytrecClient, AsyncHytrecClient])
-def test_a_url_that_is_not_host_and_port(kind, url):
+def test_a_url_that_is_not_host_and_port(kind: Any, url: str) -> None:
     text = f"url is {url!r}; give host:port of the gRPC endpoint, such as 127.0.0.1:8001"
     with pytest.raises(InvalidRequest, match=re.escape(text)):
         kind(url)
 
 
 @pytest.mark.parametrize("timeout_s", [0, -1, float("nan")])
-def test_a_timeout_that_is_no_time(make_client, fake, timeout_s):
+def test_a_timeout_that_is_no_time(make_client: Any, fake: Any, timeout_s: float) -> None:
     with pytest.raises(InvalidRequest, match=rf"timeout_s is {timeout_s}; it must be over 0 seconds"):
         make_client(fake.url, timeout_s=timeout_s)
     with pytest.raises(InvalidRequest, match="it must be over 0 seconds"):
