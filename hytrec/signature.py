@@ -16,8 +16,14 @@ T, N, X, S and Z vary from call to call; the others are fixed by a build. See DE
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from enum import StrEnum
+from hytrec.contract import DType as DType  # noqa: PLC0414  the table's readers find its types here too
+from hytrec.contract import Ensemble as Ensemble  # noqa: PLC0414
+from hytrec.contract import Model as Model  # noqa: PLC0414
+from hytrec.contract import Sizes as Sizes  # noqa: PLC0414
+from hytrec.contract import StateStatus as StateStatus  # noqa: PLC0414
+from hytrec.contract import Tensor as Tensor  # noqa: PLC0414
+from hytrec.contract import chain
+from hytrec.contract import next_name as next_name  # noqa: PLC0414
 
 CALL_ID_BYTES = 16
 """Size of a `call_id`; random, made by the client once per logical call."""
@@ -29,87 +35,6 @@ MAX_FUTURE_S = 300
 MAX_RETRIEVED = 500
 UNCHECKED_POSITION = -1
 DEFAULT_TOP_K = 10
-
-DYNAMIC_AXES = frozenset("TNXSZ")
-
-
-class DType(StrEnum):
-    """Element type of a served tensor. The two key types are int64 or bytes, as the vocabulary says."""
-
-    FLOAT32 = "float32"
-    INT64 = "int64"
-    UINT8 = "uint8"
-    BOOL = "bool"
-    BYTES = "bytes"
-    ITEM_KEY = "item_key"
-    BEHAVIOR_KEY = "behavior_key"
-
-
-class StateStatus(StrEnum):
-    """What the store held for the user when the call began."""
-
-    NEW = "new"
-    KEPT = "kept"
-    FOREIGN = "foreign"
-    """a record of another model (fingerprint): treated as absent"""
-    CORRUPT = "corrupt"
-    """a damaged record: treated as absent"""
-    EXPIRED = "expired"
-    """older than the time-to-live: treated as absent"""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Tensor:
-    """One served tensor: `axes` are letters of the table above or plain sizes, batch axis left out."""
-
-    name: str
-    dtype: DType
-    axes: tuple[str | int, ...]
-    doc: str
-    optional: bool = False
-
-    @property
-    def dynamic(self) -> bool:
-        """Whether some axis varies from call to call."""
-        return any(axis in DYNAMIC_AXES for axis in self.axes)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Model:
-    """One Triton model: what goes in, what comes out."""
-
-    name: str
-    inputs: tuple[Tensor, ...]
-    outputs: tuple[Tensor, ...]
-    doc: str
-
-    def input_names(self) -> tuple[str, ...]:
-        """Names of the inputs, in order."""
-        return tuple(tensor.name for tensor in self.inputs)
-
-    def output_names(self) -> tuple[str, ...]:
-        """Names of the outputs, in order."""
-        return tuple(tensor.name for tensor in self.outputs)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Step:
-    """One step of an ensemble: `inputs` and `outputs` map the model's tensor names to the ensemble's."""
-
-    model: Model
-    inputs: dict[str, str]
-    outputs: dict[str, str]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Ensemble:
-    """A public endpoint: one strict chain of steps whose last one is the save."""
-
-    name: str
-    inputs: tuple[Tensor, ...]
-    outputs: tuple[Tensor, ...]
-    steps: tuple[Step, ...]
-    doc: str
 
 
 def _tensor(name: str, dtype: DType, axes: str | tuple[str | int, ...], doc: str, *, optional: bool = False) -> Tensor:
@@ -128,14 +53,6 @@ LONG_VECTOR = _tensor("long_vector", DType.FLOAT32, "D", "encoder output at the 
 LAST_TIME = _tensor("last_time", DType.INT64, _ONE, "event time m of the last event in seconds, 0 before the first")
 EVENT_COUNT = _tensor("event_count", DType.INT64, _ONE, "events absorbed so far")
 STATE = (MEMORY, WINDOW_ITEMS, WINDOW_BEHAVIORS, WINDOW_TIMES, LONG_VECTOR, LAST_TIME, EVENT_COUNT)
-
-NEXT_PREFIX = "next_"
-
-
-def next_name(name: str) -> str:
-    """Name of a state tensor after the call's events; one prefix for all, so that both lists sort alike."""
-    return NEXT_PREFIX + name
-
 
 NEXT_STATE = tuple(_tensor(next_name(t.name), t.dtype, t.axes, t.doc + ", after this call") for t in STATE)
 
@@ -236,58 +153,7 @@ GRAPHS = (ENCODER, RETRIEVER, RERANKER)
 STATE_MODELS = (STATE_LOAD, STATE_SAVE, FORGET)
 
 
-def _chain(
-    name: str,
-    doc: str,
-    inputs: tuple[Tensor, ...],
-    outputs: tuple[Tensor, ...],
-    models: tuple[Model, ...],
-    unread: frozenset[str] = frozenset(),
-) -> Ensemble:
-    """Wire a chain of models by tensor name.
-
-    A step reads the newest tensor of that name, and a state tensor in its `next_` form once the encoder has run.
-    A tensor nobody reads is not mapped: Triton refuses an unused internal tensor. Internal tensors carry their
-    model's name, public ones their own.
-
-    Args:
-        unread: optional inputs that this chain leaves out although some step makes them.
-
-    Raises:
-        ValueError: a step needs a tensor that no earlier step makes.
-    """
-    newest = {tensor.name: tensor.name for tensor in inputs}
-    read: list[dict[str, str]] = []
-    for model in models:
-        sources = {}
-        for tensor in model.inputs:
-            source = newest.get(next_name(tensor.name)) or newest.get(tensor.name)
-            if source and not (tensor.optional and tensor.name in unread):
-                sources[tensor.name] = source
-            elif not tensor.optional:
-                raise ValueError(f"{name}: no step before {model.name} makes {tensor.name}")
-        read.append(sources)
-        newest |= {output: internal_name(model, output) for output in model.output_names()}
-    wanted = {source for sources in read for source in sources.values()}
-    steps = [
-        Step(
-            model=model,
-            inputs=sources,
-            outputs={n: internal_name(model, n) for n in model.output_names() if internal_name(model, n) in wanted},
-        )
-        for model, sources in zip(models[:-1], read[:-1], strict=True)
-    ]
-    public = {tensor.name: tensor.name for tensor in outputs}
-    steps.append(Step(model=models[-1], inputs=read[-1], outputs=public))
-    return Ensemble(name=name, inputs=inputs, outputs=outputs, steps=tuple(steps), doc=doc)
-
-
-def internal_name(model: Model, tensor: str) -> str:
-    """Name inside an ensemble of a tensor that `model` makes."""
-    return f"{model.name}_{tensor}"
-
-
-APPEND = _chain(
+APPEND = chain(
     "hytrec_append",
     "feed or backfill a user's history",
     (USER_ID, CALL_ID, *EVENT_INPUTS),
@@ -295,14 +161,14 @@ APPEND = _chain(
     (STATE_LOAD, ENCODER, STATE_SAVE),
     unread=frozenset({CANDIDATE_ROWS.name}),
 )
-RANK = _chain(
+RANK = chain(
     "hytrec_rank",
     "append events (or none) and score candidates",
     (USER_ID, CALL_ID, *EVENT_INPUTS, *RANK_INPUTS),
     (SCORES, *RECEIPT),
     (STATE_LOAD, ENCODER, RERANKER, STATE_SAVE),
 )
-RECOMMEND = _chain(
+RECOMMEND = chain(
     "hytrec_recommend",
     "append events (or none) and return the best items of the catalogue",
     (USER_ID, CALL_ID, *EVENT_INPUTS, *RECOMMEND_INPUTS),
@@ -310,44 +176,3 @@ RECOMMEND = _chain(
     (STATE_LOAD, ENCODER, RETRIEVER, RERANKER, STATE_SAVE),
 )
 ENSEMBLES = (APPEND, RANK, RECOMMEND)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Sizes:
-    """Sizes of the fixed axes of one build.
-
-    Args:
-        layers, heads, key_size, value_size: L, H, K, V of the memory.
-        width: D.
-        window: W.
-        retrieved: R = min(500, I).
-    """
-
-    layers: int
-    heads: int
-    key_size: int
-    value_size: int
-    width: int
-    window: int
-    retrieved: int
-
-    def axis(self, axis: str | int) -> int:
-        """Size of one axis of the table; -1 for a dynamic one."""
-        if isinstance(axis, int):
-            return axis
-        if axis in DYNAMIC_AXES:
-            return -1
-        fixed = {
-            "L": self.layers,
-            "H": self.heads,
-            "K": self.key_size,
-            "V": self.value_size,
-            "D": self.width,
-            "W": self.window,
-            "R": self.retrieved,
-        }
-        return fixed[axis]
-
-    def shape(self, tensor: Tensor) -> tuple[int, ...]:
-        """Shape of a tensor without its batch axis, -1 for dynamic axes."""
-        return tuple(self.axis(axis) for axis in tensor.axes)

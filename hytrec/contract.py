@@ -1,0 +1,188 @@
+"""What a served tensor, a model and an ensemble are; the table itself is `hytrec.signature`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+DYNAMIC_AXES = frozenset("TNXSZ")
+
+
+class DType(StrEnum):
+    """Element type of a served tensor. The two key types are int64 or bytes, as the vocabulary says."""
+
+    FLOAT32 = "float32"
+    INT64 = "int64"
+    UINT8 = "uint8"
+    BOOL = "bool"
+    BYTES = "bytes"
+    ITEM_KEY = "item_key"
+    BEHAVIOR_KEY = "behavior_key"
+
+
+class StateStatus(StrEnum):
+    """What the store held for the user when the call began."""
+
+    NEW = "new"
+    KEPT = "kept"
+    FOREIGN = "foreign"
+    """a record of another model (fingerprint): treated as absent"""
+    CORRUPT = "corrupt"
+    """a damaged record: treated as absent"""
+    EXPIRED = "expired"
+    """older than the time-to-live: treated as absent"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tensor:
+    """One served tensor: `axes` are letters of the table above or plain sizes, batch axis left out."""
+
+    name: str
+    dtype: DType
+    axes: tuple[str | int, ...]
+    doc: str
+    optional: bool = False
+
+    @property
+    def dynamic(self) -> bool:
+        """Whether some axis varies from call to call."""
+        return any(axis in DYNAMIC_AXES for axis in self.axes)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Model:
+    """One Triton model: what goes in, what comes out."""
+
+    name: str
+    inputs: tuple[Tensor, ...]
+    outputs: tuple[Tensor, ...]
+    doc: str
+
+    def input_names(self) -> tuple[str, ...]:
+        """Names of the inputs, in order."""
+        return tuple(tensor.name for tensor in self.inputs)
+
+    def output_names(self) -> tuple[str, ...]:
+        """Names of the outputs, in order."""
+        return tuple(tensor.name for tensor in self.outputs)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """One step of an ensemble: `inputs` and `outputs` map the model's tensor names to the ensemble's."""
+
+    model: Model
+    inputs: dict[str, str]
+    outputs: dict[str, str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ensemble:
+    """A public endpoint: one strict chain of steps whose last one is the save."""
+
+    name: str
+    inputs: tuple[Tensor, ...]
+    outputs: tuple[Tensor, ...]
+    steps: tuple[Step, ...]
+    doc: str
+
+
+NEXT_PREFIX = "next_"
+
+
+def next_name(name: str) -> str:
+    """Name of a state tensor after the call's events; one prefix for all, so that both lists sort alike."""
+    return NEXT_PREFIX + name
+
+
+def chain(
+    name: str,
+    doc: str,
+    inputs: tuple[Tensor, ...],
+    outputs: tuple[Tensor, ...],
+    models: tuple[Model, ...],
+    *,
+    unread: frozenset[str] = frozenset(),
+) -> Ensemble:
+    """Wire a chain of models by tensor name.
+
+    A step reads the newest tensor of that name, and a state tensor in its `next_` form once the encoder has run.
+    A tensor nobody reads is not mapped: Triton refuses an unused internal tensor. Internal tensors carry their
+    model's name, public ones their own.
+
+    Args:
+        unread: optional inputs that this chain leaves out although some step makes them.
+
+    Raises:
+        ValueError: a step needs a tensor that no earlier step makes.
+    """
+    newest = {tensor.name: tensor.name for tensor in inputs}
+    read: list[dict[str, str]] = []
+    for model in models:
+        sources = {}
+        for tensor in model.inputs:
+            source = newest.get(next_name(tensor.name)) or newest.get(tensor.name)
+            if source and not (tensor.optional and tensor.name in unread):
+                sources[tensor.name] = source
+            elif not tensor.optional:
+                raise ValueError(f"{name}: no step before {model.name} makes {tensor.name}")
+        read.append(sources)
+        newest |= {output: internal_name(model, output) for output in model.output_names()}
+    wanted = {source for sources in read for source in sources.values()}
+    steps = [
+        Step(
+            model=model,
+            inputs=sources,
+            outputs={n: internal_name(model, n) for n in model.output_names() if internal_name(model, n) in wanted},
+        )
+        for model, sources in zip(models[:-1], read[:-1], strict=True)
+    ]
+    public = {tensor.name: tensor.name for tensor in outputs}
+    steps.append(Step(model=models[-1], inputs=read[-1], outputs=public))
+    return Ensemble(name=name, inputs=inputs, outputs=outputs, steps=tuple(steps), doc=doc)
+
+
+def internal_name(model: Model, tensor: str) -> str:
+    """Name inside an ensemble of a tensor that `model` makes."""
+    return f"{model.name}_{tensor}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sizes:
+    """Sizes of the fixed axes of one build.
+
+    Args:
+        layers, heads, key_size, value_size: L, H, K, V of the memory.
+        width: D.
+        window: W.
+        retrieved: R = min(500, I).
+    """
+
+    layers: int
+    heads: int
+    key_size: int
+    value_size: int
+    width: int
+    window: int
+    retrieved: int
+
+    def axis(self, axis: str | int) -> int:
+        """Size of one axis of the table; -1 for a dynamic one."""
+        if isinstance(axis, int):
+            return axis
+        if axis in DYNAMIC_AXES:
+            return -1
+        fixed = {
+            "L": self.layers,
+            "H": self.heads,
+            "K": self.key_size,
+            "V": self.value_size,
+            "D": self.width,
+            "W": self.window,
+            "R": self.retrieved,
+        }
+        return fixed[axis]
+
+    def shape(self, tensor: Tensor) -> tuple[int, ...]:
+        """Shape of a tensor without its batch axis, -1 for dynamic axes."""
+        return tuple(self.axis(axis) for axis in tensor.axes)
