@@ -59,7 +59,7 @@ class ItemKNN:
     Args:
         histories: the training part.
         items: I.
-        neighbors: how many similar items count for an item.
+        neighbors: how many similar items count for an item (more where the last ones are equally similar).
         shrinkage: at least 0; takes weight from pairs seen together by few users.
         half_life: events after which a past item counts half; None counts the whole past alike.
     """
@@ -114,7 +114,7 @@ def _counts(item_rows: Int64Array, items: int) -> Scores:
 
 
 def _similarities(histories: Histories, *, items: int, neighbors: int, shrinkage: float) -> sparse.csr_matrix:
-    """(I, I) float32: column j holds the largest similarities of item j, at most `neighbors`.
+    """(I, I) float32: column j holds the `neighbors` largest similarities of item j, and those equal to the last.
 
     In blocks of columns: users with ten thousand items would fill the whole matrix.
     """
@@ -130,11 +130,20 @@ def _similarities(histories: Histories, *, items: int, neighbors: int, shrinkage
         common = (across @ matrix[:, start : start + _BLOCK]).tocsc()
         columns = np.repeat(np.arange(common.shape[1]), np.diff(common.indptr))
         common.data /= root[common.indices] * root[start + columns] + np.float32(shrinkage)
-        order = np.lexsort((common.indices, -common.data, columns))
-        best = order[np.arange(order.size) - common.indptr[columns[order]] < neighbors]
+        best = common.data >= _least_kept(common, neighbors)[columns]
         blocks.append(sparse.csc_matrix((common.data[best], (common.indices[best], columns[best])), shape=common.shape))
     similarities: sparse.csr_matrix = sparse.hstack(blocks, format="csr")
     return similarities
+
+
+def _least_kept(block: sparse.csc_matrix, neighbors: int) -> Scores:
+    """(columns,) float32: the smallest of the `neighbors` largest values of every column, 0 where it has fewer."""
+    least = np.zeros(block.shape[1], dtype=np.float32)
+    full = np.flatnonzero(np.diff(block.indptr) > neighbors)
+    place = block.shape[0] - neighbors
+    if full.size:
+        least[full] = np.partition(block[:, full].T.toarray(), place, axis=1)[:, place]
+    return least
 
 
 def measure(baseline: Baseline, part: Evaluation, *, ks: Sequence[int] = DEFAULT_KS) -> dict[str, float]:
