@@ -102,7 +102,7 @@ def admit_user_id(inputs: Inputs) -> bytes:
         InputError: it is missing, empty, too long or not UTF-8.
     """
     _check_batch(inputs)
-    user_id: Any = _scalar(inputs, USER_ID, None)
+    user_id: bytes | None = _scalar(inputs, USER_ID, None)
     allowed = f"it must be 1 to {MAX_USER_ID_BYTES} bytes of UTF-8"
     if user_id is None:
         raise InputError(f"user_id is missing; {allowed}")
@@ -114,7 +114,7 @@ def admit_user_id(inputs: Inputs) -> bytes:
         user_id.decode()
     except UnicodeDecodeError:
         raise InputError(f"user_id {user_id[:40]!r} is not UTF-8; {allowed}") from None
-    return bytes(user_id)
+    return user_id
 
 
 def _check_batch(inputs: Inputs) -> None:
@@ -146,7 +146,7 @@ def _call_id(inputs: Inputs) -> bytes:
     values = inputs.get(CALL_ID.name)
     if values is None:
         return os.urandom(CALL_ID_BYTES)
-    call_id = values[0].tobytes()
+    call_id: bytes = values[0].tobytes()
     if len(call_id) != CALL_ID_BYTES:
         raise InputError(f"call_id has {len(call_id)} bytes; it must be {CALL_ID_BYTES} random bytes, one id per call")
     if call_id == _NO_CALL:

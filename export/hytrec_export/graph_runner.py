@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from hytrec.signature import Model, Tensor
+from hytrec.signature import Model
 from hytrec_export.admission import Inputs
 from hytrec_export.batching import Group, plan_groups
 from hytrec_export.errors import GraphError, InputError
@@ -35,7 +35,8 @@ class GraphRunner:
         self._graph = graph
         self._run_cost = run_cost
         self._max_slots = max_slots
-        self._padded = tuple(tensor.name for tensor in model.inputs if tensor.dynamic)
+        self._padded = frozenset(tensor.name for tensor in model.inputs if tensor.dynamic)
+        self._trimmed = frozenset(tensor.name for tensor in model.outputs if tensor.dynamic)
 
     def answer(self, batch: Sequence[Inputs]) -> list[Answer]:
         """Inputs of the model -> its outputs, one answer per request, in order."""
@@ -61,7 +62,7 @@ class GraphRunner:
                 raise InputError(
                     f"{name} has batch dimension {len(values)}; it must be 1, the server forms the batches"
                 )
-        lengths = {name: inputs[name].shape[1] for name in self._padded}
+        lengths = {name: inputs[name].shape[1] for name in self._model.input_names() if name in self._padded}
         if len(set(lengths.values())) != 1 or 0 in lengths.values():
             given = ", ".join(f"{name} {length}" for name, length in lengths.items())
             raise InputError(f"lengths of {self._model.name} are {given}; they must be equal and at least 1")
@@ -80,23 +81,23 @@ class GraphRunner:
             return [failure]
 
     def _run_together(self, requests: Sequence[Inputs], length: int) -> list[Answer]:
-        feed = {tensor.name: self._stacked(requests, tensor, length) for tensor in self._model.inputs}
+        feed = {name: self._stacked(requests, name, length) for name in self._model.input_names()}
         names = self._model.output_names()
         outputs = dict(zip(names, self._graph(names, feed), strict=True))
         return [
-            {tensor.name: self._own_part(outputs[tensor.name], tensor, row, inputs) for tensor in self._model.outputs}
+            {name: self._own_part(outputs[name], name, row, self._length(inputs)) for name in names}
             for row, inputs in enumerate(requests)
         ]
 
-    def _stacked(self, requests: Sequence[Inputs], tensor: Tensor, length: int) -> NDArray[Any]:
-        parts = [request[tensor.name] for request in requests]
-        if not tensor.dynamic or all(part.shape[1] == length for part in parts):
+    def _stacked(self, requests: Sequence[Inputs], name: str, length: int) -> NDArray[Any]:
+        parts = [request[name] for request in requests]
+        if name not in self._padded or all(part.shape[1] == length for part in parts):
             return parts[0] if len(parts) == 1 else np.concatenate(parts)
         stacked = np.zeros((len(parts), length), parts[0].dtype)
         for row, part in enumerate(parts):
             stacked[row, : part.shape[1]] = part[0]
         return stacked
 
-    def _own_part(self, output: NDArray[Any], tensor: Tensor, row: int, inputs: Inputs) -> NDArray[Any]:
+    def _own_part(self, output: NDArray[Any], name: str, row: int, length: int) -> NDArray[Any]:
         own = output[row : row + 1]
-        return own[:, : inputs[self._padded[0]].shape[1]] if tensor.dynamic else own
+        return own[:, :length] if name in self._trimmed else own

@@ -29,13 +29,13 @@ class CountingCounters:
         self.counts[event] += count
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def vocabulary() -> Vocabulary:
     """Item row r has key 99 + r."""
     return Vocabulary(np.arange(100, 120), [b"view", b"buy"])
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def settings() -> ServingSettings:
     return ServingSettings(
         fingerprint=FINGERPRINT,

@@ -58,6 +58,7 @@ def test_the_default_top_k_fits_a_small_catalogue() -> None:
 
 
 USER_ID_ALLOWED = "it must be 1 to 256 bytes of UTF-8"
+ONE_USER = "its batch dimension must be 1, as in [1, n]: send one user a call, the server forms the batches"
 TIME_ALLOWED = "it must be 1 to 100000000000 unix seconds"
 REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"user_id": _objects(b"")}, f"user_id is empty; {USER_ID_ALLOWED}"),
@@ -66,13 +67,11 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"user_id": _objects(b"a", b"b")}, "user_id holds 2 values; it must hold 1, as in [1, 1]"),
     (
         {"user_id": np.array([[b"a"], [b"b"]], object)},
-        "user_id has shape [2, 1]; its batch dimension must be 1, as in [1, n]: "
-        "send one user a call, the server forms the batches",
+        f"user_id has shape [2, 1]; {ONE_USER}",
     ),
     (
         {"times": np.zeros((0, 3), np.int64)},
-        "times has shape [0, 3]; its batch dimension must be 1, as in [1, n]: "
-        "send one user a call, the server forms the batches",
+        f"times has shape [0, 3]; {ONE_USER}",
     ),
     (
         {"call_id": np.ones((1, 8), np.uint8)},

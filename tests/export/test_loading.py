@@ -84,7 +84,10 @@ def test_an_absent_user_starts_from_zeros(loader: Loader) -> None:
 
 
 def test_a_known_user_brings_the_state(loader: Loader, kept: bytes, state: State) -> None:
-    (outputs,) = _load(loader, _call(kept, item_keys=[[100]], times=[[5]], top_k=[[4]], call_id=np.frombuffer(b"x" * 16, np.uint8)[None]))
+    (outputs,) = _load(
+        loader,
+        _call(kept, item_keys=[[100]], times=[[5]], top_k=[[4]], call_id=np.frombuffer(b"x" * 16, np.uint8)[None]),
+    )
     for name, values in state.items():
         np.testing.assert_array_equal(outputs[name], values[None])
     assert Ticket.unpack(outputs["ticket"][0]) == Ticket(
@@ -136,7 +139,7 @@ def test_excluded_items_are_known_distinct_and_padded(loader: Loader) -> None:
 
 def test_recent_items_are_those_of_the_window_after_the_call(loader: Loader, kept: bytes) -> None:
     recent = np.array([[True]])
-    events = {"item_keys": [[105, 7]], "times": [[5, 6]]}
+    events: dict[str, Any] = {"item_keys": [[105, 7]], "times": [[5, 6]]}
     (outputs,) = _load(loader, _call(kept, exclude_recent=recent, excluded_keys=[[119]], **events))
     assert outputs["excluded_rows"].tolist() == [[2, 3, 6, 20]]  # the window is [2, 3, 6, unknown]
 
@@ -155,7 +158,7 @@ def test_candidates_keep_their_order_and_repeats(loader: Loader) -> None:
 
 def test_unknown_keys_are_counted(loader: Loader, counters: Any) -> None:
     behaviors = np.array([[b"?", b"view"]], object)
-    events = {"item_keys": [[7, 100]], "times": [[1, 2]], "behavior_keys": behaviors}
+    events: dict[str, Any] = {"item_keys": [[7, 100]], "times": [[1, 2]], "behavior_keys": behaviors}
     _load(loader, _call(**events, candidate_keys=[[8, 9]]), _call(b"b", excluded_keys=[[7]]))
     assert counters.counts == {Event.UNKNOWN_ITEM: 3, Event.UNKNOWN_BEHAVIOR: 1}
 
@@ -185,7 +188,11 @@ def test_string_keys_of_a_whole_batch_are_mapped_at_once(
 
 
 def test_an_unreadable_store_is_not_an_empty_one(
-    settings: ServingSettings, vocabulary: Vocabulary, store: MemoryStore, counters: Any, monkeypatch: pytest.MonkeyPatch
+    settings: ServingSettings,
+    vocabulary: Vocabulary,
+    store: MemoryStore,
+    counters: Any,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def fail(_: object) -> None:
         raise StoreUnavailableError("the state store is gone")

@@ -15,7 +15,7 @@ from hytrec_export.saving import Saver, best_items
 from hytrec_export.serving import ServingSettings
 from hytrec_export.state.memory_store import MemoryStore
 from hytrec_export.state.rules import RecordRules
-from hytrec_export.state.store import NO_REVISION, State
+from hytrec_export.state.store import NO_REVISION, State, Write, WriteResult
 from hytrec_export.ticket import NO_CANDIDATES, Ticket
 
 
@@ -52,6 +52,10 @@ class Finished:
         return tensors | {"ticket": ticket.pack()[None]} | {name: np.asarray(values) for name, values in more.items()}
 
 
+def _scores(values: list[list[float]]) -> NDArray[np.float32]:
+    return np.array(values, np.float32)
+
+
 def _outputs(answer: Answer) -> dict[str, NDArray[Any]]:
     assert isinstance(answer, dict), answer
     return answer
@@ -83,7 +87,12 @@ def test_a_batch_is_one_transaction(
 ) -> None:
     batches = []
     write_many = store.write_many
-    monkeypatch.setattr(store, "write_many", lambda writes: batches.append(len(writes)) or write_many(writes))
+
+    def counted(writes: list[Write]) -> list[WriteResult]:
+        batches.append(len(writes))
+        return write_many(writes)
+
+    monkeypatch.setattr(store, "write_many", counted)
     saver.answer([finished(b"a"), finished(b"b", events=0), finished(b"c")])
     assert batches == [2]
 
@@ -127,13 +136,13 @@ def test_a_failing_store_fails_the_writers_alone(
 
 
 def test_ranking_trims_the_padding(saver: Saver, finished: Finished) -> None:
-    outputs = _outputs(saver.answer([finished(candidates=2, raw_scores=np.float32([[0.5, 2, 9, 9]]))])[0])
+    outputs = _outputs(saver.answer([finished(candidates=2, raw_scores=_scores([[0.5, 2, 9, 9]]))])[0])
     assert outputs["scores"].tolist() == [[0.5, 2]]
     assert "recommended_keys" not in outputs
 
 
 def test_recommending_sorts_and_maps_rows_back(saver: Saver, finished: Finished) -> None:
-    rows, scores = [[20, 0, 4, 2, 3]], np.float32([[1, 9, 2, 2, -np.inf]])
+    rows, scores = [[20, 0, 4, 2, 3]], _scores([[1, 9, 2, 2, -np.inf]])
     outputs = _outputs(saver.answer([finished(top_k=3, candidate_rows=rows, raw_scores=scores)])[0])
     assert outputs["recommended_keys"].tolist() == [[101, 103, 119]]
     assert outputs["recommended_scores"].tolist() == [[2, 2, 1]]
@@ -144,7 +153,7 @@ def test_string_keys_come_back_as_bytes_objects(
     settings: ServingSettings, store: MemoryStore, counters: Any, finished: Finished
 ) -> None:
     saver = Saver(settings=settings, vocabulary=Vocabulary([b"a", b"bb"]), store=store, counters=counters)
-    scores = np.float32([[1, 2]])
+    scores = _scores([[1, 2]])
     keys = _outputs(saver.answer([finished(candidate_rows=[[1, 2]], raw_scores=scores)])[0])["recommended_keys"]
     assert keys.dtype == object
     assert keys.tolist() == [[b"bb", b"a"]]
@@ -156,13 +165,15 @@ def test_a_state_that_is_not_finite_is_never_stored(saver: Saver, store: MemoryS
         broken[next_name(name)] = np.full_like(broken[next_name(name)], np.nan)
         bad, good = saver.answer([broken, finished(name.encode())])
         assert isinstance(bad, GraphError)
-        assert str(bad) == f"{title} are not finite numbers, so nothing was stored; run: hytrec-export verify REPOSITORY"
+        assert (
+            str(bad) == f"{title} are not finite numbers, so nothing was stored; run: hytrec-export verify REPOSITORY"
+        )
         assert isinstance(good, dict)
     assert set(store.records) == {b"memory", b"long_vector"}
 
 
 def test_scores_that_are_not_finite_are_never_answered(saver: Saver, store: MemoryStore, finished: Finished) -> None:
-    scores = np.float32([[1, np.nan]])
+    scores = _scores([[1, np.nan]])
     ranked, recommended = saver.answer(
         [finished(candidates=2, raw_scores=scores), finished(candidate_rows=[[1, 2]], raw_scores=scores)]
     )

@@ -20,7 +20,9 @@ def test_key_types_are_the_vocabularys(settings: ServingSettings) -> None:
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(RepositoryError, match=r"serving.json is missing; build the repository with: hytrec-export build"):
+    with pytest.raises(
+        RepositoryError, match=r"serving.json is missing; build the repository with: hytrec-export build"
+    ):
         ServingSettings.load(tmp_path)
 
 

@@ -29,7 +29,9 @@ def test_a_ticket_comes_back_whole(ticket: Ticket) -> None:
 
 @pytest.mark.parametrize("packed", [b"", b"HYT1", b"x" * 60, b"HYT1" + bytes(400)])
 def test_other_bytes_are_refused(packed: bytes) -> None:
-    with pytest.raises(InputError, match=rf"^ticket of {len(packed)} bytes is not one of hytrec_state_load; call an en"):
+    with pytest.raises(
+        InputError, match=rf"^ticket of {len(packed)} bytes is not one of hytrec_state_load; call an en"
+    ):
         Ticket.unpack(np.frombuffer(packed, np.uint8))
 
 

@@ -5,13 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from hytrec.signature import ENCODER
-from hytrec_export.triton_models.batch import respond
+import triton_python_backend_utils as pb_utils
+
+from hytrec.signature import ENCODER, ROW_TIMES
+from hytrec_export.triton_models.lanes import Lanes
 from hytrec_export.triton_models.session import open_runner
-from hytrec_export.triton_models.setup import starting
+from hytrec_export.triton_models.setup import model_folder, starting
 
 RUN_COST = 16
 """What one more run costs, in events."""
+LONG_EVENTS = 256
+"""From here on a call goes into the long lane."""
+LONG_ROOM = 8
 
 
 class TritonPythonModel:
@@ -20,8 +25,18 @@ class TritonPythonModel:
     @starting
     def initialize(self, args: dict[str, str]) -> None:
         """Open the graph."""
-        self._runner = open_runner(args, ENCODER, run_cost=RUN_COST)
+        runner = open_runner(model_folder(args), ENCODER, run_cost=RUN_COST)
+        self._lanes = Lanes(answer=runner.answer, model=ENCODER, is_long=_is_long, room=LONG_ROOM)
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
         """Answer one server batch."""
-        return respond(requests, self._runner.answer, model=ENCODER)
+        return self._lanes.execute(requests)
+
+    def finalize(self) -> None:
+        """Wait for long calls."""
+        self._lanes.finish()
+
+
+def _is_long(request: Any) -> bool:
+    times = pb_utils.get_input_tensor_by_name(request, ROW_TIMES.name)
+    return times is not None and max(times.shape()) >= LONG_EVENTS

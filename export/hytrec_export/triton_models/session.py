@@ -13,7 +13,6 @@ from hytrec.signature import Model
 from hytrec_export.errors import RepositoryError
 from hytrec_export.graph_runner import GraphRunner
 from hytrec_export.optional import require
-from hytrec_export.triton_models.setup import model_folder
 
 GRAPH_FILE = "model.onnx"
 MAX_THREADS = 8
@@ -42,11 +41,11 @@ class Session:
         return cast("list[NDArray[Any]]", self._session.run(list(names), dict(feed)))
 
 
-def open_runner(args: Mapping[str, str], model: Model, *, run_cost: int) -> GraphRunner:
-    """The runner of a model's graph, from Triton's arguments.
+def open_runner(folder: Path, model: Model, *, run_cost: int) -> GraphRunner:
+    """The runner of the graph that lies in a model's folder.
 
     Raises:
         RepositoryError: the graph is missing or onnxruntime refuses it.
     """
-    graph = Session(model_folder(args) / GRAPH_FILE)
+    graph = Session(folder / GRAPH_FILE)
     return GraphRunner(model=model, graph=graph, run_cost=run_cost, max_slots=MAX_SLOTS)

@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 import onnx
 import onnx.parser
 import pytest
+from numpy.typing import NDArray
 
 from hytrec.signature import ENCODER, RERANKER, RETRIEVER, DType, Model, Sizes, Tensor
 from hytrec.vocabulary import Vocabulary
-from hytrec_export.serving import Limits, ServingSettings
-
-SIZES = Sizes(layers=2, heads=2, key_size=4, value_size=4, width=8, window=4, retrieved=20)
-ITEMS = 20
-FINGERPRINT = "0123456789abcdef" * 2
+from hytrec_export.serving import ServingSettings
+from hytrec_export.triton_repository import write_repository
 
 _ONNX_TYPES = {DType.FLOAT32: "float", DType.INT64: "int64"}
 
@@ -94,13 +92,15 @@ def _declared(tensor: Tensor, sizes: Sizes) -> str:
 def _graph(model: Model, body: str, sizes: Sizes, **values: object) -> onnx.ModelProto:
     inputs = ", ".join(_declared(tensor, sizes) for tensor in model.inputs)
     outputs = ", ".join(_declared(tensor, sizes) for tensor in model.outputs)
-    text = f'<ir_version: 9, opset_import: ["" : 20]> {model.name} ({inputs}) => ({outputs}) {{{body.format(**values)}}}'
+    text = (
+        f'<ir_version: 9, opset_import: ["" : 20]> {model.name} ({inputs}) => ({outputs}) {{{body.format(**values)}}}'
+    )
     proto = onnx.parser.parse_model(text)
     onnx.checker.check_model(proto, full_check=True)
     return proto
 
 
-def write_stand_ins(folder: Path, sizes: Sizes = SIZES, items: int = ITEMS) -> dict[str, Path]:
+def write_stand_ins(folder: Path, sizes: Sizes, items: int) -> dict[str, Path]:
     protos = {
         ENCODER.name: _graph(
             ENCODER,
@@ -126,6 +126,149 @@ def write_stand_ins(folder: Path, sizes: Sizes = SIZES, items: int = ITEMS) -> d
     return {name: folder / f"{name}.onnx" for name in protos}
 
 
+class FakeTensor:
+    """A tensor of Triton's python backend."""
+
+    def __init__(self, name: str, values: NDArray[Any]) -> None:
+        self._name = name
+        self._values = values
+
+    def name(self) -> str:
+        return self._name
+
+    def as_numpy(self) -> NDArray[Any]:
+        return self._values
+
+    def shape(self) -> list[int]:
+        return list(self._values.shape)
+
+
+class FakeError:
+    """pb_utils.TritonError."""
+
+    INVALID_ARG = "INVALID_ARG"
+    UNAVAILABLE = "UNAVAILABLE"
+    INTERNAL = "INTERNAL"
+
+    def __init__(self, message: str, code: str) -> None:
+        self.text = message
+        self.code = code
+
+
+class FakeResponse:
+    """pb_utils.InferenceResponse."""
+
+    def __init__(self, output_tensors: Sequence[FakeTensor], error: FakeError | None = None) -> None:
+        self.outputs = {tensor.name(): tensor.as_numpy() for tensor in output_tensors}
+        self.error = error
+
+
+class FakeRequest:
+    """One request; what is sent late stands in `sent`."""
+
+    def __init__(self, outputs: Sequence[str], inputs: Sequence[FakeTensor]) -> None:
+        self._outputs = outputs
+        self._inputs = inputs
+        self.sent: list[FakeResponse] = []
+
+    def inputs(self) -> Sequence[FakeTensor]:
+        return self._inputs
+
+    def requested_output_names(self) -> Sequence[str]:
+        return self._outputs
+
+    def get_response_sender(self) -> FakeRequest:
+        return self
+
+    def send(self, response: FakeResponse, flags: int) -> None:
+        assert flags == 1
+        self.sent.append(response)
+
+
+class FakeLogger:
+    """pb_utils.Logger."""
+
+    lines: list[str] = []  # noqa: RUF012  one log for all
+
+    @classmethod
+    def log_error(cls, line: str) -> None:
+        cls.lines.append(line)
+
+    log_warn = log_error
+
+
+class FakeFamily:
+    """pb_utils.MetricFamily and its metric; `published` holds every value by name."""
+
+    COUNTER = "counter"
+    published: dict[str, float] = {}  # noqa: RUF012  one registry for all
+
+    def __init__(self, name: str, description: str, kind: str) -> None:
+        assert description
+        assert kind == self.COUNTER
+        self._name = name
+
+    def Metric(self, labels: dict[str, str]) -> FakeFamily:  # noqa: N802  Triton's name
+        self._name += str(labels)
+        self.published[self._name] = 0
+        return self
+
+    def increment(self, value: float) -> None:
+        self.published[self._name] += value
+
+
+class FakeModelError(Exception):
+    """pb_utils.TritonModelException."""
+
+
+def _fake_pb_utils() -> Any:
+    module: Any = ModuleType("triton_python_backend_utils")
+    module.Tensor = FakeTensor
+    module.TritonError = FakeError
+    module.InferenceResponse = FakeResponse
+    module.Logger = FakeLogger
+    module.MetricFamily = FakeFamily
+    module.TritonModelException = FakeModelError
+    module.TRITONSERVER_RESPONSE_COMPLETE_FINAL = 1
+    module.get_input_tensor_by_name = lambda request, name: next(
+        (tensor for tensor in request.inputs() if tensor.name() == name), None
+    )
+    return module
+
+
+# Triton gives this module to its python models alone; they import it as soon as they are imported.
+sys.modules.setdefault("triton_python_backend_utils", _fake_pb_utils())
+
+
+@pytest.fixture
+def pb_utils() -> Any:
+    FakeLogger.lines.clear()
+    FakeFamily.published.clear()
+    return sys.modules["triton_python_backend_utils"]
+
+
+MakeRequest = Callable[..., FakeRequest]
+
+
+@pytest.fixture
+def make_request(pb_utils: Any) -> MakeRequest:
+    def make(outputs: Sequence[str], **inputs: Any) -> FakeRequest:
+        return FakeRequest(outputs, [FakeTensor(name, np.asarray(values)) for name, values in inputs.items()])
+
+    return make
+
+
+WriteRepository = Callable[[Path, ServingSettings, Vocabulary], Path]
+
+
 @pytest.fixture(scope="session")
-def stand_ins(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    return write_stand_ins(tmp_path_factory.mktemp("graphs"))
+def write_stand_in_repository() -> WriteRepository:
+    """Writes a repository of stand-in graphs into a folder."""
+
+    def write(folder: Path, settings: ServingSettings, vocabulary: Vocabulary) -> Path:
+        graphs = write_stand_ins(folder / "graphs", settings.sizes, settings.items)
+        (folder / "repository").mkdir()
+        write_repository(folder / "repository", settings=settings, vocabulary=vocabulary, graphs=graphs)
+        return folder / "repository"
+
+    return write

@@ -1,0 +1,185 @@
+"""The six python models from `initialize` to `finalize`, against a repository on disk and a fake of Triton."""
+
+import importlib
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from hytrec.signature import (
+    ENCODER,
+    FORGET,
+    RERANKER,
+    RETRIEVER,
+    STATE_LOAD,
+    STATE_SAVE,
+    Model,
+    next_name,
+)
+from hytrec.vocabulary import Vocabulary
+from hytrec_export.serving import ServingSettings
+from hytrec_export.state.memory_store import MemoryStore
+from hytrec_export.state.options import StoreOptions
+from hytrec_export.triton_repository import MODULES
+
+pytestmark = pytest.mark.usefixtures("pb_utils")
+
+
+@pytest.fixture
+def repository(
+    tmp_path: Path,
+    settings: ServingSettings,
+    vocabulary: Vocabulary,
+    write_stand_in_repository: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Path:
+    for name, value in StoreOptions(path=tmp_path / "state", max_bytes=1 << 20).to_environment().items():
+        monkeypatch.setenv(name, value)
+    path: Path = write_stand_in_repository(tmp_path, settings, vocabulary)
+    return path
+
+
+def _start(repository: Path, model: Model) -> Any:
+    python_model = importlib.import_module(f"hytrec_export.triton_models.{MODULES[model.name]}").TritonPythonModel()
+    python_model.initialize({"model_repository": str(repository / model.name), "model_version": "1"})
+    return python_model
+
+
+@pytest.fixture
+def models(repository: Path, store: MemoryStore, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Any]]:
+    # One process may open an LMDB store once; a server's models are processes of their own.
+    monkeypatch.setattr("hytrec_export.triton_models.setup.open_store", lambda *_, **__: store)
+    started = {
+        model.name: _start(repository, model)
+        for model in (STATE_LOAD, ENCODER, RETRIEVER, RERANKER, STATE_SAVE, FORGET)
+    }
+    yield started
+    for python_model in started.values():
+        if hasattr(python_model, "finalize"):
+            python_model.finalize()
+
+
+class Chain:
+    """Plays the ensembles: hands every step's outputs to the next."""
+
+    def __init__(self, models: dict[str, Any], make_request: Any) -> None:
+        self._models = models
+        self._make_request = make_request
+
+    def run(self, model: Model, tensors: dict[str, Any]) -> dict[str, Any]:
+        inputs = {}
+        for tensor in model.inputs:
+            values = tensors.get(next_name(tensor.name), tensors.get(tensor.name))
+            if values is not None:
+                inputs[tensor.name] = values
+        request = self._make_request(model.output_names(), **inputs)
+        (response,) = self._models[model.name].execute([request])
+        if response is None:
+            self._models[model.name].finalize()
+            (response,) = request.sent
+        assert response.error is None, response.error.text
+        return {**tensors, **response.outputs}
+
+    def __call__(self, *steps: Model, **public: Any) -> dict[str, Any]:
+        tensors = {name: np.asarray(values) for name, values in public.items()}
+        for step in steps:
+            tensors = self.run(step, tensors)
+        return tensors
+
+
+@pytest.fixture
+def chain(models: dict[str, Any], make_request: Any) -> Chain:
+    return Chain(models, make_request)
+
+
+ADA = np.array([[b"ada"]], object)
+
+
+def test_a_user_is_fed_ranked_recommended_to_and_forgotten(chain: Chain) -> None:
+    fed = chain(STATE_LOAD, ENCODER, STATE_SAVE, user_id=ADA, item_keys=[[100, 101]], times=[[5, 6]])
+    assert (fed["event_count"].tolist(), fed["applied"].tolist()) == ([[2]], [[True]])
+    ranked = chain(STATE_LOAD, ENCODER, RERANKER, STATE_SAVE, user_id=ADA, candidate_keys=[[119, 100, 7]])
+    assert ranked["scores"].tolist() == [[2980, 2999, 2979]]
+    recommended = chain(
+        STATE_LOAD, ENCODER, RETRIEVER, RERANKER, STATE_SAVE, user_id=ADA, top_k=[[2]], exclude_recent=[[True]]
+    )
+    assert recommended["recommended_keys"].tolist() == [[102, 103]]
+    assert chain(FORGET, user_id=ADA)["forgotten"].tolist() == [[True]]
+    assert chain(FORGET, user_id=ADA)["forgotten"].tolist() == [[False]]
+
+
+def test_a_long_history_goes_through_the_long_lane(chain: Chain, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hytrec_export.triton_models.encoder.LONG_EVENTS", 32)
+    keys, times = [[100] * 40], [[*range(1, 41)]]
+    assert chain(STATE_LOAD, ENCODER, STATE_SAVE, user_id=ADA, item_keys=keys, times=times)["event_count"] == 40
+
+
+def test_counts_are_published(chain: Chain, pb_utils: Any) -> None:
+    chain(STATE_LOAD, user_id=ADA, item_keys=[[7, 8]], times=[[5, 6]])
+    published = pb_utils.MetricFamily.published
+    assert published["hytrec_unknown_items_total{'model': 'hytrec_state_load'}"] == 2
+    assert published["hytrec_state_conflicts_total{'model': 'hytrec_state_save'}"] == 0
+
+
+def test_a_server_without_metrics_counts_nothing(
+    repository: Path, pb_utils: Any, monkeypatch: pytest.MonkeyPatch, make_request: Any
+) -> None:
+    class NoMetrics:
+        COUNTER = 1
+
+        def __init__(self, **_: Any) -> None:
+            raise pb_utils.TritonModelException("metrics are off")
+
+    monkeypatch.setattr(pb_utils, "MetricFamily", NoMetrics)
+    model = _start(repository, STATE_LOAD)
+    (response,) = model.execute([make_request([], user_id=ADA, item_keys=[[7]], times=[[5]])])
+    model.finalize()
+    assert response.error is None
+    assert pb_utils.Logger.lines == ["hytrec_state_load publishes no metrics of its own: metrics are off"]
+
+
+@pytest.mark.parametrize("model", [STATE_LOAD, STATE_SAVE, FORGET], ids=lambda model: model.name)
+def test_a_store_of_one_process_is_refused(
+    repository: Path, model: Model, pb_utils: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HYTREC_STATE_STORE", "memory")
+    with pytest.raises(pb_utils.TritonModelException, match="the memory state store cannot be served"):
+        _start(repository, model)
+
+
+def test_a_missing_vocabulary_is_named(repository: Path, pb_utils: Any) -> None:
+    (repository / "vocabulary.npz").unlink()
+    with pytest.raises(pb_utils.TritonModelException, match=r"vocabulary.npz is missing"):
+        _start(repository, STATE_LOAD)
+
+
+def test_a_missing_graph_is_named(repository: Path, pb_utils: Any) -> None:
+    (repository / "hytrec_encoder/1/model.onnx").unlink()
+    with pytest.raises(
+        pb_utils.TritonModelException,
+        match=r"model.onnx is missing; build the repository again with: hytrec-export build RUN$",
+    ):
+        _start(repository, ENCODER)
+
+
+def test_a_damaged_graph_is_named_in_one_line(repository: Path, pb_utils: Any) -> None:
+    (repository / "hytrec_encoder/1/model.onnx").write_bytes(b"\n\x01not onnx")
+    with pytest.raises(
+        pb_utils.TritonModelException, match=r"^onnxruntime refuses .*model.onnx \(.*\); build the repository again$"
+    ):
+        _start(repository, ENCODER)
+
+
+def test_the_models_die_with_the_server(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = SimpleNamespace(count=0)
+
+    def ask() -> None:
+        asked.count += 1
+
+    monkeypatch.setattr("hytrec_export.triton_models.setup.die_with_parent", ask)
+    for model in (STATE_LOAD, ENCODER, RETRIEVER, RERANKER, STATE_SAVE, FORGET):
+        _start(repository, model)
+    assert asked.count == 6
