@@ -154,8 +154,11 @@ _DAMAGED = (
 
 def _read(path: Path) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
     """Item and behavior keys of a file."""
-    with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-        version = int(arrays["format_version"])
+    with path.open("rb") as file:
+        arrays = np.load(file, allow_pickle=False)
+        if not isinstance(arrays, np.lib.npyio.NpzFile):
+            raise TypeError("not an .npz archive")
+        version = int(arrays["format_version"].item())
         if version != FORMAT_VERSION:
             raise _OtherVersionError(version)
         items, behaviors = arrays["item_keys"], arrays["behavior_keys"]
