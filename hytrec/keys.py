@@ -71,8 +71,8 @@ def _check_string(key: bytes, *, name: str) -> None:
 def _shown(key: int | bytes) -> str:
     if isinstance(key, int):
         return str(key)
-    text = repr(key[:40])[1:]
-    return f"{text}..." if len(key) > 40 else text
+    text = key.decode(errors="backslashreplace")
+    return repr(text if len(text) <= 40 else f"{text[:40]}...")
 
 
 def _lengths(keys: npt.NDArray[Any]) -> npt.NDArray[np.int64]:

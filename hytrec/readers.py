@@ -78,10 +78,10 @@ def read_log(path: Path, *, columns: Columns, vocabulary: Vocabulary | None = No
     if suffix not in _SUFFIXES:
         raise DataError(f"{path} ends in {suffix or 'no extension'!r}; event logs are {', '.join(_SUFFIXES)}")
     try:
-        table = _parquet(path, columns) if suffix == ".parquet" else _text(path, columns, _DELIMITERS[suffix])
-    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        table = _table(path, columns, suffix) if path.stat().st_size else None
+    except (pa.ArrowException, OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{path} cannot be read ({_first_line(error)}); check that it is whole") from error
-    if not table.num_rows:
+    if table is None or not table.num_rows:
         raise DataError(f"{path} holds no events; give a log with at least one row")
     texts_as = (vocabulary.item_key_type, vocabulary.behavior_key_type) if vocabulary else (None, None)
     behavior = _behavior_name(columns, table.column_names)
@@ -111,13 +111,17 @@ def _wanted(path: Path, columns: Columns, names: list[str]) -> list[str]:
     wanted = [columns.user, columns.item, columns.time, *([behavior] if behavior else [])]
     for name in wanted:
         if name not in names:
-            raise DataError(f"{path} has no column {name!r}; it has {', '.join(names)}; name the column to use")
+            raise DataError(
+                f"{path} has no column {name!r}; it has {', '.join(names) or 'none'}; name the column to use"
+            )
         if names.count(name) > 1:
             raise DataError(f"{path} has {names.count(name)} columns {name!r}; rename all but one")
     return list(dict.fromkeys(wanted))
 
 
-def _parquet(path: Path, columns: Columns) -> pa.Table:
+def _table(path: Path, columns: Columns, suffix: str) -> pa.Table:
+    if suffix in _DELIMITERS:
+        return _text(path, columns, _DELIMITERS[suffix])
     with pa.parquet.ParquetFile(path) as file:
         return file.read(columns=_wanted(path, columns, file.schema_arrow.names))
 
@@ -126,7 +130,7 @@ def _text(path: Path, columns: Columns, delimiter: str) -> pa.Table:
     """Columns of a CSV or .inter file, all as strings: a type guessed from the first block may not hold to the end."""
     recbole = delimiter == "\t"
     with path.open(encoding="utf-8-sig", newline="") as file:
-        header = next(csv.reader([file.readline().rstrip("\r\n")], delimiter=delimiter), [])
+        header = next(csv.reader([file.readline().rstrip("\r\n")], delimiter=delimiter))
     names = [name.partition(":")[0] for name in header] if recbole else header
     wanted = _wanted(path, columns, names)
     return pa.csv.read_csv(

@@ -78,10 +78,10 @@ def test_the_longest_key_is_allowed() -> None:
     ("keys", "message"),
     [
         (["a", ""], r"item key is empty; string keys are 1 to 256 bytes, drop such events"),
-        (["é" * 129], r"item key 'é?.*\.\.\. has 258 bytes; at most 256 are allowed, shorten or hash it"),
+        (["é" * 129], r"item key 'é{40}\.\.\.' has 258 bytes; at most 256 are allowed, shorten or hash it"),
         (["a\0"], r"item key 'a\\x00' holds a NUL byte; remove it"),
         ([b"a\0b"], r"item key 'a\\x00b' holds a NUL byte; remove it"),
-        ([b"\xff"], r"item key '\\xff' is not UTF-8; re-encode it"),
+        ([b"\xff"], r"item key '\\\\xff' is not UTF-8; re-encode it"),
         (["\ud800"], r"item key .* is not UTF-8; re-encode it"),
         ([1.5], r"item keys are of type float64; allowed are integers \(int64\) and strings, convert them first"),
         (["a", 1], r"item keys are of type int; allowed are integers"),
