@@ -18,13 +18,16 @@ A third form, onnxruntime's fused operator, has the same signature and lives wit
 
 from __future__ import annotations
 
-from typing import Protocol
+from dataclasses import dataclass
+from typing import Protocol, Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 CHUNK = 64
+EAGER_CHUNK = 32
+"""Largest chunk of `chunk_by_chunk`, which pays for every step inside a chunk and for every chunk."""
 MIN_LOG_DECAY = -30.0
 
 
@@ -62,52 +65,97 @@ def chunked(
     log_decay: Tensor,
     state: Tensor,
     *,
-    chunk: int = CHUNK,
     max_chunks: int | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Matrix products only: WY form inside chunks of 64 steps, a log-depth scan over the chunks.
 
     Args:
-        chunk: C, a power of two; training on short histories takes a smaller one than 64.
-        max_chunks: bound on ceil(T / C); fixes the depth of the scan where T is symbolic (export). By default it is
+        max_chunks: bound on ceil(T / 64); fixes the depth of the scan where T is symbolic (export). By default it is
             taken from T.
     """
     steps = query.shape[1]
-    keys, log_decays = _in_chunks(key, chunk), _in_chunks(log_decay.unsqueeze(-1), chunk).squeeze(-1)
+    keys, log_decays = _in_chunks(key), _in_chunks(log_decay.unsqueeze(-1)).squeeze(-1)
     updates, states, state = _updates(
-        keys, _in_chunks(value, chunk), _in_chunks(beta.unsqueeze(-1), chunk), log_decays, state, max_chunks
+        keys, _in_chunks(value), _in_chunks(beta.unsqueeze(-1)), log_decays, state, max_chunks
     )
-    queries = _in_chunks(query, chunk)
+    queries = _in_chunks(query)
     decay = _segment_sums(log_decays).exp().tril()
     inside = (queries @ keys.mT * decay) @ updates
     before = log_decays.cumsum(-1).exp().unsqueeze(-1) * (queries @ states)
     return _out_of_chunks(inside + before, steps), state
 
 
-def memory_at(
-    positions: Tensor,
-    key: Tensor,
-    value: Tensor,
-    beta: Tensor,
-    log_decay: Tensor,
-    state: Tensor,
-    *,
-    chunk: int = CHUNK,
-) -> Tensor:
+def chunk_by_chunk(
+    query: Tensor, key: Tensor, value: Tensor, beta: Tensor, log_decay: Tensor, state: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Chunks one after the other, each by a triangular solve: the fastest form in eager PyTorch, for training."""
+    chunks = _Chunks.cut(key, value, beta, log_decay)
+    updates, states = chunks.solve(state)
+    queries = _in_chunks(query, chunks.size)
+    inside = (queries @ chunks.keys.mT * chunks.decay) @ torch.stack(updates, 2)
+    before = chunks.from_start * (queries @ torch.stack(states[:-1], 2))
+    return _out_of_chunks(inside + before, query.shape[1]), states[-1]
+
+
+def memory_at(positions: Tensor, key: Tensor, value: Tensor, beta: Tensor, log_decay: Tensor, state: Tensor) -> Tensor:
     """Memory S_p after the step at each position p: (B, P) int64 -> (B, P, H, K, V). For training on inner positions."""
-    steps = key.shape[1]
-    keys, log_decays = _in_chunks(key, chunk), _in_chunks(log_decay.unsqueeze(-1), chunk).squeeze(-1)
-    updates, _, _ = _updates(
-        keys, _in_chunks(value, chunk), _in_chunks(beta.unsqueeze(-1), chunk), log_decays, state, None
-    )
-    update = _out_of_chunks(updates, steps)  # (B, T, H, V)
-    within = torch.arange(steps, device=key.device) <= positions.unsqueeze(-1)  # (B, P, T)
-    masked = within.unsqueeze(-1) * log_decay.unsqueeze(1)  # (B, P, T, H)
-    from_step = masked.flip(2).cumsum(2).flip(2)  # sum over j..p
-    after_step = F.pad(from_step[:, :, 1:], (0, 0, 0, 1))  # sum over j+1..p
-    weight = after_step.exp() * within.unsqueeze(-1)
-    gathered = torch.einsum("bpth,bthk,bthv->bphkv", weight, key, update)
-    return gathered + from_step[:, :, 0, :, None, None].exp() * state.unsqueeze(1)
+    chunks = _Chunks.cut(key, value, beta, log_decay)
+    updates, states = chunks.solve(state)
+    user = torch.arange(positions.shape[0], device=positions.device)[:, None]
+    chunk, step = positions // chunks.size, positions % chunks.size
+
+    def of_chunk(x: Tensor) -> Tensor:
+        """(B, H, N, ...) -> (B, P, H, ...)."""
+        return x.movedim(2, 1)[user, chunk]
+
+    def of_step(x: Tensor) -> Tensor:
+        """(B, H, N, C, F) -> (B, P, H, F)."""
+        return x.permute(0, 2, 3, 1, 4)[user, chunk, step]
+
+    weighted = of_chunk(chunks.keys) * of_step(chunks.decay).unsqueeze(-1)
+    written = weighted.mT @ of_chunk(torch.stack(updates, 2))
+    return written + of_step(chunks.from_start).unsqueeze(-1) * of_chunk(torch.stack(states[:-1], 2))
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Chunks:
+    """The steps in chunks of C, each solved but for the state before it: u = own - carried S.
+
+    Args:
+        keys: (B, H, N, C, K).
+        decay: decay from step j to step t, (B, H, N, C, C) at [t, j], 0 above the diagonal.
+        from_start: decay from the start of the chunk through each step, (B, H, N, C, 1).
+        own: (B, H, N, C, V). carried: (B, H, N, C, K).
+    """
+
+    size: int
+    keys: Tensor
+    decay: Tensor
+    from_start: Tensor
+    own: Tensor
+    carried: Tensor
+
+    @classmethod
+    def cut(cls, key: Tensor, value: Tensor, beta: Tensor, log_decay: Tensor) -> Self:
+        size = min(EAGER_CHUNK, 1 << max(0, key.shape[1] - 1).bit_length())
+        keys, values = _in_chunks(key, size), _in_chunks(value, size)
+        betas, logs = _in_chunks(beta.unsqueeze(-1), size), _in_chunks(log_decay.unsqueeze(-1), size).squeeze(-1)
+        decay = _segment_sums(logs).exp().tril()
+        from_start = logs.cumsum(-1).exp().unsqueeze(-1)
+        right = torch.cat([betas * values, betas * from_start * keys], -1)
+        solved = torch.linalg.solve_triangular(betas * (keys @ keys.mT) * decay, right, upper=False, unitriangular=True)
+        own, carried = solved.split([values.shape[-1], keys.shape[-1]], -1)
+        return cls(size=size, keys=keys, decay=decay, from_start=from_start, own=own, carried=carried)
+
+    def solve(self, state: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        """Updates of every chunk, N of (B, H, C, V), and the state before each and after the last, N + 1."""
+        updates, states = [], [state]
+        written = (self.keys * self.decay[..., -1, :].unsqueeze(-1)).mT.unbind(2)
+        passed = self.from_start[..., -1:, :].unbind(2)
+        for own, carried, write, decay in zip(self.own.unbind(2), self.carried.unbind(2), written, passed, strict=True):
+            updates.append(own - carried @ states[-1])
+            states.append(decay * states[-1] + write @ updates[-1])
+        return updates, states
 
 
 def _updates(
@@ -190,7 +238,7 @@ def _unit_lower_inverse(lower: Tensor) -> Tensor:
     return inverse
 
 
-def _in_chunks(x: Tensor, size: int) -> Tensor:
+def _in_chunks(x: Tensor, size: int = CHUNK) -> Tensor:
     """(B, T, H, F) -> (B, H, N, C, F), padded with zeros: beta = 0 and log g = 0 leave the state alone."""
     batch, steps, heads, features = x.shape
     chunks = (steps + size - 1) // size

@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hytrec.config import Branches, ModelConfig
-from hytrec.delta_rule import CHUNK, DeltaRule, chunked, memory_at
+from hytrec.delta_rule import DeltaRule, chunked, memory_at
 from hytrec.layers import (
     GAP_BUCKETS,
     FeedForward,
@@ -275,11 +275,11 @@ class HyTRec(nn.Module):
         )
         return after, memory[:, -1]
 
-    def memory_at(self, encoded: Encoded, positions: Tensor, memory: Tensor, *, chunk: int = CHUNK) -> Tensor:
+    def memory_at(self, encoded: Encoded, positions: Tensor, memory: Tensor) -> Tensor:
         """Last layer's memory after the events at `positions` (B, P): (B, P, H, K, V); `memory` is S_0 (B, L, H, K, V)."""
         layer = self.layers[-1]
         _, key, value, beta, log_decay = layer.write(encoded.last_inputs, encoded.gap_s, encoded.real)
-        return memory_at(positions, key, value, beta, log_decay, memory[:, -1], chunk=chunk)
+        return memory_at(positions, key, value, beta, log_decay, memory[:, -1])
 
     # --- reading a user ---
 

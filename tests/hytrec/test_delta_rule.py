@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from hytrec.delta_rule import chunked, memory_at, reference
+from hytrec.delta_rule import DeltaRule, chunk_by_chunk, chunked, memory_at, reference
 
 Inputs = dict[str, Tensor]
 
@@ -42,12 +42,13 @@ def make_inputs(steps: int, *, keys: str, decays: str, batch: int = 2, heads: in
 @pytest.mark.parametrize("keys", ["random", "one item", "two in turn"])
 @pytest.mark.parametrize("decays", ["random", "mixed", "remember"])
 @pytest.mark.parametrize("steps", [1, 2, 63, 64, 65, 200])
-def test_chunked_equals_reference(steps: int, keys: str, decays: str) -> None:
+@pytest.mark.parametrize("form", [chunked, chunk_by_chunk])
+def test_every_form_equals_the_reference(form: DeltaRule, steps: int, keys: str, decays: str) -> None:
     inputs = make_inputs(steps, keys=keys, decays=decays)
     expected = reference(**inputs)
-    for got, want in zip(chunked(**inputs), expected, strict=True):
+    for got, want in zip(form(**inputs), expected, strict=True):
         torch.testing.assert_close(got, want, atol=1e-10, rtol=1e-10)
-    single = chunked(**{name: tensor.float() for name, tensor in inputs.items()})
+    single = form(**{name: tensor.float() for name, tensor in inputs.items()})
     for got, want in zip(single, expected, strict=True):
         scale = max(1.0, float(want.abs().max()))
         assert float((got.double() - want).abs().max()) <= 1e-4 * scale
@@ -87,13 +88,14 @@ def test_no_steps_give_the_state_back() -> None:
 def test_gradients_agree() -> None:
     inputs = make_inputs(70, keys="random", decays="random", batch=1, size=4)
     grads = []
-    for form in (reference, chunked):
+    for form in (reference, chunked, chunk_by_chunk):
         leaves = {name: tensor.clone().requires_grad_() for name, tensor in inputs.items()}
         output, state = form(**leaves)
         (output.sin().sum() + state.cos().sum()).backward()
         grads.append({name: leaf.grad for name, leaf in leaves.items()})
     for name, want in grads[0].items():
         torch.testing.assert_close(grads[1][name], want, atol=1e-9, rtol=1e-9)
+        torch.testing.assert_close(grads[2][name], want, atol=1e-9, rtol=1e-9)
 
 
 @pytest.mark.parametrize("decays", ["random", "mixed"])
