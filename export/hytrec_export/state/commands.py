@@ -17,7 +17,7 @@ from hytrec.vocabulary import Vocabulary
 from hytrec_export.errors import UnknownUserError
 from hytrec_export.optional import require
 from hytrec_export.state.folder import FolderSettings
-from hytrec_export.state.record import HEADER_BYTES, Header, parse_header, parse_state
+from hytrec_export.state.record import Header, parse_header, parse_state
 from hytrec_export.state.rules import expired, summary
 from hytrec_export.state.store import StoreStat, UserSummary, check_user_id
 from hytrec_export.state.user_export import check_suffix, exported, write_export
@@ -80,9 +80,9 @@ def list_users(path: Path) -> Iterator[UserSummary]:
         StoreUnavailableError: there is no store or it cannot be opened.
     """
     with _opened(path) as (file, settings):
-        for entries in _pages(file):
-            for key, head, size in entries:
-                yield summary(key, head, size, status=_status(key, head, settings))
+        for heads in _pages(file):
+            for key, head in heads:
+                yield summary(key, head, status=_status(key, head, settings))
 
 
 def show_user(path: Path, user_id: str) -> UserSummary:
@@ -99,7 +99,7 @@ def show_user(path: Path, user_id: str) -> UserSummary:
     header = parse_header(raw, key)
     if isinstance(header, Header) and parse_state(raw, header) is None:
         status = StateStatus.CORRUPT
-    return summary(key, raw, len(raw), status=status)
+    return summary(key, raw, status=status)
 
 
 def export_user(path: Path, user_id: str, output: Path, *, vocabulary: Vocabulary | None = None) -> Path:
@@ -151,8 +151,8 @@ def compact_store(path: Path) -> Compaction:
     try:
         before = file.stat().file_bytes
         removed = {StateStatus.EXPIRED: 0, StateStatus.CORRUPT: 0}
-        for entries in _pages(file):
-            found = [(key, _status(key, head, settings)) for key, head, _ in entries]
+        for heads in _pages(file):
+            found = [(key, _status(key, head, settings)) for key, head in heads]
             file.delete([key for key, status in found if status in removed])
             for status in removed:
                 removed[status] += sum(other is status for _, other in found)
@@ -181,16 +181,16 @@ def _opened(path: Path) -> Iterator[tuple[LmdbFile, FolderSettings]]:
         file.close()
 
 
-def _pages(file: LmdbFile) -> Iterator[list[tuple[bytes, bytes, int]]]:
+def _pages(file: LmdbFile) -> Iterator[list[tuple[bytes, bytes]]]:
     after = b""
-    while entries := file.page(after, _PAGE, HEADER_BYTES):
-        yield entries
-        after = entries[-1][0]
+    while heads := file.heads_after(after, _PAGE):
+        yield heads
+        after = heads[-1][0]
 
 
 def _record(file: LmdbFile, path: Path, user_id: str) -> bytes:
     key = _key(user_id)
-    raw = file.read(lambda txn: bytes(txn.get(key, b"")))
+    raw = file.read(lambda txn: bytes(file.values.get(txn, key) or b""))
     if not raw:
         raise _unknown(path, user_id)
     return raw

@@ -1,38 +1,37 @@
-"""One LMDB environment used by several processes: opening, transactions, room, deletion.
+"""One LMDB environment used by several processes: opening, transactions, room, deletion, compaction.
 
-Values are opaque here. The limit is enforced twice: on live pages, for new users only, and by LMDB's map size. The
-difference is what copy-on-write needs, so that a full store goes on updating the users it has.
+The limit is enforced twice: on live pages, for new users only, and by LMDB's map size. The difference is what
+copy-on-write needs, so that a full store goes on updating the users it has.
 """
 
 from __future__ import annotations
 
 import errno
-import math
 import os
 import shutil
 from collections.abc import Callable
 from threading import RLock
-from typing import TypeAlias, TypeVar
+from typing import TypeVar
 
 import lmdb
 
 from hytrec_export.errors import StateStoreError, StoreFullError, StoreUnavailableError
 from hytrec_export.state.folder import COMPACTED_FOLDER, DATA_FILE, StoreFolder, sync_folder
+from hytrec_export.state.lmdb_values import DATABASES, Txn, Values
 from hytrec_export.state.store import StoreStat
 
-Txn: TypeAlias = "lmdb.Transaction[memoryview]"
 ResultT = TypeVar("ResultT")
 
-_MAX_SPARE_BYTES = 64 << 20
 _DELETE_RESERVE = 256 << 10
 """Kept out of the map of writes, so that a deletion finds room in a full store."""
-_OVERFLOW_HEADER = 16
+_MAX_SPARE_BYTES = 64 << 20
+_SPARE_RECORDS = 4
 _NO_DISK = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO})
 """LMDB reports a write cut short by a full disk as EIO."""
 
 
 class LmdbFile:
-    """An open LMDB file.
+    """An open LMDB file; `values` reads and changes it inside the transactions given here.
 
     Args:
         folder: already locked, shared or exclusive; closed together with the file.
@@ -45,19 +44,18 @@ class LmdbFile:
     def __init__(self, folder: StoreFolder, *, max_bytes: int, flush: bool) -> None:
         self.max_bytes = max_bytes
         self._folder = folder
-        self._flush = flush
         self._lock = RLock()
         self._map_bytes = max_bytes - _DELETE_RESERVE
         try:
             self._env = lmdb.open(
-                str(folder.path), map_size=self._map_bytes, sync=flush, mode=0o600, max_dbs=0, max_spare_txns=1
+                str(folder.path), map_size=self._map_bytes, sync=flush, mode=0o600, max_dbs=DATABASES, max_spare_txns=1
             )
+            self.values = Values(self._env)
         except lmdb.Error as error:
             raise StoreUnavailableError(
                 f"cannot open the state store {folder.path} ({error}); "
                 "if its files are damaged, move the folder away to start with an empty one"
             ) from error
-        self._page_bytes = self._env.stat()["psize"]
         self.clear_dead_readers()
         self._leave_room()
 
@@ -79,14 +77,14 @@ class LmdbFile:
         return self._run(apply, write=True)
 
     def delete(self, keys: list[bytes]) -> int:
-        """Delete keys, in a full store too; how many there were. Durable whatever `flush` says.
+        """Delete keys, in a full store too; how many there were. Survives power loss.
 
         Raises:
             StoreFullError: the store is full and a reader still holds every freed page.
         """
 
         def remove(txn: Txn) -> int:
-            return sum(txn.delete(key) for key in keys)
+            return sum(self.values.delete(txn, key) for key in keys)
 
         with self._lock:
             try:
@@ -103,26 +101,24 @@ class LmdbFile:
 
     def has_room(self, txn: Txn, size: int) -> bool:
         """Whether a new value of `size` bytes keeps the live pages inside the limit."""
-        pages = math.ceil((size + _OVERFLOW_HEADER) / self._page_bytes)
-        return self.live_bytes(txn) + pages * self._page_bytes <= self.max_bytes - self._spare_bytes()
+        return self.values.live_bytes(txn) + self.values.paged(size) <= self.max_bytes - self.reserved_bytes(size)
 
-    def live_bytes(self, txn: Txn) -> int:
-        """Bytes of the pages in use."""
-        stat = txn.stat()
-        return (stat["branch_pages"] + stat["leaf_pages"] + stat["overflow_pages"]) * self._page_bytes
+    def reserved_bytes(self, size: int) -> int:
+        """What is kept from new values of `size` bytes: pages to delete with, and to copy on write."""
+        return _DELETE_RESERVE + self._spare_bytes(size)
+
+    def heads_after(self, after: bytes, count: int) -> list[tuple[bytes, bytes]]:
+        """The next `count` keys after a key, each with its header, in a short transaction.
+
+        A long one would keep every page that is freed meanwhile from being used again.
+        """
+        return self.read(lambda txn: self.values.heads_after(txn, after, count))
 
     def stat(self) -> StoreStat:
         """How full the file is."""
-        users, used = self.read(lambda txn: (txn.stat()["entries"], self.live_bytes(txn)))
+        users, used = self.read(lambda txn: (self.values.count(txn), self.values.live_bytes(txn)))
         file_bytes = (self._folder.path / DATA_FILE).stat().st_size
         return StoreStat(users=users, used_bytes=used, file_bytes=file_bytes, limit_bytes=self.max_bytes)
-
-    def page(self, after: bytes, count: int, head: int) -> list[tuple[bytes, bytes, int]]:
-        """The next `count` entries after a key, as (key, first `head` bytes of the value, size of the value).
-
-        Short transactions: a long one would keep every page that is freed meanwhile from being used again.
-        """
-        return self.read(lambda txn: entries_after(txn, after, count, head))
 
     def clear_dead_readers(self) -> None:
         """Free the reader slots of killed processes; a killed reader pins every page freed after it began."""
@@ -132,7 +128,7 @@ class LmdbFile:
         """Replace the file by one of the live pages alone; the folder must be held exclusively, then close this.
 
         Raises:
-            StoreUnavailableError: LMDB fails.
+            StoreUnavailableError: LMDB fails, or the disk is full.
         """
         target = self._folder.path / COMPACTED_FOLDER
         try:
@@ -147,7 +143,7 @@ class LmdbFile:
             shutil.rmtree(target, ignore_errors=True)
             raise StoreUnavailableError(
                 f"cannot compact the state store {self._folder.path} ({error}); it is unchanged; "
-                f"it needs {self.read(self.live_bytes)} bytes of free disk"
+                f"it needs {self.stat().used_bytes} bytes of free disk"
             ) from error
 
     def close(self) -> None:
@@ -185,25 +181,14 @@ class LmdbFile:
             return StoreFullError(f"{name} is full ({error}); delete users, raise its limit or free disk")
         return StoreUnavailableError(f"{name} failed ({error}); check the disk, then restart the server")
 
-    def _spare_bytes(self) -> int:
-        """What copy-on-write may take beyond the live pages: a few batches of records."""
-        return min(self.max_bytes // 8, _MAX_SPARE_BYTES)
+    def _spare_bytes(self, size: int) -> int:
+        """A freed page is free only two commits later: room for a few batches, or at least single writes."""
+        return max(min(self.max_bytes // 8, _MAX_SPARE_BYTES), _SPARE_RECORDS * self.values.paged(size))
 
     def _leave_room(self) -> None:
         """Let a store that is already over its limit (it was lowered) go on updating the users it has."""
-        live = self.read(self.live_bytes)
-        if live + self._spare_bytes() > self._map_bytes:
-            self._map_bytes = live + self._spare_bytes()
-            self._env.set_mapsize(self._map_bytes)
-
-
-def entries_after(txn: Txn, after: bytes, count: int, head: int) -> list[tuple[bytes, bytes, int]]:
-    """The next `count` entries after a key, as (key, first `head` bytes of the value, size of the value)."""
-    entries: list[tuple[bytes, bytes, int]] = []
-    with txn.cursor() as cursor:
-        found = cursor.set_range(after + b"\0")
-        while found and len(entries) < count:
-            key, value = cursor.item()
-            entries.append((bytes(key), bytes(value[:head]), len(value)))
-            found = cursor.next()
-    return entries
+        stat = self.stat()
+        needed = stat.used_bytes + self._spare_bytes(stat.used_bytes // max(stat.users, 1))
+        if needed > self._map_bytes:
+            self._map_bytes = needed
+            self._env.set_mapsize(needed)

@@ -21,6 +21,7 @@ from lmdb.verify import VerifyError, verify
 
 from hytrec.signature import StateStatus
 from hytrec_export.state.folder import COMPACTED_FOLDER, DATA_FILE, REPAIRED_FOLDER, StoreFolder, sync_folder
+from hytrec_export.state.lmdb_values import DATABASES, Values
 from hytrec_export.state.record import parse_header, parse_state
 
 DAMAGED_FILE = "data.mdb.damaged"
@@ -84,8 +85,10 @@ def _salvage(path: Path) -> int:
         finally:
             os._exit(0)
     os.waitpid(child, 0)
-    with lmdb.open(str(target)) as env:
-        kept = env.stat()["entries"]
+    with lmdb.open(str(target), max_dbs=DATABASES) as env:
+        values = Values(env)
+        with env.begin(buffers=True) as reading:
+            kept = values.count(reading)
     (path / DAMAGED_FILE).unlink(missing_ok=True)
     (path / DAMAGED_FILE).hardlink_to(path / DATA_FILE)
     (target / DATA_FILE).replace(path / DATA_FILE)
@@ -95,34 +98,36 @@ def _salvage(path: Path) -> int:
 
 
 def _carry_over(path: Path, target: Path) -> None:
-    """Copy sound records until the end or the first page that cannot be walked."""
     room = 2 * (path / DATA_FILE).stat().st_size + (1 << 20)
     with (
-        lmdb.open(str(target), map_size=room) as sink,
-        lmdb.open(str(path), map_size=room, readonly=True, lock=False) as source,
-        source.begin(buffers=True) as reading,
+        lmdb.open(str(target), map_size=room, max_dbs=DATABASES) as sink,
+        lmdb.open(str(path), map_size=room, max_dbs=DATABASES, readonly=True, lock=False) as source,
     ):
-        records = _sound_records(reading)
+        kept = Values(sink)
+        records = _sound_records(source)
         while batch := list(islice(records, _RECORDS_PER_COMMIT)):
-            with sink.begin(write=True) as writing:
+            with sink.begin(write=True, buffers=True) as writing:
                 for user_id, value in batch:
-                    writing.put(user_id, value, append=True)
+                    kept.put(writing, user_id, value, in_pieces=False)
 
 
-def _sound_records(reading: lmdb.Transaction[memoryview]) -> Iterator[tuple[bytes, bytes]]:
+def _sound_records(source: lmdb.Environment) -> Iterator[tuple[bytes, bytes]]:
     """Sound records in order, until the end or the first page that LMDB itself finds damaged."""
     after = b""
     with contextlib.suppress(lmdb.Error):
-        for key, value in reading.cursor():
-            user_id = bytes(key)
-            if user_id <= after:
-                return  # a damaged tree that leads back into itself
-            after = user_id
-            if _is_sound(user_id, value):
-                yield user_id, bytes(value)
+        values = Values(source, create=False)
+        with source.begin(buffers=True) as reading:
+            while heads := values.heads_after(reading, after, 1):
+                user_id = heads[0][0]
+                if user_id <= after:
+                    return  # a damaged tree that leads back into itself
+                after = user_id
+                value = bytes(values.get(reading, user_id) or b"")
+                if _is_sound(user_id, value):
+                    yield user_id, value
 
 
-def _is_sound(user_id: bytes, value: memoryview) -> bool:
+def _is_sound(user_id: bytes, value: bytes) -> bool:
     header = parse_header(value, user_id)
     if isinstance(header, StateStatus):
         return header is StateStatus.FOREIGN

@@ -1,16 +1,17 @@
 """The LMDB store: one file, one machine, several processes, durable.
 
-Records are whole values of equal size: their pages are runs of one length, which LMDB reuses without the file growing
-(benchmarks/state_store.py measures it).
+Records are of equal size, so that their pages are runs of one length, which LMDB reuses without the file growing
+(benchmarks/state_store.py measures it). Only where a file is so full that no run is left are they split.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 
 from hytrec_export.errors import StoreFullError, StoreUnavailableError
-from hytrec_export.state.lmdb_file import LmdbFile, Txn, entries_after
-from hytrec_export.state.record import HEADER_BYTES
+from hytrec_export.state.lmdb_file import LmdbFile
+from hytrec_export.state.lmdb_values import Txn
 from hytrec_export.state.rules import RecordRules
 from hytrec_export.state.store import Outcome, StoredUser, StoreStat, UserSummary, Write, WriteResult, check_user_id
 
@@ -19,6 +20,9 @@ _SWEPT_PER_BATCH = 6
 _WRITES_BETWEEN_READER_CHECKS = 256
 _PAGE = 256
 _MIN_USERS = 4
+_BATCHES_IN_PIECES = 64
+"""After a write that only fitted in pieces, so long nothing else is tried."""
+_LOG = logging.getLogger(__name__)
 
 
 class LmdbStore:
@@ -36,12 +40,13 @@ class LmdbStore:
         self._rules = rules
         self._swept_to = b""
         self._batches = 0
-        needed = 2 * _MIN_USERS * rules.record_bytes
+        self._in_pieces_until = 0
+        needed = _MIN_USERS * file.values.paged(rules.record_bytes) + file.reserved_bytes(rules.record_bytes)
         if file.max_bytes < needed:
             file.close()
             raise StoreUnavailableError(
                 f"the state store's limit of {file.max_bytes} bytes is too small for records of {rules.record_bytes} "
-                f"bytes; give at least {needed}"
+                f"bytes; give at least {2 * needed}"
             )
 
     def read_many(self, user_ids: Sequence[bytes]) -> list[StoredUser]:
@@ -53,7 +58,8 @@ class LmdbStore:
         """
         for user_id in user_ids:
             check_user_id(user_id)
-        return self._file.read(lambda txn: [self._rules.read(user_id, txn.get(user_id)) for user_id in user_ids])
+        values, rules = self._file.values, self._rules
+        return self._file.read(lambda txn: [rules.read(user_id, values.get(txn, user_id)) for user_id in user_ids])
 
     def write_many(self, writes: Sequence[Write]) -> list[WriteResult]:
         """See `StateStore`. One transaction and, where asked for, one fsync for all; each its own when room is short.
@@ -86,10 +92,10 @@ class LmdbStore:
     def users(self) -> Iterator[UserSummary]:
         """See `StateStore`."""
         after = b""
-        while entries := self._file.page(after, _PAGE, HEADER_BYTES):
-            for key, head, size in entries:
-                yield self._rules.summary(key, head, size)
-            after = entries[-1][0]
+        while heads := self._file.heads_after(after, _PAGE):
+            for key, head in heads:
+                yield self._rules.summary(key, head)
+            after = heads[-1][0]
 
     def stat(self) -> StoreStat:
         """See `StateStore`."""
@@ -102,29 +108,39 @@ class LmdbStore:
     def _write_all(self, txn: Txn, writes: Sequence[Write], records: list[bytearray]) -> list[WriteResult]:
         if self._rules.expires:
             self._sweep(txn, _SWEPT_PER_BATCH + _SWEPT_PER_WRITE * len(writes))
-        return [self._write(txn, write, record) for write, record in zip(writes, records, strict=True)]
+        in_pieces = self._batches < self._in_pieces_until
+        return [
+            self._write(txn, write, record, in_pieces=in_pieces) for write, record in zip(writes, records, strict=True)
+        ]
 
     def _write_alone(self, write: Write, record: bytearray) -> WriteResult:
         try:
-            return self._file.change(lambda txn: self._write(txn, write, record))
+            return self._file.change(lambda txn: self._write(txn, write, record, in_pieces=False))
         except StoreFullError:
+            pass
+        try:
+            result = self._file.change(lambda txn: self._write(txn, write, record, in_pieces=True))
+        except StoreFullError as error:
+            _LOG.warning("%s", error)
             (stored,) = self.read_many([write.user_id])
             return WriteResult(outcome=Outcome.FULL, event_count=stored.event_count)
+        self._in_pieces_until = self._batches + _BATCHES_IN_PIECES
+        return result
 
-    def _write(self, txn: Txn, write: Write, record: bytearray) -> WriteResult:
-        raw = txn.get(write.user_id)
+    def _write(self, txn: Txn, write: Write, record: bytearray, *, in_pieces: bool) -> WriteResult:
+        raw = self._file.values.get(txn, write.user_id)
         verdict = self._rules.judge(write, raw, record)
         if not verdict.accepted:
             return WriteResult(outcome=Outcome.CONFLICT, event_count=verdict.event_count)
         if (raw is None or len(raw) < len(record)) and not self._file.has_room(txn, len(record)):
             return WriteResult(outcome=Outcome.FULL, event_count=verdict.event_count)
-        txn.put(write.user_id, record)
+        self._file.values.put(txn, write.user_id, record, in_pieces=in_pieces)
         return WriteResult(outcome=Outcome.WRITTEN, event_count=write.event_count)
 
     def _sweep(self, txn: Txn, count: int) -> None:
         """Look at the next `count` records, round and round, and delete those past their time."""
-        entries = entries_after(txn, self._swept_to, count, HEADER_BYTES)
-        for key, head, _ in entries:
+        heads = self._file.values.heads_after(txn, self._swept_to, count)
+        for key, head in heads:
             if self._rules.outlived(key, head):
-                txn.delete(key)
-        self._swept_to = entries[-1][0] if len(entries) == count else b""
+                self._file.values.delete(txn, key)
+        self._swept_to = heads[-1][0] if len(heads) == count else b""

@@ -48,7 +48,7 @@ class MemoryStore:
         with self._lock:
             records = sorted(self.records.items())
         for user_id, raw in records:
-            yield self._rules.summary(user_id, raw, len(raw))
+            yield self._rules.summary(user_id, raw)
 
     def stat(self) -> StoreStat:
         """See `StateStore`."""

@@ -75,14 +75,10 @@ class RecordRules:
             event_count=header.event_count,
         )
 
-    def summary(self, user_id: bytes, raw: Buffer, size: int) -> UserSummary:
+    def summary(self, user_id: bytes, raw: Buffer) -> UserSummary:
         """What the header alone says; `raw` may end with it."""
-        return summary(user_id, raw, size, status=self.header_status(user_id, raw))
-
-    def header_status(self, user_id: bytes, raw: Buffer) -> StateStatus:
-        """Status of a record by its header alone; `raw` may end with it."""
         header = self._usable_header(user_id, raw)
-        return header if isinstance(header, StateStatus) else StateStatus.KEPT
+        return summary(user_id, raw, status=header if isinstance(header, StateStatus) else StateStatus.KEPT)
 
     def outlived(self, user_id: bytes, raw: Buffer) -> bool:
         """Whether a record, of whatever model, is past its time to live; `raw` may end with the header."""
@@ -134,7 +130,7 @@ def expired(header: Header, ttl_s: int | None, now: float) -> bool:
     return ttl_s is not None and header.written_at + ttl_s <= now
 
 
-def summary(user_id: bytes, raw: Buffer, size: int, *, status: StateStatus) -> UserSummary:
+def summary(user_id: bytes, raw: Buffer, *, status: StateStatus) -> UserSummary:
     """What the header says, under a status that the caller found."""
     header = parse_header(raw, user_id)
     known = None if isinstance(header, StateStatus) else header
@@ -144,7 +140,7 @@ def summary(user_id: bytes, raw: Buffer, size: int, *, status: StateStatus) -> U
         event_count=known.event_count if known else 0,
         written_at=known.written_at if known else 0,
         fingerprint=known.fingerprint if known else "",
-        record_bytes=size,
+        record_bytes=record_bytes(known.sizes) if known else 0,
     )
 
 

@@ -97,7 +97,7 @@ class UserSummary:
     Args:
         written_at: unix seconds of the last write; 0 when the header is damaged.
         fingerprint: of the model that wrote it, 32 hex digits; empty when the header is damaged.
-        record_bytes: size of the record, without the store's own overhead.
+        record_bytes: size of the record, without the store's own overhead; 0 when the header is damaged.
     """
 
     user_id: bytes

@@ -120,10 +120,10 @@ def test_the_last_32_calls_are_known(kit: Any) -> None:
 
 def test_a_header_alone_says_who_and_when(kit: Any, clock: Any) -> None:
     raw = kit.record(kit.rules(clock=clock), kit.write(b"u", 3))
-    summary = kit.rules().summary(b"u", raw[:HEADER_BYTES], len(raw))
+    summary = kit.rules().summary(b"u", raw[:HEADER_BYTES])
     assert (summary.status, summary.event_count, summary.written_at) == (StateStatus.KEPT, 3, int(clock()))
     assert (summary.fingerprint, summary.record_bytes) == (kit.fingerprint, len(raw))
-    damaged = kit.rules().summary(b"u", b"?" * HEADER_BYTES, len(raw))
+    damaged = kit.rules().summary(b"u", b"?" * HEADER_BYTES)
     assert (damaged.status, damaged.event_count, damaged.fingerprint) == (StateStatus.CORRUPT, 0, "")
 
 
