@@ -116,10 +116,10 @@ class EmbeddedServer:
         """
         process, log = self._running_process(), self._running_log()
         ended = process.returncode
-        if failure := log.model_failure():
+        if failure := log.load_failure():
             # tritonserver would unload the others first, for seconds.
             self.kill()
-            raise ServerError(f"{failure}; build the repository again, or look at the server's log with --log")
+            raise ServerError(f"{failure} (see all of the server's log with --log)")
         if ended is not None:
             reason = log.server_failure() or f"{describe_exit(ended)}; look at its log with --log"
             self._clean_up()

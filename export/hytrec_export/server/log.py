@@ -13,6 +13,7 @@ _NO_GPU_NOISE = re.compile(
     r"|Failed to initialize NVML|DCGM unable to start|^\s*$"
 )
 """What tritonserver 2.51 says on a machine without a GPU; none of it means anything there."""
+_TABLE = re.compile(r"[|+]")
 _GPU_DEVICE = Path("/dev/nvidiactl")
 
 _MODEL_FAILED = re.compile(
@@ -20,9 +21,9 @@ _MODEL_FAILED = re.compile(
 )
 _CONFIG_FAILED = re.compile(r"Poll failed for model directory '(?P<model>[^']+)': (?P<reason>.*?)\"?$", re.MULTILINE)
 _CONFIG_DETAIL = re.compile(r"Error parsing text-format inference\.ModelConfig: (?P<reason>.*)$", re.MULTILINE)
+_REPOSITORY_FAILED = re.compile(r'^E.*model_repository_manager\.cc:\d+\] "(?P<reason>.*?)"?$', re.MULTILINE)
 _SERVER_FAILED = (
     re.compile(r'(?P<reason>failed to start \w+ service: [^"]*)'),
-    re.compile(r'^E.*model_repository_manager\.cc:\d+\] "(?P<reason>.*?)"?$', re.MULTILINE),
     re.compile(r"^error: creating server: (?P<reason>.*)$", re.MULTILINE),
     re.compile(r"(?P<reason>error while loading shared libraries: .*)$", re.MULTILINE),
     re.compile(r"(?P<reason>unrecognized option.*)$", re.MULTILINE),
@@ -48,10 +49,11 @@ class ServerLog:
         return self._last_text
 
     def tail(self, lines: int = 30) -> str:
-        """Last lines of the log, without what means nothing on a machine without a GPU."""
-        return "\n".join(filter_noise(self.text()[-_TAIL_BYTES:].splitlines())[-lines:])
+        """Last lines of the log, without its tables and what means nothing on a machine without a GPU."""
+        last = filter_noise(self.text()[-_TAIL_BYTES:].splitlines())
+        return "\n".join([line for line in last if not _TABLE.match(line)][-lines:])
 
-    def model_failure(self) -> str | None:
+    def load_failure(self) -> str | None:
         """One line that says which model failed to load and why; None when none did."""
         text = self.text()
         if found := _MODEL_FAILED.search(text):
@@ -60,6 +62,8 @@ class ServerLog:
             detail = _CONFIG_DETAIL.search(text)
             reason = first_line(found["reason"]) + (f" ({detail['reason']})" if detail else "")
             return f"model {found['model']} failed to load: {reason}"
+        if found := _REPOSITORY_FAILED.search(text):
+            return f"the model repository failed to load: {first_line(found['reason'])}"
         return None
 
     def server_failure(self) -> str | None:
@@ -92,12 +96,12 @@ def filter_noise(lines: list[str]) -> list[str]:
 
 
 class LogFollower(threading.Thread):
-    """Copies a growing log to a stream, until told to finish."""
+    """Copies a growing log to a stream (stderr), until told to finish."""
 
-    def __init__(self, path: Path, stream: TextIO = sys.stderr) -> None:
+    def __init__(self, path: Path, stream: TextIO | None = None) -> None:
         super().__init__(name="server-log", daemon=True)
         self._path = path
-        self._stream = stream
+        self._stream = stream or sys.stderr
         self._finish = threading.Event()
 
     def run(self) -> None:

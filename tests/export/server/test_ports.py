@@ -1,0 +1,73 @@
+import errno
+import re
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hytrec_export.errors import ServerError
+from hytrec_export.server import ServerOptions, ports
+from hytrec_export.server.ports import Ports, connect_host, free_port
+
+
+@pytest.fixture
+def taken_port() -> Iterator[int]:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        yield listener.getsockname()[1]
+
+
+@pytest.mark.parametrize("name", ["grpc", "http", "metrics"])
+def test_a_taken_port_is_named_with_its_option(name: str, taken_port: int) -> None:
+    open_ports: dict[str, Any] = {"grpc_port": 0, "http_port": 0, "metrics_port": 0} | {f"{name}_port": taken_port}
+    message = (
+        f"port {taken_port} on 127.0.0.1 is taken; stop the program that uses it, "
+        f"or choose another port with --{name}-port (0 takes any free one)"
+    )
+    with pytest.raises(ServerError, match=f"^{re.escape(message)}$"):
+        Ports.take(ServerOptions(repository=Path(), **open_ports))
+
+
+def test_free_ports_differ() -> None:
+    chosen = Ports.take(ServerOptions(repository=Path(), grpc_port=0, http_port=0, metrics_port=0))
+    assert len({chosen.grpc, chosen.http, chosen.metrics}) == 3
+    assert 0 not in {chosen.grpc, chosen.http, chosen.metrics}
+
+
+@pytest.mark.parametrize("host", ["192.0.2.1", "no.such.host.invalid"])
+def test_a_foreign_address_is_refused(host: str) -> None:
+    message = (
+        f"{host} is not an IPv4 address of this machine; "
+        "use --host 127.0.0.1 (this machine only) or 0.0.0.0 (every network)"
+    )
+    with pytest.raises(ServerError, match=f"^{re.escape(message)}$"):
+        Ports.take(ServerOptions(repository=Path(), host=host))
+
+
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        (errno.EACCES, "port 8001 is not allowed to this user; choose one over 1023 with --grpc-port"),
+        (errno.EPERM, "port 8001 on 127.0.0.1 cannot be used (EPERM); choose another with --grpc-port"),
+    ],
+)
+def test_a_refused_port_is_named(monkeypatch: pytest.MonkeyPatch, code: int, message: str) -> None:
+    monkeypatch.setattr(ports, "_bind_error", lambda *_: code)
+    with pytest.raises(ServerError, match=f"^{re.escape(message)}$"):
+        Ports.take(ServerOptions(repository=Path()))
+
+
+def test_no_free_port_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ports, "_bind_error", lambda *_: errno.EADDRINUSE)
+    with pytest.raises(
+        ServerError, match=r"^no free port found on 127.0.0.1 in 200 tries; name ports with --grpc-port"
+    ):
+        free_port("127.0.0.1", set())
+
+
+def test_every_network_is_reached_by_loopback() -> None:
+    assert connect_host("0.0.0.0") == "127.0.0.1"  # noqa: S104 - not bound to
+    assert connect_host("127.0.0.2") == "127.0.0.2"
