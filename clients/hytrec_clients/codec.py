@@ -95,7 +95,7 @@ def _array(tensor: Tensor, value: Any, dtype: DType) -> Array:
 def _user_id(value: object) -> Array:
     if not isinstance(value, str):
         raise InvalidRequest(f"user_id is {value!r}; give a str, such as str({value!r})", field="user_id")
-    return np.array([value.encode()], dtype=object)
+    return np.array([_utf8("user_id", value)], dtype=object)
 
 
 def _call_id(value: object) -> Array:
@@ -139,8 +139,15 @@ def _bytes_keys(name: str, keys: list[Any]) -> Array:
             raise InvalidRequest(
                 f"{name} holds {key!r}; the keys of this server are strings, such as str({key!r})", field=name
             )
-        array[index] = key.encode("utf-8", "surrogateescape")
+        array[index] = _utf8(name, key)
     return array
+
+
+def _utf8(name: str, text: str) -> bytes:
+    try:
+        return text.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        raise InvalidRequest(f"{name} holds {text!r}; it cannot be written in UTF-8", field=name) from None
 
 
 def _output(result: Any, tensor: Tensor) -> Array:

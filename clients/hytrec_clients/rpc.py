@@ -28,13 +28,17 @@ CHANNEL_OPTIONS: list[tuple[str, int]] = [
 ]
 
 _RETRYABLE = frozenset({"UNAVAILABLE", "DEADLINE_EXCEEDED", "CANCELLED", "ABORTED"})
-_LOST = re.compile(r"stream removed|RST_STREAM|GOAWAY|socket closed|connection reset|is not healthy", re.IGNORECASE)
-"""What a connection cut in mid-call, or a python model that died, looks like under the codes UNKNOWN and INTERNAL."""
-_PREFIX = re.compile(r"^(in ensemble '[^']*', )+")
+_PASSING = {
+    "UNKNOWN": re.compile(r"stream removed", re.IGNORECASE),
+    "INTERNAL": re.compile(r"RST_STREAM|GOAWAY|socket closed|connection reset|is not healthy", re.IGNORECASE),
+    "NOT_FOUND": re.compile(r"has no available versions"),
+}
+"""Other failures that pass: a connection cut in mid-call, a python model that died, a model of a server that stops."""
+_PREFIX = re.compile(r"^(\[request id: [^]]*\] |in ensemble '[^']*', )+")
 
 
 class RpcFailure(Exception):  # noqa: N818 - internal: caught by every flow
-    """A remote call failed: gRPC status by name, and the server's message without Triton's ensemble prefix."""
+    """A remote call failed: gRPC status by name, and the server's message without Triton's prefixes."""
 
     def __init__(self, code: str, message: str) -> None:
         self.code = code
@@ -44,7 +48,8 @@ class RpcFailure(Exception):  # noqa: N818 - internal: caught by every flow
     @property
     def retryable(self) -> bool:
         """Whether the same call may succeed a moment later."""
-        return self.code in _RETRYABLE or (self.code in {"UNKNOWN", "INTERNAL"} and bool(_LOST.search(self.message)))
+        passing = _PASSING.get(self.code)
+        return self.code in _RETRYABLE or (passing is not None and bool(passing.search(self.message)))
 
 
 def failure_of(error: Exception) -> RpcFailure:

@@ -42,6 +42,13 @@ def test_bytes_that_are_no_utf8_come_back_as_they_went() -> None:
     assert codec.key_array("item_keys", [key], DType.BYTES).tolist() == [b"caf\xe9"]
 
 
+def test_text_that_cannot_be_written_in_utf8() -> None:
+    with pytest.raises(InvalidRequest, match=re.escape("item_keys holds '\\ud800'; it cannot be written in UTF-8")):
+        codec.key_array("item_keys", ["\ud800"], DType.BYTES)
+    with pytest.raises(InvalidRequest, match=re.escape("user_id holds '\\ud800'; it cannot be written in UTF-8")):
+        encode(user_id="\ud800")
+
+
 @pytest.mark.parametrize("keys", [[1.0], [True], ["1"], [None], [2**63], np.array([1.0]), np.array([2**63], np.uint64)])
 def test_keys_that_are_no_whole_numbers(keys: Any) -> None:
     text = f"item_keys holds {keys[0]!r}; the keys of this server are whole numbers of 64 bits"

@@ -11,6 +11,8 @@ from hytrec_clients.rpc import RpcFailure, failure_of
         ("in ensemble 'a', in ensemble 'b', no", "no"),
         ("no candidates in ensemble 'a', none", "no candidates in ensemble 'a', none"),
         ("two\nlines", "two lines"),
+        ("[request id: <id_unknown>] Server is stopping", "Server is stopping"),
+        ("in ensemble 'a', [request id: 7] no", "no"),
     ],
 )
 def test_messages_are_one_line_without_the_ensemble(message: str, stripped: str) -> None:
@@ -30,7 +32,8 @@ def test_messages_are_one_line_without_the_ensemble(message: str, stripped: str)
         ("INTERNAL", "out of memory", False),
         ("UNKNOWN", "", False),
         ("INVALID_ARGUMENT", "Socket closed", False),
-        ("NOT_FOUND", "", False),
+        ("NOT_FOUND", "Request for unknown model: 'hytrec_append' has no available versions", True),
+        ("NOT_FOUND", "Request for unknown model: 'hytrec_append' is not found", False),
         ("RESOURCE_EXHAUSTED", "", False),
     ],
 )
