@@ -1,0 +1,185 @@
+"""PyTorch's answers for real histories: what a build is compared with, in memory at build time and from a file later.
+
+The file lies in the repository (`golden.npz`), so that a machine without PyTorch can check a build.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hytrec.data import History, Int64Array
+from hytrec.signature import NOW, STATE
+from hytrec_export.chain import Chain, batches
+from hytrec_export.differences import Meter
+from hytrec_export.errors import RepositoryError
+from hytrec_export.runners import Arrays, Runner
+from hytrec_export.serving import Limits
+
+FILE_NAME = "golden.npz"
+CATALOGUE_SCORES = "catalogue_scores"
+MAX_CANDIDATES = 100
+MAX_EXCLUDED = 20
+STORED_HISTORIES = 256
+STORED_STATES = 4
+"""A state takes 200 KB at the default size: a few are kept whole, all the others show in their scores."""
+_IDLE_S = (0, 3_600, 86_400, 30 * 86_400, 10 * 365 * 86_400, -86_400)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Answer:
+    """PyTorch's answer for one history.
+
+    Args:
+        now_s: the time of the question.
+        excluded_rows: (X,) int64.
+        candidate_rows: the best of the catalogue, best first, 0 where there were no more: (n,) int64.
+        catalogue_scores: the retriever's score of each candidate (n,) float32.
+        scores: the reranker's (n,) float32.
+        state: after the history, without a batch axis; None where it is not kept.
+    """
+
+    history: History
+    now_s: int
+    excluded_rows: Int64Array
+    candidate_rows: Int64Array
+    catalogue_scores: NDArray[np.float32]
+    scores: NDArray[np.float32]
+    state: Arrays | None
+
+
+def ask(chain: Chain, catalogue: Runner, histories: Sequence[History], *, limits: Limits) -> list[Answer]:
+    """Answers of PyTorch.
+
+    Args:
+        chain: PyTorch's.
+        catalogue: `hytrec_export.wrapper.CatalogueScores`.
+    """
+    answers: dict[int, Answer] = {}
+    candidates = min(MAX_CANDIDATES, limits.max_candidates)
+    for positions in batches(histories, max_rows=limits.max_batch, max_events=limits.max_events):
+        together = [histories[position] for position in positions]
+        users = chain.replay(together, step=limits.max_events)
+        now = np.array([[_time_of_question(position, histories[position])] for position in positions])
+        excluded = _excluded(together, limits)
+        rows = chain.retrieve(users, now, excluded)[:, :candidates]
+        scores = chain.rerank(users, now, rows)
+        everything = catalogue.infer(users.reading | {NOW.name: now})[CATALOGUE_SCORES]
+        by_row = np.where(rows > 0, np.take_along_axis(everything, rows, 1), -np.inf).astype(np.float32)
+        for index, position in enumerate(positions):
+            answers[position] = Answer(
+                history=together[index],
+                now_s=int(now[index, 0]),
+                excluded_rows=excluded[index],
+                candidate_rows=rows[index],
+                catalogue_scores=by_row[index],
+                scores=scores[index],
+                state={name: values[index] for name, values in users.state.items()},
+            )
+    return [answers[position] for position in range(len(histories))]
+
+
+def compare(chain: Chain, answers: Sequence[Answer], *, limits: Limits, meter: Meter) -> None:
+    """Ask another runtime the same questions; kinds "history state", "history scores" and the top-10 lists."""
+    histories = [answer.history for answer in answers]
+    for positions in batches(histories, max_rows=limits.max_batch, max_events=limits.max_events):
+        asked = [answers[position] for position in positions]
+        users = chain.replay([answer.history for answer in asked], step=limits.max_events)
+        now = np.array([[answer.now_s] for answer in asked])
+        retrieved = chain.retrieve(users, now, np.stack([answer.excluded_rows for answer in asked]))
+        scores = chain.rerank(users, now, np.stack([answer.candidate_rows for answer in asked]))
+        for index, (position, answer) in enumerate(zip(positions, asked, strict=True)):
+            where = f"sample history {position} ({len(answer.history)} events)"
+            if answer.state is not None:
+                own = {name: values[index] for name, values in users.state.items()}
+                meter.state("history state", own, answer.state, where)
+            meter.scores("history scores", scores[index], answer.scores, where)
+            meter.top(
+                "retrieved top 10", retrieved[index], answer.candidate_rows, answer.catalogue_scores, where
+            )
+            order, wanted = _best_first(scores[index]), _best_first(answer.scores)
+            rows = answer.candidate_rows
+            meter.top("reranked top 10", rows[order], rows[wanted], answer.scores[wanted], where)
+            meter.case("histories")
+
+
+def save(answers: Sequence[Answer], path: Path) -> None:
+    """Write the answers, compactly."""
+    stored = answers[:STORED_HISTORIES]
+    arrays: dict[str, Any] = {
+        "lengths": np.array([len(answer.history) for answer in stored]),
+        "now_s": np.array([answer.now_s for answer in stored]),
+        "item_rows": _joined([answer.history.item_rows for answer in stored]),
+        "behavior_rows": _joined([answer.history.behavior_rows for answer in stored]),
+        "times": _joined([answer.history.times for answer in stored]),
+    }
+    if stored:
+        for name in ("excluded_rows", "candidate_rows", "catalogue_scores", "scores"):
+            arrays[name] = np.stack([getattr(answer, name) for answer in stored])
+    for index, answer in enumerate(stored[:STORED_STATES]):
+        arrays |= {f"state_{index}_{name}": values for name, values in (answer.state or {}).items()}
+    np.savez_compressed(path, **arrays)
+
+
+def load(path: Path) -> list[Answer]:
+    """Read what `save` wrote.
+
+    Raises:
+        RepositoryError: the file is missing or damaged.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+        ends = np.cumsum(arrays["lengths"])[:-1]
+        split = [np.split(arrays[name], ends) for name in ("item_rows", "behavior_rows", "times")]
+        return [
+            Answer(
+                history=History(item_rows=split[0][index], behavior_rows=split[1][index], times=split[2][index]),
+                now_s=int(now_s),
+                **{
+                    name: arrays[name][index]
+                    for name in ("excluded_rows", "candidate_rows", "catalogue_scores", "scores")
+                },
+                state=_state(arrays, index),
+            )
+            for index, now_s in enumerate(arrays["now_s"])
+        ]
+    except FileNotFoundError:
+        raise RepositoryError(f"{path} is missing; build the repository again") from None
+    except Exception as error:  # np.load raises whatever the damaged bytes lead it to
+        raise RepositoryError(f"{path} is damaged ({error}); build the repository again") from error
+
+
+def _state(arrays: Arrays, index: int) -> Arrays | None:
+    prefix = f"state_{index}_"
+    state = {tensor.name: arrays[prefix + tensor.name] for tensor in STATE if prefix + tensor.name in arrays}
+    return state or None
+
+
+def _joined(parts: Sequence[Int64Array]) -> Int64Array:
+    return np.concatenate([np.zeros(0, np.int64), *parts])
+
+
+def _best_first(scores: NDArray[np.float32]) -> Int64Array:
+    return np.argsort(-scores, kind="stable")
+
+
+def _time_of_question(position: int, history: History) -> int:
+    """Now, or up to ten years after the last event, or before it."""
+    last = int(history.times[-1]) if len(history) else 1_000_000_000
+    return max(1, last + _IDLE_S[position % len(_IDLE_S)])
+
+
+def _excluded(histories: Sequence[History], limits: Limits) -> Int64Array:
+    """Last items of each history, which are not to be retrieved again: (B, X) int64, padded with 0."""
+    size = max(1, min(MAX_EXCLUDED, limits.max_excluded))
+    rows = np.zeros((len(histories), size), np.int64)
+    for row, history in enumerate(histories):
+        last = history.item_rows[-size:]
+        rows[row, : len(last)] = last
+    return rows

@@ -1,0 +1,148 @@
+"""manifest.json: what was built, from what, with which versions, and the hash of every file."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+import subprocess
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from hytrec_export.errors import RepositoryError
+
+FILE_NAME = "manifest.json"
+FORMAT_VERSION = 1
+MADE_BY = "hytrec-export"
+IGNORED_FOLDERS = frozenset({"__pycache__"})
+"""Python writes these when a server imports a model."""
+PACKAGES = ("hytrec-export", "torch", "onnx", "onnxscript", "onnxruntime", "numpy", "tritonclient")
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoredFile:
+    """Size and hash of one file."""
+
+    size_bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """What a build says of itself.
+
+    Args:
+        fingerprint: of the model: weights, config, vocabulary.
+        options: `BuildOptions.to_dict()`.
+        parity: `Differences.to_dict()`.
+        versions: of Python and the packages that took part.
+        git_revision: of the folder the build was started in; "+changes" after it where files differed from it.
+        built_at: UTC, ISO 8601.
+        files: by path inside the repository, this manifest left out.
+    """
+
+    fingerprint: str
+    options: dict[str, Any]
+    parity: dict[str, Any]
+    versions: dict[str, str]
+    git_revision: str | None
+    built_at: str
+    files: dict[str, StoredFile]
+
+    def save(self, repository: Path) -> None:
+        """Write manifest.json; its own hash stands in it."""
+        values = {"format_version": FORMAT_VERSION, "made_by": MADE_BY, **asdict(self)}
+        (repository / FILE_NAME).write_text(json.dumps(values | {"sha256": _digest(values)}, indent=2) + "\n")
+
+    @classmethod
+    def load(cls, repository: Path) -> Manifest:
+        """Read manifest.json.
+
+        Raises:
+            RepositoryError: there is no repository, or its manifest is missing, damaged, altered or of another version.
+        """
+        path = repository / FILE_NAME
+        if not repository.is_dir():
+            raise RepositoryError(f"there is no repository {repository}; make one with: hytrec-export build RUN")
+        try:
+            values = json.loads(path.read_text())
+            version = values.pop("format_version")
+            if version != FORMAT_VERSION:
+                raise RepositoryError(
+                    f"{path} has format version {version}; this hytrec-export reads {FORMAT_VERSION}: build again"
+                )
+            digest = values.pop("sha256")
+            if digest != _digest({"format_version": version, **values}):
+                raise RepositoryError(f"{path} was altered after the build; build the repository again")
+            values.pop("made_by")
+            files = {name: StoredFile(**entry) for name, entry in values.pop("files").items()}
+            return cls(**values, files=files)
+        except FileNotFoundError:
+            raise RepositoryError(
+                f"{path} is missing; {repository} is not a repository of hytrec-export, or a build never finished"
+            ) from None
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise RepositoryError(f"{path} is damaged ({error}); build the repository again") from error
+
+
+def describe(repository: Path, fingerprint: str, options: dict[str, Any], parity: dict[str, Any]) -> Manifest:
+    """The manifest of a repository as it stands on the disk."""
+    return Manifest(
+        fingerprint=fingerprint,
+        options=options,
+        parity=parity,
+        versions=versions(),
+        git_revision=git_revision(),
+        built_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        files={name: stored(repository / name) for name in file_names(repository)},
+    )
+
+
+def file_names(repository: Path) -> Iterator[str]:
+    """Paths of all files but the manifest, with slashes, in order."""
+    for path in sorted(repository.rglob("*")):
+        inside = path.relative_to(repository)
+        if not path.is_dir() and inside.name != FILE_NAME and not IGNORED_FOLDERS & set(inside.parts):
+            yield inside.as_posix()
+
+
+def stored(path: Path) -> StoredFile:
+    """Size and SHA-256 of a file."""
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return StoredFile(size_bytes=path.stat().st_size, sha256=digest)
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that are installed."""
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def git_revision() -> str | None:
+    """Commit of the working folder, with "+changes" where files differ from it; None outside a git checkout."""
+    commit = _git("rev-parse", "HEAD")
+    if not commit:
+        return None
+    return commit + "+changes" if _git("status", "--porcelain", "--untracked-files=no") else commit
+
+
+def _git(*arguments: str) -> str | None:
+    try:
+        result = subprocess.run(["git", *arguments], capture_output=True, text=True, check=True, timeout=10)  # noqa: S607
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return result.stdout.strip()
+
+
+def _digest(values: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,57 @@
+"""A build: the order of its steps and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+
+from hytrec.checkpoint import load_run
+from hytrec_export import answers
+from hytrec_export.graph import export_graphs
+from hytrec_export.manifest import Manifest, describe
+from hytrec_export.options import BuildOptions
+from hytrec_export.output import check_output, keep_own_files
+from hytrec_export.parity import check_parity
+from hytrec_export.replace import NEW, put_in_place, staging_folder
+from hytrec_export.serving import ServingSettings
+from hytrec_export.triton_repository import write_repository
+
+Progress = Callable[[str], AbstractContextManager[object]]
+"""Is told what is being done, and lasts as long as that."""
+
+
+def build(options: BuildOptions, *, progress: Progress = nullcontext) -> Manifest:
+    """Make a verified model repository out of a trained run.
+
+    Until the last step the old repository at `options.output` stands untouched; then it is replaced at once.
+
+    Raises:
+        HytrecError: the run cannot be read, the output is not ours or cannot be written, a graph differs from the
+            signature table, or its answers from PyTorch's.
+    """
+    output = check_output(options.output)
+    with progress("reading the run"):
+        run = load_run(options.run)
+    settings = ServingSettings(
+        fingerprint=run.fingerprint,
+        items=run.config.items,
+        sizes=run.config.sizes(),
+        item_key_type=run.vocabulary.item_key_type,
+        behavior_key_type=run.vocabulary.behavior_key_type,
+        limits=options.limits,
+    )
+    with staging_folder(output) as staging:
+        repository = staging / NEW
+        with progress("exporting the graphs"):
+            graphs = export_graphs(run.model, staging, settings=settings, lowering=options.lowering)
+        with progress("comparing with PyTorch"):
+            gate = check_parity(run.model, run.samples, graphs, settings=settings, atol=options.atol)
+        with progress("writing the repository"):
+            repository.mkdir()
+            write_repository(repository, settings=settings, vocabulary=run.vocabulary, graphs=graphs)
+            answers.save(gate.answers, repository / answers.FILE_NAME)
+            keep_own_files(output, repository)
+            manifest = describe(repository, settings.fingerprint, options.to_dict(), gate.differences.to_dict())
+            manifest.save(repository)
+            put_in_place(staging, output)
+    return manifest

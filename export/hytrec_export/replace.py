@@ -1,0 +1,140 @@
+"""Builds beside the output folder and puts the result in its place in one step, so that a killed build harms nothing.
+
+    <output>.staging-xxxx/        locked by the build that made it; one whose lock is free was left by a dead build
+        repository/               the new repository until the exchange, the old one after it
+        previous/                 the old one, only where the file system cannot exchange two folders
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import fcntl
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from hytrec_export.errors import BuildError
+
+NEW = "repository"
+PREVIOUS = "previous"
+_MARK = ".staging-"
+_AT_FDCWD = -100
+_RENAME_EXCHANGE = 2
+_NO_EXCHANGE = {errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EXDEV}
+_USER_CAN_MEND = {
+    errno.EACCES,
+    errno.EDQUOT,
+    errno.EFBIG,
+    errno.EIO,
+    errno.ENOSPC,
+    errno.ENOTDIR,
+    errno.EPERM,
+    errno.EROFS,
+    errno.ENAMETOOLONG,
+}
+
+
+@contextmanager
+def staging_folder(output: Path) -> Iterator[Path]:
+    """An empty folder next to `output`, gone at the end; folders that dead builds left are removed first.
+
+    Raises:
+        BuildError: the folder cannot be made or written, or the disk is full.
+    """
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        clear_dead(output)
+        folder, lock = _locked_folder(output)
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+            os.close(lock)
+    except OSError as error:
+        if error.errno not in _USER_CAN_MEND:
+            raise
+        raise BuildError(
+            f"{output} cannot be written ({error.strerror}: {error.filename or output.parent}); check permissions and "
+            "free space, or choose another --output; what stood there before is untouched"
+        ) from error
+
+
+def clear_dead(output: Path) -> None:
+    """Remove what dead builds of `output` left; bring back the old repository where one died between two renames."""
+    for folder in sorted(output.parent.glob(f"{output.name}{_MARK}*")):
+        with suppress(FileNotFoundError, NotADirectoryError):
+            lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if (folder / PREVIOUS).is_dir() and not output.exists():
+                    (folder / PREVIOUS).rename(output)
+                shutil.rmtree(folder)
+            except BlockingIOError:
+                continue
+            finally:
+                os.close(lock)
+
+
+def put_in_place(staging: Path, output: Path) -> None:
+    """Make `staging/repository` the folder `output`, all at once, and durable.
+
+    Where the file system cannot exchange two folders, `output` is missing between two renames; a build killed there
+    leaves the old one in `staging/previous`, from where the next build brings it back.
+    """
+    new = staging / NEW
+    sync_tree(new)
+    if not output.exists():
+        new.rename(output)
+    elif not _exchange(new, output):
+        output.rename(staging / PREVIOUS)
+        try:
+            new.rename(output)
+        except OSError:
+            (staging / PREVIOUS).rename(output)
+            raise
+    _sync(output.parent)
+
+
+def sync_tree(folder: Path) -> None:
+    """Flush every file and folder of a tree to the disk."""
+    for path in [*sorted(folder.rglob("*"), reverse=True), folder]:
+        _sync(path)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _exchange(new: Path, old: Path) -> bool:
+    """Swap two folders atomically; False where the kernel or the file system cannot."""
+    try:
+        renameat2 = ctypes.CDLL(None, use_errno=True).renameat2
+    except AttributeError:
+        return False
+    if renameat2(_AT_FDCWD, os.fsencode(new), _AT_FDCWD, os.fsencode(old), _RENAME_EXCHANGE) == 0:
+        return True
+    number = ctypes.get_errno()
+    if number in _NO_EXCHANGE:
+        return False
+    raise OSError(number, os.strerror(number), str(old))
+
+
+def _locked_folder(output: Path) -> tuple[Path, int]:
+    while True:
+        folder = Path(tempfile.mkdtemp(prefix=f"{output.name}{_MARK}", dir=output.parent))
+        lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        with suppress(BlockingIOError, FileNotFoundError):
+            # Another build's clear_dead may have found the folder before the lock was taken.
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.path.samestat(os.fstat(lock), folder.stat()):
+                folder.chmod(0o755)
+                return folder, lock
+        os.close(lock)

@@ -1,0 +1,117 @@
+"""Who runs a graph: one interface, so that what compares answers does not care which runtime gave them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Protocol, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hytrec_export.errors import RepositoryError
+from hytrec_export.optional import require
+
+if TYPE_CHECKING:
+    from torch import nn
+
+Arrays = dict[str, NDArray[Any]]
+"""Tensors by their names in `hytrec.signature`, batch axis first."""
+
+MAX_THREADS = 8
+
+
+class Runner(Protocol):
+    """A model that can be run; open it with `with`."""
+
+    def __enter__(self) -> Self:
+        """Load the model."""
+        ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Let go of it."""
+        ...
+
+    def infer(self, feed: Mapping[str, NDArray[Any]]) -> Arrays:
+        """All inputs by name -> all outputs by name."""
+        ...
+
+
+class TorchRunner:
+    """PyTorch, eager.
+
+    Args:
+        module: takes and returns tensors in the order of the names.
+    """
+
+    def __init__(self, module: nn.Module, *, input_names: Sequence[str], output_names: Sequence[str]) -> None:
+        self._module = module
+        self._input_names = tuple(input_names)
+        self._output_names = tuple(output_names)
+        self._torch: Any = None
+
+    def __enter__(self) -> Self:
+        """Raises: MissingPackageError: torch is not installed."""
+        self._torch = require("torch", extra="export")
+        self._module.eval()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Nothing to let go of: the module is the caller's."""
+
+    def infer(self, feed: Mapping[str, NDArray[Any]]) -> Arrays:
+        """All inputs by name -> all outputs by name."""
+        tensors = [self._torch.from_numpy(np.ascontiguousarray(feed[name])) for name in self._input_names]
+        with self._torch.inference_mode():
+            outputs = self._module(*tensors)
+        return {name: output.numpy() for name, output in zip(self._output_names, outputs, strict=True)}
+
+
+class OnnxRunner:
+    """onnxruntime on the CPU. Its threads sleep between calls: other models share the cores.
+
+    Args:
+        graph: the .onnx file.
+    """
+
+    def __init__(self, graph: Path) -> None:
+        self._graph = graph
+        self._session: Any = None
+        self.output_names: tuple[str, ...] = ()
+
+    def __enter__(self) -> Self:
+        """Load the graph.
+
+        Raises:
+            RepositoryError: the file is missing, or onnxruntime refuses it.
+            MissingPackageError: onnxruntime is not installed.
+        """
+        onnxruntime: Any = require("onnxruntime", extra="embedded")
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = min(MAX_THREADS, len(os.sched_getaffinity(0)))
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        if not self._graph.is_file():
+            raise RepositoryError(f"{self._graph} is missing; build the repository again")
+        try:
+            self._session = onnxruntime.InferenceSession(self._graph, options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # onnxruntime's errors have no other common base
+            reason = " ".join(str(error).split())
+            raise RepositoryError(f"onnxruntime refuses {self._graph} ({reason}); build the repository again") from error
+        self.output_names = tuple(output.name for output in self._session.get_outputs())
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Free the graph."""
+        self._session = None
+
+    def infer(self, feed: Mapping[str, NDArray[Any]]) -> Arrays:
+        """All inputs by name -> all outputs by name."""
+        return dict(zip(self.output_names, self._session.run(None, dict(feed)), strict=True))
