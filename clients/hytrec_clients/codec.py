@@ -115,6 +115,8 @@ def _whole_number(name: str, value: object) -> Array:
 def key_array(name: str, keys: Any, dtype: DType) -> Array:
     """Keys as (n,) int64, or (n,) object holding UTF-8 bytes, as the server's vocabulary has them.
 
+    String keys may be given as bytes too: a vocabulary's own arrays hold them so.
+
     Raises:
         InvalidRequest: a key is of the other type.
     """
@@ -135,11 +137,11 @@ def key_array(name: str, keys: Any, dtype: DType) -> Array:
 def _bytes_keys(name: str, keys: list[Any]) -> Array:
     array = np.empty(len(keys), dtype=object)
     for index, key in enumerate(keys):
-        if not isinstance(key, str):
+        if not isinstance(key, (str, bytes)):
             raise InvalidRequest(
                 f"{name} holds {key!r}; the keys of this server are strings, such as str({key!r})", field=name
             )
-        array[index] = _utf8(name, key)
+        array[index] = key if isinstance(key, bytes) else _utf8(name, key)
     return array
 
 

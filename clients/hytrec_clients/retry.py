@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 import time
 from collections.abc import Callable
@@ -59,7 +60,7 @@ class Budget:
         uniform: draws between two bounds.
 
     Raises:
-        InvalidRequest: `timeout_s` is not over 0.
+        InvalidRequest: `timeout_s` is not over 0, or has no end.
     """
 
     policy: RetryPolicy
@@ -70,8 +71,10 @@ class Budget:
     _end: float = field(init=False)
 
     def __post_init__(self) -> None:
-        if not self.timeout_s > 0:
-            raise InvalidRequest(f"timeout_s is {self.timeout_s}; it must be over 0 seconds", field="timeout_s")
+        if not 0 < self.timeout_s < math.inf:
+            raise InvalidRequest(
+                f"timeout_s is {self.timeout_s}; it must be over 0 seconds and finite", field="timeout_s"
+            )
         self._end = self.clock() + self.timeout_s
 
     def attempt_timeout_s(self) -> float:

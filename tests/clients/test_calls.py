@@ -208,9 +208,9 @@ def test_a_url_that_is_not_host_and_port(kind: Any, url: str) -> None:
         kind(url)
 
 
-@pytest.mark.parametrize("timeout_s", [0, -1, float("nan")])
+@pytest.mark.parametrize("timeout_s", [0, -1, float("nan"), float("inf")])
 def test_a_timeout_that_is_no_time(make_client: Any, fake: Any, timeout_s: float) -> None:
-    with pytest.raises(InvalidRequest, match=rf"timeout_s is {timeout_s}; it must be over 0 seconds"):
+    with pytest.raises(InvalidRequest, match=rf"timeout_s is {timeout_s}; it must be over 0 seconds and finite"):
         make_client(fake.url, timeout_s=timeout_s)
-    with pytest.raises(InvalidRequest, match="it must be over 0 seconds"):
+    with pytest.raises(InvalidRequest, match="it must be over 0 seconds and finite"):
         make_client(fake.url).append("ada", timeout_s=timeout_s)

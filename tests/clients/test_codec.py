@@ -40,6 +40,7 @@ def test_text_keys_keep_their_value(keys: Any) -> None:
 def test_bytes_that_are_no_utf8_come_back_as_they_went() -> None:
     key = codec._key(b"caf\xe9")
     assert codec.key_array("item_keys", [key], DType.BYTES).tolist() == [b"caf\xe9"]
+    assert codec.key_array("item_keys", np.array([b"caf\xe9"]), DType.BYTES).tolist() == [b"caf\xe9"]
 
 
 def test_text_that_cannot_be_written_in_utf8() -> None:
@@ -56,7 +57,7 @@ def test_keys_that_are_no_whole_numbers(keys: Any) -> None:
         codec.key_array("item_keys", keys, DType.INT64)
 
 
-@pytest.mark.parametrize("keys", [[1], [b"a"], [None], np.array([1])])
+@pytest.mark.parametrize("keys", [[1], [None], np.array([1])])
 def test_keys_that_are_no_strings(keys: Any) -> None:
     first = keys[0] if isinstance(keys, list) else keys.tolist()[0]
     text = f"item_keys holds {first!r}; the keys of this server are strings, such as str({first!r})"
