@@ -1,6 +1,7 @@
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -117,7 +118,7 @@ def test_another_format_version_is_reported(tmp_path: Path) -> None:
         ({"format_version": 1, "item_keys": np.array(["a", 1], object), "behavior_keys": np.arange(2)}, "allow_pickle"),
     ],
 )
-def test_a_foreign_file_is_reported(arrays: dict[str, np.ndarray], reason: str, tmp_path: Path) -> None:
+def test_a_foreign_file_is_reported(arrays: dict[str, Any], reason: str, tmp_path: Path) -> None:
     np.savez(tmp_path / "v.npz", **arrays)
     with pytest.raises(VocabularyError, match=rf"v\.npz is damaged \(.*{reason}.*\); copy it from the training run"):
         Vocabulary.load(tmp_path / "v.npz")
@@ -141,7 +142,7 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(data=st.data())
 def test_a_damaged_file_is_reported_or_harmless(saved: Path, data: st.DataObject) -> None:
     whole = saved.read_bytes()
