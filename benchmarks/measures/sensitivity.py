@@ -1,0 +1,66 @@
+"""What makes the streaming figures mean something: leaving out any recent event would show in the state."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hytrec.checkpoint import load_run
+from hytrec.data import History
+from hytrec.signature import MEMORY, STATE, Sizes
+from hytrec_export.chain import padded, part
+from hytrec_export.runners import Arrays
+from measures.chains import Feeder, largest, onnx_chain
+from measures.context import LONG_EVENTS, Context, Log, Weights
+from measures.figures import BOUNDS, Figure
+from measures.progress import say, track
+
+DROPS = 1_000
+QUICK_DROPS = 40
+ROWS = 25
+"""Shortened histories of one run."""
+
+
+def measure(context: Context) -> dict[str, Figure]:
+    """The least movement of the memory, in bounds, when one of the last 1,000 events is left out: all are tried."""
+    run = load_run(context.run(Log.EDITS, Weights.REMEMBERING))
+    repository = context.repository(Log.EDITS, Weights.REMEMBERING, max_events=LONG_EVENTS)
+    moved = []
+    for history in context.long_histories(run.vocabulary):
+        say(f"leaving out each of the last events of {len(history):,}")
+        drops = QUICK_DROPS if context.quick else DROPS
+        moved.append(movements(repository, history, sizes=run.config.sizes(), drops=drops))
+    ratios = np.concatenate(moved) / BOUNDS["stream_state_max_rel_diff"].limit
+    return {
+        "history_sensitivity": float(ratios.min()),
+        "history_sensitivity_median": float(np.median(ratios)),
+        "history_sensitivity_drops": ratios.size,
+    }
+
+
+def movements(repository: Path, history: History, *, sizes: Sizes, drops: int) -> NDArray[np.float64]:
+    """Max |S' - S| over max(1, max |S|) for each of the last `drops` events left out, oldest first: (drops,)."""
+    moved = []
+    with onnx_chain(repository, sizes=sizes) as chain:
+        feeder = Feeder(chain=chain, sizes=sizes, max_events=LONG_EVENTS)
+        whole = feeder.feed(history).state[MEMORY.name]
+        scale = max(1.0, largest(whole))
+        first = len(history) - drops
+        state = feeder.feed(history.before(first)).state
+        for start in track(range(first, len(history), ROWS), "leaving out events"):
+            before = []
+            for position in range(start, min(start + ROWS, len(history))):
+                before.append(state)
+                state = feeder.call(part(history, position, position + 1), state).state
+            rests = [part(history, start + row + 1, len(history)) for row in range(len(before))]
+            without = chain.encode(stacked(before), padded(rests)).state[MEMORY.name]
+            moved += [largest(memory - whole[0]) / scale for memory in without]
+    return np.array(moved)
+
+
+def stacked(states: Sequence[Arrays]) -> Arrays:
+    """States of one user each as one batch."""
+    return {tensor.name: np.concatenate([state[tensor.name] for state in states]) for tensor in STATE}
