@@ -2,18 +2,13 @@
 
 Without an fsync at every commit, pages reach the disk in any order; LMDB trusts its pages and may crash the process
 on bad ones. So the file is first walked by a verifier in plain Python, and when that finds something wrong, the
-records that are whole are carried over into a new file by a child process that may crash.
+records that are whole are carried over into a new file.
 """
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import os
 import shutil
-import warnings
-from collections.abc import Iterator
-from itertools import islice
 from pathlib import Path
 
 import lmdb
@@ -21,11 +16,11 @@ from lmdb.verify import VerifyError, verify
 
 from hytrec.signature import StateStatus
 from hytrec_export.state.folder import COMPACTED_FOLDER, DATA_FILE, REPAIRED_FOLDER, StoreFolder, sync_folder
-from hytrec_export.state.lmdb_values import DATABASES, Values
-from hytrec_export.state.record import parse_header, parse_state
+from hytrec_export.state.lmdb_pages import DamagedFile
+from hytrec_export.state.lmdb_values import DATABASES, PIECES, VALUES, Values
+from hytrec_export.state.record import Buffer, parse_header, parse_state
 
 DAMAGED_FILE = "data.mdb.damaged"
-_RECORDS_PER_COMMIT = 64
 _LOG = logging.getLogger(__name__)
 
 
@@ -74,21 +69,13 @@ def _salvage(path: Path) -> int:
     """Replace the file by one with the sound records; how many there are."""
     target = path / REPAIRED_FOLDER
     target.mkdir(mode=0o700)
-    with warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore", DeprecationWarning
-        )  # the child runs LMDB alone, whatever threads the parent has
-        child = os.fork()
-    if child == 0:
-        try:
-            _carry_over(path, target)
-        finally:
-            os._exit(0)
-    os.waitpid(child, 0)
-    with lmdb.open(str(target), max_dbs=DATABASES) as env:
+    room = 2 * (path / DATA_FILE).stat().st_size + (1 << 20)
+    damaged = DamagedFile(path / DATA_FILE)
+    with lmdb.open(str(target), map_size=room, max_dbs=DATABASES, mode=0o600, sync=False) as env:
         values = Values(env)
-        with env.begin(buffers=True) as reading:
-            kept = values.count(reading)
+        kept = _carry_over(damaged, env, values)
+        env.sync(True)
+    damaged.close()
     (path / DAMAGED_FILE).unlink(missing_ok=True)
     (path / DAMAGED_FILE).hardlink_to(path / DATA_FILE)
     (target / DATA_FILE).replace(path / DATA_FILE)
@@ -97,37 +84,21 @@ def _salvage(path: Path) -> int:
     return kept
 
 
-def _carry_over(path: Path, target: Path) -> None:
-    room = 2 * (path / DATA_FILE).stat().st_size + (1 << 20)
-    with (
-        lmdb.open(str(target), map_size=room, max_dbs=DATABASES) as sink,
-        lmdb.open(str(path), map_size=room, max_dbs=DATABASES, readonly=True, lock=False) as source,
-    ):
-        kept = Values(sink)
-        records = _sound_records(source)
-        while batch := list(islice(records, _RECORDS_PER_COMMIT)):
-            with sink.begin(write=True, buffers=True) as writing:
-                for user_id, value in batch:
-                    kept.put(writing, user_id, value, in_pieces=False)
+def _carry_over(damaged: DamagedFile, env: lmdb.Environment, values: Values) -> int:
+    kept = 0
+    for table in (PIECES, VALUES):
+        for key, value in damaged.table(table):
+            with env.begin(write=True, buffers=True) as txn:
+                if not values.put_raw(txn, table, key, value) or table == PIECES:
+                    continue
+                sound = _is_sound(key, values.get(txn, key) or b"")
+                kept += sound
+                if not sound:
+                    values.delete(txn, key)
+    return kept
 
 
-def _sound_records(source: lmdb.Environment) -> Iterator[tuple[bytes, bytes]]:
-    """Sound records in order, until the end or the first page that LMDB itself finds damaged."""
-    after = b""
-    with contextlib.suppress(lmdb.Error):
-        values = Values(source, create=False)
-        with source.begin(buffers=True) as reading:
-            while heads := values.heads_after(reading, after, 1):
-                user_id = heads[0][0]
-                if user_id <= after:
-                    return  # a damaged tree that leads back into itself
-                after = user_id
-                value = bytes(values.get(reading, user_id) or b"")
-                if _is_sound(user_id, value):
-                    yield user_id, value
-
-
-def _is_sound(user_id: bytes, value: bytes) -> bool:
+def _is_sound(user_id: bytes, value: Buffer) -> bool:
     header = parse_header(value, user_id)
     if isinstance(header, StateStatus):
         return header is StateStatus.FOREIGN

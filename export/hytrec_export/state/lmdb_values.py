@@ -14,6 +14,8 @@ from hytrec_export.state.record import HEADER_BYTES, Buffer
 
 Txn: TypeAlias = "lmdb.Transaction[memoryview]"
 
+VALUES = b"values"
+PIECES = b"pieces"
 DATABASES = 2
 _OVERFLOW_HEADER = 16
 _INDEX_BYTES = 2
@@ -23,15 +25,13 @@ class Values:
     """The two tables of an environment: values, and pieces of those values that consist of their header alone.
 
     Every value is longer than a header.
-
-    Args:
-        create: make the tables when they are missing.
     """
 
-    def __init__(self, env: lmdb.Environment, *, create: bool = True) -> None:
-        self._values = env.open_db(b"values", create=create)
-        self._pieces = env.open_db(b"pieces", create=create)
+    def __init__(self, env: lmdb.Environment) -> None:
+        self._values = env.open_db(VALUES)
+        self._pieces = env.open_db(PIECES)
         self._page_bytes = env.stat()["psize"]
+        self._max_key_bytes = env.max_key_size()
 
     def get(self, txn: Txn, key: bytes) -> Buffer | None:
         """A value; a view into the file where it is whole."""
@@ -45,19 +45,27 @@ class Values:
 
     def put(self, txn: Txn, key: bytes, value: Buffer, *, in_pieces: bool) -> None:
         """Store a value in place of what was there."""
-        self._delete_pieces(txn, key)
         if not in_pieces:
+            self._drop_pieces(txn, key)
             txn.put(key, value, db=self._values)
             return
         view = memoryview(value)
         txn.put(key, view[:HEADER_BYTES], db=self._values)
         size = self._page_bytes - _OVERFLOW_HEADER
-        for index, start in enumerate(range(HEADER_BYTES, len(view), size)):
+        starts = range(HEADER_BYTES, len(view), size)
+        for index, start in enumerate(starts):
             txn.put(_piece_key(key, index), view[start : start + size], db=self._pieces)
+        self._drop_pieces_from(txn, key, len(starts))
+
+    def put_raw(self, txn: Txn, table: bytes, key: bytes, value: bytes) -> bool:
+        """Put an entry of a damaged file into its table; whether its key can be one."""
+        if not 1 <= len(key) <= self._max_key_bytes:
+            return False
+        return txn.put(key, value, db=self._pieces if table == PIECES else self._values)
 
     def delete(self, txn: Txn, key: bytes) -> bool:
         """Delete a value; whether there was one."""
-        self._delete_pieces(txn, key)
+        self._drop_pieces(txn, key)
         return txn.delete(key, db=self._values)
 
     def heads_after(self, txn: Txn, after: bytes, count: int) -> list[tuple[bytes, bytes]]:
@@ -84,12 +92,14 @@ class Values:
         """Bytes of the pages that a value of `size` bytes takes."""
         return -(-(size + _OVERFLOW_HEADER) // self._page_bytes) * self._page_bytes
 
-    def _delete_pieces(self, txn: Txn, key: bytes) -> None:
+    def _drop_pieces(self, txn: Txn, key: bytes) -> None:
         value = txn.get(key, db=self._values)
         if value is not None and len(value) == HEADER_BYTES:
-            index = 0
-            while txn.delete(_piece_key(key, index), db=self._pieces):
-                index += 1
+            self._drop_pieces_from(txn, key, 0)
+
+    def _drop_pieces_from(self, txn: Txn, key: bytes, index: int) -> None:
+        while txn.delete(_piece_key(key, index), db=self._pieces):
+            index += 1
 
 
 def _piece_key(key: bytes, index: int) -> bytes:

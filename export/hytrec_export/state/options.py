@@ -63,6 +63,8 @@ class StoreOptions:
     ttl_s: int | None = None
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "kind", _member("the state store's kind", self.kind, StoreKind))
+        object.__setattr__(self, "durability", _member("the state store's durability", self.durability, Durability))
         if self.max_bytes < MIN_BYTES:
             raise OptionError(
                 f"the state store's max_bytes is {self.max_bytes}; it must be at least {MIN_BYTES} (1 MiB)"
@@ -94,19 +96,18 @@ class StoreOptions:
         ttl_s = values.get(TTL_VARIABLE, "")
         return cls(
             path=Path(path),
-            kind=_choice(values, STORE_VARIABLE, StoreKind.LMDB),
-            durability=_choice(values, DURABILITY_VARIABLE, Durability.PROCESS),
+            kind=_member(STORE_VARIABLE, values.get(STORE_VARIABLE, "") or cls.kind, StoreKind),
+            durability=_member(DURABILITY_VARIABLE, values.get(DURABILITY_VARIABLE, "") or cls.durability, Durability),
             max_bytes=_integer(MAX_BYTES_VARIABLE, values.get(MAX_BYTES_VARIABLE, "") or str(cls.max_bytes)),
             ttl_s=_integer(TTL_VARIABLE, ttl_s) if ttl_s else None,
         )
 
 
-def _choice(values: Mapping[str, str], name: str, default: ChoiceT) -> ChoiceT:
-    value = values.get(name, "") or default.value
+def _member(name: str, value: str, choices: type[ChoiceT]) -> ChoiceT:
     try:
-        return type(default)(value)
+        return choices(value)
     except ValueError:
-        allowed = ", ".join(member.value for member in type(default))
+        allowed = ", ".join(choices)
         raise OptionError(f"{name} is {value!r}; it must be one of: {allowed}") from None
 
 

@@ -31,9 +31,9 @@ class Kit:
     """A record of 17 KB: five pages of its own."""
     fingerprint = "0123456789abcdef" * 2
 
-    def state(self, event_count: int, sizes: Sizes = small) -> State:
-        """A state that differs in every array for every count."""
-        rng = np.random.default_rng(event_count)
+    def state(self, user_id: bytes, event_count: int, sizes: Sizes = small) -> State:
+        """A state that differs in every array for every user and count."""
+        rng = np.random.default_rng((event_count, *user_id))
         state: State = {}
         for tensor in STATE:
             shape = sizes.shape(tensor)
@@ -59,7 +59,7 @@ class Kit:
             "call_id": os.urandom(16),
             "expected_revision": expected[0],
             "expected_event_count": expected[1],
-            "state": self.state(event_count, sizes),
+            "state": self.state(user_id, event_count, sizes),
         }
         return Write(**values | changes)
 
