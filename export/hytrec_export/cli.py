@@ -1,0 +1,157 @@
+"""`hytrec-export`: build, verify and serve a model repository, look after its state store.
+
+Nothing heavy is imported here: `--help` needs neither torch nor onnx.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from hytrec.errors import HytrecError
+from hytrec_export.options import BuildOptions, Lowering, Target
+from hytrec_export.server.options import ServerOptions
+from hytrec_export.serving import Limits
+from hytrec_export.state.options import Durability, StoreOptions
+from hytrec_export.state_cli import STATE_FOLDER, StateFolder, state_app
+
+app = typer.Typer(
+    help="Build, verify and serve Triton model repositories of trained HyTRec runs. "
+    "Results go to stdout, progress to stderr; a known error is one line and exit code 1.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+app.add_typer(state_app, name="state")
+
+Repository = Annotated[Path, typer.Argument(help="Folder of a built model repository.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Port = Annotated[int, typer.Option(help="0 takes any free port.")]
+
+
+@app.command()
+def build(
+    run: Annotated[Path, typer.Argument(help="Run folder of `hytrec train`.", show_default=False)],
+    *,
+    output: Annotated[Path, typer.Option(help="Where the repository goes; an old one is replaced.")] = (
+        BuildOptions.output
+    ),
+    target: Annotated[Target, typer.Option(help="Who runs the graphs.")] = BuildOptions.target,
+    lowering: Annotated[Lowering, typer.Option(help="Form of the recurrence in the graph.")] = BuildOptions.lowering,
+    max_events: Annotated[int, typer.Option(help="Most new events of a call.")] = Limits.max_events,
+    max_candidates: Annotated[int, typer.Option(help="Most candidates of a call.")] = Limits.max_candidates,
+    max_excluded: Annotated[int, typer.Option(help="Most excluded items of a call.")] = Limits.max_excluded,
+    max_batch: Annotated[int, typer.Option(help="Most calls that the server runs together.")] = Limits.max_batch,
+    atol: Annotated[float, typer.Option(help="Largest difference from PyTorch.")] = BuildOptions.atol,
+    as_json: AsJson = False,
+) -> None:
+    """Make a verified model repository out of a trained run."""
+    limits = Limits(
+        max_events=max_events, max_candidates=max_candidates, max_excluded=max_excluded, max_batch=max_batch
+    )
+    options = BuildOptions(run=run, output=output, target=target, lowering=lowering, limits=limits, atol=atol)
+    from hytrec_export.pipeline import build as build_repository  # noqa: PLC0415 - torch
+
+    manifest = build_repository(options, progress=_progress)
+    if as_json:
+        _print_json(asdict(manifest) | {"output": str(output)})
+        return
+    worst = max(difference["value"] for difference in manifest.parity["largest"].values())
+    print(f"{output}: {len(manifest.files)} files, model {manifest.fingerprint}")  # noqa: T201
+    print(f"largest difference from PyTorch {worst:.2g}, bound {atol:g}")  # noqa: T201
+
+
+@app.command()
+def verify(repository: Repository = BuildOptions.output, *, as_json: AsJson = False) -> None:
+    """Check the files' hashes, and the graphs against PyTorch's stored answers; exit code 1 if something is wrong."""
+    from hytrec_export.verify import verify as findings_of  # noqa: PLC0415 - numpy
+
+    findings = []
+    with _progress("verifying"):
+        for finding in findings_of(repository):
+            findings.append(finding)
+            if not as_json:
+                print(f"{'ok    ' if finding.ok else 'not ok'}  {finding.text}")  # noqa: T201
+    ok = all(finding.ok for finding in findings)
+    if as_json:
+        _print_json({"ok": ok, "findings": [asdict(finding) for finding in findings]})
+    raise typer.Exit(0 if ok else 1)
+
+
+@app.command()
+def serve(
+    repository: Repository = BuildOptions.output,
+    *,
+    state: StateFolder = STATE_FOLDER,
+    durability: Annotated[Durability, typer.Option(help="What an acknowledged write survives.")] = (
+        StoreOptions.durability
+    ),
+    state_max_bytes: Annotated[int, typer.Option(help="Largest size of the state store.")] = StoreOptions.max_bytes,
+    state_ttl_s: Annotated[
+        int | None, typer.Option("--state-ttl", help="Forget users not written for so many seconds.")
+    ] = StoreOptions.ttl_s,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = ServerOptions.host,
+    grpc_port: Port = ServerOptions.grpc_port,
+    http_port: Port = ServerOptions.http_port,
+    metrics_port: Port = ServerOptions.metrics_port,
+    ready_timeout_s: Annotated[float, typer.Option("--ready-timeout", help="Seconds that loading may take.")] = (
+        ServerOptions.ready_timeout_s
+    ),
+    stop_timeout_s: Annotated[float, typer.Option("--stop-timeout", help="Seconds that stopping may take.")] = (
+        ServerOptions.stop_timeout_s
+    ),
+    log: Annotated[bool, typer.Option("--log", help="Show the server's log.")] = ServerOptions.log,
+    log_verbose: Annotated[int, typer.Option(help="tritonserver's --log-verbose.")] = ServerOptions.log_verbose,
+) -> None:
+    """Run Triton Inference Server on a repository until Ctrl-C."""
+    store = StoreOptions(path=state, durability=durability, max_bytes=state_max_bytes, ttl_s=state_ttl_s)
+    from hytrec_export.server import run_until_stopped  # noqa: PLC0415 - after the options were found good
+
+    run_until_stopped(
+        ServerOptions(
+            repository=repository,
+            host=host,
+            grpc_port=grpc_port,
+            http_port=http_port,
+            metrics_port=metrics_port,
+            ready_timeout_s=ready_timeout_s,
+            stop_timeout_s=stop_timeout_s,
+            log=log,
+            log_verbose=log_verbose,
+            environment=store.to_environment(),
+        )
+    )
+
+
+@contextmanager
+def _progress(step: str) -> Iterator[None]:
+    """A line on stderr with a clock that runs while the step lasts."""
+    from rich.console import Console  # noqa: PLC0415 - --help is not to wait for it
+    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn  # noqa: PLC0415
+
+    columns = (SpinnerColumn(finished_text=" "), TextColumn("{task.description}"), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+        task = progress.add_task(step, total=1)
+        yield
+        progress.advance(task)
+
+
+def _print_json(values: object) -> None:
+    print(json.dumps(values, indent=2))  # noqa: T201
+
+
+def main() -> None:
+    """Run the command line."""
+    try:
+        app()
+    except HytrecError as error:
+        sys.stderr.write(f"error: {error}\n")
+        raise SystemExit(1) from None
