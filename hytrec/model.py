@@ -25,6 +25,7 @@ from hytrec.config import Branches, ModelConfig
 from hytrec.delta_rule import DeltaRule, chunked, memory_at
 from hytrec.layers import (
     GAP_BUCKETS,
+    Dropout,
     FeedForward,
     GatedFusion,
     MixtureOfExperts,
@@ -102,18 +103,30 @@ class ShortBranch(nn.Module):
             SoftmaxLayer(width=width, heads=heads, hidden=hidden, dropout=dropout) for _ in range(layers)
         )
         self.norm = nn.RMSNorm(width, eps=1e-6)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
-    def forward(self, events: Tensor, window_times: Tensor, now_s: Tensor) -> tuple[Tensor, Tensor]:
-        """Events (B, W, D), times (B, W) and now (B, 1) in seconds -> tokens (B, W + 1, D), present (B, W + 1) bool."""
+    def forward(
+        self, events: Tensor, window_times: Tensor, now_s: Tensor, *, summary_only: bool = False
+    ) -> tuple[Tensor, Tensor]:
+        """Attend over the window.
+
+        Args:
+            events: (B, W, D). window_times: (B, W) int64. now_s: (B, 1) int64 seconds.
+            summary_only: leave out what nobody reads when only the null token's vector is wanted.
+
+        Returns:
+            tokens (B, W + 1, D), present (B, W + 1) bool, the null token last; (B, 1, D) and (B, 1) of the summary only.
+        """
         age = self.age(bucket_of_duration((now_s - window_times).clamp(min=0)))
         null = self.null.expand(events.shape[0], 1, -1)
         slot = self.slot[self.slot.shape[0] - events.shape[1] :]  # training cuts the empty left part of a window off
         tokens = self.dropout(torch.cat([events + age + slot, null], 1))
         present = torch.cat([window_times > 0, torch.ones_like(now_s, dtype=torch.bool)], 1)
-        for layer in self.layers:
-            tokens = layer(tokens, present)
-        return self.norm(tokens), present
+        *lower, top = self.layers
+        for layer in lower:
+            tokens = layer(tokens, tokens, present)
+        asking = tokens[:, -1:] if summary_only else tokens
+        return self.norm(top(asking, tokens, present)), present[:, -1:] if summary_only else present
 
 
 class HyTRec(nn.Module):
@@ -149,7 +162,7 @@ class HyTRec(nn.Module):
         self.item_table = nn.Embedding(items + 2, width)
         self.behavior_table = nn.Embedding(behaviors + 1, width)
         self.gap_table = nn.Embedding(GAP_BUCKETS, width)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.layers = nn.ModuleList(
             TADNLayer(width=width, heads=heads, hidden=hidden, periods_s=periods, dropout=dropout)
             for periods in spaced_periods(tadn_layers, heads)
@@ -292,11 +305,19 @@ class HyTRec(nn.Module):
         long_vector: Tensor,
         last_time: Tensor,
         now_s: Tensor,
+        *,
+        summary_only: bool = False,
     ) -> Reading:
-        """Decay the memory to now, attend over the window, fuse both to the user vector u."""
+        """Decay the memory to now, attend over the window, fuse both to the user vector u.
+
+        Args:
+            summary_only: for the retriever, which needs no tokens but the null one; a reranker needs them all.
+        """
         idle = self._last_decay().idle((now_s - last_time).clamp(min=0))  # (B, H)
         memory = idle[:, :, None, None] * last_memory
-        tokens, present = self.short(self._embed(window_items, window_behaviors), window_times, now_s)
+        tokens, present = self.short(
+            self._embed(window_items, window_behaviors), window_times, now_s, summary_only=summary_only
+        )
         summary = tokens[:, -1]  # (B, D), the null token
         if self.read_long:
             query = long_vector + summary if self.read_short else long_vector
@@ -310,7 +331,7 @@ class HyTRec(nn.Module):
 
     def retrieve_scores(self, user: Tensor) -> Tensor:
         """u . item table: (..., D) -> (..., I + 2)."""
-        return user @ self.item_table.weight.T / math.sqrt(self.width)
+        return user @ self.item_table.weight.T
 
     def retrieve(self, reading: Reading, excluded_rows: Tensor) -> Tensor:
         """Best item rows, best first: (B, R) int64; 0 where fewer than R items are left. excluded_rows (B, X) int64."""
@@ -325,7 +346,7 @@ class HyTRec(nn.Module):
         """Score of every candidate row (B, N) int64: (B, N) float."""
         candidates = self.item_table(candidate_rows)
         h = self.candidate_norm(candidates)
-        base = (candidates * reading.user.unsqueeze(1)).sum(-1) / math.sqrt(self.width)
+        base = (candidates * reading.user.unsqueeze(1)).sum(-1)
         long = short = torch.zeros_like(h)
         if self.read_long:
             long = self.candidate_read(self._recall(reading.memory, self.candidate_query(h)))
@@ -345,7 +366,9 @@ class HyTRec(nn.Module):
         return (q @ memory).transpose(1, 2).flatten(2)
 
     def _embed(self, item_rows: Tensor, behavior_rows: Tensor) -> Tensor:
-        return self.item_table(item_rows) + self.behavior_table(behavior_rows)  # type: ignore[no-any-return]
+        # Rows start at length one, as logits want them; the residual stream wants entries of size one.
+        rows = self.item_table(item_rows) + self.behavior_table(behavior_rows)
+        return rows * math.sqrt(self.width)  # type: ignore[no-any-return]
 
     def _last_decay(self) -> TemporalDecay:
         decay = self.layers[-1].decay
