@@ -56,6 +56,8 @@ class LmdbFile:
                 f"cannot open the state store {folder.path} ({error}); "
                 "if its files are damaged, move the folder away to start with an empty one"
             ) from error
+        if flush:
+            sync_folder(folder.path)
         self.clear_dead_readers()
         self._leave_room()
 
@@ -176,8 +178,8 @@ class LmdbFile:
 
     def _known(self, error: lmdb.Error, *, write: bool) -> StateStoreError:
         name = f"the state store {self._folder.path}"
-        full = isinstance(error, lmdb.MapFullError | lmdb.TxnFullError | lmdb.DiskError) or error.code in _NO_DISK
-        if write and full:
+        no_disk = isinstance(error, lmdb.DiskError) or getattr(error, "code", 0) in _NO_DISK
+        if write and (no_disk or isinstance(error, lmdb.MapFullError | lmdb.TxnFullError)):
             return StoreFullError(f"{name} is full ({error}); delete users, raise its limit or free disk")
         return StoreUnavailableError(f"{name} failed ({error}); check the disk, then restart the server")
 

@@ -10,12 +10,15 @@ import struct
 from pathlib import Path
 from typing import Any
 
+import lmdb
 import pytest
 from lmdb.verify import verify
 
 from hytrec.signature import StateStatus
 from hytrec_export.errors import StoreUnavailableError
 from hytrec_export.state.folder import boot_id
+from hytrec_export.state.lmdb_open import open_beside
+from hytrec_export.state.lmdb_pages import DamagedFile
 from hytrec_export.state.store import Write
 
 USERS = 120
@@ -154,3 +157,55 @@ def test_what_a_killed_compaction_left_is_removed(tmp_path: Path, kit: Any) -> N
     with kit.open(tmp_path, sizes=kit.large) as store:
         assert store.stat().users == USERS
     assert sorted(path.name for path in tmp_path.iterdir()) == ["data.mdb", "lock.mdb", "store.json", "store.lock"]
+
+
+def test_pages_are_read_as_lmdb_reads_them(tmp_path: Path) -> None:
+    rng = random.Random(3)
+    expected = {rng.randbytes(rng.randint(1, 256)): rng.randbytes(rng.choice([0, 9, 700, 5_000])) for _ in range(800)}
+    with lmdb.open(str(tmp_path), map_size=1 << 26, max_dbs=2) as env:
+        table, other = env.open_db(b"values"), env.open_db(b"pieces")
+        for key, value in expected.items():
+            with env.begin(write=True) as txn:
+                txn.put(key, value, db=table)
+                txn.put(key, b"other", db=other)
+    damaged = DamagedFile(tmp_path / "data.mdb")
+    assert list(damaged.table(b"values")) == sorted(expected.items())
+    assert {value for _, value in damaged.table(b"pieces")} == {b"other"}
+    assert list(damaged.table(b"unknown")) == []
+    damaged.close()
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_no_damage_makes_reading_fail(tmp_path: Path, kit: Any, seed: int) -> None:
+    writes = fill(kit, tmp_path)
+    rng = random.Random(seed)
+    data = bytearray((tmp_path / "data.mdb").read_bytes())
+    for page in live_tree_pages(tmp_path):
+        for _ in range(rng.randrange(40)):
+            data[page * 4096 + rng.randrange(4096)] = rng.randrange(256)
+    (tmp_path / "data.mdb").write_bytes(data)
+    damaged = DamagedFile(tmp_path / "data.mdb")
+    sound = dict(damaged.table(b"values"))
+    assert set(sound) & set(writes) or not sound
+    damaged.close()
+
+
+def test_records_in_pieces_are_repaired_too(tmp_path: Path, kit: Any) -> None:
+    writes = fill(kit, tmp_path)
+    in_pieces, broken = kit.write(b"in-pieces", 1, sizes=kit.large), kit.write(b"broken", 1, sizes=kit.large)
+    file, _ = open_beside(tmp_path)
+
+    def put_both(txn: Any) -> None:
+        for write in (in_pieces, broken):
+            file.values.put(txn, write.user_id, kit.record(kit.rules(sizes=kit.large), write), in_pieces=True)
+        txn.delete(b"broken\0\1", db=file.values._pieces)
+
+    file.change(put_both)
+    file.close()
+    lose_power(tmp_path)
+    damage_page(tmp_path, live_tree_pages(tmp_path)[0])
+    with kit.open(tmp_path, sizes=kit.large) as store:
+        kept = {user.user_id for user in store.users()}
+        assert b"broken" not in kept
+        assert kit.same(store.read_many([b"in-pieces"])[0].state, in_pieces.state) == (b"in-pieces" in kept)
+        assert kept & set(writes)
