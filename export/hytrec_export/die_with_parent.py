@@ -26,8 +26,10 @@ from pathlib import Path
 SERVER_PID_VARIABLE = "HYTREC_SERVER_PID"
 """Set for tritonserver, so that a stub whose server died before it could ask knows it."""
 
+STUB_PROGRAM = "triton_python_backend_stub"
+"""The process in which Triton's python backend runs one instance of a model."""
+
 _PR_SET_PDEATHSIG = 1
-_STUB_PROGRAM = "triton_python_backend_stub"
 _FIRST_LOOK_MS = 5
 _LAST_LOOK_MS = 1_000
 _started = threading.Lock()
@@ -47,7 +49,7 @@ def die_with_parent() -> None:
 
 
 def _in_stub() -> bool:
-    return Path("/proc/self/exe").resolve().name == _STUB_PROGRAM
+    return Path("/proc/self/exe").resolve().name == STUB_PROGRAM
 
 
 def _watch(parent: int) -> None:

@@ -1,9 +1,10 @@
-"""What a killed server leaves behind: its shared memory, and its temporary folder.
+"""What a killed server leaves behind: python models that missed its end, shared memory, a temporary folder.
 
 Each server names its shared memory by a token of its own, and holds a lock on the file `/dev/shm/hytrec_TOKEN.lock`.
 The lock belongs to tritonserver and its python models, who inherit the open file, so it ends when the last of them
-does, whatever they died of, and no process number is ever compared. A free lock means that whatever carries the token
-is left over.
+does, whatever they died of. A free lock means that whatever carries the token is left over. A lock that only python
+models hold means that their server is dead: they are orphans. Those that asked the kernel (`die_with_parent`) are gone
+in milliseconds; one killed while it loads may not have asked yet, and idle ones were seen to wait for ever.
 """
 
 from __future__ import annotations
@@ -13,11 +14,14 @@ import os
 import re
 import secrets
 import shutil
+import signal
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from hytrec_export.die_with_parent import STUB_PROGRAM
 
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - the kernel's own place for it
 _STEM = "hytrec_"
@@ -57,12 +61,13 @@ class Claim:
             self._lock_file = None
 
     def remove(self, *, wait_s: float) -> bool:
-        """Wait until every process of the server is gone, then remove what it left; False when one is still there."""
+        """End the python models of a server that has ended, then remove what it left; False when one is still there."""
         self._close()
         deadline = time.monotonic() + wait_s
         while not _remove_if_dead(self._path):
             if time.monotonic() > deadline:
                 return False
+            end_orphans(self._path)
             time.sleep(_LOOK_S)
         return True
 
@@ -73,7 +78,39 @@ def remove_leftovers(shared_memory: Path = SHARED_MEMORY) -> int:
     Returns:
         How many dead servers were cleaned up after.
     """
-    return sum(_remove_if_dead(path) for path in shared_memory.glob(f"{_STEM}*") if _LOCK_NAME.fullmatch(path.name))
+    removed = 0
+    for path in shared_memory.glob(f"{_STEM}*"):
+        if _LOCK_NAME.fullmatch(path.name):
+            if end_orphans(path):
+                time.sleep(_LOOK_S)
+            removed += _remove_if_dead(path)
+    return removed
+
+
+def end_orphans(lock: Path) -> int:
+    """Kill the processes that hold a server's lock, if all of them are python models; how many that were."""
+    holders = [process for process in Path("/proc").glob("[0-9]*") if _holds(process, lock)]
+    if any(_program(process) != STUB_PROGRAM for process in holders):
+        return 0
+    for process in holders:
+        with suppress(ProcessLookupError):
+            os.kill(int(process.name), signal.SIGKILL)
+    return len(holders)
+
+
+def _holds(process: Path, file: Path) -> bool:
+    """Whether a process (its folder in /proc) has a file open; False where that is not ours to know."""
+    try:
+        return any(descriptor.readlink() == file for descriptor in (process / "fd").iterdir())
+    except OSError:
+        return False
+
+
+def _program(process: Path) -> str:
+    try:
+        return (process / "exe").readlink().name
+    except OSError:
+        return ""
 
 
 def _locked_file(path: Path) -> int:

@@ -80,9 +80,14 @@ def options(repository: Path) -> ServerOptions:
 
 @pytest.fixture
 def server(options: ServerOptions) -> Iterator[EmbeddedServer]:
-    """A ready server."""
-    with EmbeddedServer(options) as running:
+    """A ready server; killed in the end, which takes less time than a stop."""
+    running = EmbeddedServer(options)
+    try:
+        running.start()
+        running.wait_ready()
         yield running
+    finally:
+        running.kill()
 
 
 @pytest.fixture

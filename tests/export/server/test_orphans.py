@@ -100,3 +100,27 @@ def test_kill_9_of_the_owner_leaves_nothing_and_no_live_server_is_touched(
 def regions(shm_prefix: str) -> int:
     """Regions of shared memory of one server."""
     return len(list(SHARED_MEMORY.glob(f"{shm_prefix}*")))
+
+
+@pytest.mark.e2e
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("next_start", [False, True])
+def test_models_that_asked_for_nothing_are_ended_too(
+    options: ServerOptions, ask: Ask, python_models: Processes, alive: Alive, next_start: bool
+) -> None:
+    for code in options.repository.glob("*/1/model.py"):
+        code.write_text(code.read_text().replace("        die_with_parent()\n", "        pass\n"))
+    server = EmbeddedServer(options)
+    server.start()
+    server.wait_ready()
+    models = python_models(server.pid)
+    assert len(models) == 2
+    thread = busy_call(ask, server.grpc_url, HOLDS_THE_LOCK)
+    os.kill(server.pid, signal.SIGKILL)
+    thread.join()
+    if next_start:
+        assert any(map(alive, models))
+        while any(map(alive, models)):
+            remove_leftovers()
+    server.kill()
+    assert not any(map(alive, models))
