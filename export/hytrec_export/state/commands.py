@@ -152,10 +152,12 @@ def compact_store(path: Path) -> Compaction:
         before = file.stat().file_bytes
         removed = {StateStatus.EXPIRED: 0, StateStatus.CORRUPT: 0}
         for heads in _pages(file):
-            found = [(key, _status(key, head, settings)) for key, head in heads]
-            file.delete([key for key, status in found if status in removed])
-            for status in removed:
-                removed[status] += sum(other is status for _, other in found)
+            found = {key: _status(key, head, settings) for key, head in heads}
+            doomed = [key for key, status in found.items() if status in removed]
+            if doomed:
+                file.delete(doomed)
+            for key in doomed:
+                removed[found[key]] += 1
         file.compact()
         after = file.stat()
     finally:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import resource
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -225,19 +226,14 @@ def test_the_other_commands_work_while_the_server_writes(
         pytest.fail(f"user-1 did not begin anew after {before} events")
 
 
-def test_a_failed_compaction_changes_nothing(
-    tmp_path: Path, filled: dict[bytes, Write], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def no_room(*_: object) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr("hytrec_export.state.lmdb_file.sync_folder", no_room)
-    monkeypatch.setattr("hytrec_export.state.lmdb_file.os.fsync", no_room)
-    message = (
-        r"^cannot compact the state store .* \(.*No space left.*\); it is unchanged; it needs \d+ bytes of free disk$"
-    )
-    with pytest.raises(StoreUnavailableError, match=message):
-        compact_store(tmp_path)
-    monkeypatch.undo()
+def test_a_compaction_on_a_full_disk_changes_nothing(tmp_path: Path, filled: dict[bytes, Write]) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    message = r"^cannot compact the state store .* \(.*\); it is unchanged; it needs \d+ bytes of free disk$"
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 13, hard))
+    try:
+        with pytest.raises(StoreUnavailableError, match=message):
+            compact_store(tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert show_store(tmp_path).stat.users == len(filled) + 1
     assert not (tmp_path / "compacted").exists()
