@@ -1,10 +1,10 @@
 """A run folder: everything needed to use a trained model, and nothing that names a user.
 
-    config.json          format version, model sizes, how it was trained
-    weights.safetensors  float32 weights
-    vocabulary.npz       the caller's item and behavior keys
-    samples.npz          some real histories as rows, without user ids: what a build's parity gate replays
-    metrics.json, memory.json, ...   reports of training, not read back here
+config.json          format version, model sizes, how it was trained
+weights.safetensors  float32 weights
+vocabulary.npz       the caller's item and behavior keys
+samples.npz          some real histories as rows, without user ids: what a build's parity gate replays
+metrics.json, memory.json, ...   reports of training, not read back here
 """
 
 from __future__ import annotations
@@ -78,9 +78,7 @@ def save_run(
     weights = path / (WEIGHTS_FILE + ".tmp")
     save_file({name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}, weights)
     weights.replace(path / WEIGHTS_FILE)
-    write_json(
-        path / CONFIG_FILE, {"format_version": FORMAT_VERSION, "model": config.to_dict(), "training": training}
-    )
+    write_json(path / CONFIG_FILE, {"format_version": FORMAT_VERSION, "model": config.to_dict(), "training": training})
 
 
 def write_json(path: Path, values: dict[str, Any]) -> None:

@@ -61,7 +61,6 @@ class Encoded:
         outputs: (B, T, D), the long vector after every event.
         memory: (B, L, H, K, V) after the last event.
         event_times: m_t, (B, T) int64.
-        log_decays: log g_t of every layer, (B, L, T, H).
         last_inputs: input of the last TADN layer (B, T, D), for `HyTRec.memory_at`.
     """
 
@@ -70,7 +69,6 @@ class Encoded:
     event_times: Tensor
     gap_s: Tensor
     real: Tensor
-    log_decays: Tensor
     last_inputs: Tensor
 
 
@@ -238,11 +236,9 @@ class HyTRec(nn.Module):
         gap_s = torch.where(real & (before > 0), times - before, 0)
         x = self._embed(item_rows, behavior_rows) + self.gap_table(bucket_of_duration(gap_s))
         x = self.dropout(x)
-        memories, log_decays, last_inputs = [], [], x
+        memories, last_inputs = [], x
         for index, layer in enumerate(self.layers):
             last_inputs = x
-            if self.training:
-                log_decays.append(layer.write(x, gap_s, real)[-1])
             x, layer_memory = layer(x, gap_s, real, memory[:, index], delta_rule)
             memories.append(layer_memory)
         return Encoded(
@@ -251,7 +247,6 @@ class HyTRec(nn.Module):
             event_times=times,
             gap_s=gap_s,
             real=real,
-            log_decays=torch.stack(log_decays, 1) if log_decays else x.new_zeros(x.shape[0], 0, 0, self.heads),
             last_inputs=last_inputs,
         )
 
