@@ -19,6 +19,7 @@ def respond(requests: Sequence[Any], answer: Callable[[Sequence[Inputs]], list[A
     """Answer a server batch: one response per request, in order.
 
     A request that cannot be read or answered gets an error of its own; when `answer` itself raises, all get that.
+    Nothing is ever raised: Triton 2.51 keeps the requests of a raising `execute`, and then stops only by force.
 
     Args:
         answer: tensors of every request -> tensors or an exception for each, in order.
@@ -68,6 +69,7 @@ def _tensors(outputs: Mapping[str, NDArray[Any]], wanted: set[str]) -> list[Any]
 
 
 def _triton_error(error: Exception, model: Model) -> Any:
+    """A new TritonError: one that several responses shared was seen to crash the server (Triton 2.51)."""
     codes = pb_utils.TritonError
     if isinstance(error, InputError):
         return codes(_one_line(error), codes.INVALID_ARG)
@@ -77,7 +79,8 @@ def _triton_error(error: Exception, model: Model) -> Any:
     if isinstance(error, ExportError):
         return codes(_one_line(error), codes.INTERNAL)
     return codes(
-        f"{model.name} failed ({type(error).__name__}: {_one_line(error)}), nothing was stored; see the server's log",
+        f"{model.name} failed ({type(error).__name__}: {_one_line(error)}); "
+        "repeat the call with its call_id, or see the server's log",
         codes.INTERNAL,
     )
 
