@@ -31,7 +31,7 @@ STUB_PROGRAM = "triton_python_backend_stub"
 
 _PR_SET_PDEATHSIG = 1
 _FIRST_LOOK_MS = 5
-_LAST_LOOK_MS = 1_000
+_LAST_LOOK_MS = 200
 _started = threading.Lock()
 
 

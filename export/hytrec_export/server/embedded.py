@@ -16,7 +16,7 @@ from hytrec_export.server.installation import Installation
 from hytrec_export.server.leftovers import Claim, remove_leftovers
 from hytrec_export.server.log import LogFollower, ServerLog, has_gpu
 from hytrec_export.server.options import ServerOptions
-from hytrec_export.server.ports import Ports, connect_host
+from hytrec_export.server.ports import Ports, address_of, connect_host
 from hytrec_export.server.process import ServerProcess, describe_exit
 
 _LOOK_S = 0.02
@@ -169,15 +169,16 @@ class EmbeddedServer:
 
     def _arguments(self, backends: str, shm_prefix: str) -> Iterator[str]:
         options, ports = self._options, self._known_ports()
+        address = address_of(options.host)
         values = {
             "model-repository": os.fspath(options.repository.resolve()),
             "backend-directory": backends,
             "model-control-mode": "none",
             "model-load-thread-count": options.load_threads,
             "exit-timeout-secs": math.ceil(options.stop_timeout_s),
-            "grpc-address": options.host,
-            "http-address": options.host,
-            "metrics-address": options.host,
+            "grpc-address": address,
+            "http-address": address,
+            "metrics-address": address,
             "grpc-port": ports.grpc,
             "http-port": ports.http,
             "metrics-port": ports.metrics,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -13,11 +14,11 @@ from rich.console import Console
 from hytrec_export.errors import ServerError
 from hytrec_export.server.embedded import EmbeddedServer
 from hytrec_export.server.options import ServerOptions
+from hytrec_export.server.ports import address_of
 from hytrec_export.server.process import describe_exit
 
 _LOOK_S = 0.05
 _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
-_LOOPBACK = "127."
 
 
 def print_endpoints(server: EmbeddedServer) -> None:
@@ -43,12 +44,15 @@ def run_until_stopped(options: ServerOptions, *, announce: Callable[[EmbeddedSer
     with _stop_signals() as heard:
         try:
             _serve(server, options, announce, heard, stderr)
+            server.stop()
+        except KeyboardInterrupt:
+            stderr.print("killing the server")
         except ServerError:
             if not options.log and (tail := server.log_tail()):
                 stderr.print("last lines of the server's log:\n" + tail, markup=False, soft_wrap=True)
             raise
         finally:
-            _stop(server)
+            server.kill()
 
 
 def _serve(
@@ -67,7 +71,7 @@ def _serve(
             time.sleep(_LOOK_S)
     if not heard:
         announce(server)
-        if not options.host.startswith(_LOOPBACK):
+        if not ipaddress.ip_address(address_of(options.host)).is_loopback:
             stderr.print(f"listening on {options.host}: whoever reaches it may call it, there are no passwords")
         stderr.print("Ctrl-C stops the server")
     while not heard:
@@ -75,14 +79,6 @@ def _serve(
             raise ServerError(f"tritonserver ended by itself ({describe_exit(returncode)}); start it again")
         time.sleep(_LOOK_S)
     stderr.print("stopping")
-
-
-def _stop(server: EmbeddedServer) -> None:
-    """Stop, or kill on a second signal."""
-    try:
-        server.stop()
-    except KeyboardInterrupt:
-        server.kill()
 
 
 @contextmanager

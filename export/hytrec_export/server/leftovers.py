@@ -22,6 +22,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from hytrec_export.die_with_parent import STUB_PROGRAM
+from hytrec_export.errors import ServerError
 
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - the kernel's own place for it
 _STEM = "hytrec_"
@@ -32,6 +33,9 @@ _LOOK_S = 0.01
 class Claim:
     """A server's own names, kept alive by a lock that its processes inherit.
 
+    Raises:
+        ServerError: the shared memory or the temporary folder is not writable.
+
     Attributes:
         shm_prefix: what the names of the server's shared memory begin with.
         folder: the server's temporary folder.
@@ -41,9 +45,15 @@ class Claim:
         token = secrets.token_hex(8)
         self.shm_prefix = f"{_STEM}{token}_"
         self._path = shared_memory / f"{_STEM}{token}.lock"
-        self._lock_file: int | None = _locked_file(self._path)
         self.folder = _folder_of(token)
-        self.folder.mkdir(mode=0o700)
+        try:
+            self.folder.mkdir(mode=0o700)
+            self._lock_file: int | None = _locked_file(self._path)
+        except OSError as error:
+            raise ServerError(
+                f"the server's files cannot be written ({error}); "
+                f"it needs {shared_memory} and {self.folder.parent} (or TMPDIR) to be writable"
+            ) from error
 
     @contextmanager
     def handed_over(self) -> Iterator[int]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import sys
 import threading
+from contextlib import suppress
 from pathlib import Path
 from typing import TextIO
 
@@ -31,7 +32,7 @@ _SERVER_FAILED = (
 _LOADING = re.compile(r"\"loading: (?P<model>[^:\"]+):\d+\"")
 _LOADED = re.compile(r"\"successfully loaded '(?P<model>[^']+)'")
 _ERROR_KIND = re.compile(r"^(Internal|Invalid argument|Unavailable|Unknown|Not found)(: | - )")
-_TAIL_BYTES = 1 << 16
+_READ_BYTES = 1 << 20
 _FOLLOW_S = 0.1
 
 
@@ -43,14 +44,15 @@ class ServerLog:
         self._last_text = ""
 
     def text(self) -> str:
-        """All of the log."""
-        if self.path.exists():
-            self._last_text = self.path.read_text(errors="replace")
+        """The log; of a long one the end."""
+        with suppress(FileNotFoundError), self.path.open("rb") as log:
+            log.seek(max(0, self.path.stat().st_size - _READ_BYTES))
+            self._last_text = log.read().decode(errors="replace")
         return self._last_text
 
     def tail(self, lines: int = 30) -> str:
         """Last lines of the log, without its tables and what means nothing on a machine without a GPU."""
-        last = filter_noise(self.text()[-_TAIL_BYTES:].splitlines())
+        last = filter_noise(self.text().splitlines())
         return "\n".join([line for line in last if not _TABLE.match(line)][-lines:])
 
     def load_failure(self) -> str | None:

@@ -14,7 +14,7 @@ from hytrec_export.server.options import ANY_PORT, ServerOptions
 # take a chosen port in the moment before the server does.
 _FREE_PORTS = range(20_000, 32_000)
 _TRIES = 200
-_ANY_ADDRESS = ("0.0.0.0", "::")  # noqa: S104 - compared with, not bound to
+_ANY_ADDRESS = "0.0.0.0"  # noqa: S104 - compared with, not bound to
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,9 +60,21 @@ def free_port(host: str, taken: set[int]) -> int:
     raise ServerError(f"no free port found on {host} in {_TRIES} tries; name ports with --grpc-port and the like")
 
 
+def address_of(host: str) -> str:
+    """IPv4 address of a host; tritonserver takes no names.
+
+    Raises:
+        ServerError: the name is not known.
+    """
+    try:
+        return socket.gethostbyname(host)
+    except OSError:
+        raise _foreign(host) from None
+
+
 def connect_host(host: str) -> str:
     """Address by which this machine reaches a server that listens on `host`."""
-    return "127.0.0.1" if host in _ANY_ADDRESS else host
+    return "127.0.0.1" if host == _ANY_ADDRESS else host
 
 
 def _check(host: str, port: int, *, option: str) -> None:
@@ -92,9 +104,13 @@ def _bind_error(host: str, port: int) -> int:
             probe.bind((host, port))
         except OSError as error:
             if isinstance(error, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL:
-                raise ServerError(
-                    f"{host} is not an IPv4 address of this machine; "
-                    "use --host 127.0.0.1 (this machine only) or 0.0.0.0 (every network)"
-                ) from None
+                raise _foreign(host) from None
             return error.errno or errno.EINVAL
     return 0
+
+
+def _foreign(host: str) -> ServerError:
+    return ServerError(
+        f"{host} is not an IPv4 address of this machine; "
+        "use --host 127.0.0.1 (this machine only) or 0.0.0.0 (every network)"
+    )

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from hytrec_export.server.leftovers import Claim, remove_leftovers
+from hytrec_export.errors import ServerError
+from hytrec_export.server.leftovers import Claim, end_orphans, remove_leftovers
 
 HOLDER = "import sys; print(flush=True); sys.stdin.read()"
 
@@ -101,3 +102,19 @@ def test_a_claim_is_handed_over_once(claim: Claim) -> None:
     with pytest.raises(ValueError, match="the lock was handed over before"), claim.handed_over():
         pass
     claim.remove(wait_s=0)
+
+
+def test_a_place_that_cannot_be_written_is_said(tmp_path: Path) -> None:
+    missing = tmp_path / "missing"
+    with pytest.raises(
+        ServerError, match=rf"^the server's files cannot be written \(.*No such file.*{missing}.*TMPDIR"
+    ):
+        Claim(shared_memory=missing)
+
+
+def test_processes_other_than_python_models_are_never_ended(tmp_path: Path, claim: Claim) -> None:
+    with start_holder(claim) as holder:
+        assert end_orphans(next(tmp_path.glob("*.lock"))) == 0
+        assert holder.poll() is None
+        holder.kill()
+    assert claim.remove(wait_s=1)

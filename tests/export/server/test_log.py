@@ -121,3 +121,9 @@ def test_a_follower_copies_whole_lines_as_they_come(tmp_path: Path) -> None:
         writer.write("o\n")
     follower.finish()
     assert [line for line in copied.getvalue().splitlines() if "Cuda" not in line] == ["one", "two"]
+
+
+def test_of_a_long_log_the_end_is_read(server_log: ServerLog) -> None:
+    server_log.path.write_text("first\n" + "x" * (1 << 20) + "\nlast\n")
+    assert server_log.tail(lines=1) == "last"
+    assert "first" not in server_log.text()

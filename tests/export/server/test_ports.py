@@ -9,7 +9,7 @@ import pytest
 
 from hytrec_export.errors import ServerError
 from hytrec_export.server import ServerOptions, ports
-from hytrec_export.server.ports import Ports, connect_host, free_port
+from hytrec_export.server.ports import Ports, address_of, connect_host, free_port
 
 
 @pytest.fixture
@@ -71,3 +71,9 @@ def test_no_free_port_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_every_network_is_reached_by_loopback() -> None:
     assert connect_host("0.0.0.0") == "127.0.0.1"  # noqa: S104 - not bound to
     assert connect_host("127.0.0.2") == "127.0.0.2"
+
+
+def test_a_name_becomes_an_address() -> None:
+    assert address_of("localhost") == "127.0.0.1"
+    with pytest.raises(ServerError, match=r"^no.such.host.invalid is not an IPv4 address of this machine"):
+        address_of("no.such.host.invalid")
