@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,12 +14,8 @@ from hytrec_export.batching import Group, plan_groups
 from hytrec_export.errors import GraphError, InputError
 from hytrec_export.loading import Answer
 
-
-class Graph(Protocol):
-    """What runs: names and arrays in, arrays in the order of the asked names out."""
-
-    def __call__(self, names: Sequence[str], feed: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:
-        """Run the graph once."""
+Infer: TypeAlias = Callable[[Mapping[str, NDArray[Any]]], Mapping[str, NDArray[Any]]]
+"""Runs a graph once: all inputs by name -> all outputs by name."""
 
 
 class GraphRunner:
@@ -30,9 +26,9 @@ class GraphRunner:
         max_slots: most elements of the dynamic axis, over all rows, of one run; it bounds the memory of a run.
     """
 
-    def __init__(self, *, model: Model, graph: Graph, run_cost: int, max_slots: int) -> None:
+    def __init__(self, *, model: Model, infer: Infer, run_cost: int, max_slots: int) -> None:
         self._model = model
-        self._graph = graph
+        self._infer = infer
         self._run_cost = run_cost
         self._max_slots = max_slots
         self._padded = frozenset(tensor.name for tensor in model.inputs if tensor.dynamic)
@@ -82,10 +78,12 @@ class GraphRunner:
 
     def _run_together(self, requests: Sequence[Inputs], length: int) -> list[Answer]:
         feed = {name: self._stacked(requests, name, length) for name in self._model.input_names()}
-        names = self._model.output_names()
-        outputs = dict(zip(names, self._graph(names, feed), strict=True))
+        outputs = self._infer(feed)
         return [
-            {name: self._own_part(outputs[name], name, row, self._length(inputs)) for name in names}
+            {
+                name: self._own_part(outputs[name], name, row, self._length(inputs))
+                for name in self._model.output_names()
+            }
             for row, inputs in enumerate(requests)
         ]
 

@@ -1,4 +1,4 @@
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -31,13 +31,12 @@ class Adder:
     def __init__(self) -> None:
         self.shapes: list[tuple[int, ...]] = []
 
-    def __call__(self, names: Sequence[str], feed: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:
+    def __call__(self, feed: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         self.shapes.append(feed["values"].shape)
         if (feed["weights"] == 13).any():
             raise RuntimeError("indices out of\n  bounds")
         products = feed["values"] * feed["weights"]
-        outputs = {"sum": feed["base"] + products.sum(1, keepdims=True), "products": products}
-        return [outputs[name] for name in names]
+        return {"products": products, "sum": feed["base"] + products.sum(1, keepdims=True)}
 
 
 def _request(*values: int, base: int = 0, weight: int = 1) -> dict[str, NDArray[Any]]:
@@ -51,7 +50,7 @@ def graph() -> Adder:
 
 
 def _runner(graph: Adder, *, run_cost: int = 16, max_slots: int = 1000) -> GraphRunner:
-    return GraphRunner(model=MODEL, graph=graph, run_cost=run_cost, max_slots=max_slots)
+    return GraphRunner(model=MODEL, infer=graph, run_cost=run_cost, max_slots=max_slots)
 
 
 def _lists(answers: list[Answer]) -> list[Any]:

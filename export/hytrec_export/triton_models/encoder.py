@@ -9,10 +9,9 @@ import triton_python_backend_utils as pb_utils
 
 from hytrec.signature import ENCODER, ROW_TIMES
 from hytrec_export.triton_models.lanes import Lanes
-from hytrec_export.triton_models.session import open_runner
-from hytrec_export.triton_models.setup import model_folder, starting
+from hytrec_export.triton_models.setup import runner_of, starting
 
-RUN_COST = 16
+RUN_COST = 8
 """What one more run costs, in events."""
 LONG_EVENTS = 256
 """From here on a call goes into the long lane."""
@@ -25,7 +24,7 @@ class TritonPythonModel:
     @starting
     def initialize(self, args: dict[str, str]) -> None:
         """Open the graph."""
-        runner = open_runner(model_folder(args), ENCODER, run_cost=RUN_COST)
+        runner = runner_of(args, ENCODER, run_cost=RUN_COST)
         self._lanes = Lanes(answer=runner.answer, model=ENCODER, is_long=_is_long, room=LONG_ROOM)
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:

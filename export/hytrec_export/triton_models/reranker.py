@@ -7,10 +7,9 @@ from typing import Any
 
 from hytrec.signature import RERANKER
 from hytrec_export.triton_models.batch import respond
-from hytrec_export.triton_models.session import open_runner
-from hytrec_export.triton_models.setup import model_folder, starting
+from hytrec_export.triton_models.setup import runner_of, starting
 
-RUN_COST = 256
+RUN_COST = 32
 """What one more run costs, in candidates."""
 
 
@@ -20,7 +19,7 @@ class TritonPythonModel:
     @starting
     def initialize(self, args: dict[str, str]) -> None:
         """Open the graph."""
-        self._runner = open_runner(model_folder(args), RERANKER, run_cost=RUN_COST)
+        self._runner = runner_of(args, RERANKER, run_cost=RUN_COST)
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
         """Answer one server batch."""

@@ -7,8 +7,7 @@ from typing import Any
 
 from hytrec.signature import RETRIEVER
 from hytrec_export.triton_models.batch import respond
-from hytrec_export.triton_models.session import open_runner
-from hytrec_export.triton_models.setup import model_folder, starting
+from hytrec_export.triton_models.setup import runner_of, starting
 
 RUN_COST = 4096
 """What one more run costs, in excluded items, which cost next to nothing."""
@@ -20,7 +19,7 @@ class TritonPythonModel:
     @starting
     def initialize(self, args: dict[str, str]) -> None:
         """Open the graph."""
-        self._runner = open_runner(model_folder(args), RETRIEVER, run_cost=RUN_COST)
+        self._runner = runner_of(args, RETRIEVER, run_cost=RUN_COST)
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
         """Answer one server batch."""

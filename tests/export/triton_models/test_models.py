@@ -160,7 +160,7 @@ def test_a_missing_graph_is_named(repository: Path, pb_utils: Any) -> None:
     (repository / "hytrec_encoder/1/model.onnx").unlink()
     with pytest.raises(
         pb_utils.TritonModelException,
-        match=r"model.onnx is missing; build the repository again with: hytrec-export build RUN$",
+        match=r"model.onnx is missing; build the repository again",
     ):
         _start(repository, ENCODER)
 
