@@ -5,12 +5,13 @@ HytrecError
   DataError          an event log that cannot be read or used
   EvaluationError    scores that cannot be evaluated, or nobody to evaluate
   RunError           a run folder that is missing, damaged or of another format
+  TrainingError      a training that cannot go on
   VocabularyError    a key table that is missing or damaged
 """
 
 from __future__ import annotations
 
-__all__ = ["ConfigError", "DataError", "EvaluationError", "HytrecError", "RunError", "VocabularyError"]
+__all__ = ["ConfigError", "DataError", "EvaluationError", "HytrecError", "RunError", "TrainingError", "VocabularyError"]
 
 
 class HytrecError(Exception):
@@ -31,6 +32,10 @@ class EvaluationError(HytrecError):
 
 class RunError(HytrecError):
     """A run folder is missing, damaged or of another format."""
+
+
+class TrainingError(HytrecError):
+    """A training cannot go on."""
 
 
 class VocabularyError(HytrecError):
