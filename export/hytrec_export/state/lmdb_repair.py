@@ -15,7 +15,14 @@ import lmdb
 from lmdb.verify import VerifyError, verify
 
 from hytrec.signature import StateStatus
-from hytrec_export.state.folder import COMPACTED_FOLDER, DATA_FILE, REPAIRED_FOLDER, StoreFolder, sync_folder
+from hytrec_export.state.folder import (
+    COMPACTED_FOLDER,
+    DATA_FILE,
+    REPAIRED_FOLDER,
+    SETTINGS_FILE,
+    StoreFolder,
+    sync_folder,
+)
 from hytrec_export.state.lmdb_pages import DamagedFile
 from hytrec_export.state.lmdb_values import DATABASES, PIECES, VALUES, Values
 from hytrec_export.state.record import Buffer, parse_header, parse_state
@@ -31,6 +38,8 @@ def repair(folder: StoreFolder) -> None:
     """
     for name in (COMPACTED_FOLDER, REPAIRED_FOLDER):
         shutil.rmtree(folder.path / name, ignore_errors=True)
+    for temporary in folder.path.glob(f"{SETTINGS_FILE}.*"):
+        temporary.unlink()
     data = folder.path / DATA_FILE
     if data.is_file() and data.stat().st_size and (folder.lost_power() or _cut_short(folder.path)):
         problem = _problem(data)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 
 from hytrec_export.errors import StoreFullError, StoreUnavailableError
 from hytrec_export.state.lmdb_file import LmdbFile
@@ -41,6 +42,7 @@ class LmdbStore:
         self._swept_to = b""
         self._batches = 0
         self._in_pieces_until = 0
+        self._out_of_room = False
         needed = _MIN_USERS * file.values.paged(rules.record_bytes) + file.reserved_bytes(rules.record_bytes)
         if file.max_bytes < needed:
             file.close()
@@ -75,10 +77,11 @@ class LmdbStore:
             self._file.clear_dead_readers()
         self._batches += 1
         try:
-            return self._file.change(lambda txn: self._write_all(txn, writes, records))
+            results = self._file.change(lambda txn: self._write_all(txn, writes, records))
         except StoreFullError:
-            self._file.clear_dead_readers()
-            return [self._write_alone(write, record) for write, record in zip(writes, records, strict=True)]
+            return self._write_each(writes, records)
+        self._out_of_room = False
+        return results
 
     def forget(self, user_id: bytes) -> bool:
         """See `StateStore`. The bytes stay in freed pages until those are reused or the store is compacted.
@@ -106,12 +109,18 @@ class LmdbStore:
         self._file.close()
 
     def _write_all(self, txn: Txn, writes: Sequence[Write], records: list[bytearray]) -> list[WriteResult]:
-        if self._rules.expires:
-            self._sweep(txn, _SWEPT_PER_BATCH + _SWEPT_PER_WRITE * len(writes))
+        self._sweep(txn, len(writes))
         in_pieces = self._batches < self._in_pieces_until
         return [
             self._write(txn, write, record, in_pieces=in_pieces) for write, record in zip(writes, records, strict=True)
         ]
+
+    def _write_each(self, writes: Sequence[Write], records: list[bytearray]) -> list[WriteResult]:
+        """Every write in a transaction of its own, so that those that fit go in."""
+        self._file.clear_dead_readers()
+        with suppress(StoreFullError):
+            self._file.change(lambda txn: self._sweep(txn, len(writes)))
+        return [self._write_alone(write, record) for write, record in zip(writes, records, strict=True)]
 
     def _write_alone(self, write: Write, record: bytearray) -> WriteResult:
         try:
@@ -121,7 +130,9 @@ class LmdbStore:
         try:
             result = self._file.change(lambda txn: self._write(txn, write, record, in_pieces=True))
         except StoreFullError as error:
-            _LOG.warning("%s", error)
+            if not self._out_of_room:
+                _LOG.warning("%s", error)
+            self._out_of_room = True
             (stored,) = self.read_many([write.user_id])
             return WriteResult(outcome=Outcome.FULL, event_count=stored.event_count)
         self._in_pieces_until = self._batches + _BATCHES_IN_PIECES
@@ -137,8 +148,11 @@ class LmdbStore:
         self._file.values.put(txn, write.user_id, record, in_pieces=in_pieces)
         return WriteResult(outcome=Outcome.WRITTEN, event_count=write.event_count)
 
-    def _sweep(self, txn: Txn, count: int) -> None:
-        """Look at the next `count` records, round and round, and delete those past their time."""
+    def _sweep(self, txn: Txn, writes: int) -> None:
+        """Look at the next few records, round and round, and delete those past their time."""
+        if not self._rules.expires:
+            return
+        count = _SWEPT_PER_BATCH + _SWEPT_PER_WRITE * writes
         heads = self._file.values.heads_after(txn, self._swept_to, count)
         for key, head in heads:
             if self._rules.outlived(key, head):

@@ -218,7 +218,7 @@ def test_the_other_commands_work_while_the_server_writes(
     before = show_user(tmp_path, "user-1").event_count
     export_user(tmp_path, "user-1", tmp_path / "u.npz")
     delete_user(tmp_path, "user-1")
-    for _ in range(200):
+    for _ in range(20_000):
         line = writer.stdout.readline().split()
         if line[0] == "user-1" and int(line[1]) == 1:
             break

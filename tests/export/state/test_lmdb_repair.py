@@ -154,6 +154,7 @@ def test_what_a_killed_compaction_left_is_removed(tmp_path: Path, kit: Any) -> N
     for name in ("compacted", "repaired"):
         (tmp_path / name).mkdir()
         shutil.copy(tmp_path / "data.mdb", tmp_path / name)
+    (tmp_path / "store.json.123").write_text("{")
     with kit.open(tmp_path, sizes=kit.large) as store:
         assert store.stat().users == USERS
     assert sorted(path.name for path in tmp_path.iterdir()) == ["data.mdb", "lock.mdb", "store.json", "store.lock"]
@@ -162,7 +163,7 @@ def test_what_a_killed_compaction_left_is_removed(tmp_path: Path, kit: Any) -> N
 def test_pages_are_read_as_lmdb_reads_them(tmp_path: Path) -> None:
     rng = random.Random(3)
     expected = {rng.randbytes(rng.randint(1, 256)): rng.randbytes(rng.choice([0, 9, 700, 5_000])) for _ in range(800)}
-    with lmdb.open(str(tmp_path), map_size=1 << 26, max_dbs=2) as env:
+    with lmdb.open(str(tmp_path), map_size=1 << 26, max_dbs=2, sync=False) as env:
         table, other = env.open_db(b"values"), env.open_db(b"pieces")
         for key, value in expected.items():
             with env.begin(write=True) as txn:
@@ -175,7 +176,7 @@ def test_pages_are_read_as_lmdb_reads_them(tmp_path: Path) -> None:
     damaged.close()
 
 
-@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("seed", range(4))
 def test_no_damage_makes_reading_fail(tmp_path: Path, kit: Any, seed: int) -> None:
     writes = fill(kit, tmp_path)
     rng = random.Random(seed)

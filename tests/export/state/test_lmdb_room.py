@@ -8,10 +8,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import lmdb
 import pytest
 
 from hytrec.signature import StateStatus
 from hytrec_export.errors import StoreFullError, StoreUnavailableError
+from hytrec_export.state.lmdb_values import Values
 from hytrec_export.state.store import Outcome, StateStore, Write
 
 LIMIT = 2 << 20
@@ -129,6 +131,49 @@ def test_expired_users_make_room(tmp_path: Path, kit: Any, clock: Any) -> None:
         ]
         assert set(outcomes) == {Outcome.WRITTEN}
         assert store.stat().users == len(held)
+
+
+def test_expired_users_make_room_where_only_pieces_fit(
+    tmp_path: Path, kit: Any, clock: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put = Values.put
+
+    def put_in_pieces(self: Values, *arguments: Any, in_pieces: bool) -> None:
+        if not in_pieces:
+            raise lmdb.MapFullError("no run of pages")
+        put(self, *arguments, in_pieces=in_pieces)
+
+    with kit.open(tmp_path, sizes=kit.large, max_bytes=LIMIT, ttl_s=60, clock=clock) as store:
+        held = fill(kit, store)
+        clock.now += 61
+        monkeypatch.setattr(Values, "put", put_in_pieces)
+        new = {w.user_id: w for w in (kit.write(b"new-%03d" % i, 1, sizes=kit.large) for i in range(len(held)))}
+        assert {store.write_many([write])[0].outcome for write in new.values()} == {Outcome.WRITTEN}
+        assert_all_held(kit, store, new)
+
+
+def test_running_out_of_room_is_logged_once(
+    tmp_path: Path, kit: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def no_room(*_: Any, **__: Any) -> None:
+        raise lmdb.MapFullError("no page at all")
+
+    with kit.open(tmp_path, sizes=kit.large) as store:
+        monkeypatch.setattr(Values, "put", no_room)
+        for _ in range(3):
+            assert store.write_many([kit.write(b"u", 1, sizes=kit.large)])[0].outcome is Outcome.FULL
+    assert caplog.text.count("is full (no page at all); delete users, raise its limit or free disk") == 1
+
+
+def test_a_process_with_a_smaller_limit_still_reads(tmp_path: Path, kit: Any, start_appender: Any) -> None:
+    with kit.open(tmp_path, sizes=kit.large, max_bytes=LIMIT) as store:
+        assert store.stat().users == 0
+        assert start_appender(tmp_path, "process", 400, 400, 1).communicate()[0].count("\n") == 400
+        users = list(store.users())
+        assert store.stat().used_bytes > LIMIT
+        assert {user.status for user in store.read_many([u.user_id for u in users])} == {StateStatus.KEPT}
+        assert store.write_many([kit.write(b"new", 1, sizes=kit.large)])[0].outcome is Outcome.FULL
+        assert store.forget(users[0].user_id)
 
 
 def test_a_larger_limit_takes_more_users(tmp_path: Path, kit: Any) -> None:
