@@ -94,7 +94,7 @@ def test_expired_users_are_told(tmp_path: Path, filled: dict[bytes, Write], kit:
 @pytest.mark.usefixtures("filled")
 def test_an_unknown_user(tmp_path: Path) -> None:
     message = r"^the state store .* holds nothing of user 'nobody'; list its users with: hytrec-export state show$"
-    for command in (show_user, delete_user, lambda *a: export_user(*a, tmp_path / "out.npz")):
+    for command in (show_user, delete_user, lambda path, name: export_user(path, name, path / "out.npz")):
         with pytest.raises(UnknownUserError, match=message):
             command(tmp_path, "nobody")
     with pytest.raises(InputError, match=r"^user_id has 0 bytes; it must have 1 to 256$"):
