@@ -54,7 +54,7 @@ class Kit:
         elif previous:
             expected = (previous.revision, previous.event_count)
         sizes = changes.pop("sizes", self.small)
-        values = {
+        values: dict[str, Any] = {
             "user_id": user_id,
             "call_id": os.urandom(16),
             "expected_revision": expected[0],
@@ -69,7 +69,8 @@ class Kit:
         )
 
     def rules(self, **changes: Any) -> RecordRules:
-        return RecordRules(**{"sizes": self.small, "fingerprint": self.fingerprint} | changes)
+        build: dict[str, Any] = {"sizes": self.small, "fingerprint": self.fingerprint}
+        return RecordRules(**build | changes)
 
     def record(self, rules: RecordRules, write: Write, raw: bytes | None = None) -> bytes:
         """The record of an accepted write."""
@@ -80,7 +81,7 @@ class Kit:
     @contextmanager
     def open(self, path: Path, **changes: Any) -> Iterator[StateStore]:
         """An LMDB store, closed afterwards."""
-        build = {"sizes": self.small, "fingerprint": self.fingerprint}
+        build: dict[str, Any] = {"sizes": self.small, "fingerprint": self.fingerprint}
         build |= {name: changes.pop(name) for name in ("sizes", "fingerprint", "clock") if name in changes}
         store = open_store(StoreOptions(path=path, **changes), **build)
         try:
