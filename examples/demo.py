@@ -15,15 +15,16 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-from hytrec.movielens import fetch_movielens, read_titles
-from report import draw_report
 from rich.console import Console
 from rich.table import Table
 
 from hytrec.data import Histories, read_histories
+from hytrec.movielens import fetch_movielens, read_titles
+from hytrec.tables import metric_lines
 from hytrec.vocabulary import Vocabulary
 from hytrec_clients import Events, HytrecClient, Recommendation
 from latency import measure_latency
+from report import draw_report
 
 FOLDER = Path("demo")
 RUN = FOLDER / "run"
@@ -47,7 +48,7 @@ def main() -> None:
     command("hytrec", "train", str(events), "--output", str(RUN), "--max-minutes", str(TRAIN_MINUTES))
     evaluation = command("hytrec", "evaluate", str(RUN), "--events", str(events), "--json", keep=True)
     EVALUATION.write_text(evaluation)
-    command("hytrec", "evaluate", str(RUN), "--events", str(events))
+    console.print("\n".join(metric_lines(json.loads(evaluation)["metrics"])))
     command("hytrec-export", "build", str(RUN), "--output", str(REPOSITORY))
     command("hytrec-export", "verify", str(REPOSITORY))
     histories, vocabulary = read_histories(events)
