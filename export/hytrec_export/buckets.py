@@ -5,22 +5,22 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-
-def bucket_lengths(maximum: int) -> tuple[int, ...]:
-    """Powers of two up to `maximum`, and `maximum` itself."""
-    lengths = [1 << power for power in range(maximum.bit_length()) if 1 << power < maximum]
-    return (*lengths, maximum)
+STEPS_PER_OCTAVE = 4
 
 
 def bucket_length(length: int, maximum: int) -> int:
     """Smallest bucket that holds `length` elements; 1 for none.
+
+    Buckets are the lengths 1 to 8, then four between a power of two and the next (10, 12, 14, 16, 20, ...), then
+    `maximum`: less than a quarter of a run is padding.
 
     Raises:
         ValueError: `length` is over `maximum`; what a client sends is checked before.
     """
     if length > maximum:
         raise ValueError(f"length {length} is over the largest bucket {maximum}")
-    return min(1 << max(0, length - 1).bit_length(), maximum)
+    step = max(1, (1 << max(0, length - 1).bit_length()) // 2 // STEPS_PER_OCTAVE)
+    return min(-(-max(1, length) // step) * step, maximum)
 
 
 def pad(values: NDArray[np.int64], length: int) -> NDArray[np.int64]:

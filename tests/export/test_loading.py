@@ -58,12 +58,12 @@ def test_every_output_of_the_table_is_there(loader: Loader, settings: ServingSet
 
 
 def test_events_are_mapped_and_padded_at_the_end(loader: Loader) -> None:
-    keys = [[100, 119, 7]]
-    behaviors = np.array([[b"buy", b"view", b"?"]], object)
-    (outputs,) = _load(loader, _call(item_keys=keys, times=[[5, 6, 7]], behavior_keys=behaviors))
-    assert outputs["item_rows"].tolist() == [[1, 20, 21, 0]]
-    assert outputs["behavior_rows"].tolist() == [[2, 1, 0, 0]]
-    assert outputs["event_times"].tolist() == [[5, 6, 7, 0]]
+    keys = [[100, 119, 7] * 3]
+    behaviors = np.array([[b"buy", b"view", b"?"] * 3], object)
+    (outputs,) = _load(loader, _call(item_keys=keys, times=[[*range(1, 10)]], behavior_keys=behaviors))
+    assert outputs["item_rows"].tolist() == [[1, 20, 21, 1, 20, 21, 1, 20, 21, 0]]
+    assert outputs["behavior_rows"].tolist() == [[2, 1, 0, 2, 1, 0, 2, 1, 0, 0]]
+    assert outputs["event_times"].tolist() == [[*range(1, 10), 0]]
 
 
 def test_a_call_without_events_is_one_pad(loader: Loader) -> None:
@@ -151,9 +151,9 @@ def test_the_most_excluded_items_fit_their_bucket(loader: Loader, kept: bytes) -
 
 
 def test_candidates_keep_their_order_and_repeats(loader: Loader) -> None:
-    (outputs,) = _load(loader, _call(candidate_keys=[[102, 7, 102]]))
-    assert outputs["candidate_rows"].tolist() == [[3, 21, 3, 0]]
-    assert Ticket.unpack(outputs["ticket"][0]).candidate_count == 3
+    (outputs,) = _load(loader, _call(candidate_keys=[[102, 7, 102] * 3]))
+    assert outputs["candidate_rows"].tolist() == [[3, 21, 3, 3, 21, 3, 3, 21, 3, 0]]
+    assert Ticket.unpack(outputs["ticket"][0]).candidate_count == 9
 
 
 def test_unknown_keys_are_counted(loader: Loader, counters: Any) -> None:

@@ -82,16 +82,20 @@ Serve = Callable[..., AbstractContextManager[Served]]
 
 @pytest.fixture(scope="session")
 def serve(tmp_path_factory: pytest.TempPathFactory, write_stand_in_repository: Any) -> Serve:
-    """Serves a stand-in build; `edit` may change the repository before the start."""
+    """Serves a stand-in build; `edit` may change the repository before the start, `max_bytes` limits the store."""
 
     @contextmanager
     def served(
-        settings: ServingSettings, vocabulary: Vocabulary, edit: Callable[[Path], object] = lambda _: None
+        settings: ServingSettings,
+        vocabulary: Vocabulary,
+        edit: Callable[[Path], object] = lambda _: None,
+        *,
+        max_bytes: int = 64 << 20,
     ) -> Iterator[Served]:
         folder = tmp_path_factory.mktemp("served")
         repository = write_stand_in_repository(folder, settings, vocabulary)
         edit(repository)
-        stored = StoreOptions(path=folder / "state", max_bytes=64 << 20)
+        stored = StoreOptions(path=folder / "state", max_bytes=max_bytes)
         options = ServerOptions(
             repository=repository, grpc_port=0, http_port=0, metrics_port=0, environment=stored.to_environment()
         )

@@ -176,6 +176,34 @@ def test_unknown_items_and_behaviors_are_normal_and_counted(served: Any) -> None
     assert [served.metric(name) for name in names] == [before[0] + 3, before[1] + 1]
 
 
+def test_a_full_store_refuses_new_users_and_keeps_the_others(
+    serve: Any, settings: ServingSettings, vocabulary: Vocabulary
+) -> None:
+    large = replace(settings, sizes=replace(settings.sizes, key_size=32, value_size=64))
+    with serve(large, vocabulary, max_bytes=1 << 20) as served:
+        users = 0
+        while (complaint := _complaint_of_append(served, b"user %d" % users)) is None:
+            users += 1
+        assert complaint == (
+            "[StatusCode.UNAVAILABLE] in ensemble 'hytrec_append', the state store is full, so nothing of this call "
+            "was stored; raise its size limit, or delete users with: hytrec-export state delete"
+        )
+        assert served.metric("hytrec_store_full_total") == 1
+        assert served.user(b"user %d" % users).status == "new"
+        assert served("hytrec_rank", user_id=b"nobody", candidate_keys=[[100]])["scores"].tolist() == [[-1]]
+        assert served("hytrec_append", user_id=b"user 0", **_events(100))["event_count"] == 2
+        served("hytrec_forget", user_id=b"user 1")
+        assert served("hytrec_append", user_id=b"late", **_events(100))["event_count"] == 1
+
+
+def _complaint_of_append(served: Any, user_id: bytes) -> str | None:
+    try:
+        served("hytrec_append", user_id=user_id, **_events(100))
+    except Exception as error:  # noqa: BLE001  the caller looks at it
+        return str(error)
+    return None
+
+
 def test_late_events_and_an_early_now_are_answered(served: Any) -> None:
     served("hytrec_append", user_id=b"late", item_keys=[[100]], times=[[1_000]])
     answer = served("hytrec_rank", user_id=b"late", item_keys=[[101]], times=[[10]], now=[[5]], candidate_keys=[[100]])

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,8 @@ def _wait_for_mates(repository: Path) -> None:
 
 @pytest.fixture(scope="module")
 def patient(serve: Any, settings: ServingSettings, vocabulary: Vocabulary) -> Iterator[Any]:
-    with serve(settings, vocabulary, _wait_for_mates) as running:
+    limits = replace(settings.limits, max_events=1_000)
+    with serve(replace(settings, limits=limits), vocabulary, _wait_for_mates) as running:
         yield running
 
 
@@ -53,7 +55,10 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
         "candidate_keys is empty; give 1 to 30 item keys",
     ),
     "too many candidates": ({"candidate_keys": [[1] * 31]}, "candidate_keys holds 31 keys; 1 to 30 are allowed"),
-    "too many events": ({"item_keys": [[1] * 51], "times": [[1] * 51]}, "item_keys holds 51 events; at most 50 are"),
+    "too many events": (
+        {"item_keys": [[1] * 1001], "times": [[1] * 1001]},
+        "item_keys holds 1001 events; at most 1000",
+    ),
     "uneven": ({"times": [[1, 2]]}, "item_keys has 1 values and times has 2; give one key and one time per event"),
     "position": ({"position": [[7]]}, "position is 7, but 0 events of the user are stored; read event_count again"),
     "bad position": ({"position": [[-2]]}, "position is -2; it must be the event_count you expect, or -1 for"),
@@ -103,6 +108,20 @@ def test_other_lengths_share_a_batch_and_a_run(patient: Any) -> None:
         assert answer["event_count"].tolist() == [[events]]
     count_after, batches_after = patient.executions("hytrec_state_load")
     assert (count_after - count, batches_after - batches) == (5, 1)
+
+
+def test_long_and_short_calls_together_are_all_answered(patient: Any) -> None:
+    sizes = [1, 400, 1000, 2] * 4  # more long ones than their lane has room for
+
+    def append(number: int, events: int) -> dict[str, Any]:
+        keys, times = np.full((1, events), 101), np.full((1, events), 5)
+        answer: dict[str, Any] = patient("hytrec_append", user_id=b"lane %d" % number, item_keys=keys, times=times)
+        return answer
+
+    answers = patient.together(*(partial(append, number, events) for number, events in enumerate(sizes)))
+    assert [answer["event_count"].item() for answer in answers] == sizes
+    for number, events in enumerate(sizes):
+        assert (patient.user(b"lane %d" % number).state["memory"] == 2 * events).all()
 
 
 def test_a_user_twice_in_a_batch_loses_nothing(patient: Any) -> None:
