@@ -81,9 +81,9 @@ class Loader:
         calls = [call for call in admitted if isinstance(call, Call)]
         users = self._store.read_many([call.user_id for call in calls]) if calls else []
         loads = [_Load(*parts) for parts in zip(calls, users, self._map_keys(calls), strict=True)]
-        loaded = iter([self._outputs(load) for load in loads])
+        loaded = iter([self._answer_one(load) for load in loads])
         answers = [next(loaded) if isinstance(call, Call) else call for call in admitted]
-        self._count(loads, refused=sum(isinstance(answer, Exception) for answer in answers))
+        self._count(loads, refused=sum(isinstance(answer, InputError) for answer in answers))
         return answers
 
     def _admit(self, inputs: Inputs, clock_s: int) -> Call | InputError:
@@ -105,10 +105,16 @@ class Loader:
         )
         return [_Rows(*rows) for rows in zip(*columns, strict=True)]
 
-    def _outputs(self, load: _Load) -> Answer:
+    def _answer_one(self, load: _Load) -> Answer:
+        try:
+            return self._outputs(load)
+        except Exception as error:  # noqa: BLE001  one bad call must not fail its batch-mates
+            return error
+
+    def _outputs(self, load: _Load) -> dict[str, NDArray[Any]]:
         call, user, rows = load.call, load.user, load.rows
         if call.position not in (UNCHECKED_POSITION, user.event_count) and not load.replayed:
-            return InputError(
+            raise InputError(
                 f"position is {call.position}, but {user.event_count} events of the user are stored; "
                 "read event_count again and send the events that are missing"
             )

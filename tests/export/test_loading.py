@@ -12,7 +12,7 @@ from hytrec_export.loading import Answer, Loader
 from hytrec_export.serving import ServingSettings
 from hytrec_export.state.memory_store import MemoryStore
 from hytrec_export.state.rules import RecordRules
-from hytrec_export.state.store import NO_REVISION, State, Write
+from hytrec_export.state.store import NO_REVISION, State, StoredUser, Write
 from hytrec_export.ticket import NO_CANDIDATES, Ticket
 
 CLOCK_S = 1_700_000_000
@@ -201,3 +201,21 @@ def test_an_unreadable_store_is_not_an_empty_one(
     loader = Loader(settings=settings, vocabulary=vocabulary, store=store, counters=counters)
     with pytest.raises(StoreUnavailableError, match="gone"):
         loader.answer([_call()])
+
+
+def test_a_broken_state_fails_its_own_call(
+    loader: Loader, store: MemoryStore, kept: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read_many = store.read_many
+
+    def without_window(user_ids: list[bytes]) -> list[StoredUser]:
+        users = read_many(user_ids)
+        for user in users:
+            if user.state is not None:
+                del user.state["window_items"]
+        return users
+
+    monkeypatch.setattr(store, "read_many", without_window)
+    bad, good = loader.answer([_call(kept), _call(b"new")])
+    assert isinstance(bad, KeyError)
+    assert isinstance(good, dict)
