@@ -27,12 +27,13 @@ _RERANK_SHARE = 4
 
 @dataclass(frozen=True, kw_only=True)
 class StepLoss:
-    """Losses of one step, and how many events it took."""
+    """Losses of one step, and how many events and users it took."""
 
     long: float
     user: float
     rerank: float
     events: int
+    users: int
 
     @property
     def total(self) -> float:
@@ -104,7 +105,13 @@ class Trainer:
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), _MAX_GRADIENT_NORM)
         self._optimizer.step()
         self._move_average()
-        return StepLoss(long=long.item(), user=user.item(), rerank=rerank.item(), events=batch.events)
+        return StepLoss(
+            long=long.item(),
+            user=user.item(),
+            rerank=rerank.item(),
+            events=batch.events,
+            users=batch.times.shape[0],
+        )
 
     @torch.no_grad()
     def _move_average(self) -> None:

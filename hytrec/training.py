@@ -76,6 +76,7 @@ def train(
     options: TrainingOptions | None = None,
     resume: bool = False,
     observer: Observer | None = None,
+    source: dict[str, Any] | None = None,
 ) -> Trained:
     """Train, choose the best epoch by NDCG@10 on the validation part, and write the run folder.
 
@@ -83,6 +84,7 @@ def train(
         histories: the whole log; the last two events of a history are held out (`hytrec.split`).
         output: the run folder.
         resume: go on from the checkpoint in `output`, if there is one.
+        source: where the log came from, JSON-able; kept in the run's config for `hytrec evaluate`.
 
     Raises:
         DataError: no history is long enough to train on and to validate with.
@@ -107,7 +109,7 @@ def train(
     best = build_model(config)
     best.load_state_dict(progress.best_weights)
     best.eval().requires_grad_(False)
-    return _conclude(best, histories, vocabulary, output, config, options, progress)
+    return _conclude(best, histories, vocabulary, output, config, options, progress, source)
 
 
 def _finished(progress: Progress, options: TrainingOptions) -> bool:
@@ -169,6 +171,7 @@ def _conclude(
     config: ModelConfig,
     options: TrainingOptions,
     progress: Progress,
+    source: dict[str, Any] | None,
 ) -> Trained:
     """Weigh the reranker on the validation part, measure, and write the run folder."""
     parts = {part: evaluation(histories, part, items=config.items) for part in Part}
@@ -177,6 +180,7 @@ def _conclude(
     samples = sampled_histories(histories)
     half_lives = memory_half_lives(model, samples)
     training_record = {
+        "source": source,
         "options": options.to_dict(),
         "best_epoch": progress.best_epoch,
         "epochs": len(progress.epochs),

@@ -1,0 +1,163 @@
+"""What `hytrec train` and `hytrec evaluate` do, once their options are read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+
+from hytrec.baselines import measure_baselines
+from hytrec.checkpoint import load_run
+from hytrec.config import ModelConfig
+from hytrec.data import read_histories
+from hytrec.errors import RunError
+from hytrec.evaluation import evaluate
+from hytrec.options import TrainingOptions
+from hytrec.resuming import Epoch
+from hytrec.sampling import training_users
+from hytrec.split import Part, evaluation, training
+from hytrec.tables import half_life_lines, metric_lines
+from hytrec.trainer import StepLoss
+from hytrec.training import train
+
+__all__ = ["Answer", "evaluate_run", "train_run"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """What a command says, for machines and for people."""
+
+    as_json: dict[str, Any]
+    as_text: str
+
+
+def train_run(
+    events: Path,
+    output: Path,
+    *,
+    columns: Mapping[str, str | None],
+    sizes: Mapping[str, Any],
+    options: TrainingOptions,
+    resume: bool,
+    threads: int,
+) -> Answer:
+    """Read the log, train, write the run folder.
+
+    Args:
+        columns: named arguments of `read_histories`.
+        sizes: named arguments of `ModelConfig`, but for those the log decides.
+        threads: of torch; 0 leaves the choice to it.
+    """
+    _use_threads(threads)
+    histories, vocabulary = read_histories(events, **columns)
+    config = ModelConfig(items=len(vocabulary.item_keys), behaviors=len(vocabulary.behavior_keys), **sizes)
+    users = training_users(training(histories)).size
+    with _TrainingBar(options, users) as bar:
+        trained = train(
+            histories,
+            vocabulary,
+            output=output,
+            config=config,
+            options=options,
+            resume=resume,
+            observer=bar,
+            source={"events": str(events.absolute()), **columns},
+        )
+    values = {"run": str(output), "metrics": trained.metrics, "half_life_events": trained.half_lives}
+    lines = [f"{output}: {len(trained.epochs)} epochs", "", *metric_lines(trained.metrics[Part.TEST]), ""]
+    return Answer(as_json=values, as_text="\n".join(lines + half_life_lines(trained.half_lives)))
+
+
+def evaluate_run(
+    run_folder: Path,
+    events: Path | None,
+    *,
+    columns: Mapping[str, str | None],
+    part: Part,
+    allow_repeats: bool,
+    baselines: bool,
+    threads: int,
+) -> Answer:
+    """Measure a run on a log, beside the baselines (test part only: they are tuned on the validation part).
+
+    Raises:
+        RunError: no log is given and the run does not say which one it was trained on.
+    """
+    _use_threads(threads)
+    run = load_run(run_folder)
+    if events is None:
+        source = dict(run.training.get("source") or {})
+        if "events" not in source:
+            raise RunError(f"{run_folder} does not say which log it was trained on; give it with --events")
+        events, columns = Path(source.pop("events")), source
+    histories, _ = read_histories(events, **columns, vocabulary=run.vocabulary)
+    chosen = evaluation(histories, part, items=run.config.items, allow_repeats=allow_repeats)
+    with _bar("evaluating", len(chosen)) as advance:
+        measured = evaluate(run.model, chosen, progress=advance)
+    if baselines and part is Part.TEST:
+        measured |= measure_baselines(histories, items=run.config.items, allow_repeats=allow_repeats)
+    counts = {
+        "users": len(chosen),
+        "short_users": chosen.short_users,
+        "unanswerable_users": chosen.unanswerable_users,
+    }
+    lines = metric_lines(measured)
+    left_out = chosen.short_users + chosen.unanswerable_users
+    lines.append(f"{len(chosen)} users, {part} part; {left_out} could not be evaluated")
+    return Answer(as_json={"part": part.value, **counts, "metrics": measured}, as_text="\n".join(lines))
+
+
+def _use_threads(threads: int) -> None:
+    if threads > 0:
+        torch.set_num_threads(threads)
+
+
+class _TrainingBar:
+    """A bar on stderr with loss and throughput, and a line for every epoch."""
+
+    def __init__(self, options: TrainingOptions, users: int) -> None:
+        self._console = Console(stderr=True)
+        self._options = options
+        self._progress = Progress(
+            TextColumn("epoch {task.fields[epoch]}"),
+            BarColumn(),
+            TextColumn("loss {task.fields[loss]:.3f}"),
+            TextColumn("{task.fields[speed]:,.0f} events/s"),
+            TimeElapsedColumn(),
+            console=self._console,
+        )
+        self._task = self._progress.add_task("training", total=users, epoch=0, loss=float("nan"), speed=0.0)
+
+    def __enter__(self) -> _TrainingBar:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def step(self, epoch: int, loss: StepLoss, events_per_s: float) -> None:
+        """After every step."""
+        self._progress.update(self._task, advance=loss.users, epoch=epoch, loss=loss.total, speed=events_per_s)
+
+    def epoch(self, epoch: Epoch) -> None:
+        """After every epoch and its validation."""
+        self._console.print(
+            f"epoch {epoch.number}: loss {epoch.long:.3f} (long) {epoch.user:.3f} (user) {epoch.rerank:.3f} (rerank), "
+            f"validation NDCG@10 {epoch.validation:.4f}, {epoch.events_per_s:,.0f} events/s"
+        )
+        self._progress.update(self._task, completed=0, epoch=epoch.number + 1)
+
+
+@contextmanager
+def _bar(title: str, total: int) -> Iterator[Callable[[int], None]]:
+    """A bar on stderr and the function that moves it on."""
+    columns = (TextColumn(title), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+        task: TaskID = progress.add_task(title, total=total)
+        yield lambda done: progress.advance(task, done)
