@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import threading
 import time
@@ -14,6 +13,7 @@ from hytrec import signature
 from hytrec.signature import DType
 from hytrec_clients import codec
 from hytrec_clients.answers import Ranking, Receipt, Recommendation
+from hytrec_clients.call_ids import CallIds
 from hytrec_clients.errors import InvalidRequest, ModelChanged
 from hytrec_clients.events import Events, Keys
 from hytrec_clients.refusals import given_up, refusal
@@ -39,6 +39,7 @@ class CallOptions(TypedDict, total=False):
             InvalidRequest names both counts. Unchecked when left out.
         call_id: 16 bytes naming the logical call, made afresh when left out. A consumer that may see one message
             twice gives an id of the message: the server remembers the last 32 of every user and applies none twice.
+            Ids with the same first 8 bytes share a lane and are forgotten sooner, see `hytrec_clients.call_ids`.
         timeout_s: for the whole call with all its attempts.
     """
 
@@ -89,6 +90,7 @@ class Session:
         self._budget(None)  # a bad timeout_s is told here, not at the first call
         self._pinned = model_fingerprint
         self._contracts: dict[str, codec.Contract] = {}
+        self._call_ids = CallIds()
         self._lock = threading.Lock()
 
     @property
@@ -201,9 +203,10 @@ class Session:
         timeout_s: float | None = None,
     ) -> Flow[Answer]:
         """One logical call of an ensemble: one call_id, however often it is sent."""
+        own_id = self._call_ids.take() if call_id is None else None
         arguments = asked | {
             signature.USER_ID.name: user_id,
-            signature.CALL_ID.name: os.urandom(signature.CALL_ID_BYTES) if call_id is None else call_id,
+            signature.CALL_ID.name: own_id or call_id,
             signature.POSITION.name: position,
         }
         if events is not None and len(events):
@@ -211,6 +214,8 @@ class Session:
             arguments[signature.BEHAVIOR_KEYS.name] = events.behavior_keys
             arguments[signature.TIMES.name] = events.times
         answer = decode((yield from self._infer(endpoint, arguments, timeout_s)))
+        if own_id:
+            self._call_ids.settle(own_id)
         self._check_model(answer)
         return answer
 
@@ -244,15 +249,20 @@ class Session:
         self, endpoint: codec.Endpoint, budget: Budget, step: Callable[[float], Step], *, call_id: bytes | None
     ) -> Flow[Any]:
         """Send a step until it is answered, refused for good, or out of time."""
+        said: RpcFailure | None = None
         while True:
+            attempt_s = budget.attempt_timeout_s()
             try:
-                return (yield step(budget.attempt_timeout_s()))
+                return (yield step(attempt_s))
             except RpcFailure as failure:
                 if not failure.retryable:
                     raise refusal(endpoint.name, self.url, failure) from None
+                # A last attempt cut short by the end of the time tells less than the refusal before it.
+                if said is None or failure.code != "DEADLINE_EXCEEDED" or attempt_s >= budget.policy.min_attempt_s:
+                    said = failure
                 pause_s = budget.backoff_s()
                 if pause_s is None:
-                    raise given_up(endpoint.name, self.url, failure, budget, call_id) from None
+                    raise given_up(endpoint.name, self.url, said, budget, call_id) from None
             yield Wait(pause_s)
 
     def _check_model(self, answer: Receipt | Ranking | Recommendation) -> None:

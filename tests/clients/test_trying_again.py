@@ -78,7 +78,7 @@ def test_unavailable_to_the_end(client: Any, fake: Any, trouble: Any) -> None:
     with pytest.raises(Unavailable) as caught:
         client.append("ada", CLICK, timeout_s=1.0)
     error: Any = caught.value
-    assert error.attempts == len(fake.calls) > 3
+    assert error.attempts >= len(fake.calls) > 3  # the last one may be cut short before it arrives
     assert error.call_id == fake.call_ids()[0]
     assert str(error) == (
         f"hytrec_append at {fake.url} was unavailable within 1 s (attempts: {error.attempts}, the last said: "
@@ -105,6 +105,15 @@ def test_no_answer_to_the_end(client: Any, fake: Any, trouble: Any) -> None:
     fake.always = None
     receipt = client.append("ada", CLICK, call_id=error.call_id)
     assert (receipt.event_count, receipt.applied) == (1, False)
+
+
+def test_a_last_attempt_cut_short_does_not_hide_what_the_server_said(make_client: Any, fake: Any, trouble: Any) -> None:
+    client = make_client(fake.url, retry=RetryPolicy(min_attempt_s=5))
+    client.append("ada")
+    fake.script.append(trouble(UNAVAILABLE, "the state store is full"))
+    fake.always = trouble(None)
+    with pytest.raises(Unavailable, match="the last said: the state store is full"):
+        client.append("ada", CLICK, timeout_s=0.5)
 
 
 def test_no_server(make_client: Any) -> None:

@@ -11,7 +11,7 @@
         64      8  written at, unix seconds
         72      8  event_count
         80      8  calls applied since the record began
-        88    512  call_ids of the last 32 calls; call number i stands at slot i modulo 32
+        88    512  call_ids of 32 of them at most, oldest first; see `following_calls`
        600     36  0
        636      4  CRC-32 of the header up to here, then of the user id
        640      -  body: the arrays of `signature.STATE` in that order, each padded to a multiple of 8 bytes
@@ -31,7 +31,7 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from hytrec.signature import CALL_ID_BYTES, EVENT_COUNT, STATE, DType, Sizes, StateStatus
+from hytrec.signature import CALL_ID_BYTES, CALL_LANE_BYTES, EVENT_COUNT, STATE, DType, Sizes, StateStatus
 from hytrec_export.errors import StateStoreError
 from hytrec_export.state.store import NO_REVISION, State
 
@@ -95,23 +95,33 @@ class Header:
     @property
     def revision(self) -> bytes:
         """call_id of the last write."""
-        slot = (self.calls - 1) % KEPT_CALLS
-        return self.ring[slot * CALL_ID_BYTES : (slot + 1) * CALL_ID_BYTES] if self.calls else NO_REVISION
+        return (self.kept or (NO_REVISION,))[-1]
 
     @property
     def call_ids(self) -> frozenset[bytes]:
-        """The last 32 calls."""
+        """The kept calls."""
+        return frozenset(self.kept)
+
+    @property
+    def kept(self) -> tuple[bytes, ...]:
+        """The kept calls, oldest first."""
         stop = min(self.calls, KEPT_CALLS) * CALL_ID_BYTES
-        return frozenset(self.ring[i : i + CALL_ID_BYTES] for i in range(0, stop, CALL_ID_BYTES))
+        return tuple(self.ring[i : i + CALL_ID_BYTES] for i in range(0, stop, CALL_ID_BYTES))
 
 
 def following_calls(previous: Header | None, call_id: bytes) -> tuple[int, bytes]:
-    """How many calls there are and the ring of the last 32, once `call_id` is applied."""
+    """How many calls there are, and the bytes of the kept ones, once `call_id` is applied.
+
+    Where there are too many, the lane that has most of them loses its oldest. A call that waits for a lost answer is
+    alone in its lane, so it stays known however fast others write, as long as fewer than 32 calls are under way.
+    """
+    kept = [*(previous.kept if previous else ()), call_id]
+    if len(kept) > KEPT_CALLS:
+        lanes = [call[:CALL_LANE_BYTES] for call in kept]
+        crowds = [lanes.count(lane) for lane in lanes]
+        del kept[crowds.index(max(crowds))]
     calls = previous.calls if previous else 0
-    ring = bytearray(previous.ring if previous else bytes(KEPT_CALLS * CALL_ID_BYTES))
-    start = calls % KEPT_CALLS * CALL_ID_BYTES
-    ring[start : start + CALL_ID_BYTES] = call_id
-    return calls + 1, bytes(ring)
+    return calls + 1, b"".join(kept).ljust(KEPT_CALLS * CALL_ID_BYTES, b"\0")
 
 
 def unsealed(state: State, sizes: Sizes) -> bytearray:

@@ -32,7 +32,7 @@ class StoredUser:
         state: None unless `status` is KEPT.
         status: NEW, KEPT, FOREIGN, CORRUPT or EXPIRED; all but KEPT count as absent.
         revision: call_id of the last write; `NO_REVISION` when absent.
-        call_ids: the last 32 calls that were applied; empty when absent.
+        call_ids: the last calls that were applied, 32 at most; empty when absent.
         event_count: events absorbed; 0 when absent.
     """
 

@@ -118,6 +118,22 @@ def test_the_last_32_calls_are_known(kit: Any) -> None:
         assert user.revision == calls[-1]
 
 
+def test_a_call_that_waits_in_a_lane_of_its_own_stays_known(kit: Any) -> None:
+    rules = kit.rules()
+    previous = waiting = kit.write(b"u", 1, call_id=b"waiting lane" + b"call")
+    raw = kit.record(rules, waiting)
+    for count in range(2, 3 * KEPT_CALLS):
+        lane = (b"odd lane", b"evenlane")[count % 2]
+        previous = kit.write(b"u", count, previous, call_id=lane + count.to_bytes(8, "big"))
+        raw = kit.record(rules, previous, raw)
+        user = rules.read(b"u", raw)
+        assert waiting.call_id in user.call_ids
+        assert user.revision == previous.call_id
+        assert len(user.call_ids) == min(count, KEPT_CALLS)
+    newest = {count.to_bytes(8, "big") for count in range(3 * KEPT_CALLS - KEPT_CALLS + 1, 3 * KEPT_CALLS)}
+    assert {call_id[8:] for call_id in user.call_ids} == {waiting.call_id[8:], *newest}
+
+
 def test_a_header_alone_says_who_and_when(kit: Any, clock: Any) -> None:
     raw = kit.record(kit.rules(clock=clock), kit.write(b"u", 3))
     summary = kit.rules().summary(b"u", raw[:HEADER_BYTES])
