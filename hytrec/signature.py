@@ -27,9 +27,9 @@ from hytrec.contract import next_name as next_name  # noqa: PLC0414
 
 CALL_ID_BYTES = 16
 """Size of a `call_id`; random, made by the client once per logical call."""
-CALL_LANE_BYTES = 8
-"""First bytes of a `call_id`: its lane. A client has one call at a time in a lane, so that the store, which keeps 32
-calls of a user, forgets those of busy lanes first and not one that waits for a lost answer."""
+CALL_STRAND_BYTES = 8
+"""First bytes of a `call_id`: its strand. A client has one call at a time in a strand, so that the store, which keeps
+32 calls of a user, forgets those of busy strands first and not one that waits for a lost answer."""
 MAX_USER_ID_BYTES = 256
 MAX_TIME_S = 100_000_000_000
 """Largest unix time accepted, in seconds; anything over it is most likely milliseconds."""

@@ -39,7 +39,7 @@ class CallOptions(TypedDict, total=False):
             InvalidRequest names both counts. Unchecked when left out.
         call_id: 16 bytes naming the logical call, made afresh when left out. A consumer that may see one message
             twice gives an id of the message: the server remembers the last 32 of every user and applies none twice.
-            Ids with the same first 8 bytes share a lane and are forgotten sooner, see `hytrec_clients.call_ids`.
+            Ids with the same first 8 bytes share a strand and are forgotten sooner, see `hytrec_clients.call_ids`.
         timeout_s: for the whole call with all its attempts.
     """
 

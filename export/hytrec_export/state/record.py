@@ -31,7 +31,7 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from hytrec.signature import CALL_ID_BYTES, CALL_LANE_BYTES, EVENT_COUNT, STATE, DType, Sizes, StateStatus
+from hytrec.signature import CALL_ID_BYTES, CALL_STRAND_BYTES, EVENT_COUNT, STATE, DType, Sizes, StateStatus
 from hytrec_export.errors import StateStoreError
 from hytrec_export.state.store import NO_REVISION, State
 
@@ -112,13 +112,13 @@ class Header:
 def following_calls(previous: Header | None, call_id: bytes) -> tuple[int, bytes]:
     """How many calls there are, and the bytes of the kept ones, once `call_id` is applied.
 
-    Where there are too many, the lane that has most of them loses its oldest. A call that waits for a lost answer is
-    alone in its lane, so it stays known however fast others write, as long as fewer than 32 calls are under way.
+    Where there are too many, the strand that has most of them loses its oldest. A call that waits for a lost answer is
+    alone in its strand, so it stays known however fast others write, as long as fewer than 32 calls are under way.
     """
     kept = [*(previous.kept if previous else ()), call_id]
     if len(kept) > KEPT_CALLS:
-        lanes = [call[:CALL_LANE_BYTES] for call in kept]
-        crowds = [lanes.count(lane) for lane in lanes]
+        strands = [call[:CALL_STRAND_BYTES] for call in kept]
+        crowds = [strands.count(strand) for strand in strands]
         del kept[crowds.index(max(crowds))]
     calls = previous.calls if previous else 0
     return calls + 1, b"".join(kept).ljust(KEPT_CALLS * CALL_ID_BYTES, b"\0")

@@ -118,13 +118,13 @@ def test_the_last_32_calls_are_known(kit: Any) -> None:
         assert user.revision == calls[-1]
 
 
-def test_a_call_that_waits_in_a_lane_of_its_own_stays_known(kit: Any) -> None:
+def test_a_call_that_waits_in_a_strand_of_its_own_stays_known(kit: Any) -> None:
     rules = kit.rules()
-    previous = waiting = kit.write(b"u", 1, call_id=b"waiting lane" + b"call")
+    previous = waiting = kit.write(b"u", 1, call_id=b"waiting " + b"one call")
     raw = kit.record(rules, waiting)
     for count in range(2, 3 * KEPT_CALLS):
-        lane = (b"odd lane", b"evenlane")[count % 2]
-        previous = kit.write(b"u", count, previous, call_id=lane + count.to_bytes(8, "big"))
+        strand = (b"odd ones", b"even one")[count % 2]
+        previous = kit.write(b"u", count, previous, call_id=strand + count.to_bytes(8, "big"))
         raw = kit.record(rules, previous, raw)
         user = rules.read(b"u", raw)
         assert waiting.call_id in user.call_ids
