@@ -19,7 +19,7 @@ __all__ = ["RERANKER", "RETRIEVER", "evaluate", "read_histories_at", "weigh_rera
 
 RETRIEVER = "retriever"
 RERANKER = "retrieve-then-rerank"
-RERANK_WEIGHTS = (0.0, 0.25, 0.5, 0.75, 1.0)
+RERANK_WEIGHTS = (0.0, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0)
 _BATCH_EVENTS = 8_192
 _BATCH_USERS = 256
 

@@ -97,23 +97,24 @@ def read_positions(
     )
 
 
-def rerank_loss(model: HyTRec, batch: TrainingBatch, encoded: Encoded, *, candidates: int, users: int) -> Tensor:
-    """Mean cross-entropy of the next item among itself and retrieved items, at one position of some histories.
+def rerank_loss(model: HyTRec, batch: TrainingBatch, encoded: Encoded, *, candidates: int, positions: int) -> Tensor:
+    """Mean cross-entropy of the next item among itself and retrieved items, at some of the batch's positions.
 
     The reading and the item table are taken as they are: the reranker learns, the retriever does not.
 
     Args:
         candidates: how many of the retrieved stand against the next item.
-        users: how many histories of the batch are taken.
+        positions: about how many positions of the whole batch are taken, the same number of every history.
     """
-    index = torch.randperm(batch.times.shape[0])[:users]
-    batch, encoded = _rows_of(batch, index), _rows_of(encoded, index)
-    positions = batch.positions[:, :1]
-    targets = batch.targets.gather(1, positions)
+    users = torch.randperm(batch.times.shape[0])[:positions]
+    batch, encoded = _rows_of(batch, users), _rows_of(encoded, users)
+    places = batch.positions[:, : max(1, positions // users.numel())]
+    targets = batch.targets.gather(1, places).reshape(-1, 1)
     known = targets.squeeze(1) > 0
     with torch.no_grad():
-        reading = read_positions(model, batch, encoded, positions)
-        passed = torch.where(torch.arange(batch.times.shape[1]) <= positions, batch.item_rows, 0)
+        reading = read_positions(model, batch, encoded, places)
+        past = torch.arange(batch.times.shape[1]) <= places.unsqueeze(-1)
+        passed = torch.where(past, batch.item_rows.unsqueeze(1), 0).flatten(0, 1)
         retrieved = model.retrieve(reading, torch.cat([passed, targets], 1))
         rows = torch.cat([targets, retrieved[:, torch.randperm(retrieved.shape[1])[:candidates]]], 1)
     model.item_table.requires_grad_(False)

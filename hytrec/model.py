@@ -351,8 +351,8 @@ class HyTRec(nn.Module):
             fused = self.candidate_fusion(long, short)
         else:
             fused = long if self.read_long else short
-        x = h + fused + reading.user.unsqueeze(1)
-        x = x + self.mixture(self.expert_norm(x))
+        x = self.dropout(fused + h * (fused + reading.user.unsqueeze(1)))  # products: how well the candidate agrees
+        x = x + self.dropout(self.mixture(self.expert_norm(x)))
         return base + self.score(self.score_norm(x)).squeeze(-1)  # type: ignore[no-any-return]
 
     def _recall(self, memory: Tensor, queries: Tensor) -> Tensor:

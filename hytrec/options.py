@@ -27,8 +27,9 @@ class TrainingOptions:
 
     Args:
         seed: of the weights and of everything drawn.
-        epochs: at most this many.
-        max_minutes: stop after this time, whatever the epoch; None for no limit.
+        epochs: at most this many; the learning rate falls to a tenth over them.
+        max_minutes: stop after this time, whatever the epoch, and let the learning rate fall over it if it comes first;
+            None for no limit.
         patience: stop after this many epochs without a better NDCG@10 on the validation part.
         max_history: longer histories are cut, to a random stretch of this many events in every epoch.
         batch_events: events of a batch, padding included.

@@ -19,7 +19,7 @@ __all__ = ["CHECKPOINT_FILE", "Epoch", "Progress", "Resumable"]
 
 CHECKPOINT_FILE = "training.pt"
 _FORMAT_VERSION = 1
-_MAY_CHANGE = ("epochs", "max_minutes", "patience")
+_MAY_CHANGE = ("max_minutes", "patience")
 """Options that only say when to stop: a resumed training may have others."""
 
 

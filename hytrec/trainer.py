@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,13 +15,14 @@ from hytrec.data import Histories
 from hytrec.losses import Negatives, encode_batch, next_item_loss, read_positions, rerank_loss
 from hytrec.model import HyTRec
 from hytrec.options import TrainingOptions
-from hytrec.sampling import TrainingBatch, training_batches
+from hytrec.sampling import TrainingBatch, training_batches, training_users
 
 __all__ = ["StepLoss", "Trainer"]
 
 _MAX_GRADIENT_NORM = 1.0
 _POPULARITY_POWER = 0.75
-_RERANK_SHARE = 4
+_LAST_RATE = 0.1
+_RERANK_SHARE = 2
 """Events encoded in a step over candidates reranked in it."""
 
 
@@ -58,17 +59,24 @@ class Trainer:
         self.options = options
         self.steps = 0
         self._histories = histories
+        self._users = training_users(histories).size
         counts = np.bincount(histories.item_rows, minlength=model.items + 2)[1 : model.items + 1]
         self._popularity = torch.from_numpy((counts + 1.0) ** _POPULARITY_POWER).float()
         self._optimizer = torch.optim.AdamW(
             _parameter_groups(model, options.weight_decay), lr=options.learning_rate, betas=(0.9, 0.98)
         )
 
-    def epoch(self, number: int) -> Iterator[StepLoss]:
-        """Go once through all histories, yielding after every step."""
+    def epoch(self, number: int, *, spent: Callable[[], float] = lambda: 0.0) -> Iterator[StepLoss]:
+        """Go once through all histories, yielding after every step.
+
+        Args:
+            spent: share of the time allowed that is used up, in [0, 1]; where it is ahead of the epochs, it decides on
+                the learning rate.
+        """
         options = self.options
         torch.manual_seed(int(np.random.SeedSequence((options.seed, number)).generate_state(1)[0]))
         self.model.train()
+        users = 0
         for batch in training_batches(
             self._histories,
             items=self.model.items,
@@ -78,8 +86,16 @@ class Trainer:
             unknown_rate=options.unknown_rate,
             random=np.random.default_rng((options.seed, number)),
         ):
+            users += batch.times.shape[0]
             if bool((batch.targets > 0).any()):
+                self._set_learning_rate(max((number + users / self._users) / options.epochs, spent()))
                 yield self._step(batch)
+
+    def _set_learning_rate(self, done: float) -> None:
+        """Rise over the warm-up, then fall in a line to a tenth; done: share of the training in [0, 1]."""
+        rise = min(1.0, (self.steps + 1) / max(1, self.options.warmup_steps))
+        for group in self._optimizer.param_groups:
+            group["lr"] = self.options.learning_rate * rise * (1 - (1 - _LAST_RATE) * min(1.0, done))
 
     def _step(self, batch: TrainingBatch) -> StepLoss:
         negatives = Negatives.drawn(self._popularity, count=self.options.negatives)
@@ -95,11 +111,9 @@ class Trainer:
             batch,
             encoded,
             candidates=self.options.rerank_candidates,
-            users=max(1, self.options.batch_events // (_RERANK_SHARE * self.options.rerank_candidates)),
+            positions=max(1, self.options.batch_events // (_RERANK_SHARE * self.options.rerank_candidates)),
         )
         self.steps += 1
-        for group in self._optimizer.param_groups:
-            group["lr"] = self.options.learning_rate * min(1.0, self.steps / max(1, self.options.warmup_steps))
         self._optimizer.zero_grad(set_to_none=True)
         (long + user + rerank).backward()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), _MAX_GRADIENT_NORM)

@@ -129,10 +129,10 @@ def _train_epoch(
 ) -> None:
     """Train one epoch, or what is left of the minutes, and keep the weights if they are the best so far."""
     number, start = len(progress.epochs), time.monotonic()
-    left = math.inf if options.max_minutes is None else 60 * options.max_minutes - progress.seconds
     losses: list[StepLoss] = []
     events = 0
-    for loss in trainer.epoch(number):
+    allowed = math.inf if options.max_minutes is None else 60 * options.max_minutes
+    for loss in trainer.epoch(number, spent=lambda: (progress.seconds + time.monotonic() - start) / allowed):
         losses.append(loss)
         events += loss.events
         elapsed = time.monotonic() - start
@@ -141,7 +141,7 @@ def _train_epoch(
             raise TrainingError(
                 f"the loss is {loss.total} in epoch {number}; lower --learning-rate (it is {options.learning_rate:g})"
             )
-        if elapsed > left:
+        if progress.seconds + elapsed > allowed:
             break
     seconds = time.monotonic() - start
     gain = evaluate(trainer.average, validation, ks=(10,), rerank=False)[RETRIEVER]["ndcg@10"]
