@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 
 from hytrec.data import History, Int64Array
 from hytrec.signature import NOW, STATE
-from hytrec_export.chain import Chain, batches
-from hytrec_export.differences import Meter
+from hytrec_export.chain import Chain, Users, batches, split_every
+from hytrec_export.differences import TOP, Meter
 from hytrec_export.errors import RepositoryError
+from hytrec_export.progress import Advance, ignore
 from hytrec_export.runners import Arrays, Runner
 from hytrec_export.serving import Limits
 
@@ -52,25 +53,38 @@ class Answer:
     scores: NDArray[np.float32]
     state: Arrays | None
 
+    def scores_of(self, rows: Int64Array) -> NDArray[np.float64]:
+        """The retriever's score of each row (n,); -inf of one that is not among the candidates."""
+        known = dict(zip(self.candidate_rows.tolist(), self.catalogue_scores.tolist(), strict=True))
+        return np.array([known.get(row, -np.inf) for row in rows.tolist()])
 
-def ask(chain: Chain, catalogue: Runner, histories: Sequence[History], *, limits: Limits) -> list[Answer]:
+
+def ask(
+    chain: Chain,
+    catalogue: Runner,
+    histories: Sequence[History],
+    *,
+    limits: Limits,
+    on_answer: Advance = ignore,
+) -> list[Answer]:
     """Answers of PyTorch.
 
     Args:
         chain: PyTorch's.
         catalogue: `hytrec_export.wrapper.CatalogueScores`.
+        on_answer: told how many answers came just now.
     """
     answers: dict[int, Answer] = {}
     candidates = min(MAX_CANDIDATES, limits.max_candidates)
     for positions in batches(histories, max_rows=limits.max_batch, max_events=limits.max_events):
         together = [histories[position] for position in positions]
-        users = chain.replay(together, step=limits.max_events)
+        users = chain.replay([split_every(history, limits.max_events) for history in together])
         now = np.array([[_time_of_question(position, histories[position])] for position in positions])
         excluded = _excluded(together, limits)
         rows = chain.retrieve(users, now, excluded)[:, :candidates]
         scores = chain.rerank(users, now, rows)
         everything = catalogue.infer(users.reading | {NOW.name: now})[CATALOGUE_SCORES]
-        by_row = np.where(rows > 0, np.take_along_axis(everything, rows, 1), -np.inf).astype(np.float32)
+        by_row = np.where(rows > 0, np.take_along_axis(everything, rows, 1), -np.inf)
         for index, position in enumerate(positions):
             answers[position] = Answer(
                 history=together[index],
@@ -81,31 +95,43 @@ def ask(chain: Chain, catalogue: Runner, histories: Sequence[History], *, limits
                 scores=scores[index],
                 state={name: values[index] for name, values in users.state.items()},
             )
+        on_answer(len(positions))
     return [answers[position] for position in range(len(histories))]
 
 
 def compare(chain: Chain, answers: Sequence[Answer], *, limits: Limits, meter: Meter) -> None:
-    """Ask another runtime the same questions; kinds "history state", "history scores" and the top-10 lists."""
+    """Ask another runtime the same questions."""
     histories = [answer.history for answer in answers]
     for positions in batches(histories, max_rows=limits.max_batch, max_events=limits.max_events):
         asked = [answers[position] for position in positions]
-        users = chain.replay([answer.history for answer in asked], step=limits.max_events)
-        now = np.array([[answer.now_s] for answer in asked])
-        retrieved = chain.retrieve(users, now, np.stack([answer.excluded_rows for answer in asked]))
-        scores = chain.rerank(users, now, np.stack([answer.candidate_rows for answer in asked]))
-        for index, (position, answer) in enumerate(zip(positions, asked, strict=True)):
-            where = f"sample history {position} ({len(answer.history)} events)"
-            if answer.state is not None:
-                own = {name: values[index] for name, values in users.state.items()}
-                meter.state("history state", own, answer.state, where)
-            meter.scores("history scores", scores[index], answer.scores, where)
-            meter.top(
-                "retrieved top 10", retrieved[index], answer.candidate_rows, answer.catalogue_scores, where
-            )
-            order, wanted = _best_first(scores[index]), _best_first(answer.scores)
-            rows = answer.candidate_rows
-            meter.top("reranked top 10", rows[order], rows[wanted], answer.scores[wanted], where)
-            meter.case("histories")
+        users = chain.replay([split_every(answer.history, limits.max_events) for answer in asked])
+        names = [f"sample history {position} ({len(histories[position])} events)" for position in positions]
+        compare_users(chain, users, asked, names, kind="history", meter=meter)
+        meter.case("histories", len(positions))
+
+
+def compare_users(
+    chain: Chain, users: Users, answers: Sequence[Answer], names: Sequence[str], *, kind: str, meter: Meter
+) -> None:
+    """Compare B encoded users with their answers: "<kind> state", "<kind> scores" and both top-10 lists."""
+    now = np.array([[answer.now_s] for answer in answers])
+    retrieved = chain.retrieve(users, now, np.stack([answer.excluded_rows for answer in answers]))
+    scores = chain.rerank(users, now, np.stack([answer.candidate_rows for answer in answers]))
+    for index, (answer, where) in enumerate(zip(answers, names, strict=True)):
+        if answer.state is not None:
+            meter.state(f"{kind} state", users.row(index).state, _as_batch(answer.state), where)
+        meter.scores(f"{kind} scores", scores[index], answer.scores, where)
+        rows = answer.candidate_rows
+        pair = (retrieved[index, : len(rows)][:TOP], rows[:TOP])
+        meter.lists(f"{kind} retrieval", pair, (answer.scores_of(pair[0]), answer.catalogue_scores[:TOP]), where)
+        order, wanted = (np.argsort(-values, kind="stable")[:TOP] for values in (scores[index], answer.scores))
+        meter.lists(
+            f"{kind} ranking", (rows[order], rows[wanted]), (answer.scores[order], answer.scores[wanted]), where
+        )
+
+
+def _as_batch(state: Arrays) -> Arrays:
+    return {name: values[None] for name, values in state.items()}
 
 
 def save(answers: Sequence[Answer], path: Path) -> None:
@@ -163,10 +189,6 @@ def _state(arrays: Arrays, index: int) -> Arrays | None:
 
 def _joined(parts: Sequence[Int64Array]) -> Int64Array:
     return np.concatenate([np.zeros(0, np.int64), *parts])
-
-
-def _best_first(scores: NDArray[np.float32]) -> Int64Array:
-    return np.argsort(-scores, kind="stable")
 
 
 def _time_of_question(position: int, history: History) -> int:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from hytrec.data import History, Int64Array
 from hytrec.signature import (
@@ -45,6 +46,14 @@ class Users:
     state: Arrays
     reading: Arrays
 
+    def row(self, index: int) -> Users:
+        """One of them, as a batch of one."""
+        state, reading = (
+            {name: values[index : index + 1] for name, values in arrays.items()}
+            for arrays in (self.state, self.reading)
+        )
+        return Users(state=state, reading=reading)
+
 
 class Chain:
     """Encoder, retriever and reranker in one runtime.
@@ -65,16 +74,21 @@ class Chain:
         reading = {name: after[name] for name in shared} | {LAST_MEMORY.name: outputs[LAST_MEMORY.name]}
         return Users(state=after, reading=reading)
 
-    def replay(self, histories: Sequence[History], *, step: int, state: Arrays | None = None) -> Users:
-        """Absorb whole histories, `step` events a run."""
-        longest = max(len(history) for history in histories)
+    def replay(self, parts: Sequence[Sequence[History]], *, padding: int = 0) -> Users:
+        """Absorb histories in parts, starting from nothing; a user whose parts are used up waits.
+
+        Args:
+            parts: of each user, in order.
+            padding: empty places after the longest part.
+        """
+        state = empty_state(self._sizes, len(parts))
         users = None
-        state = empty_state(self._sizes, len(histories)) if state is None else state
-        for start in range(0, max(1, longest), step):
-            users = self.encode(state, padded([part(history, start, start + step) for history in histories]))
+        for round_ in range(max(1, *map(len, parts))):
+            now = [own[round_] if round_ < len(own) else _NOTHING for own in parts]
+            users = self.encode(state, padded(now, length=max(1, *map(len, now)) + padding))
             state = users.state
-        if users is None:  # for the type checker: the range is never empty
-            raise ValueError(longest)
+        if users is None:  # for the type checker: there is one round at least
+            raise ValueError(parts)
         return users
 
     def retrieve(self, users: Users, now_s: Int64Array, excluded_rows: Int64Array) -> Int64Array:
@@ -82,8 +96,8 @@ class Chain:
         feed = users.reading | {NOW.name: now_s, EXCLUDED_ROWS.name: excluded_rows}
         return self._runners[RETRIEVER.name].infer(feed)[RETRIEVED_ROWS.name]
 
-    def rerank(self, users: Users, now_s: Int64Array, candidate_rows: Int64Array) -> np.ndarray:
-        """Scores (B, N) float32; now_s (B, 1), candidate_rows (B, N)."""
+    def rerank(self, users: Users, now_s: Int64Array, candidate_rows: Int64Array) -> NDArray[np.float32]:
+        """Scores (B, N); now_s (B, 1), candidate_rows (B, N)."""
         feed = users.reading | {NOW.name: now_s, CANDIDATE_ROWS.name: candidate_rows}
         return self._runners[RERANKER.name].infer(feed)[RAW_SCORES.name]
 
@@ -94,20 +108,30 @@ def empty_state(sizes: Sizes, batch: int) -> Arrays:
     return {tensor.name: np.zeros((batch, *sizes.shape(tensor)), dtypes[tensor.dtype]) for tensor in STATE}
 
 
-def part(history: History, start: int, stop: int) -> History:
-    """Events start..stop - 1 of a history (views); none where it is shorter."""
-    return History(
-        item_rows=history.item_rows[start:stop],
-        behavior_rows=history.behavior_rows[start:stop],
-        times=history.times[start:stop],
-    )
+def split_at(history: History, cuts: Sequence[int]) -> list[History]:
+    """Parts of a history (views): up to the first cut, from there to the next one, and so on."""
+    return [
+        History(
+            item_rows=history.item_rows[start:stop],
+            behavior_rows=history.behavior_rows[start:stop],
+            times=history.times[start:stop],
+        )
+        for start, stop in zip([0, *cuts], [*cuts, len(history)], strict=True)
+    ]
 
 
-def padded(histories: Sequence[History], *, length: int = 1) -> Arrays:
-    """Events of B users as the encoder takes them: (B, T) int64, zeros at the end, T at least `length`."""
-    steps = max(length, *(len(history) for history in histories))
+def split_every(history: History, events: int) -> list[History]:
+    """Parts of `events` events each, the last one shorter."""
+    return split_at(history, range(events, len(history), events))
+
+
+_NOTHING = History(item_rows=np.zeros(0, np.int64), behavior_rows=np.zeros(0, np.int64), times=np.zeros(0, np.int64))
+
+
+def padded(histories: Sequence[History], *, length: int) -> Arrays:
+    """Events of B users as the encoder takes them: (B, length) int64 each, zeros at the end."""
     names = (ITEM_ROWS.name, BEHAVIOR_ROWS.name, ROW_TIMES.name)
-    events = {name: np.zeros((len(histories), steps), np.int64) for name in names}
+    events = {name: np.zeros((len(histories), length), np.int64) for name in names}
     for row, history in enumerate(histories):
         fields = (history.item_rows, history.behavior_rows, history.times)
         for name, values in zip(names, fields, strict=True):

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -59,30 +57,29 @@ def build(
     )
     options = BuildOptions(run=run, output=output, target=target, lowering=lowering, limits=limits, atol=atol)
     from hytrec_export.pipeline import build as build_repository  # noqa: PLC0415 - torch
+    from hytrec_export.terminal import progress_bar  # noqa: PLC0415 - --help is not to wait for rich
 
-    manifest = build_repository(options, progress=_progress)
+    manifest = build_repository(options, progress=progress_bar)
     if as_json:
         _print_json(asdict(manifest) | {"output": str(output)})
         return
-    worst = max(difference["value"] for difference in manifest.parity["largest"].values())
     print(f"{output}: {len(manifest.files)} files, model {manifest.fingerprint}")  # noqa: T201
-    print(f"largest difference from PyTorch {worst:.2g}, bound {atol:g}")  # noqa: T201
+    print(f"largest difference from PyTorch {manifest.worst_difference:.2g}, bound {atol:g}")  # noqa: T201
 
 
 @app.command()
 def verify(repository: Repository = BuildOptions.output, *, as_json: AsJson = False) -> None:
     """Check the files' hashes, and the graphs against PyTorch's stored answers; exit code 1 if something is wrong."""
-    from hytrec_export.verify import verify as findings_of  # noqa: PLC0415 - numpy
+    from hytrec_export.terminal import progress_bar  # noqa: PLC0415 - --help is not to wait for rich
+    from hytrec_export.verify import verify as verify_repository  # noqa: PLC0415 - numpy
 
-    findings = []
-    with _progress("verifying"):
-        for finding in findings_of(repository):
-            findings.append(finding)
-            if not as_json:
-                print(f"{'ok    ' if finding.ok else 'not ok'}  {finding.text}")  # noqa: T201
+    findings = verify_repository(repository, progress=progress_bar)
     ok = all(finding.ok for finding in findings)
     if as_json:
         _print_json({"ok": ok, "findings": [asdict(finding) for finding in findings]})
+    else:
+        for finding in findings:
+            print(f"{'ok    ' if finding.ok else 'not ok'}  {finding.text}")  # noqa: T201
     raise typer.Exit(0 if ok else 1)
 
 
@@ -129,19 +126,6 @@ def serve(
             environment=store.to_environment(),
         )
     )
-
-
-@contextmanager
-def _progress(step: str) -> Iterator[None]:
-    """A line on stderr with a clock that runs while the step lasts."""
-    from rich.console import Console  # noqa: PLC0415 - --help is not to wait for it
-    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn  # noqa: PLC0415
-
-    columns = (SpinnerColumn(finished_text=" "), TextColumn("{task.description}"), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True)) as progress:
-        task = progress.add_task(step, total=1)
-        yield
-        progress.advance(task)
 
 
 def _print_json(values: object) -> None:

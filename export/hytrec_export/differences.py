@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hytrec_export.errors import ParityError
-
+from hytrec_export.progress import Advance, ignore
 
 TOP = 10
 """Length of the lists that are compared."""
@@ -35,7 +35,7 @@ class Differences:
 
     Args:
         largest: by kind, for example "history scores".
-        cases: how many cases were compared, by kind of case.
+        cases: how many cases of each sort were compared.
         lists: top-10 lists compared.
         lists_in_order: how many were the same item by item; the others differ by ties inside the tolerance.
     """
@@ -49,74 +49,74 @@ class Differences:
         """Plain values, for JSON."""
         return asdict(self)
 
+    @property
+    def worst(self) -> float:
+        """The largest difference of all; 0 where nothing was compared."""
+        return max((found.value for found in self.largest.values()), default=0.0)
+
     def check(self, atol: float, *, subject: str) -> None:
         """Compare with the bound.
+
+        Args:
+            subject: what drifts, for the message.
 
         Raises:
             ParityError: some difference is over it.
         """
-        over = {kind: found for kind, found in self.largest.items() if not found.value <= atol}
+        over = [(found.value, kind, found.where) for kind, found in self.largest.items() if not found.value <= atol]
         if over:
-            kind, worst = max(over.items(), key=lambda item: item[1].value)
+            value, kind, where = max(over)
             raise ParityError(
-                f"{subject} drifts from PyTorch: {kind} max |diff| {worst.value:.3g} > {atol:g} at {worst.where}; "
-                "raise --atol, or try the other --lowering"
+                f"{subject} drifts from PyTorch: {kind} max |diff| {value:.3g} > {atol:g} at {where}; "
+                "raise --atol, or choose the other --lowering"
             )
 
 
 class Meter:
-    """Collects differences."""
+    """Collects differences.
 
-    def __init__(self) -> None:
+    Args:
+        on_case: told how many cases were compared just now.
+    """
+
+    def __init__(self, *, on_case: Advance = ignore) -> None:
+        self._on_case = on_case
         self._largest: dict[str, Difference] = {}
         self._cases: dict[str, int] = {}
         self._lists = self._lists_in_order = 0
 
-    def case(self, kind: str, count: int = 1) -> None:
-        """Count cases."""
-        self._cases[kind] = self._cases.get(kind, 0) + count
-
-    def add(self, kind: str, value: float, where: str) -> None:
-        """Keep a difference if it is the largest of its kind."""
-        value = value if np.isfinite(value) else float("inf")
-        if kind not in self._largest or value > self._largest[kind].value:
-            self._largest[kind] = Difference(value=value, where=where)
+    def case(self, sort: str, count: int = 1) -> None:
+        """Count cases that were compared."""
+        self._cases[sort] = self._cases.get(sort, 0) + count
+        self._on_case(count)
 
     def scores(self, kind: str, got: NDArray[Any], want: NDArray[Any], where: str) -> None:
         """Absolute difference."""
-        self.add(kind, largest_difference(got, want), where)
+        self._keep(kind, largest_difference(got, want), where)
 
     def state(self, kind: str, got: Mapping[str, NDArray[Any]], want: Mapping[str, NDArray[Any]], where: str) -> None:
-        """Difference of every tensor over max(1, max |tensor|)."""
+        """Difference of each tensor of `want` over max(1, max |tensor|); whole numbers have to be equal."""
         for name, wanted in want.items():
-            scale = max(1.0, float(np.abs(wanted).max(initial=0))) if wanted.dtype.kind == "f" else 1.0
-            self.add(kind, largest_difference(got[name], wanted) / scale, f"{where} in {name}")
+            difference = largest_difference(got[name], wanted)
+            if wanted.dtype.kind == "f":
+                difference /= max(1.0, float(np.abs(wanted).max(initial=0)))
+            self._keep(kind, difference, f"{where}, {name}")
 
-    def top(
-        self,
-        kind: str,
-        got: NDArray[np.int64],
-        want: NDArray[np.int64],
-        scores: NDArray[np.float32],
-        where: str,
+    def lists(
+        self, kind: str, rows: tuple[NDArray[Any], NDArray[Any]], scores: tuple[NDArray[Any], NDArray[Any]], where: str
     ) -> None:
-        """Two lists, best first: their first ten items.
-
-        Where they differ, the difference is that of PyTorch's scores of the two items: a tie, or a mistake.
+        """Two lists, best first: how far apart PyTorch's scores are where the rows differ; ties are close.
 
         Args:
-            got: rows (n,). want: rows of PyTorch's list (m,). scores: PyTorch's score of each row of `want` (m,).
+            rows: the list to check and PyTorch's (n,).
+            scores: PyTorch's scores of the one's rows and of the other's (n,); -inf of a row that must not be there.
         """
-        places = min(TOP, len(want))
-        score_of = dict(zip(want.tolist(), scores.tolist(), strict=True))
-        apart = [
-            abs(score_of.get(row, np.inf) - scores[place])
-            for place, row in enumerate(got[:places].tolist())
-            if row != want[place]
-        ]
+        (got, want), (got_scores, want_scores) = rows, scores
+        differ = (got != want) & (got_scores != want_scores)  # -inf - -inf is no number
+        apart = np.abs(got_scores[differ].astype(np.float64) - want_scores[differ])
         self._lists += 1
-        self._lists_in_order += not apart
-        self.add(kind, max(map(float, apart), default=0.0), where)
+        self._lists_in_order += bool((got[:TOP] == want[:TOP]).all())
+        self._keep(kind, float(apart.max(initial=0)), where)
 
     def result(self) -> Differences:
         """What was seen so far."""
@@ -127,9 +127,13 @@ class Meter:
             lists_in_order=self._lists_in_order,
         )
 
+    def _keep(self, kind: str, value: float, where: str) -> None:
+        if kind not in self._largest or value > self._largest[kind].value:
+            self._largest[kind] = Difference(value=value, where=where)
+
 
 def largest_difference(got: NDArray[Any], want: NDArray[Any]) -> float:
-    """max |got - want|, infinite where the shapes differ or a value is not finite; 0 of nothing."""
+    """Max |got - want|; infinite where the shapes differ or a value is not finite, 0 of nothing."""
     if got.shape != want.shape:
         return float("inf")
     if got.dtype.kind != "f":

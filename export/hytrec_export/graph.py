@@ -20,6 +20,7 @@ from hytrec_export.errors import BuildError
 from hytrec_export.lowering import delta_rule_of
 from hytrec_export.optional import require
 from hytrec_export.options import Lowering
+from hytrec_export.progress import Advance, ignore
 from hytrec_export.serving import ServingSettings
 from hytrec_export.wrapper import split
 
@@ -27,16 +28,27 @@ OPSET = 20
 """onnxruntime 1.31 reads up to 26, TensorRT 10 and 11 up to 24 and 25; 20 has all that the graphs need."""
 PRODUCER = "hytrec-export"
 BATCH_AXIS = "B"
-EXAMPLE_SIZES = {BATCH_AXIS: 2, "T": 3, "N": 5, "X": 4}
-"""Sizes of the dynamic axes while tracing; none is 1, which the exporter would take for a constant."""
+EXAMPLE_SIZES = {BATCH_AXIS: 2, "T": 130, "N": 5, "X": 4}
+"""Sizes of the dynamic axes while tracing. No size may come out as 1, which the exporter takes for a constant: not B,
+nor the number of chunks of T."""
 MAX_GRAPH_BYTES = 2**31 - 1
 """protobuf's limit for one file."""
 
 _TORCH_DTYPES = {DType.FLOAT32: torch.float32, DType.INT64: torch.int64}
 
 
-def export_graphs(model: HyTRec, folder: Path, *, settings: ServingSettings, lowering: Lowering) -> dict[str, Path]:
+def export_graphs(
+    model: HyTRec,
+    folder: Path,
+    *,
+    settings: ServingSettings,
+    lowering: Lowering,
+    on_graph: Advance = ignore,
+) -> dict[str, Path]:
     """Write the three graphs into `folder`: their files by model name.
+
+    Args:
+        on_graph: told how many graphs are done just now.
 
     Raises:
         BuildError: a graph's tensors are not those of the table, or it is too large for one file.
@@ -48,6 +60,7 @@ def export_graphs(model: HyTRec, folder: Path, *, settings: ServingSettings, low
     for served in GRAPHS:
         paths[served.name] = folder / f"{served.name}.onnx"
         export_graph(modules[served.name], paths[served.name], model=served, sizes=settings.sizes, metadata=metadata)
+        on_graph(1)
     return paths
 
 

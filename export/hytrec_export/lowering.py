@@ -41,4 +41,4 @@ def fused(
         shapes=((batch, steps, heads * value_size), tuple(state.shape)),
         version=1,
     )
-    return output.unflatten(-1, (heads, value_size)), after
+    return output.reshape(batch, steps, heads, value_size), after

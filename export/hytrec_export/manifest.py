@@ -53,6 +53,11 @@ class Manifest:
     built_at: str
     files: dict[str, StoredFile]
 
+    @property
+    def worst_difference(self) -> float:
+        """The largest difference from PyTorch that the build measured."""
+        return max(float(difference["value"]) for difference in self.parity["largest"].values())
+
     def save(self, repository: Path) -> None:
         """Write manifest.json; its own hash stands in it."""
         values = {"format_version": FORMAT_VERSION, "made_by": MADE_BY, **asdict(self)}

@@ -30,7 +30,8 @@ def check_output(output: Path) -> Path:
             strangers -= set(Manifest.load(output).files)
         except RepositoryError as error:
             raise BuildError(
-                f"{output} is not replaced, its manifest cannot be read ({error}); remove the folder or choose another --output"
+                f"{output} is not replaced, for its manifest cannot be read ({error}); "
+                "remove the folder or choose another --output"
             ) from error
     if strangers:
         raise BuildError(

@@ -11,13 +11,17 @@ from hytrec.data import History
 from hytrec.delta_rule import chunked
 from hytrec.model import HyTRec
 from hytrec.signature import GRAPHS, RETRIEVER
-from hytrec_export import answers as golden
-from hytrec_export.answers import Answer
+from hytrec_export.answers import CATALOGUE_SCORES, Answer, ask, compare
 from hytrec_export.chain import Chain
+from hytrec_export.checks import Sides, compare_batched, compare_corner, compare_streamed
+from hytrec_export.corners import Maker, corners
 from hytrec_export.differences import Differences, Meter
+from hytrec_export.progress import Advance, ignore
 from hytrec_export.runners import OnnxRunner, TorchRunner
 from hytrec_export.serving import ServingSettings
 from hytrec_export.wrapper import CatalogueScores, split
+
+MADE_UP_EVENTS = 200
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -28,6 +32,11 @@ class Gate:
     differences: Differences
 
 
+def case_count(samples: int, settings: ServingSettings) -> int:
+    """How many cases `check_parity` reports while it has most of its work before it, for a progress bar."""
+    return len(corners(settings.limits)) + 2 * samples
+
+
 def check_parity(
     model: HyTRec,
     samples: Sequence[History],
@@ -35,35 +44,50 @@ def check_parity(
     *,
     settings: ServingSettings,
     atol: float,
+    on_case: Advance = ignore,
 ) -> Gate:
-    """Compare the graphs with PyTorch.
+    """Compare the graphs with PyTorch: on a grid of sizes, on real histories, streamed and batched.
+
+    Args:
+        samples: real histories.
+        graphs: .onnx files by model name.
+        on_case: told how many cases are done just now.
 
     Raises:
-        ParityError: they differ by more than `atol`.
+        ParityError: some difference is over `atol`.
     """
-    meter = Meter()
-    modules = split(model, delta_rule=chunked)
+    limits = settings.limits
+    meter = Meter(on_case=on_case)
+    maker = Maker(settings, behaviors=model.behavior_table.num_embeddings - 1)
     with ExitStack() as stack:
-        torch_runners = {
-            served.name: stack.enter_context(
-                TorchRunner(
-                    modules[served.name], input_names=served.input_names(), output_names=served.output_names()
-                )
-            )
-            for served in GRAPHS
-        }
-        catalogue = stack.enter_context(
-            TorchRunner(
-                CatalogueScores(model=model),
-                input_names=RETRIEVER.input_names()[:-1],
-                output_names=[golden.CATALOGUE_SCORES],
-            )
-        )
-        onnx_runners = {name: stack.enter_context(OnnxRunner(path)) for name, path in graphs.items()}
-        reference = Chain(torch_runners, sizes=settings.sizes)
-        candidate = Chain(onnx_runners, sizes=settings.sizes)
-        answers = golden.ask(reference, catalogue, samples, limits=settings.limits)
-        golden.compare(candidate, answers, limits=settings.limits, meter=meter)
+        sides = _opened(model, graphs, settings, stack)
+        for corner in corners(limits):
+            compare_corner(sides, maker, corner, meter)
+        answers = ask(sides.reference, sides.catalogue, samples, limits=limits, on_answer=on_case)
+        compare(sides.candidate, answers, limits=limits, meter=meter)
+        made_up = [maker.history(MADE_UP_EVENTS), maker.history(0), *maker.habits(MADE_UP_EVENTS)]
+        chosen = answers + ask(sides.reference, sides.catalogue, made_up, limits=limits)
+        compare_streamed(sides.candidate, chosen, max_events=limits.max_events, meter=meter)
+        compare_batched(sides.candidate, chosen, limits=limits, meter=meter)
     differences = meter.result()
     differences.check(atol, subject="the build")
     return Gate(answers=answers, differences=differences)
+
+
+def _opened(model: HyTRec, graphs: Mapping[str, Path], settings: ServingSettings, stack: ExitStack) -> Sides:
+    modules = split(model, delta_rule=chunked)
+    torch_runners = {
+        served.name: TorchRunner(
+            modules[served.name], input_names=served.input_names(), output_names=served.output_names()
+        )
+        for served in GRAPHS
+    }
+    catalogue = TorchRunner(
+        CatalogueScores(model=model), input_names=RETRIEVER.input_names()[:-1], output_names=[CATALOGUE_SCORES]
+    )
+    onnx_runners = {name: OnnxRunner(path) for name, path in graphs.items()}
+    return Sides(
+        reference=Chain({n: stack.enter_context(r) for n, r in torch_runners.items()}, sizes=settings.sizes),
+        catalogue=stack.enter_context(catalogue),
+        candidate=Chain({n: stack.enter_context(r) for n, r in onnx_runners.items()}, sizes=settings.sizes),
+    )

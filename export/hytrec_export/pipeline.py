@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
-
 from hytrec.checkpoint import load_run
+from hytrec.signature import GRAPHS
 from hytrec_export import answers
 from hytrec_export.graph import export_graphs
 from hytrec_export.manifest import Manifest, describe
 from hytrec_export.options import BuildOptions
 from hytrec_export.output import check_output, keep_own_files
-from hytrec_export.parity import check_parity
+from hytrec_export.parity import case_count, check_parity
+from hytrec_export.progress import Progress, silent
 from hytrec_export.replace import NEW, put_in_place, staging_folder
 from hytrec_export.serving import ServingSettings
 from hytrec_export.triton_repository import write_repository
 
-Progress = Callable[[str], AbstractContextManager[object]]
-"""Is told what is being done, and lasts as long as that."""
 
-
-def build(options: BuildOptions, *, progress: Progress = nullcontext) -> Manifest:
+def build(options: BuildOptions, *, progress: Progress = silent) -> Manifest:
     """Make a verified model repository out of a trained run.
 
     Until the last step the old repository at `options.output` stands untouched; then it is replaced at once.
@@ -30,8 +26,7 @@ def build(options: BuildOptions, *, progress: Progress = nullcontext) -> Manifes
             signature table, or its answers from PyTorch's.
     """
     output = check_output(options.output)
-    with progress("reading the run"):
-        run = load_run(options.run)
+    run = load_run(options.run)
     settings = ServingSettings(
         fingerprint=run.fingerprint,
         items=run.config.items,
@@ -41,17 +36,16 @@ def build(options: BuildOptions, *, progress: Progress = nullcontext) -> Manifes
         limits=options.limits,
     )
     with staging_folder(output) as staging:
+        with progress("exporting the graphs", len(GRAPHS)) as advance:
+            graphs = export_graphs(run.model, staging, settings=settings, lowering=options.lowering, on_graph=advance)
+        with progress("comparing with PyTorch", case_count(len(run.samples), settings)) as advance:
+            gate = check_parity(run.model, run.samples, graphs, settings=settings, atol=options.atol, on_case=advance)
         repository = staging / NEW
-        with progress("exporting the graphs"):
-            graphs = export_graphs(run.model, staging, settings=settings, lowering=options.lowering)
-        with progress("comparing with PyTorch"):
-            gate = check_parity(run.model, run.samples, graphs, settings=settings, atol=options.atol)
-        with progress("writing the repository"):
-            repository.mkdir()
-            write_repository(repository, settings=settings, vocabulary=run.vocabulary, graphs=graphs)
-            answers.save(gate.answers, repository / answers.FILE_NAME)
-            keep_own_files(output, repository)
-            manifest = describe(repository, settings.fingerprint, options.to_dict(), gate.differences.to_dict())
-            manifest.save(repository)
-            put_in_place(staging, output)
+        repository.mkdir()
+        write_repository(repository, settings=settings, vocabulary=run.vocabulary, graphs=graphs)
+        answers.save(gate.answers, repository / answers.FILE_NAME)
+        keep_own_files(output, repository)
+        manifest = describe(repository, settings.fingerprint, options.to_dict(), gate.differences.to_dict())
+        manifest.save(repository)
+        put_in_place(staging, output)
     return manifest

@@ -1,8 +1,8 @@
 """Builds beside the output folder and puts the result in its place in one step, so that a killed build harms nothing.
 
-    <output>.staging-xxxx/        locked by the build that made it; one whose lock is free was left by a dead build
-        repository/               the new repository until the exchange, the old one after it
-        previous/                 the old one, only where the file system cannot exchange two folders
+<output>.staging-xxxx/        locked by the build that made it; one whose lock is free was left by a dead build
+    repository/               the new repository until the exchange, the old one after it
+    previous/                 the old one, only where the file system cannot exchange two folders
 """
 
 from __future__ import annotations

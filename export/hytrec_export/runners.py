@@ -102,7 +102,9 @@ class OnnxRunner:
             self._session = onnxruntime.InferenceSession(self._graph, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime's errors have no other common base
             reason = " ".join(str(error).split())
-            raise RepositoryError(f"onnxruntime refuses {self._graph} ({reason}); build the repository again") from error
+            raise RepositoryError(
+                f"onnxruntime refuses {self._graph} ({reason}); build the repository again"
+            ) from error
         self.output_names = tuple(output.name for output in self._session.get_outputs())
         return self
 

@@ -78,15 +78,14 @@ def compact(*, state: StateFolder = STATE_FOLDER, as_json: AsJson = False) -> No
 
 def _plain(values: dict[str, Any]) -> dict[str, Any]:
     """Values that JSON knows; times as text."""
-    plain = {name: _plain_value(value) for name, value in values.items()}
-    if "written_at" in plain:
-        plain["written_at"] = datetime.fromtimestamp(plain["written_at"], UTC).isoformat()
-    return plain
+    return {name: _plain_value(name, value) for name, value in values.items()}
 
 
-def _plain_value(value: object) -> object:
+def _plain_value(name: str, value: Any) -> Any:
     if isinstance(value, bytes):
         return value.decode(errors="backslashreplace")
+    if name == "written_at":
+        return datetime.fromtimestamp(value, UTC).isoformat()
     return str(value) if isinstance(value, Path) else value
 
 
