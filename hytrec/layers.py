@@ -16,7 +16,7 @@ LONGEST_PERIOD_S = 365 * 86_400.0
 
 
 def bucket_of_duration(duration_s: Tensor) -> Tensor:
-    """Number of j in 1..31 with d >= 2^j - 1, for d (...) int64 seconds: (...) int64 in 0..31.
+    """Number of j in 1..31 with d >= 2^j - 1, for d (...) int64 seconds: (...) int64 in 0..31; 0 where d < 0.
 
     Integer comparisons: floor(log2) differs between runtimes at powers of two.
     """

@@ -37,7 +37,7 @@ from hytrec.layers import (
     l2_normalize,
     spaced_periods,
 )
-from hytrec.sequences import last_of, running_maximum, slide_window
+from hytrec.sequences import larger, last_of, running_maximum, slide_window
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,7 +115,7 @@ class ShortBranch(nn.Module):
         Returns:
             tokens (B, W + 1, D), present (B, W + 1) bool, the null token last; (B, 1, D) and (B, 1) of the summary only.
         """
-        age = self.age(bucket_of_duration((now_s - window_times).clamp(min=0)))
+        age = self.age(bucket_of_duration(now_s - window_times))
         null = self.null.expand(events.shape[0], 1, -1)
         slot = self.slot[self.slot.shape[0] - events.shape[1] :]  # training cuts the empty left part of a window off
         tokens = self.dropout(torch.cat([events + age + slot, null], 1))
@@ -278,7 +278,7 @@ class HyTRec(nn.Module):
             memory=memory,
             **moved,
             long_vector=torch.where(some, last_of(encoded.outputs, count), state.long_vector),
-            last_time=torch.where(some, encoded.event_times.amax(1, keepdim=True), state.last_time),
+            last_time=torch.where(some, encoded.event_times[:, -1:], state.last_time),
             event_count=state.event_count + count,
         )
         return after, memory[:, -1]
@@ -308,7 +308,7 @@ class HyTRec(nn.Module):
         Args:
             summary_only: for the retriever, which needs no tokens but the null one; a reranker needs them all.
         """
-        idle = self._last_decay().idle((now_s - last_time).clamp(min=0))  # (B, H)
+        idle = self._last_decay().idle(larger(now_s - last_time, torch.zeros_like(last_time)))  # (B, H)
         memory = idle[:, :, None, None] * last_memory
         tokens, present = self.short(
             self._embed(window_items, window_behaviors), window_times, now_s, summary_only=summary_only

@@ -7,10 +7,20 @@ import torch.nn.functional as F
 from torch import Tensor
 
 _BLOCK = 64
+_HALF = 2**25
+
+
+def larger(x: Tensor, y: Tensor) -> Tensor:
+    """Elementwise maximum of int64 tensors.
+
+    onnxruntime 1.31 cuts int64 maxima (Max, Clip, ReduceMax) over 2^31 to 32 bits on CPUs with AVX-512; comparisons
+    and Where are right.
+    """
+    return torch.where(x > y, x, y)
 
 
 def running_maximum(times: Tensor, floor: Tensor) -> Tensor:
-    """max(floor, times[0..t]) for every t: (B, T) int64 >= 0, floor (B, 1) int64 >= 0 -> (B, T) int64.
+    """max(floor, times[0..t]) for every t: (B, T) int64 in 0..2^50, floor (B, 1) likewise -> (B, T) int64.
 
     ONNX has no cumulative maximum; masked maxima inside blocks of 64 and then over blocks are two reductions.
     """
@@ -19,15 +29,22 @@ def running_maximum(times: Tensor, floor: Tensor) -> Tensor:
     padded = F.pad(times, (0, _BLOCK - 1))[:, : blocks * _BLOCK].reshape(batch, blocks, _BLOCK)
     inside = _causal_maximum(padded)  # (B, N, 64)
     whole = inside[:, :, -1]
-    over = torch.cat([floor, torch.maximum(_causal_maximum(whole), floor)], 1)[:, :-1]  # before each block, (B, N)
-    return torch.maximum(inside, over.unsqueeze(-1)).reshape(batch, blocks * _BLOCK)[:, :steps]
+    over = torch.cat([floor, larger(_causal_maximum(whole), floor)], 1)[:, :-1]  # before each block, (B, N)
+    return larger(inside, over.unsqueeze(-1)).reshape(batch, blocks * _BLOCK)[:, :steps]
 
 
 def _causal_maximum(x: Tensor) -> Tensor:
-    """(..., C) int64 >= 0 -> max over j <= t, (..., C)."""
+    """(..., C) int64 in 0..2^50 -> max over j <= t, (..., C).
+
+    In two halves that fit 31 bits (see `larger`): the high bits first, then the low bits of those that reach them.
+    """
     index = torch.arange(x.shape[-1], device=x.device)
     earlier = index.unsqueeze(0) <= index.unsqueeze(1)  # [t, j]
-    return torch.where(earlier, x.unsqueeze(-2), 0).amax(-1)
+    high = x // _HALF
+    low = x - high * _HALF
+    highest = torch.where(earlier, high.unsqueeze(-2), 0).amax(-1)
+    reached = earlier & (high.unsqueeze(-2) == highest.unsqueeze(-1))
+    return highest * _HALF + torch.where(reached, low.unsqueeze(-2), 0).amax(-1)
 
 
 def last_of(x: Tensor, count: Tensor) -> Tensor:
