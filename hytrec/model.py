@@ -18,7 +18,6 @@ import math
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hytrec.config import Branches, ModelConfig
@@ -278,7 +277,7 @@ class HyTRec(nn.Module):
             memory=memory,
             **moved,
             long_vector=torch.where(some, last_of(encoded.outputs, count), state.long_vector),
-            last_time=torch.where(some, encoded.event_times[:, -1:], state.last_time),
+            last_time=torch.where(some, last_of(encoded.event_times.unsqueeze(-1), count), state.last_time),
             event_count=state.event_count + count,
         )
         return after, memory[:, -1]
