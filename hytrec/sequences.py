@@ -13,8 +13,8 @@ _HALF = 2**25
 def larger(x: Tensor, y: Tensor) -> Tensor:
     """Elementwise maximum of int64 tensors.
 
-    onnxruntime 1.31 cuts int64 maxima (Max, Clip, ReduceMax) over 2^31 to 32 bits on CPUs with AVX-512; comparisons
-    and Where are right.
+    onnxruntime up to 1.31 gets int64 maxima (Max, Clip, ReduceMax) over 2^31 wrong, an error of Eigen's (microsoft/
+    onnxruntime#32475 mends it); comparisons and Where are right.
     """
     return torch.where(x > y, x, y)
 
