@@ -111,9 +111,18 @@ def end_orphans(lock: Path) -> int:
 def _holds(process: Path, file: Path) -> bool:
     """Whether a process (its folder in /proc) has a file open; False where that is not ours to know."""
     try:
-        return any(descriptor.readlink() == file for descriptor in (process / "fd").iterdir())
+        descriptors = list((process / "fd").iterdir())
     except OSError:
         return False
+    return any(_target(descriptor) == file for descriptor in descriptors)
+
+
+def _target(descriptor: Path) -> Path | None:
+    """What a descriptor stands for; None when it was closed meanwhile, as a busy server's are all the time."""
+    try:
+        return descriptor.readlink()
+    except OSError:
+        return None
 
 
 def _program(process: Path) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from hytrec_export.errors import ServerError
-from hytrec_export.server.leftovers import Claim, end_orphans, remove_leftovers
+from hytrec_export.server.leftovers import Claim, _holds, end_orphans, remove_leftovers
 
 HOLDER = "import sys; print(flush=True); sys.stdin.read()"
 
@@ -118,3 +118,13 @@ def test_processes_other_than_python_models_are_never_ended(tmp_path: Path, clai
         assert holder.poll() is None
         holder.kill()
     assert claim.remove(wait_s=1)
+
+
+def test_a_descriptor_closed_meanwhile_does_not_hide_the_lock(tmp_path: Path) -> None:
+    descriptors = tmp_path / "1" / "fd"
+    descriptors.mkdir(parents=True)
+    for number in range(20):
+        (descriptors / str(number)).write_text("readlink fails here, as on a closed descriptor")
+    assert not _holds(tmp_path / "1", tmp_path / "lock")
+    (descriptors / "20").symlink_to(tmp_path / "lock")
+    assert _holds(tmp_path / "1", tmp_path / "lock")
