@@ -6,8 +6,8 @@ import copy
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +17,7 @@ from hytrec.delta_rule import DeltaRule, chunked, reference
 from hytrec.model import HyTRec
 from hytrec.signature import GRAPHS, Sizes
 from hytrec_export.buckets import bucket_length
-from hytrec_export.chain import Chain, Users, empty_state, padded, part
+from hytrec_export.chain import Chain, Users, empty_state, padded, split_at
 from hytrec_export.runners import Arrays, OnnxRunner, TorchRunner
 from hytrec_export.verify import GRAPH_FILE, VERSION
 from hytrec_export.wrapper import split
@@ -63,8 +63,8 @@ class Feeder:
     def feed(self, history: History, *, cuts: Sequence[int] = ()) -> Users:
         """A new user after all events, split into calls at `cuts` (positions, increasing)."""
         state = empty_state(self.sizes, 1)
-        for start, stop in pairwise([0, *cuts, len(history)]):
-            users = self.call(part(history, start, stop), state)
+        for events in split_at(history, cuts):
+            users = self.call(events, state)
             state = users.state
         return users
 
@@ -81,11 +81,25 @@ def oracle(model: HyTRec, *, sizes: Sizes, delta_rule: DeltaRule = reference) ->
         yield chain
 
 
+def part(history: History, start: int, stop: int) -> History:
+    """Events start to stop, stop excluded (views)."""
+    return History(
+        item_rows=history.item_rows[start:stop],
+        behavior_rows=history.behavior_rows[start:stop],
+        times=history.times[start:stop],
+    )
+
+
+def whole(histories: Sequence[History]) -> Arrays:
+    """All events of B users in one call, padded no further than to the longest."""
+    return padded(histories, length=max(1, *map(len, histories)))
+
+
 def in_float64(arrays: Arrays) -> Arrays:
     """Float tensors as float64, the others as they are."""
     return {name: values.astype(np.float64) if values.dtype.kind == "f" else values for name, values in arrays.items()}
 
 
-def largest(values: NDArray[np.floating]) -> float:
+def largest(values: NDArray[Any]) -> float:
     """Max |x|."""
     return float(np.abs(values).max(initial=0))

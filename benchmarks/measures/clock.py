@@ -25,7 +25,8 @@ def interleaved_medians_ms(
     taken: dict[str, list[float]] = {name: [] for name in contenders}
     for contender in contenders.values():
         contender()
-    forth, back = list(contenders), list(reversed(contenders))
+    forth = list(contenders)
+    back = forth[::-1]
     gc.collect()
     gc.disable()
     try:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from hytrec.checkpoint import CONFIG_FILE
 from hytrec.data import Histories, History, read_histories
 from hytrec.errors import DataError
 from hytrec.vocabulary import Vocabulary
@@ -76,9 +77,17 @@ class Context:
         return histories
 
     def long_histories(self, vocabulary: Vocabulary) -> list[History]:
-        """The histories of more than 10,000 events, longest first; only their beginnings in quick mode."""
+        """The histories of more than 10,000 events, longest first; only their beginnings in quick mode.
+
+        Raises:
+            DataError: the log has none.
+        """
         histories = self.histories(Log.EDITS, vocabulary)
         users = [user for user in np.argsort(-histories.lengths, kind="stable") if histories.lengths[user] > LONG]
+        if not users:
+            raise DataError(
+                f"{self.log_file(Log.EDITS)} has no history of more than {LONG} events; give the log that has some"
+            )
         return [
             histories.history(user).before(QUICK_EVENTS if self.quick else histories.lengths[user]) for user in users
         ]
@@ -90,7 +99,7 @@ class Context:
         if log in self.runs:
             return self.runs[log]
         path = self.folder / f"run-{log.value}"
-        if not path.exists():
+        if not (path / CONFIG_FILE).exists():
             say(f"training on {log.value}")
             train_briefly(self.log_file(log), path, seed=self.seed, quick=self.quick)
         return path
@@ -120,6 +129,6 @@ class Context:
 
     def _remembering_run(self, log: Log) -> Path:
         path = self.folder / f"run-{log.value}-remembering"
-        if not path.exists():
+        if not (path / CONFIG_FILE).exists():
             save_remembering_copy(self.run(log), path)
         return path

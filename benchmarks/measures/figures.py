@@ -66,12 +66,12 @@ BOUNDS: dict[str, Bound] = {
 """Figures that must hold; every other one is for orientation."""
 
 
-def misses(figures: Mapping[str, Figure]) -> list[str]:
+def misses(figures: Mapping[str, Figure], bounds: Mapping[str, Bound] = BOUNDS) -> list[str]:
     """One line for every bound that does not hold among the figures measured."""
     return [
         f"{name} is {figures[name]:.4g}, it must be {bound} (off by {abs(figures[name] - bound.limit):.3g}"
         f"{_times(figures[name], bound.limit)})"
-        for name, bound in BOUNDS.items()
+        for name, bound in bounds.items()
         if name in figures and not bound.holds(figures[name])
     ]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import TypeVar
 
 from rich.console import Console
@@ -19,10 +19,6 @@ def say(text: str) -> None:
 
 
 def track(elements: Sequence[Element], text: str) -> Iterator[Element]:
-    """The elements, under a progress bar that goes away at the end."""
-    yield from _tracked(elements, text, len(elements))
-
-
-def _tracked(elements: Iterable[Element], text: str, total: int) -> Iterator[Element]:
-    with Progress(console=console, transient=True) as progress:
-        yield from progress.track(elements, total=total, description=text)
+    """The elements, under a progress bar that goes away at the end; none where stderr is no terminal."""
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+        yield from progress.track(elements, description=text)

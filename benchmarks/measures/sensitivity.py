@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hytrec.checkpoint import load_run
 from hytrec.data import History
-from hytrec.signature import MEMORY, STATE, Sizes
-from hytrec_export.chain import padded, part
+from hytrec.signature import MEMORY, STATE
 from hytrec_export.runners import Arrays
-from measures.chains import Feeder, largest, onnx_chain
+from measures.chains import Feeder, largest, onnx_chain, part, whole
 from measures.context import LONG_EVENTS, Context, Log, Weights
 from measures.figures import BOUNDS, Figure
 from measures.progress import say, track
@@ -28,11 +26,13 @@ def measure(context: Context) -> dict[str, Figure]:
     """The least movement of the memory, in bounds, when one of the last 1,000 events is left out: all are tried."""
     run = load_run(context.run(Log.EDITS, Weights.REMEMBERING))
     repository = context.repository(Log.EDITS, Weights.REMEMBERING, max_events=LONG_EVENTS)
+    sizes, drops = run.config.sizes(), QUICK_DROPS if context.quick else DROPS
     moved = []
-    for history in context.long_histories(run.vocabulary):
-        say(f"leaving out each of the last events of {len(history):,}")
-        drops = QUICK_DROPS if context.quick else DROPS
-        moved.append(movements(repository, history, sizes=run.config.sizes(), drops=drops))
+    with onnx_chain(repository, sizes=sizes) as chain:
+        feeder = Feeder(chain=chain, sizes=sizes, max_events=LONG_EVENTS)
+        for history in context.long_histories(run.vocabulary):
+            say(f"leaving out each of the last {drops:,} of {len(history):,} events")
+            moved.append(movements(feeder, history, drops=drops))
     ratios = np.concatenate(moved) / BOUNDS["stream_state_max_rel_diff"].limit
     return {
         "history_sensitivity": float(ratios.min()),
@@ -41,23 +41,25 @@ def measure(context: Context) -> dict[str, Figure]:
     }
 
 
-def movements(repository: Path, history: History, *, sizes: Sizes, drops: int) -> NDArray[np.float64]:
-    """Max |S' - S| over max(1, max |S|) for each of the last `drops` events left out, oldest first: (drops,)."""
+def movements(feeder: Feeder, history: History, *, drops: int) -> NDArray[np.float64]:
+    """Movement of the memory when each of the last `drops` events is left out, oldest first: (drops,).
+
+    A movement is max |S' - S| over max(1, max |S|). The state before an event is kept, so only what follows it has to
+    be encoded again, for several events in one batch.
+    """
+    memory = feeder.feed(history).state[MEMORY.name]
+    scale = max(1.0, largest(memory))
+    first = len(history) - drops
+    state = feeder.feed(history.before(first)).state
     moved = []
-    with onnx_chain(repository, sizes=sizes) as chain:
-        feeder = Feeder(chain=chain, sizes=sizes, max_events=LONG_EVENTS)
-        whole = feeder.feed(history).state[MEMORY.name]
-        scale = max(1.0, largest(whole))
-        first = len(history) - drops
-        state = feeder.feed(history.before(first)).state
-        for start in track(range(first, len(history), ROWS), "leaving out events"):
-            before = []
-            for position in range(start, min(start + ROWS, len(history))):
-                before.append(state)
-                state = feeder.call(part(history, position, position + 1), state).state
-            rests = [part(history, start + row + 1, len(history)) for row in range(len(before))]
-            without = chain.encode(stacked(before), padded(rests)).state[MEMORY.name]
-            moved += [largest(memory - whole[0]) / scale for memory in without]
+    for start in track(range(first, len(history), ROWS), "leaving out events"):
+        before = []
+        for position in range(start, min(start + ROWS, len(history))):
+            before.append(state)
+            state = feeder.call(part(history, position, position + 1), state).state
+        rests = [part(history, start + row + 1, len(history)) for row in range(len(before))]
+        without = feeder.chain.encode(stacked(before), whole(rests)).state[MEMORY.name]
+        moved += [largest(other - memory[0]) / scale for other in without]
     return np.array(moved)
 
 

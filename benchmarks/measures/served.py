@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from hytrec.checkpoint import Run, load_run
 from hytrec.data import Histories, History, Int64Array
 from hytrec_clients import Events, HytrecClient
-from hytrec_export.chain import Chain, batches
+from hytrec_export.chain import Chain, batches, split_every
 from hytrec_export.saving import best_items
 from hytrec_export.server import EmbeddedServer, ServerOptions
 from hytrec_export.serving import Limits
@@ -129,10 +129,10 @@ def answer(chain: Chain, questions: Sequence[Question]) -> list[Reply]:
     lengths = [question.history for question in questions]
     for group in batches(lengths, max_rows=limits.max_batch, max_events=limits.max_events):
         asked = [questions[position] for position in group]
-        earlier = chain.replay([question.earlier for question in asked], step=limits.max_events)
+        earlier = chain.replay([split_every(question.earlier, limits.max_events) for question in asked])
         now_s = np.array([[moment(question.earlier)] for question in asked], np.int64)
         scores = chain.rerank(earlier, now_s, np.stack([question.candidates for question in asked]))
-        users = chain.replay([question.history for question in asked], step=limits.max_events)
+        users = chain.replay([split_every(question.history, limits.max_events) for question in asked])
         now_s = np.array([[moment(question.history)] for question in asked], np.int64)
         rows = chain.retrieve(users, now_s, together([question.seen for question in asked]))
         row_scores = chain.rerank(users, now_s, rows)

@@ -15,9 +15,9 @@ import torch
 from hytrec.checkpoint import load_run
 from hytrec.data import History, Int64Array
 from hytrec.delta_rule import DeltaRule, chunk_by_chunk, chunked
-from hytrec_export.chain import Chain, empty_state, padded, part
+from hytrec_export.chain import Chain, empty_state
 from hytrec_export.serving import Limits
-from measures.chains import Feeder, onnx_chain, torch_chain
+from measures.chains import Feeder, onnx_chain, part, torch_chain, whole
 from measures.clock import interleaved_medians_ms
 from measures.context import LONG_EVENTS, Context, Log
 from measures.figures import Figure
@@ -147,7 +147,7 @@ class Bench:
 
     def encode_eager(self, events: int, eager: Eager) -> Callable[[], object]:
         """The same in PyTorch, without padding."""
-        state, feed = empty_state(self.feeder.sizes, 1), padded([self.history.before(events)])
+        state, feed = empty_state(self.feeder.sizes, 1), whole([self.history.before(events)])
 
         def run() -> object:
             with eager.limited():
@@ -157,7 +157,7 @@ class Bench:
 
     def encode_and_rank_eager(self, events: int, eager: Eager) -> Callable[[], object]:
         """The same and a score for every candidate, in PyTorch."""
-        state, feed = empty_state(self.feeder.sizes, 1), padded([self.history.before(events)])
+        state, feed = empty_state(self.feeder.sizes, 1), whole([self.history.before(events)])
         chain, now_s = self.eager[eager.form], self._now_after(events)
 
         def run() -> object:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,9 +15,9 @@ from hytrec.checkpoint import Run, load_run
 from hytrec.data import History
 from hytrec.delta_rule import reference
 from hytrec.signature import STATE
-from hytrec_export.chain import Chain, Users, empty_state, padded, part
+from hytrec_export.chain import Chain, Users, empty_state, split_every
 from hytrec_export.runners import Arrays
-from measures.chains import Feeder, in_float64, largest, onnx_chain, oracle
+from measures.chains import Feeder, in_float64, largest, onnx_chain, oracle, whole
 from measures.context import LONG_EVENTS, Context, Log, Weights
 from measures.figures import Figure
 from measures.progress import say, track
@@ -33,7 +34,7 @@ class Outcome:
     """What one way of encoding a history came to."""
 
     state: Arrays
-    scores: NDArray[np.floating]
+    scores: NDArray[Any]
 
 
 def measure(context: Context) -> dict[str, Figure]:
@@ -106,7 +107,7 @@ def _outcomes(
         return Outcome(state=users.state, scores=chain.rerank(users, now_s, candidates))
 
     with oracle(run.model, sizes=sizes, delta_rule=recorder) as chain:
-        yield outcome(chain, chain.encode(in_float64(empty_state(sizes, 1)), padded([history])))
+        yield outcome(chain, chain.encode(in_float64(empty_state(sizes, 1)), whole([history])))
     with onnx_chain(repository, sizes=sizes) as chain:
         feeder = Feeder(chain=chain, sizes=sizes, max_events=LONG_EVENTS)
         yield outcome(chain, feeder.feed(history))
@@ -114,7 +115,7 @@ def _outcomes(
             places = generator.choice(np.arange(1, len(history)), min(count, len(history) - 1), replace=False)
             yield outcome(chain, feeder.feed(history, cuts=np.sort(places).tolist()))
         state = empty_state(sizes, 1)
-        for position in track(range(len(history)), "one event a call"):
-            users = feeder.call(part(history, position, position + 1), state)
+        for event in track(split_every(history, 1), "one event a call"):
+            users = feeder.call(event, state)
             state = users.state
         yield outcome(chain, users)
