@@ -1,0 +1,118 @@
+"""README tells the truth: its options are the command's options, and its commands run as printed."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+README = (Path(__file__).parent.parent / "README.md").read_text()
+BIN = Path(sys.executable).parent
+DEFAULT_PORTS = (8000, 8001, 8002)
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+
+
+def options_of_table(command: str) -> dict[str, str]:
+    table = README.split(f"`{command}`:\n\n", 1)[1].split("\n\n", 1)[0]
+    options = {}
+    for line in table.splitlines()[2:]:
+        names, defaults, _ = (cell.strip() for cell in line.strip("|").split("|", 2))
+        values = [value.strip(" `") for value in defaults.split(",")]
+        for name, value in zip(re.findall(r"--[a-z-]+", names), values * 3, strict=False):
+            options[name] = value
+    return options
+
+
+@pytest.mark.parametrize("command", ["hytrec-export build RUN", "hytrec-export serve REPOSITORY"])
+def test_the_option_tables_are_those_of_the_commands(command: str) -> None:
+    from typer.main import get_command
+
+    from hytrec_export.cli import app
+
+    group = get_command(app)
+    parameters = group.commands[command.split()[1]].params  # type: ignore[attr-defined]
+    expected = {
+        parameter.opts[0]: "" if parameter.default in (None, False) else f"{parameter.default}".removesuffix(".0")
+        for parameter in parameters
+        if parameter.opts[0].startswith("--")
+    }
+    assert options_of_table(command) == expected
+
+
+@contextmanager
+def serving(command: str, folder: Path) -> Iterator[None]:
+    with (
+        (folder / "serve.log").open("w") as log,
+        subprocess.Popen(run_by(command), cwd=folder, stdout=log, stderr=log) as process,
+    ):
+        try:
+            ready = "hytrec-client ready --wait 120"
+            subprocess.run(run_by(ready), cwd=folder, check=True, capture_output=True)
+            yield
+        finally:
+            process.send_signal(signal.SIGINT)
+            assert process.wait(timeout=60) == 0, (folder / "serve.log").read_text()
+
+
+def run_by(command: str) -> list[str]:
+    program, *arguments = shlex.split(command)
+    return [str(BIN / program), *arguments]
+
+
+def run(command: str, folder: Path) -> str:
+    done = subprocess.run(run_by(command), cwd=folder, check=False, capture_output=True, text=True)
+    assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+def write_events(path: Path) -> None:
+    generator = np.random.default_rng(5)
+    items = ["A-17", "B-4", "C-9", *(f"D-{number}" for number in range(37))]
+    with path.open("w") as file:
+        file.write("customer,sku,ts\n")
+        for customer in range(60):
+            time = 1_600_000_000 + customer
+            for _ in range(generator.integers(3, 20)):
+                time += int(generator.integers(1, 100_000))
+                file.write(f"c{customer},{generator.choice(items)},{time}\n")
+
+
+def free(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) != 0
+
+
+@pytest.mark.e2e
+def test_the_commands_run_as_printed(tmp_path: Path) -> None:
+    taken = [port for port in DEFAULT_PORTS if not free(port)]
+    if taken:
+        pytest.skip(f"README's commands use the default ports, and port {taken[0]} is taken on this machine")
+    write_events(tmp_path / "events.csv")
+    building, calling = (block.strip().splitlines() for block in blocks("sh")[1:])
+    assert building[-1].startswith("hytrec-export serve")
+    printed = [run(command, tmp_path) for command in building[:-1]]
+    assert "item-knn" in printed[1]
+    assert "not ok" not in printed[-1]
+    with serving(building[-1], tmp_path):
+        for command in calling:
+            run(command, tmp_path)
+        (script,) = blocks("python")
+        done = subprocess.run([sys.executable, "-c", script], check=False, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.strip().endswith(" 4")
+
+
+def test_the_first_two_commands_are_the_whole_set_up() -> None:
+    assert blocks("sh")[0].strip().splitlines() == ["make demo", "make test"]
