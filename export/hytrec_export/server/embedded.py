@@ -18,6 +18,7 @@ from hytrec_export.server.log import LogFollower, ServerLog, has_gpu
 from hytrec_export.server.options import ServerOptions
 from hytrec_export.server.ports import Ports, address_of, connect_host
 from hytrec_export.server.process import ServerProcess, describe_exit
+from hytrec_export.server.python_models import has_ended, python_models
 
 _LOOK_S = 0.02
 _CONNECT_TIMEOUT_S = 2.0
@@ -43,6 +44,7 @@ class EmbeddedServer:
         self._ports: Ports | None = None
         self._log: ServerLog | None = None
         self._follower: LogFollower | None = None
+        self._python_models: dict[int, str] = {}
 
     def __enter__(self) -> Self:
         try:
@@ -124,7 +126,14 @@ class EmbeddedServer:
             reason = log.server_failure() or f"{describe_exit(ended)}; look at its log with --log"
             self._clean_up()
             raise ServerError(f"tritonserver ended while starting: {reason}")
-        return self._answers_ready()
+        if not self._answers_ready():
+            return False
+        self._python_models = python_models(process.pid)
+        return True
+
+    def dead_models(self) -> list[str]:
+        """Names of the python models that ended since the server was ready; calls to them wait for ever."""
+        return sorted(name for pid, name in self._python_models.items() if has_ended(pid))
 
     def stop(self) -> None:
         """Let running calls finish, end the server and remove what it leaves; nothing to do when it does not run."""

@@ -77,6 +77,11 @@ def _serve(
     while not heard:
         if (returncode := server.returncode) is not None:
             raise ServerError(f"tritonserver ended by itself ({describe_exit(returncode)}); start it again")
+        if dead := server.dead_models():
+            raise ServerError(
+                f"python model {', '.join(dead)} ended by itself (killed, or out of memory); tritonserver does not "
+                "replace it and calls to it would wait for ever, so the server is ended too; start it again"
+            )
         time.sleep(_LOOK_S)
     stderr.print("stopping")
 

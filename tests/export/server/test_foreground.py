@@ -1,4 +1,5 @@
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -88,6 +89,25 @@ def test_a_server_that_ends_by_itself_is_reported(start: Start, python_models: C
     _, stderr = process.communicate()
     assert process.returncode == 1
     assert "Error: tritonserver ended by itself (killed by SIGSEGV); start it again\n" in stderr
+
+
+@pytest.mark.e2e
+def test_a_python_model_that_ends_by_itself_ends_the_server(
+    start: Start, python_models: Callable[[int], list[int]], alive: Callable[[int], bool]
+) -> None:
+    process = start()
+    endpoints(process)
+    server = server_of(process, python_models)
+    models = python_models(server)
+    os.kill(models[0], signal.SIGKILL)
+    _, stderr = process.communicate()
+    assert process.returncode == 1
+    assert re.search(
+        r"Error: python model (first|second) ended by itself \(killed, or out of memory\); tritonserver does not "
+        r"replace it and calls to it would wait for ever, so the server is ended too; start it again\n",
+        stderr,
+    )
+    assert not any(map(alive, [server, *models]))
 
 
 @pytest.mark.e2e
