@@ -14,6 +14,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from typer.main import get_command
+
+from hytrec_export.cli import app
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
 BIN = Path(sys.executable).parent
@@ -37,10 +40,6 @@ def options_of_table(command: str) -> dict[str, str]:
 
 @pytest.mark.parametrize("command", ["hytrec-export build RUN", "hytrec-export serve REPOSITORY"])
 def test_the_option_tables_are_those_of_the_commands(command: str) -> None:
-    from typer.main import get_command
-
-    from hytrec_export.cli import app
-
     group = get_command(app)
     parameters = group.commands[command.split()[1]].params  # type: ignore[attr-defined]
     expected = {
