@@ -74,14 +74,16 @@ def _serve(
         if not ipaddress.ip_address(address_of(options.host)).is_loopback:
             stderr.print(f"listening on {options.host}: whoever reaches it may call it, there are no passwords")
         stderr.print("Ctrl-C stops the server")
+    dead: list[str] = []
     while not heard:
         if (returncode := server.returncode) is not None:
             raise ServerError(f"tritonserver ended by itself ({describe_exit(returncode)}); start it again")
-        if dead := server.dead_models():
+        if dead:
             raise ServerError(
                 f"python model {', '.join(dead)} ended by itself (killed, or out of memory); tritonserver does not "
                 "replace it and calls to it would wait for ever, so the server is ended too; start it again"
             )
+        dead = server.dead_models()  # told one look later: a server that died took its models along
         time.sleep(_LOOK_S)
     stderr.print("stopping")
 
