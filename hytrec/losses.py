@@ -118,7 +118,7 @@ def rerank_loss(model: HyTRec, batch: TrainingBatch, encoded: Encoded, *, candid
         retrieved = model.retrieve(reading, torch.cat([passed, targets], 1))
         rows = torch.cat([targets, retrieved[:, torch.randperm(retrieved.shape[1])[:candidates]]], 1)
     model.item_table.requires_grad_(False)
-    scores = model.rerank(reading, rows).masked_fill(rows == 0, -torch.inf)
+    scores = model.correct(reading, rows).masked_fill(rows == 0, -torch.inf)
     model.item_table.requires_grad_(True)
     return _mean_cross_entropy(scores[known], torch.zeros_like(targets.squeeze(1)[known]))
 

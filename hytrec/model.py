@@ -337,10 +337,13 @@ class HyTRec(nn.Module):
         return torch.where(best > -math.inf, rows, 0)
 
     def rerank(self, reading: Reading, candidate_rows: Tensor) -> Tensor:
-        """Score of every candidate row (B, N) int64: (B, N) float."""
-        candidates = self.item_table(candidate_rows)
-        h = self.candidate_norm(candidates)
-        base = (candidates * reading.user.unsqueeze(1)).sum(-1)
+        """Score of every candidate row (B, N) int64: (B, N) float; the retriever's and a correction."""
+        retrieved = (self.item_table(candidate_rows) * reading.user.unsqueeze(1)).sum(-1)
+        return retrieved + self.correct(reading, candidate_rows)  # type: ignore[no-any-return]
+
+    def correct(self, reading: Reading, candidate_rows: Tensor) -> Tensor:
+        """What the reranker adds to the retriever's score of every candidate row (B, N) int64: (B, N) float."""
+        h = self.candidate_norm(self.item_table(candidate_rows))
         long = short = torch.zeros_like(h)
         if self.read_long:
             long = self.candidate_read(self._recall(reading.memory, self.candidate_query(h)))
@@ -352,7 +355,7 @@ class HyTRec(nn.Module):
             fused = long if self.read_long else short
         x = self.dropout(fused + h * (fused + reading.user.unsqueeze(1)))  # products: how well the candidate agrees
         x = x + self.dropout(self.mixture(self.expert_norm(x)))
-        return base + self.score(self.score_norm(x)).squeeze(-1)  # type: ignore[no-any-return]
+        return self.score(self.score_norm(x)).squeeze(-1)  # type: ignore[no-any-return]
 
     def _recall(self, memory: Tensor, queries: Tensor) -> Tensor:
         """S^T q for every query, L2-normalised per head: memory (B, H, K, V), queries (B, N, D) -> (B, N, D)."""

@@ -22,7 +22,7 @@ __all__ = ["StepLoss", "Trainer"]
 _MAX_GRADIENT_NORM = 1.0
 _POPULARITY_POWER = 0.75
 _LAST_RATE = 0.1
-_RERANK_SHARE = 2
+_RERANK_SHARE = 1
 """Events encoded in a step over candidates reranked in it."""
 
 
