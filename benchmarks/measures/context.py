@@ -17,7 +17,7 @@ from hytrec_export.options import BuildOptions
 from hytrec_export.pipeline import build
 from hytrec_export.serving import Limits
 from measures.progress import say
-from measures.training import save_remembering_copy, train_briefly
+from measures.training import save_remembering_run, train_briefly
 
 LONG_EVENTS = 20_480
 """Largest call of the repositories for whole histories of more than 10,000 events."""
@@ -130,5 +130,5 @@ class Context:
     def _remembering_run(self, log: Log) -> Path:
         path = self.folder / f"run-{log.value}-remembering"
         if not (path / CONFIG_FILE).exists():
-            save_remembering_copy(self.run(log), path)
+            save_remembering_run(self.log_file(log), path, seed=self.seed)
         return path

@@ -1,19 +1,27 @@
-"""Runs to measure with: a short real training, and its copy with weights set to remember."""
+"""Runs to measure with: a short real training, and one with weights set to remember."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from hytrec.checkpoint import load_run, save_run
+import torch
+
+from hytrec.checkpoint import save_run
 from hytrec.config import ModelConfig
 from hytrec.data import read_histories
+from hytrec.model import build_model
 from hytrec.options import TrainingOptions
+from hytrec.remember import set_to_remember
+from hytrec.sampling import sampled_histories
 from hytrec.trainer import StepLoss
 from hytrec.training import Epoch, train
+from hytrec.vocabulary import Vocabulary
 from measures.progress import say
 
 MINUTES = 1.5
 QUICK_MINUTES = 0.05
+SAMPLE_EVENTS = 1_000
+"""Longest history that the builds of weights set to remember are checked with; the measures bring longer ones."""
 
 
 class EpochLines:
@@ -37,23 +45,28 @@ def train_briefly(events: Path, output: Path, *, seed: int, quick: bool) -> None
         histories,
         vocabulary,
         output=output,
-        config=ModelConfig(items=len(vocabulary.item_keys), behaviors=len(vocabulary.behavior_keys)),
+        config=_config(vocabulary),
         options=TrainingOptions(seed=seed, max_minutes=QUICK_MINUTES if quick else MINUTES),
         observer=EpochLines(),
     )
 
 
-def save_remembering_copy(source: Path, output: Path) -> None:
-    """Copy a run, with every g of its model set to at least 0.999."""
-    from hytrec.remember import set_to_remember  # noqa: PLC0415
-
-    run = load_run(source)
-    set_to_remember(run.model)
+def save_remembering_run(events: Path, output: Path, *, seed: int) -> None:
+    """A run for a log whose every g is at least 0.999 and where no event is lost among later ones."""
+    histories, vocabulary = read_histories(events)
+    config = _config(vocabulary)
+    torch.manual_seed(seed)
+    model = build_model(config).eval().requires_grad_(False)
+    set_to_remember(model)
     save_run(
         output,
-        config=run.config,
-        training={"made_from": run.fingerprint, "weights": "set to remember, for measuring"},
-        model=run.model,
-        vocabulary=run.vocabulary,
-        samples=run.samples,
+        config=config,
+        training={"weights": "set to remember, for measuring"},
+        model=model,
+        vocabulary=vocabulary,
+        samples=[sample for sample in sampled_histories(histories) if len(sample) <= SAMPLE_EVENTS],
     )
+
+
+def _config(vocabulary: Vocabulary) -> ModelConfig:
+    return ModelConfig(items=len(vocabulary.item_keys), behaviors=len(vocabulary.behavior_keys))
