@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from hytrec.config import ModelConfig
+from hytrec.data import History
 from hytrec.signature import STATE, DType, Sizes
 from hytrec.vocabulary import Vocabulary
 from hytrec_export.counting import Event
@@ -70,3 +74,56 @@ def state() -> State:
         "event_count": np.array([3]),
         "last_time": np.array([1_000]),
     }
+
+
+CONFIG = ModelConfig(
+    items=30, behaviors=2, width=16, heads=2, tadn_layers=2, softmax_layers=1, window=8, experts=2, dropout=0.0
+)
+LIMITS = Limits(max_events=200, max_candidates=40, max_excluded=20, max_batch=4)
+
+
+def make_run(folder: Path, config: ModelConfig, vocabulary: Vocabulary, *, samples: int = 12) -> Path:
+    """A run folder of an untrained model whose reranker has an opinion of its own."""
+    import torch  # noqa: PLC0415  most tests here need none of it
+
+    from hytrec.checkpoint import save_run  # noqa: PLC0415
+    from hytrec.model import build_model  # noqa: PLC0415
+
+    torch.manual_seed(1)
+    model = build_model(config)
+    torch.nn.init.normal_(model.score.weight)
+    random = np.random.default_rng(1)
+    histories = [
+        History(
+            item_rows=random.integers(1, config.items + 1, length),
+            behavior_rows=random.integers(0, config.behaviors + 1, length),
+            times=1_000_000_000 + np.cumsum(random.integers(0, 100_000, length)),
+        )
+        for length in random.integers(0, 150, samples)
+    ]
+    save_run(folder, config=config, training={}, model=model, vocabulary=vocabulary, samples=histories)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny run; read only."""
+    vocabulary = Vocabulary(np.arange(100, 130), [b"view", b"buy"])
+    return make_run(tmp_path_factory.mktemp("tiny") / "run", CONFIG, vocabulary)
+
+
+@pytest.fixture(scope="session")
+def built(run_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The repository built from it; read only."""
+    from hytrec_export.options import BuildOptions  # noqa: PLC0415
+    from hytrec_export.pipeline import build  # noqa: PLC0415
+
+    output = tmp_path_factory.mktemp("built") / "repository"
+    build(BuildOptions(run=run_folder, output=output, limits=LIMITS))
+    return output
+
+
+@pytest.fixture
+def repository(built: Path, tmp_path: Path) -> Path:
+    """A copy of it, to spoil."""
+    return Path(shutil.copytree(built, tmp_path / "repository"))
