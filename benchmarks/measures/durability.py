@@ -1,0 +1,86 @@
+"""Nothing is lost and nothing counts twice: killed servers, lost answers, failing steps, on a real server."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from hytrec_export.server import EmbeddedServer, ServerOptions
+from hytrec_export.serving import ServingSettings
+from hytrec_export.state.options import StoreOptions
+from hytrec_export.state.store import StateStore
+from measures.context import Context, Log, Weights
+from measures.failing import STEPS, copy_faulty, fail_and_compare
+from measures.figures import Figure
+from measures.killing import kill_and_compare, opened
+from measures.progress import say
+from measures.racing import race
+
+KILLS = 200
+RACE_CALLS = 150
+FAILURES = 500
+"""Of every step."""
+QUICK_KILLS, QUICK_RACE_CALLS, QUICK_FAILURES = 3, 10, 10
+
+
+def measure(context: Context) -> dict[str, Figure]:
+    """Kills, a race of two clients, and failures, on a real model with weights set to remember."""
+    repository = context.repository(Log.RATINGS, Weights.REMEMBERING)
+    folder = context.new_folder("durability")
+    return {
+        **_kills(context, repository, folder / "kills"),
+        **_race(context, repository, folder / "race"),
+        **_failures(context, repository, folder / "failures"),
+    }
+
+
+def _kills(context: Context, repository: Path, folder: Path) -> dict[str, Figure]:
+    kills = QUICK_KILLS if context.quick else KILLS
+    say(f"killing the server {kills} times while writers append")
+    aftermath = kill_and_compare(repository, folder, kills=kills, seed=context.seed)
+    return {
+        "kills": aftermath.kills,
+        "kills_during_calls": aftermath.kills_in_calls,
+        "kills_calls": aftermath.calls,
+        "kills_answers_lost": aftermath.replayed,
+        "acknowledged_events_lost": aftermath.lost + aftermath.misplaced,
+        "events_applied_twice": aftermath.twice,
+        "killed_state_max_rel_diff": aftermath.state_difference,
+    }
+
+
+def _race(context: Context, repository: Path, folder: Path) -> dict[str, Figure]:
+    say("two clients append to one user, and answers are lost")
+    with serving_with_store(repository, folder) as (server, _):
+        outcome = race(server.grpc_url, calls=QUICK_RACE_CALLS if context.quick else RACE_CALLS, seed=context.seed)
+    return {
+        "concurrent_event_count_error": outcome.error,
+        "concurrent_events": outcome.sent,
+        "concurrent_answers_lost": outcome.lost_answers,
+    }
+
+
+def _failures(context: Context, repository: Path, folder: Path) -> dict[str, Figure]:
+    failures = QUICK_FAILURES if context.quick else FAILURES
+    say(f"making each of {len(STEPS)} steps fail {failures} times")
+    faulty = copy_faulty(repository, folder / "repository")
+    survived = 0
+    with serving_with_store(faulty, folder) as (server, store):
+        for model in STEPS:
+            survival = fail_and_compare(server, store, faulty, model, failures=failures)
+            if not survival.alive:
+                break
+            survived += survival.clean if survival.unchanged else 0
+    return {"failing_calls": failures * len(STEPS), "failing_calls_survived": survived}
+
+
+@contextmanager
+def serving_with_store(repository: Path, folder: Path) -> Iterator[tuple[EmbeddedServer, StateStore]]:
+    """A ready server with a state store of its own, and that store opened beside it."""
+    stored = StoreOptions(path=folder / "state")
+    options = ServerOptions(
+        repository=repository, grpc_port=0, http_port=0, metrics_port=0, environment=stored.to_environment()
+    )
+    with EmbeddedServer(options) as server, opened(stored, ServingSettings.load(repository)) as store:
+        yield server, store

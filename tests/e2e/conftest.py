@@ -1,0 +1,153 @@
+"""A real model with weights set to remember, built by the real pipeline and served by a real server."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+
+from hytrec.checkpoint import save_run
+from hytrec.config import ModelConfig
+from hytrec.data import History
+from hytrec.model import build_model
+from hytrec.remember import set_to_remember
+from hytrec.vocabulary import Vocabulary
+from hytrec_clients import HytrecClient
+from hytrec_export.options import BuildOptions
+from hytrec_export.pipeline import build
+from hytrec_export.server import EmbeddedServer, ServerOptions
+from hytrec_export.serving import Limits, ServingSettings
+from hytrec_export.state.opening import open_store
+from hytrec_export.state.options import StoreOptions
+from hytrec_export.state.store import StateStore, StoredUser
+
+grpc_client: Any = importlib.import_module("tritonclient.grpc")
+triton_type: Any = importlib.import_module("tritonclient.utils").np_to_triton_dtype
+
+CONFIG = ModelConfig(items=300, behaviors=2, width=32, tadn_layers=3, softmax_layers=1, experts=2)
+FIRST_KEY = 1000
+"""Item row r has key 999 + r."""
+MAX_EVENTS = 512
+
+
+@dataclass(frozen=True, kw_only=True)
+class Build:
+    """A built repository and what it was built from."""
+
+    repository: Path
+    settings: ServingSettings
+    vocabulary: Vocabulary
+
+
+@pytest.fixture(scope="session")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Build:
+    folder = tmp_path_factory.mktemp("built")
+    torch.manual_seed(7)
+    model = build_model(CONFIG)
+    torch.nn.init.normal_(model.score.weight)  # it starts at zero, and the reranker would be the retriever
+    set_to_remember(model)
+    generator = np.random.default_rng(7)
+    samples = [
+        History(
+            item_rows=generator.integers(1, CONFIG.items + 1, length),
+            behavior_rows=generator.integers(0, CONFIG.behaviors + 1, length),
+            times=1_000_000_000 + np.cumsum(generator.integers(0, 10_000, length)),
+        )
+        for length in (3, 90)
+    ]
+    vocabulary = Vocabulary(np.arange(FIRST_KEY, FIRST_KEY + CONFIG.items), [b"view", b"buy"])
+    run = folder / "run"
+    save_run(run, config=CONFIG, training={}, model=model, vocabulary=vocabulary, samples=samples)
+    repository = folder / "repository"
+    build(BuildOptions(run=run, output=repository, limits=Limits(max_events=MAX_EVENTS, max_candidates=600)))
+    return Build(repository=repository, settings=ServingSettings.load(repository), vocabulary=vocabulary)
+
+
+class Served:
+    """A running server, its store opened beside it when first asked for, and raw calls that no client lets through."""
+
+    def __init__(self, server: EmbeddedServer, settings: ServingSettings, stored: StoreOptions) -> None:
+        self.server = server
+        self.stored = stored
+        self._settings = settings
+        self._raw = grpc_client.InferenceServerClient(server.grpc_url)
+
+    @cached_property
+    def store(self) -> StateStore:
+        return open_store(self.stored, sizes=self._settings.sizes, fingerprint=self._settings.fingerprint)
+
+    def close(self) -> None:
+        if "store" in vars(self):
+            self.store.close()
+        self._raw.close()
+
+    @property
+    def url(self) -> str:
+        return self.server.grpc_url
+
+    def client(self, **options: Any) -> HytrecClient:
+        return HytrecClient(self.url, **({"timeout_s": 30.0} | options))
+
+    def raw(self, endpoint: str, *outputs: str, **inputs: Any) -> dict[str, NDArray[Any]]:
+        """Call an endpoint with any tensors; every output, or those named."""
+        tensors = []
+        for name, given in inputs.items():
+            values = np.array([[given]], object) if isinstance(given, bytes) else np.asarray(given)
+            tensor = grpc_client.InferInput(name, list(values.shape), triton_type(values.dtype))
+            tensors.append(tensor.set_data_from_numpy(values))
+        asked = [grpc_client.InferRequestedOutput(name) for name in outputs] or None
+        result = self._raw.infer(endpoint, tensors, outputs=asked, client_timeout=30)
+        return {output.name: result.as_numpy(output.name) for output in result.get_response().outputs}
+
+    def refusal(self, endpoint: str, **inputs: Any) -> tuple[str, str]:
+        """Code and message of a call that must fail."""
+        try:
+            answer = self.raw(endpoint, **inputs)
+        except grpc_client.InferenceServerException as error:
+            return error.status().removeprefix("StatusCode."), error.message()
+        raise AssertionError(answer)
+
+    def user(self, user_id: str) -> StoredUser:
+        """What the store holds of a user."""
+        (user,) = self.store.read_many([user_id.encode()])
+        return user
+
+
+@pytest.fixture(scope="session")
+def serve(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Serves a repository with a state store of its own."""
+
+    @contextmanager
+    def serving(repository: Path, **store_options: Any) -> Iterator[Served]:
+        stored = StoreOptions(path=tmp_path_factory.mktemp("state"), **store_options)
+        options = ServerOptions(
+            repository=repository, grpc_port=0, http_port=0, metrics_port=0, environment=stored.to_environment()
+        )
+        server = EmbeddedServer(options)
+        try:
+            server.start()
+            server.wait_ready()
+            with closing(Served(server, ServingSettings.load(repository), stored)) as running:
+                yield running
+        finally:
+            server.kill()  # in no time; that a stop ends well is tested elsewhere
+
+    return serving
+
+
+@pytest.fixture(scope="session")
+def served(serve: Any, built: Build) -> Iterator[Served]:
+    with serve(built.repository) as running:
+        yield running

@@ -1,0 +1,34 @@
+"""Nothing is lost and nothing counts twice; `make measure` does the same at length."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from measures.killing import kill_and_compare
+from measures.racing import Answer, overlaps, race
+
+pytestmark = pytest.mark.e2e
+
+
+@pytest.mark.timeout(300)
+def test_kill_9_loses_nothing_and_applies_nothing_twice(built: Any, tmp_path: Path) -> None:
+    aftermath = kill_and_compare(built.repository, tmp_path, kills=5)
+    assert (aftermath.lost, aftermath.twice, aftermath.misplaced) == (0, 0, 0)
+    assert aftermath.state_difference <= 1e-4
+    assert 1 <= aftermath.kills_in_calls <= aftermath.kills == 5
+    assert aftermath.calls > aftermath.kills
+
+
+@pytest.mark.timeout(300)
+def test_two_clients_and_lost_answers_leave_every_event_once(served: Any) -> None:
+    outcome = race(served.url, calls=40)
+    assert outcome.error == 0
+    assert outcome.event_count == outcome.sent >= 80
+    assert outcome.lost_answers > 0
+
+
+def test_a_place_claimed_twice_is_noticed() -> None:
+    answers = [Answer(2, 2, applied=True), Answer(3, 5, applied=True), Answer(9, 5, applied=False)]
+    assert overlaps(answers) == 0
+    assert overlaps([*answers, Answer(2, 4, applied=True)]) == 2

@@ -1,0 +1,122 @@
+"""`hytrec-export serve` as a terminal runs it, on a real build: it starts, says what is wrong, and leaves nothing."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hytrec_clients import DeadlineExceeded, Events, HytrecClient
+from hytrec_export.server.python_models import has_ended, python_models
+
+pytestmark = pytest.mark.e2e
+
+COMMAND = "from hytrec_export.cli import main; main()"
+ANY_PORTS = ("--grpc-port", "0", "--http-port", "0", "--metrics-port", "0")
+Serve = Callable[..., "subprocess.Popen[str]"]
+
+
+@pytest.fixture
+def command(built: Any, tmp_path: Path) -> Iterator[Serve]:
+    """Run `hytrec-export serve`; killed in the end."""
+    running: list[subprocess.Popen[str]] = []
+
+    def run(*options: str) -> subprocess.Popen[str]:
+        arguments = ["serve", str(built.repository), "--state", str(tmp_path / "state"), *options]
+        running.append(
+            subprocess.Popen(
+                [sys.executable, "-c", COMMAND, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+            )
+        )
+        return running[-1]
+
+    yield run
+    for process in running:
+        process.kill()
+        process.communicate()
+
+
+def grpc_url(process: "subprocess.Popen[str]") -> str:
+    assert process.stdout
+    endpoints = dict(process.stdout.readline().split() for _ in range(3))
+    return str(endpoints["gRPC"])
+
+
+def processes_of(process: "subprocess.Popen[str]") -> dict[int, str]:
+    """tritonserver and its python models, by process id."""
+    children = Path(f"/proc/{process.pid}/task").glob("*/children")
+    (server,) = (int(pid) for thread in children for pid in thread.read_text().split())
+    return {server: "tritonserver", **python_models(server)}
+
+
+@pytest.mark.timeout(120)
+def test_it_serves_until_sigterm_and_keeps_what_it_was_told(command: Serve) -> None:
+    first = command(*ANY_PORTS)
+    with HytrecClient(grpc_url(first)) as client:
+        assert client.append("ada", Events([1000, 1001], [10, 20])).event_count == 2
+    processes = processes_of(first)
+    assert len(processes) == 7
+    first.send_signal(signal.SIGTERM)
+    _, stderr = first.communicate()
+    assert first.returncode == 0, stderr
+    assert all(map(has_ended, processes))
+    second = command(*ANY_PORTS)
+    with HytrecClient(grpc_url(second)) as client:
+        assert client.append("ada", Events.one(1002, 30), position=2).event_count == 3
+    processes = processes_of(second)
+    second.kill()  # SIGKILL: nobody tidies up
+    while not all(map(has_ended, processes)):  # the test's own time limit ends it
+        time.sleep(0.02)
+
+
+def test_a_taken_port_is_one_line(served: Any, command: Serve) -> None:
+    port = served.url.rsplit(":", 1)[1]
+    process = command("--grpc-port", port, "--http-port", "0", "--metrics-port", "0")
+    stdout, stderr = process.communicate()
+    assert (process.returncode, stdout) == (1, "")
+    assert re.fullmatch(
+        rf"error: port {port} on 127\.0\.0\.1 is taken; stop the program that uses it, or choose another port with "
+        r"--grpc-port \(0 takes any free one\)\n",
+        stderr,
+    )
+
+
+@pytest.mark.timeout(120)
+def test_a_python_model_that_dies_ends_the_server_and_loses_nothing(command: Serve) -> None:
+    process = command(*ANY_PORTS)
+    with HytrecClient(grpc_url(process)) as client:
+        assert client.append("ada", Events([1000, 1001], [10, 20])).event_count == 2
+    processes = processes_of(process)
+    (save,) = (pid for pid, name in processes.items() if name == "hytrec_state_save")
+    os.kill(save, signal.SIGKILL)
+    _, stderr = process.communicate()
+    assert process.returncode == 1
+    assert "error: python model hytrec_state_save ended by itself (killed, or out of memory); tritonserver" in stderr
+    assert all(map(has_ended, processes))
+    with HytrecClient(grpc_url(command(*ANY_PORTS))) as client:
+        assert client.append("ada", Events.one(1002, 30), position=2).event_count == 3
+
+
+@pytest.mark.timeout(120)
+def test_without_its_guard_a_dead_python_model_means_no_answer_and_no_change(serve: Any, built: Any) -> None:
+    with serve(built.repository) as served, served.client(timeout_s=1.0) as client:
+        assert client.append("ada", Events([1000, 1001], [10, 20]), timeout_s=30).event_count == 2
+        for count, name in enumerate(("hytrec_encoder", "hytrec_state_save"), 2):
+            assert served.server.dead_models() == []
+            (pid,) = (pid for pid, model in python_models(served.server.pid).items() if model == name)
+            os.kill(pid, signal.SIGKILL)
+            with pytest.raises(DeadlineExceeded) as caught:
+                client.append("ada", Events.one(1002, 30))
+            assert served.server.dead_models() == [name]
+            assert served.user("ada").event_count == count
+            served.server.kill()
+            served.server.start()
+            served.server.wait_ready()
+            again = client.append("ada", Events.one(1002, 30), call_id=caught.value.call_id, timeout_s=30)
+            assert (again.event_count, again.applied) == (count + 1, True)
