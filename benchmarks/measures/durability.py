@@ -44,7 +44,8 @@ def _kills(context: Context, repository: Path, folder: Path) -> dict[str, Figure
         "kills_during_calls": aftermath.kills_in_calls,
         "kills_calls": aftermath.calls,
         "kills_answers_lost": aftermath.replayed,
-        "acknowledged_events_lost": aftermath.lost + aftermath.misplaced,
+        "acknowledged_events_lost": aftermath.lost,
+        "acknowledged_events_misplaced": aftermath.misplaced,
         "events_applied_twice": aftermath.twice,
         "killed_state_max_rel_diff": aftermath.state_difference,
     }

@@ -20,7 +20,7 @@ class LossyProxy:
 
     Args:
         target: `host:port` of the server.
-        loss: share of answers that are lost.
+        loss: share of answers that are lost; may be changed at any time.
         silence_s: longest time between a swallowed answer and the cut; 0 cuts at once.
 
     Attributes:
@@ -31,7 +31,7 @@ class LossyProxy:
         host, port = target.rsplit(":", 1)
         self.lost = 0
         self._target = (host, int(port))
-        self._loss = loss
+        self.loss = loss
         self._silence_s = silence_s
         self._random = random.Random(seed)  # noqa: S311 - which answers are lost
         self._listener = socket.create_server(("127.0.0.1", 0))
@@ -83,7 +83,7 @@ class LossyProxy:
     def _draw_loss(self) -> float | None:
         """How long to keep silent before the cut; None where the answer passes."""
         with self._lock:
-            if self._random.random() >= self._loss:
+            if self._random.random() >= self.loss:
                 return None
             self.lost += 1
             return self._random.uniform(0, self._silence_s)

@@ -1,11 +1,14 @@
 """Nothing is lost and nothing counts twice; `make measure` does the same at length."""
 
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from hytrec_clients import Events, HytrecClient, Unresolved
 from measures.killing import kill_and_compare
+from measures.lossy_proxy import LossyProxy
 from measures.racing import Answer, overlaps, race
 
 pytestmark = pytest.mark.e2e
@@ -26,6 +29,26 @@ def test_two_clients_and_lost_answers_leave_every_event_once(served: Any) -> Non
     assert outcome.error == 0
     assert outcome.event_count == outcome.sent >= 80
     assert outcome.lost_answers > 0
+
+
+@pytest.mark.timeout(300)
+def test_a_lost_answer_is_remembered_however_many_calls_come_between(served: Any) -> None:
+    click = Events.one(1000, 10)
+    with (
+        LossyProxy(served.url, loss=0, silence_s=60) as proxy,
+        HytrecClient(proxy.url) as unlucky,
+        served.client() as busy,
+    ):
+        unlucky.append("shared", click)
+        proxy.loss = 1
+        call_id = os.urandom(16)
+        while not proxy.lost:  # the call was processed once an answer is lost
+            with pytest.raises(Unresolved):
+                unlucky.append("shared", click, call_id=call_id, timeout_s=0.3)
+        for count in range(3, 103):
+            assert busy.append("shared", click).event_count == count
+        again = busy.append("shared", click, call_id=call_id)
+    assert (again.event_count, again.applied) == (102, False)
 
 
 def test_a_place_claimed_twice_is_noticed() -> None:
