@@ -1,7 +1,7 @@
-"""Recommendation quality on MovieLens-100K and Amazon Beauty: `make quality`, 3 seeds each, at most an hour on two cores.
+"""Recommendation quality on MovieLens-100K and Amazon Beauty: `make quality`, 3 seeds, at most an hour.
 
-Writes reports/quality.json and reports/quality.md. Two trainings run side by side, one torch thread each: at these sizes that
-uses two cores better than one training with two threads.
+Writes reports/quality.json and reports/quality.md. Two trainings run side by side, one torch thread each: at these
+sizes that uses two cores better than one training with two threads.
 """
 
 from __future__ import annotations
@@ -71,22 +71,23 @@ def main() -> None:
     start = time.monotonic()
     jobs = [(name, seed) for seed in SEEDS for name in DATASETS]
     with ThreadPoolExecutor(arguments.workers) as pool:
-        runs = list(pool.map(lambda job: _train(*job, arguments.data, arguments.runs), jobs))
+        runs = list(pool.map(lambda job: _train(job[0], job[1], arguments.data, arguments.runs), jobs))
         baselines = list(pool.map(lambda name: _baselines(name, arguments.data), DATASETS))
-    report = {
+    datasets = {
+        name: _summary(name, [run for (of, _), run in zip(jobs, runs, strict=True) if of == name], measured)
+        for name, measured in zip(DATASETS, baselines, strict=True)
+    }
+    report: dict[str, Any] = {
         "machine": {"processor": platform.processor() or platform.machine(), "python": platform.python_version()},
         "minutes": round((time.monotonic() - start) / 60, 1),
         "seeds": len(SEEDS),
-        "datasets": {
-            name: _summary(name, [run for (of, _), run in zip(jobs, runs, strict=True) if of == name], measured)
-            for name, measured in zip(DATASETS, baselines, strict=True)
-        },
+        "datasets": datasets,
     }
     arguments.output.mkdir(parents=True, exist_ok=True)
     (arguments.output / "quality.json").write_text(json.dumps(report, indent=2) + "\n")
     (arguments.output / "quality.md").write_text(_markdown(report))
     print((arguments.output / "quality.md").read_text())  # noqa: T201
-    if not all(dataset["beats_baselines"] for dataset in report["datasets"].values()):
+    if not all(dataset["beats_baselines"] for dataset in datasets.values()):
         sys.exit("a baseline is not beaten: see the table")
 
 
@@ -110,7 +111,8 @@ def _baselines(name: str, data: Path) -> dict[str, dict[str, float]]:
         "histories, vocabulary = read_histories(Path(sys.argv[1])); "
         "print(json.dumps(measure_baselines(histories, items=len(vocabulary.item_keys))))"
     )
-    return _json_of("-c", code, str(data / DATASETS[name]["file"]))
+    measured: dict[str, dict[str, float]] = _json_of("-c", code, str(data / DATASETS[name]["file"]))
+    return measured
 
 
 def _json_of(*arguments: str) -> Any:
@@ -150,9 +152,10 @@ def _markdown(report: dict[str, Any]) -> str:
     lines = [
         "# Recommendation quality",
         "",
-        "Made by `make quality`. Protocol: the last event of every history is the test, the last but one the validation, on which",
-        "every choice is made (early stopping, weight of the reranker, parameters of item-kNN); full catalogue, seen items removed.",
-        f"Mean ± standard error over {report['seeds']} seeds; {report['minutes']} minutes in all, two trainings side by side.",
+        "Made by `make quality`. Protocol: the last event of every history is the test, the last but one validation,",
+        "on which every choice is made (early stopping, weight of the reranker, settings of item-kNN); full catalogue,",
+        "seen items removed.",
+        f"Mean ± standard error over {report['seeds']} seeds; {report['minutes']} minutes, two trainings at a time.",
         "item-knn-recent is item-kNN with a half-life on the past, tuned too.",
     ]
     for name, dataset in report["datasets"].items():

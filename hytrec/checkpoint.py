@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
@@ -99,8 +98,8 @@ def load_run(path: Path) -> Run:
     vocabulary = Vocabulary.load(path / VOCABULARY_FILE)
     if len(vocabulary.item_keys) != config.items or len(vocabulary.behavior_keys) != config.behaviors:
         raise RunError(
-            f"{path}: the vocabulary has {len(vocabulary.item_keys)} items and {len(vocabulary.behavior_keys)} behaviors, "
-            f"the config {config.items} and {config.behaviors}; they are not of one run: train again"
+            f"{path}: the vocabulary has {len(vocabulary.item_keys)} items and {len(vocabulary.behavior_keys)} "
+            f"behaviors, the config {config.items} and {config.behaviors}; they are not of one run: train again"
         )
     model = build_model(config)
     weights = path / WEIGHTS_FILE
@@ -111,7 +110,7 @@ def load_run(path: Path) -> Run:
     except (SafetensorError, RuntimeError, OSError) as error:
         reason = str(error).splitlines()[0]
         raise RunError(f"{weights} is damaged or of another config ({reason}); train again") from error
-    model.eval().requires_grad_(False)  # noqa: FBT003
+    model.eval().requires_grad_(False)
     return Run(
         path=path,
         config=config,

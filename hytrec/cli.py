@@ -93,7 +93,7 @@ def train(
         rerank_candidates=rerank_candidates,
         validation_users=validation_users,
     )
-    sizes = {
+    sizes: dict[str, Any] = {
         "width": width,
         "heads": heads,
         "tadn_layers": tadn_layers,
@@ -137,7 +137,7 @@ def evaluate(
     _show(result.as_json, result.as_text, as_json=as_json)
 
 
-def _columns(user: str, item: str, time: str, behavior: str | None) -> dict[str, str | None]:
+def _columns(user: str, item: str, time: str, behavior: str | None) -> dict[str, Any]:
     return {"user_column": user, "item_column": item, "time_column": time, "behavior_column": behavior}
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from rich.console import Console
@@ -41,7 +41,7 @@ def train_run(
     events: Path,
     output: Path,
     *,
-    columns: Mapping[str, str | None],
+    columns: Mapping[str, Any],
     sizes: Mapping[str, Any],
     options: TrainingOptions,
     resume: bool,
@@ -78,7 +78,7 @@ def evaluate_run(
     run_folder: Path,
     events: Path | None,
     *,
-    columns: Mapping[str, str | None],
+    columns: Mapping[str, Any],
     part: Part,
     allow_repeats: bool,
     baselines: bool,
@@ -134,7 +134,7 @@ class _TrainingBar:
         )
         self._task = self._progress.add_task("training", total=users, epoch=0, loss=float("nan"), speed=0.0)
 
-    def __enter__(self) -> _TrainingBar:
+    def __enter__(self) -> Self:
         self._progress.start()
         return self
 

@@ -98,7 +98,7 @@ def chunk_by_chunk(
 
 
 def memory_at(positions: Tensor, key: Tensor, value: Tensor, beta: Tensor, log_decay: Tensor, state: Tensor) -> Tensor:
-    """Memory S_p after the step at each position p: (B, P) int64 -> (B, P, H, K, V). For training on inner positions."""
+    """Memory S_p after the step at each position p: (B, P) int64 -> (B, P, H, K, V); for training."""
     chunks = _Chunks.cut(key, value, beta, log_decay)
     updates, states = chunks.solve(state)
     user = torch.arange(positions.shape[0], device=positions.device)[:, None]

@@ -1,4 +1,4 @@
-"""A model measured by the protocol of `hytrec.split`: the whole catalogue, the retriever alone and followed by the reranker."""
+"""A model measured by the protocol of `hytrec.split`: the retriever alone, and followed by the reranker."""
 
 from __future__ import annotations
 
@@ -132,8 +132,8 @@ def weigh_reranker(model: HyTRec, validation: Evaluation) -> float:
                 metric.add_lists(in_order(rows, torch.lerp(plain, scores, weight)).numpy(), targets)
     best = max(RERANK_WEIGHTS, key=lambda weight: metrics[weight].result()["ndcg@10"])
     with torch.no_grad():
-        model.score.weight *= best
-        model.score.bias *= best
+        model.score.weight.mul_(best)
+        model.score.bias.mul_(best)
     return best
 
 

@@ -156,7 +156,7 @@ class TADNLayer(nn.Module):
 
     def _split(self, x: Tensor) -> Tensor:
         """(B, T, D) -> (B, T, H, K)."""
-        return x.unflatten(-1, (self.heads, -1))
+        return x.unflatten(-1, (self.heads, -1))  # type: ignore[no-any-return]
 
 
 class SoftmaxAttention(nn.Module):
@@ -182,7 +182,7 @@ class SoftmaxAttention(nn.Module):
 
     def _split(self, x: Tensor) -> Tensor:
         """(B, N, D) -> (B, H, N, K)."""
-        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)  # type: ignore[no-any-return]
 
 
 class SoftmaxLayer(nn.Module):

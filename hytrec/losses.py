@@ -1,4 +1,4 @@
-"""What training minimises: next-item cross-entropy on the long vector and on the user vector, and on reranked candidates."""
+"""What training minimises: cross-entropy of the next item, from the long vector, the user vector and the reranker."""
 
 from __future__ import annotations
 

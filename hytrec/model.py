@@ -112,7 +112,7 @@ class ShortBranch(nn.Module):
             summary_only: leave out what nobody reads when only the null token's vector is wanted.
 
         Returns:
-            tokens (B, W + 1, D), present (B, W + 1) bool, the null token last; (B, 1, D) and (B, 1) of the summary only.
+            tokens (B, W + 1, D), present (B, W + 1) bool, the null token last; of the summary only, (B, 1, D), (B, 1).
         """
         age = self.age(bucket_of_duration(now_s - window_times))
         null = self.null.expand(events.shape[0], 1, -1)
@@ -283,9 +283,15 @@ class HyTRec(nn.Module):
         return after, memory[:, -1]
 
     def memory_at(self, encoded: Encoded, positions: Tensor, memory: Tensor) -> Tensor:
-        """Last layer's memory after the events at `positions` (B, P): (B, P, H, K, V); `memory` is S_0 (B, L, H, K, V)."""
+        """Last layer's memory after the events at `positions` (B, P): (B, P, H, K, V).
+
+        Args:
+            memory: S_0 of every layer, (B, L, H, K, V).
+        """
         layer = self.layers[-1]
-        _, key, value, beta, log_decay = layer.write(encoded.last_inputs, encoded.gap_s, encoded.real)
+        _, key, value, beta, log_decay = layer.write(  # type: ignore[operator]
+            encoded.last_inputs, encoded.gap_s, encoded.real
+        )
         return memory_at(positions, key, value, beta, log_decay, memory[:, -1])
 
     # --- reading a user ---

@@ -49,7 +49,7 @@ class TrainingOptions:
     max_minutes: float | None = None
     patience: int = 8
     max_history: int = 200
-    batch_events: int = 4_096
+    batch_events: int = 2_048
     positions: int = 16
     negatives: int = 2_048
     learning_rate: float = 3e-3
@@ -57,7 +57,7 @@ class TrainingOptions:
     warmup_steps: int = 50
     unknown_rate: float = 0.01
     average_decay: float = 0.98
-    rerank_candidates: int = 64
+    rerank_candidates: int = 32
     validation_users: int = 3_000
 
     def __post_init__(self) -> None:

@@ -113,7 +113,7 @@ class Resumable:
             identity = saved["identity"] if saved["format_version"] == _FORMAT_VERSION else {}
             for name, value in self.identity.items():
                 if identity.get(name) != value:
-                    raise RunError(
+                    raise RunError(  # noqa: TRY301
                         f"{self.file} was made with {_difference(name, identity.get(name), value)}; "
                         "resume with the same, or give another --output"
                     )

@@ -1,7 +1,7 @@
 """Batches for training: histories cut to a window, bucketed by length, with positions to read the user at.
 
-Everything random is drawn from a generator that is seeded by (seed, epoch): a resumed run draws what an uninterrupted one
-would have drawn.
+Everything random is drawn from a generator that is seeded by (seed, epoch): a resumed run draws what an uninterrupted
+one would have drawn.
 """
 
 from __future__ import annotations
@@ -130,7 +130,7 @@ def _batch(
 
 
 def sampled_histories(histories: Histories) -> list[History]:
-    """Real histories for a run folder: the 20 longest and others evenly spaced, at most 400 and about 150,000 events."""
+    """Real histories for a run folder: the 20 longest, others evenly spaced; at most 400, about 150,000 events."""
     order = np.argsort(-histories.lengths, kind="stable")
     spread = order[np.unique(np.linspace(0, order.size - 1, min(_SAMPLES, order.size)).astype(np.int64))]
     chosen = [*order[:_LONGEST_SAMPLES], *spread[~np.isin(spread, order[:_LONGEST_SAMPLES])][::-1]]

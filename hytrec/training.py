@@ -113,7 +113,7 @@ def train(
 
 
 def _finished(progress: Progress, options: TrainingOptions) -> bool:
-    """Whether epochs, patience or minutes are used up; a training is at least one epoch, or as much as there was time for."""
+    """Whether epochs, patience or minutes are used up; there is at least one epoch, cut short by the minutes."""
     if not progress.epochs:
         return False
     done = len(progress.epochs)
