@@ -34,10 +34,18 @@ EVALUATION = FOLDER / "evaluation.json"
 REPORT = FOLDER / "report.png"
 TRAIN_MINUTES = 3
 # Smaller than the defaults, so that three minutes on two cores are some ten rounds over the log.
-TRAINING = (
-    "--width=64 --tadn-layers=3 --softmax-layers=1 --window=32 --dropout=0.3 --positions=8 --max-history=150 "
-    "--batch-events=2048 --learning-rate=0.005 --rerank-candidates=32"
-).split()
+TRAINING = [
+    "--width=64",
+    "--tadn-layers=3",
+    "--softmax-layers=1",
+    "--window=32",
+    "--dropout=0.3",
+    "--positions=8",
+    "--max-history=150",
+    "--batch-events=2048",
+    "--learning-rate=0.005",
+    "--rerank-candidates=32",
+]
 GRPC_URL = "127.0.0.1:8001"
 READY_TIMEOUT_S = 120
 USERS_SHOWN = 3

@@ -29,12 +29,11 @@ def blocks(language: str) -> list[str]:
 
 def options_of_table(command: str) -> dict[str, str]:
     table = README.split(f"`{command}`:\n\n", 1)[1].split("\n\n", 1)[0]
-    options = {}
+    options: dict[str, str] = {}
     for line in table.splitlines()[2:]:
         names, defaults, _ = (cell.strip() for cell in line.strip("|").split("|", 2))
         values = [value.strip(" `") for value in defaults.split(",")]
-        for name, value in zip(re.findall(r"--[a-z-]+", names), values * 3, strict=False):
-            options[name] = value
+        options |= dict(zip(re.findall(r"--[a-z-]+", names), values * 3, strict=False))
     return options
 
 
