@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from hytrec.checkpoint import save_run
 from hytrec.config import ModelConfig
-from hytrec.data import read_histories
+from hytrec.data import Histories, read_histories
 from hytrec.model import build_model
 from hytrec.options import TrainingOptions
 from hytrec.remember import set_to_remember
@@ -20,6 +21,8 @@ from measures.progress import say
 
 MINUTES = 1.5
 QUICK_MINUTES = 0.05
+NEWEST_EVENTS = 500
+"""Of every history, to train and evaluate on: the few of over 10,000 would take minutes of their own."""
 SAMPLE_EVENTS = 1_000
 """Longest history that the builds of weights set to remember are checked with; the measures bring longer ones."""
 
@@ -42,7 +45,7 @@ def train_briefly(events: Path, output: Path, *, seed: int, quick: bool) -> None
     """Train as `hytrec train` does with its defaults, for a minute or two."""
     histories, vocabulary = read_histories(events)
     train(
-        histories,
+        newest(histories, NEWEST_EVENTS),
         vocabulary,
         output=output,
         config=_config(vocabulary),
@@ -65,6 +68,21 @@ def save_remembering_run(events: Path, output: Path, *, seed: int) -> None:
         model=model,
         vocabulary=vocabulary,
         samples=[sample for sample in sampled_histories(histories) if len(sample) <= SAMPLE_EVENTS],
+    )
+
+
+def newest(histories: Histories, events: int) -> Histories:
+    """The last `events` events of every history."""
+    lengths = histories.lengths
+    kept = np.minimum(lengths, events)
+    from_end = np.repeat(histories.offsets[1:], lengths) - np.arange(histories.times.size)
+    chosen = from_end <= events
+    return Histories(
+        user_keys=histories.user_keys,
+        offsets=np.concatenate([[0], np.cumsum(kept)]),
+        item_rows=histories.item_rows[chosen],
+        behavior_rows=histories.behavior_rows[chosen],
+        times=histories.times[chosen],
     )
 
 
