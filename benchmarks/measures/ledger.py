@@ -53,6 +53,10 @@ class Account:
     claims: list[tuple[int, tuple[int, ...]]] = field(default_factory=list)
 
 
+class LedgerClosed(Exception):  # noqa: N818 - not an error of its own: a writer failed with one
+    """No more calls will be answered, for a writer ended early."""
+
+
 class Ledger:
     """Hands out calls to writers and compares what they were told with what a store holds. Shared between threads.
 
@@ -65,6 +69,7 @@ class Ledger:
         misplaced: events at another place than an answer or an earlier look said, or that nobody sent.
         calls, replayed: answered calls, and those among them whose events were in already.
         under_way: calls that are not answered yet.
+        abandoned: whether nobody is to wait for answers any more.
     """
 
     def __init__(self, users: Sequence[str], *, item_keys: Sequence[int], window: int, seed: int) -> None:
@@ -74,6 +79,7 @@ class Ledger:
         self.calls = 0
         self.replayed = 0
         self.under_way = 0
+        self.abandoned = False
         self._item_keys = item_keys
         self._window = window
         self._random = random.Random(seed)  # noqa: S311 - it draws items
@@ -133,14 +139,24 @@ class Ledger:
             self._changed.notify_all()
 
     def wait_for_calls(self, count: int) -> None:
-        """Wait until so many more calls were answered."""
+        """Wait until so many more calls were answered.
+
+        Raises:
+            LedgerClosed: a writer ended.
+            TimeoutError: it takes too long.
+        """
         with self._changed:
             enough = self.calls + count
             self._wait(lambda: self.calls >= enough)
 
     @contextmanager
     def pause(self) -> Iterator[None]:
-        """No call is under way inside."""
+        """No call is under way inside.
+
+        Raises:
+            LedgerClosed: a writer ended.
+            TimeoutError: it takes too long.
+        """
         with self._changed:
             self._paused = True
             self._wait(lambda: not self.under_way)
@@ -191,5 +207,8 @@ class Ledger:
         self.misplaced += sum(tuple(order[count - len(times) : count]) != times for count, times in settled)
 
     def _wait(self, happened: Callable[[], bool]) -> None:
-        if not self._changed.wait_for(happened, PATIENCE_S):
+        answered = self._changed.wait_for(lambda: happened() or not self._open, PATIENCE_S)
+        if not self._open:
+            raise LedgerClosed
+        if not answered:
             raise TimeoutError(f"no call was answered for {PATIENCE_S:g} s")

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from hytrec_clients import HytrecClient, Receipt, RetryPolicy, Unresolved
-from measures.ledger import Ledger, Task
+from measures.ledger import Ledger, LedgerClosed, Task
 
 RETRY = RetryPolicy(max_backoff_s=0.1)
-PATIENT_S = 30.0
+PATIENT_S = 10.0
 IMPATIENT_S = 0.5
 """A writer with so little time gives up while the server restarts, and makes the same call again later."""
 
@@ -24,12 +24,16 @@ def writing(url: str, ledger: Ledger, *, writers: int) -> Iterator[None]:
     """
     with ThreadPoolExecutor(writers, thread_name_prefix="writer") as threads:
         running: list[Future[None]] = []
+        for number in range(writers):
+            timeout_s = IMPATIENT_S if number % 2 else PATIENT_S
+            running.append(threads.submit(_write, url, ledger, timeout_s))
+            running[-1].add_done_callback(lambda _: ledger.close())
         try:
-            for number in range(writers):
-                timeout_s = IMPATIENT_S if number % 2 else PATIENT_S
-                running.append(threads.submit(_write, url, ledger, timeout_s))
-                running[-1].add_done_callback(lambda _: ledger.close())
-            yield
+            with suppress(LedgerClosed):  # what the writer failed with is told instead
+                yield
+        except BaseException:
+            ledger.abandoned = True
+            raise
         finally:
             ledger.close()
         for writer in running:
@@ -39,14 +43,16 @@ def writing(url: str, ledger: Ledger, *, writers: int) -> Iterator[None]:
 def _write(url: str, ledger: Ledger, timeout_s: float) -> None:
     with HytrecClient(url, timeout_s=timeout_s, retry=RETRY) as client:
         while task := ledger.take():
-            ledger.acknowledge(task, append_until_answered(client, task))
+            ledger.acknowledge(task, _append_until_answered(client, task, ledger))
 
 
-def append_until_answered(client: HytrecClient, task: Task) -> Receipt:
+def _append_until_answered(client: HytrecClient, task: Task, ledger: Ledger) -> Receipt:
     """Make a call again, under its call_id, as long as nobody knows what became of it."""
     call_id = None
     while True:
         try:
             return client.append(task.user, task.events, call_id=call_id)
         except Unresolved as error:
+            if ledger.abandoned:
+                raise
             call_id = error.call_id or call_id

@@ -56,7 +56,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Build:
     folder = tmp_path_factory.mktemp("built")
     torch.manual_seed(7)
     model = build_model(CONFIG)
-    torch.nn.init.normal_(model.score.weight)  # it starts at zero, and the reranker would be the retriever
+    torch.nn.init.normal_(model.reranker.score.weight)  # it starts at zero, and the reranker would be the retriever
     set_to_remember(model)
     generator = np.random.default_rng(7)
     samples = [

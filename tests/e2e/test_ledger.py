@@ -9,7 +9,8 @@ import pytest
 from hytrec.signature import StateStatus
 from hytrec_clients import Receipt
 from hytrec_export.state.store import StoredUser
-from measures.ledger import Ledger, Task
+from measures.ledger import Ledger, LedgerClosed, Task
+from measures.writers import writing
 
 WINDOW = 6
 
@@ -136,3 +137,28 @@ def test_no_more_calls_are_handed_out_than_a_window_names(ledger: Ledger) -> Non
     ledger.close()
     assert ledger.take() is None
     assert taken <= WINDOW
+
+
+def test_a_writer_that_ends_is_not_waited_for(ledger: Ledger) -> None:
+    take(ledger)
+    ledger.close()
+    with pytest.raises(LedgerClosed):
+        ledger.wait_for_calls(1)
+    with pytest.raises(LedgerClosed), ledger.pause():
+        pass
+
+
+def test_what_a_writer_failed_with_is_told(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise OSError("no network")
+
+    monkeypatch.setattr("measures.writers._append_until_answered", fail)
+    with pytest.raises(OSError, match=r"^no network$"), writing("127.0.0.1:1", ledger, writers=1):
+        ledger.wait_for_calls(1)
+
+
+def test_nobody_waits_for_answers_when_the_measure_fails(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("measures.writers.PATIENT_S", 0.1)
+    with pytest.raises(KeyError), writing("127.0.0.1:1", ledger, writers=2):
+        raise KeyError
+    assert ledger.abandoned
