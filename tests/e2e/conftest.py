@@ -127,11 +127,11 @@ class Served:
 
 @pytest.fixture(scope="session")
 def serve(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """Serves a repository with a state store of its own."""
+    """Serves a repository, with a state store of its own where no `path` is given."""
 
     @contextmanager
     def serving(repository: Path, **store_options: Any) -> Iterator[Served]:
-        stored = StoreOptions(path=tmp_path_factory.mktemp("state"), **store_options)
+        stored = StoreOptions(**{"path": tmp_path_factory.mktemp("state"), **store_options})
         options = ServerOptions(
             repository=repository, grpc_port=0, http_port=0, metrics_port=0, environment=stored.to_environment()
         )

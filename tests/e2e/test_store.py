@@ -1,7 +1,10 @@
 """Records that cannot be used, and a store without room, as clients see them."""
 
+import shutil
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import lmdb
@@ -9,7 +12,7 @@ import numpy as np
 import pytest
 
 from hytrec.signature import StateStatus
-from hytrec_clients import Events, Unavailable
+from hytrec_clients import Events, ModelChanged, Unavailable
 from hytrec_export.state.lmdb_values import DATABASES, VALUES
 
 pytestmark = pytest.mark.e2e
@@ -95,3 +98,21 @@ def test_a_full_store_says_so_and_loses_nobody(small: Any) -> None:
         assert client.forget("crowd 0")
         assert client.append("crowd 0").state_status is StateStatus.NEW
         assert client.append(turned_away, Events.one(1000, 10)).event_count == 1
+
+
+def test_after_a_refresh_of_the_model_users_are_encoded_again(serve: Any, built: Any, tmp_path: Path) -> None:
+    history = Events([1000, 1001, 1002], [10, 20, 30])
+    refreshed = Path(shutil.copytree(built.repository, tmp_path / "refreshed"))
+    new = "f" * 32
+    replace(built.settings, fingerprint=new).save(refreshed)
+    with serve(built.repository, path=tmp_path / "state") as served, served.client() as client:
+        client.backfill("ada", history)
+        old = client.model_fingerprint
+    with serve(refreshed, path=tmp_path / "state") as served, served.client(model_fingerprint=old) as client:
+        with pytest.raises(ModelChanged) as caught:
+            client.rank("ada", [1000])
+        assert (caught.value.old, caught.value.new) == (old, new)
+        assert (caught.value.receipt.state_status, caught.value.receipt.event_count) == (StateStatus.FOREIGN, 0)
+        client.accept_model(new)
+        assert client.forget("ada")
+        assert client.backfill("ada", history).event_count == 3
