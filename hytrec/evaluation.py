@@ -131,9 +131,7 @@ def weigh_reranker(model: HyTRec, validation: Evaluation) -> float:
             for weight, metric in metrics.items():
                 metric.add_lists(in_order(rows, torch.lerp(plain, scores, weight)).numpy(), targets)
     best = max(RERANK_WEIGHTS, key=lambda weight: metrics[weight].result()["ndcg@10"])
-    with torch.no_grad():
-        model.score.weight.mul_(best)
-        model.score.bias.mul_(best)
+    model.reranker.weigh(best)
     return best
 
 

@@ -29,6 +29,12 @@ def l2_normalize(x: Tensor) -> Tensor:
     return x * torch.rsqrt((x * x).sum(-1, keepdim=True) + 1e-6)
 
 
+def recall(memory: Tensor, queries: Tensor) -> Tensor:
+    """S^T q for every query, L2-normalised per head: memory (B, H, K, V), queries (B, N, D) -> (B, N, D)."""
+    q = l2_normalize(queries.unflatten(-1, (memory.shape[1], -1))).transpose(1, 2)  # (B, H, N, K)
+    return (q @ memory).transpose(1, 2).flatten(2)
+
+
 class Dropout(nn.Module):
     """Dropout in steps of 1/256, eight random bytes at a time: on a CPU drawing the mask costs more than what it masks.
 
@@ -83,11 +89,16 @@ class TemporalDecay(nn.Module):
         nn.init.constant_(self.gate.bias, 6.0)
 
     def forward(self, h: Tensor, gap_s: Tensor) -> Tensor:
-        """log g_t, clamped at -30: h (B, T, D), gap_s (B, T) int64 -> (B, T, H)."""
+        """log g_t, clamped at -30: h (B, T, D), gap_s (B, T) int64 -> (B, T, H).
+
+        The share 1 - g that is lost is summed, and log g taken from it: g itself is known to float32 only to 6e-8 near
+        1, and that error, the same at every step, grows with the history. ONNX has no log1p; for -log(1 - x) it has
+        2 atanh(x / (2 - x)).
+        """
         share = torch.sigmoid(self.share_logit)
         passed = torch.exp(-self._in_periods(gap_s))
-        decay = share * torch.sigmoid(self.gate(h)) * passed + (1 - share) * torch.sigmoid(self.static_logit)
-        return decay.clamp(min=math.exp(MIN_LOG_DECAY)).log()
+        lost = share * (1 - torch.sigmoid(self.gate(h)) * passed) + (1 - share) * torch.sigmoid(-self.static_logit)
+        return (-2 * torch.atanh((lost / (2 - lost)).clamp(max=1 - 1e-7))).clamp(min=MIN_LOG_DECAY)
 
     def idle(self, idle_s: Tensor) -> Tensor:
         """Factor on the memory after `idle_s` (B, 1) int64 seconds without events: (B, H)."""

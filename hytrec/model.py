@@ -15,7 +15,6 @@ these very methods, and training calls them too: there is no second implementati
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -27,103 +26,18 @@ from hytrec.layers import (
     Dropout,
     FeedForward,
     GatedFusion,
-    MixtureOfExperts,
-    SoftmaxAttention,
-    SoftmaxLayer,
     TADNLayer,
     TemporalDecay,
     bucket_of_duration,
-    l2_normalize,
+    recall,
     spaced_periods,
 )
+from hytrec.reranker import Reranker
 from hytrec.sequences import larger, last_of, running_maximum, slide_window
+from hytrec.short_branch import ShortBranch
+from hytrec.states import Encoded, Reading, State
 
-
-@dataclass(frozen=True, kw_only=True)
-class State:
-    """What is kept of B users (DESIGN section 3); every field has the shape of `hytrec.signature` behind B."""
-
-    memory: Tensor
-    window_items: Tensor
-    window_behaviors: Tensor
-    window_times: Tensor
-    long_vector: Tensor
-    last_time: Tensor
-    event_count: Tensor
-
-
-@dataclass(frozen=True, kw_only=True)
-class Encoded:
-    """The encoder over whole sequences.
-
-    Args:
-        outputs: (B, T, D), the long vector after every event.
-        memory: (B, L, H, K, V) after the last event.
-        event_times: m_t, (B, T) int64.
-        last_inputs: input of the last TADN layer (B, T, D), for `HyTRec.memory_at`.
-    """
-
-    outputs: Tensor
-    memory: Tensor
-    event_times: Tensor
-    gap_s: Tensor
-    real: Tensor
-    last_inputs: Tensor
-
-
-@dataclass(frozen=True, kw_only=True)
-class Reading:
-    """A user as seen at `now`: the input of the retriever and the reranker.
-
-    Args:
-        user: u, (B, D).
-        memory: last layer's memory decayed to now, (B, H, K, V).
-        tokens: short branch, (B, W + 1, D); the last one is the null token.
-        present: (B, W + 1) bool.
-    """
-
-    user: Tensor
-    memory: Tensor
-    tokens: Tensor
-    present: Tensor
-
-
-class ShortBranch(nn.Module):
-    """Softmax self-attention over the recent window and one null token that is always there."""
-
-    def __init__(self, *, width: int, heads: int, layers: int, window: int, hidden: int, dropout: float) -> None:
-        super().__init__()
-        self.age = nn.Embedding(GAP_BUCKETS, width)
-        self.slot = nn.Parameter(torch.randn(window, width) * 0.02)
-        self.null = nn.Parameter(torch.randn(width) * 0.02)
-        self.layers = nn.ModuleList(
-            SoftmaxLayer(width=width, heads=heads, hidden=hidden, dropout=dropout) for _ in range(layers)
-        )
-        self.norm = nn.RMSNorm(width, eps=1e-6)
-        self.dropout = Dropout(dropout)
-
-    def forward(
-        self, events: Tensor, window_times: Tensor, now_s: Tensor, *, summary_only: bool = False
-    ) -> tuple[Tensor, Tensor]:
-        """Attend over the window.
-
-        Args:
-            events: (B, W, D). window_times: (B, W) int64. now_s: (B, 1) int64 seconds.
-            summary_only: leave out what nobody reads when only the null token's vector is wanted.
-
-        Returns:
-            tokens (B, W + 1, D), present (B, W + 1) bool, the null token last; of the summary only, (B, 1, D), (B, 1).
-        """
-        age = self.age(bucket_of_duration(now_s - window_times))
-        null = self.null.expand(events.shape[0], 1, -1)
-        slot = self.slot[self.slot.shape[0] - events.shape[1] :]  # training cuts the empty left part of a window off
-        tokens = self.dropout(torch.cat([events + age + slot, null], 1))
-        present = torch.cat([window_times > 0, torch.ones_like(now_s, dtype=torch.bool)], 1)
-        *lower, top = self.layers
-        for layer in lower:
-            tokens = layer(tokens, tokens, present)
-        asking = tokens[:, -1:] if summary_only else tokens
-        return self.norm(top(asking, tokens, present)), present[:, -1:] if summary_only else present
+__all__ = ["Encoded", "HyTRec", "Reading", "State", "build_model"]
 
 
 class HyTRec(nn.Module):
@@ -173,15 +87,9 @@ class HyTRec(nn.Module):
         self.user_fusion = GatedFusion(width=width)
         self.user_ffn = FeedForward(width=width, hidden=hidden, dropout=dropout)
         self.user_norm = nn.RMSNorm(width, eps=1e-6)
-        self.candidate_norm = nn.RMSNorm(width, eps=1e-6)
-        self.candidate_query = nn.Linear(width, width, bias=False)
-        self.candidate_read = nn.Linear(width, width, bias=False)
-        self.candidate_attention = SoftmaxAttention(width=width, heads=heads)
-        self.candidate_fusion = GatedFusion(width=width)
-        self.expert_norm = nn.RMSNorm(width, eps=1e-6)
-        self.mixture = MixtureOfExperts(width=width, experts=experts)
-        self.score_norm = nn.RMSNorm(width, eps=1e-6)
-        self.score = nn.Linear(width, 1)
+        self.reranker = Reranker(
+            width=width, heads=heads, experts=experts, dropout=dropout, read_long=read_long, read_short=read_short
+        )
         self._initialize()
 
     def _initialize(self) -> None:
@@ -190,9 +98,7 @@ class HyTRec(nn.Module):
         for module in self.modules():
             if isinstance(module, nn.Linear) and module.weight.shape[0] > self.heads:
                 nn.init.normal_(module.weight, std=1 / math.sqrt(module.weight.shape[1]))
-        # The reranker starts out as the retriever and learns a correction to it.
-        nn.init.zeros_(self.score.weight)
-        nn.init.zeros_(self.score.bias)
+        self.reranker.weigh(0.0)  # training begins with the retriever alone
 
     # --- encoder ---
 
@@ -321,7 +227,7 @@ class HyTRec(nn.Module):
         summary = tokens[:, -1]  # (B, D), the null token
         if self.read_long:
             query = long_vector + summary if self.read_short else long_vector
-            recalled = self._recall(memory, self.user_query(query).unsqueeze(1)).squeeze(1)
+            recalled = recall(memory, self.user_query(query).unsqueeze(1)).squeeze(1)
             long = long_vector + self.user_read(recalled)
             user = self.user_fusion(long, summary) if self.read_short else long
         else:
@@ -349,24 +255,7 @@ class HyTRec(nn.Module):
 
     def correct(self, reading: Reading, candidate_rows: Tensor) -> Tensor:
         """What the reranker adds to the retriever's score of every candidate row (B, N) int64: (B, N) float."""
-        h = self.candidate_norm(self.item_table(candidate_rows))
-        long = short = torch.zeros_like(h)
-        if self.read_long:
-            long = self.candidate_read(self._recall(reading.memory, self.candidate_query(h)))
-        if self.read_short:
-            short = self.candidate_attention(h, reading.tokens, reading.present)
-        if self.read_long and self.read_short:
-            fused = self.candidate_fusion(long, short)
-        else:
-            fused = long if self.read_long else short
-        x = self.dropout(fused + h * (fused + reading.user.unsqueeze(1)))  # products: how well the candidate agrees
-        x = x + self.dropout(self.mixture(self.expert_norm(x)))
-        return self.score(self.score_norm(x)).squeeze(-1)  # type: ignore[no-any-return]
-
-    def _recall(self, memory: Tensor, queries: Tensor) -> Tensor:
-        """S^T q for every query, L2-normalised per head: memory (B, H, K, V), queries (B, N, D) -> (B, N, D)."""
-        q = l2_normalize(queries.unflatten(-1, (self.heads, -1))).transpose(1, 2)  # (B, H, N, K)
-        return (q @ memory).transpose(1, 2).flatten(2)
+        return self.reranker(self.item_table(candidate_rows), reading)  # type: ignore[no-any-return]
 
     def _embed(self, item_rows: Tensor, behavior_rows: Tensor) -> Tensor:
         # Rows start at length one, as logits want them; the residual stream wants entries of size one.
