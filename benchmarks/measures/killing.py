@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,11 +55,19 @@ class Aftermath:
     state_difference: float
 
 
-def kill_and_compare(repository: Path, folder: Path, *, kills: int, seed: int = 0) -> Aftermath:
+def kill_and_compare(
+    repository: Path,
+    folder: Path,
+    *,
+    kills: int,
+    seed: int = 0,
+    end: Callable[[EmbeddedServer], None] = EmbeddedServer.kill,
+) -> Aftermath:
     """Kill a server of the repository's append chain `kills` times while writers append to it.
 
     Args:
         folder: empty; for the store and a copy of what is served.
+        end: how the server is ended.
 
     Raises:
         HytrecError: the server does not start again, or a writer failed.
@@ -91,10 +99,10 @@ def kill_and_compare(repository: Path, folder: Path, *, kills: int, seed: int = 
             if number % QUIET_EVERY:
                 time.sleep(generator.uniform(0, LONGEST_LIFE_S))
                 in_calls += ledger.under_way > 0
-                server.kill()
+                end(server)
             else:
                 with ledger.pause():
-                    server.kill()
+                    end(server)
             server.start()
             server.wait_ready()
             with opened(stored, settings) as store:

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from hytrec_clients import Events, HytrecClient, Unresolved
+from hytrec_export.server import EmbeddedServer
 from measures.killing import kill_and_compare
 from measures.lossy_proxy import LossyProxy
 from measures.racing import Answer, overlaps, race
@@ -21,6 +22,13 @@ def test_kill_9_loses_nothing_and_applies_nothing_twice(built: Any, tmp_path: Pa
     assert aftermath.state_difference <= 1e-4
     assert 1 <= aftermath.kills_in_calls <= aftermath.kills == 5
     assert aftermath.calls > aftermath.kills
+
+
+@pytest.mark.timeout(300)
+def test_a_stop_in_mid_traffic_loses_nothing_either(built: Any, tmp_path: Path) -> None:
+    aftermath = kill_and_compare(built.repository, tmp_path, kills=2, end=EmbeddedServer.stop)
+    assert (aftermath.lost, aftermath.twice, aftermath.misplaced) == (0, 0, 0)
+    assert aftermath.state_difference <= 1e-4
 
 
 @pytest.mark.timeout(300)
