@@ -159,7 +159,7 @@ def load(path: Path) -> list[Answer]:
         RepositoryError: the file is missing or damaged.
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
         ends = np.cumsum(arrays["lengths"])[:-1]
         split = [np.split(arrays[name], ends) for name in ("item_rows", "behavior_rows", "times")]

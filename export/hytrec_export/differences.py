@@ -138,5 +138,6 @@ def largest_difference(got: NDArray[Any], want: NDArray[Any]) -> float:
         return float("inf")
     if got.dtype.kind != "f":
         return float(np.abs(got - want).max(initial=0))
-    difference = np.abs(got.astype(np.float64) - want)
-    return float(difference.max(initial=0)) if np.isfinite(difference).all() else float("inf")
+    if not (np.isfinite(got).all() and np.isfinite(want).all()):
+        return float("inf")
+    return float(np.abs(got.astype(np.float64) - want).max(initial=0))

@@ -111,7 +111,7 @@ def file_names(repository: Path) -> Iterator[str]:
     """Paths of all files but the manifest, with slashes, in order."""
     for path in sorted(repository.rglob("*")):
         inside = path.relative_to(repository)
-        if not path.is_dir() and inside.name != FILE_NAME and not IGNORED_FOLDERS & set(inside.parts):
+        if not path.is_dir() and inside != Path(FILE_NAME) and not IGNORED_FOLDERS & set(inside.parts):
             yield inside.as_posix()
 
 

@@ -21,7 +21,7 @@ from hytrec_export.runners import OnnxRunner, TorchRunner
 from hytrec_export.serving import ServingSettings
 from hytrec_export.wrapper import CatalogueScores, split
 
-MADE_UP_EVENTS = 200
+MADE_UP_EVENTS = 130
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

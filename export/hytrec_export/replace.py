@@ -28,6 +28,7 @@ _NO_EXCHANGE = {errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EXDEV}
 _USER_CAN_MEND = {
     errno.EACCES,
     errno.EDQUOT,
+    errno.EEXIST,
     errno.EFBIG,
     errno.EIO,
     errno.ENOSPC,
@@ -132,9 +133,8 @@ def _locked_folder(output: Path) -> tuple[Path, int]:
         folder = Path(tempfile.mkdtemp(prefix=f"{output.name}{_MARK}", dir=output.parent))
         lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
         with suppress(BlockingIOError, FileNotFoundError):
-            # Another build's clear_dead may have found the folder before the lock was taken.
+            # Another build's clear_dead may have found and removed the folder before the lock was taken.
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if os.path.samestat(os.fstat(lock), folder.stat()):
-                folder.chmod(0o755)
-                return folder, lock
+            folder.chmod(0o755)
+            return folder, lock
         os.close(lock)

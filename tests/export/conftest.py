@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -82,8 +83,11 @@ CONFIG = ModelConfig(
 LIMITS = Limits(max_events=200, max_candidates=40, max_excluded=20, max_batch=4)
 
 
-def make_run(folder: Path, config: ModelConfig, vocabulary: Vocabulary, *, samples: int = 12) -> Path:
-    """A run folder of an untrained model whose reranker has an opinion of its own."""
+MakeRun = Callable[[Path, ModelConfig, Vocabulary], Path]
+
+
+def write_run(folder: Path, config: ModelConfig, vocabulary: Vocabulary) -> Path:
+    """A run folder of an untrained model whose reranker has an opinion of its own, with twelve histories."""
     import torch  # noqa: PLC0415  most tests here need none of it
 
     from hytrec.checkpoint import save_run  # noqa: PLC0415
@@ -91,7 +95,7 @@ def make_run(folder: Path, config: ModelConfig, vocabulary: Vocabulary, *, sampl
 
     torch.manual_seed(1)
     model = build_model(config)
-    torch.nn.init.normal_(model.score.weight)
+    torch.nn.init.normal_(model.reranker.score.weight)
     random = np.random.default_rng(1)
     histories = [
         History(
@@ -99,17 +103,22 @@ def make_run(folder: Path, config: ModelConfig, vocabulary: Vocabulary, *, sampl
             behavior_rows=random.integers(0, config.behaviors + 1, length),
             times=1_000_000_000 + np.cumsum(random.integers(0, 100_000, length)),
         )
-        for length in random.integers(0, 150, samples)
+        for length in random.integers(0, 150, 12)
     ]
     save_run(folder, config=config, training={}, model=model, vocabulary=vocabulary, samples=histories)
     return folder
 
 
 @pytest.fixture(scope="session")
+def make_run() -> MakeRun:
+    return write_run
+
+
+@pytest.fixture(scope="session")
 def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny run; read only."""
     vocabulary = Vocabulary(np.arange(100, 130), [b"view", b"buy"])
-    return make_run(tmp_path_factory.mktemp("tiny") / "run", CONFIG, vocabulary)
+    return write_run(tmp_path_factory.mktemp("tiny") / "run", CONFIG, vocabulary)
 
 
 @pytest.fixture(scope="session")
