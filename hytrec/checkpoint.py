@@ -153,9 +153,10 @@ def _save_samples(path: Path, samples: Sequence[History]) -> None:
 
 def _load_samples(path: Path) -> list[History]:
     try:
-        with np.load(path, allow_pickle=False) as arrays:
-            ends = np.cumsum(arrays["lengths"])[:-1]
-            split = {name: np.split(arrays[name], ends) for name in ("item_rows", "behavior_rows", "times")}
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+            ends = np.cumsum(arrays["lengths"])
+            names = ("item_rows", "behavior_rows", "times")
+            split = {name: np.split(arrays[name], ends)[:-1] for name in names}  # what follows the last end is empty
     except FileNotFoundError:
         raise RunError(f"{path} is missing; train again, or resume: hytrec train --resume") from None
     except Exception as error:  # np.load raises whatever the damaged bytes lead it to

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -30,7 +31,7 @@ def test_periods_are_spaced_from_an_hour_to_a_year() -> None:
     periods = [layer[0] for layer in spaced_periods(6, 2)]
     assert periods[0] == pytest.approx(3_600)
     assert periods[-1] == pytest.approx(365 * 86_400)
-    ratios = [later / earlier for earlier, later in zip(periods, periods[1:], strict=False)]
+    ratios = [later / earlier for earlier, later in pairwise(periods)]
     assert ratios == pytest.approx([ratios[0]] * 5)
     assert spaced_periods(1, 2) == [[pytest.approx(3_600)] * 2]
 

@@ -40,8 +40,10 @@ def test_streaming_equals_batch(model: HyTRec, make_history: MakeHistory, splits
     for size in splits:
         part = slice(start, start + size)
         padding = torch.zeros(2, 2, dtype=torch.int64)  # beside the events, as a server pads to its bucket
-        new = (torch.cat([values[:, part], padding], 1) for values in (items, behaviors, times))
-        state, streamed_memory = model.encode(state, *new)
+        new_items, new_behaviors, new_times = (
+            torch.cat([values[:, part], padding], 1) for values in (items, behaviors, times)
+        )
+        state, streamed_memory = model.encode(state, new_items, new_behaviors, new_times)
         start += size
     assert_same(state, whole)
     torch.testing.assert_close(streamed_memory, last_memory, atol=1e-5, rtol=0)

@@ -43,9 +43,7 @@ def test_every_decay_is_at_least_0_999_whatever_the_gaps(remembering: HyTRec) ->
 
 def memory_after(model: HyTRec, history: History) -> torch.Tensor:
     batch = padded([history])
-    state, _ = model.encode(
-        model.empty_state(1), batch.item_rows, batch.behavior_rows, batch.times, chunk_by_chunk
-    )
+    state, _ = model.encode(model.empty_state(1), batch.item_rows, batch.behavior_rows, batch.times, chunk_by_chunk)
     return state.memory
 
 

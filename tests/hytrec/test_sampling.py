@@ -3,11 +3,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from hytrec.data import Histories
+from hytrec.data import Histories, Int64Array
 from hytrec.sampling import sampled_histories, training_batches
 
 
-def draw(log: Histories, *, seed: int = 0, **changes: float) -> list[dict[str, np.ndarray]]:
+def draw(log: Histories, *, seed: int = 0, **changes: float) -> list[dict[str, Int64Array]]:
     options = {"items": 30, "max_history": 10, "batch_events": 64, "positions": 4, "unknown_rate": 0.0} | changes
     drawn = training_batches(log, random=np.random.default_rng(seed), **options)  # type: ignore[arg-type]
     return [{name: tensor.numpy() for name, tensor in vars(batch).items()} for batch in drawn]

@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,8 +25,6 @@ from hytrec.split import Part, training
 from hytrec.trainer import StepLoss, Trainer
 from hytrec.training import Epoch, Silent, Trained, train
 from hytrec.vocabulary import Vocabulary
-
-KNOWN_LOG_MODEL = tuple[Histories, Vocabulary, ModelConfig]
 
 
 class KilledError(Exception):
@@ -97,9 +96,7 @@ def test_a_resumed_training_equals_an_uninterrupted_one(
     with pytest.raises(KilledError):
         train(log, vocabulary, output=tmp_path, config=config, options=options, observer=KilledIn(2))
     lines = Lines()
-    resumed = train(
-        log, vocabulary, output=tmp_path, config=config, options=options, resume=True, observer=lines
-    )
+    resumed = train(log, vocabulary, output=tmp_path, config=config, options=options, resume=True, observer=lines)
     assert [epoch.number for epoch in lines.epochs] == [2, 3]
     whole = trained[1]
     assert resumed.metrics == whole.metrics
@@ -172,8 +169,8 @@ def test_a_second_training_in_the_same_folder_is_refused(
     ],
 )
 def test_resuming_with_something_else_is_refused(
-    model_change: dict[str, int],
-    option_change: dict[str, float],
+    model_change: dict[str, Any],
+    option_change: dict[str, Any],
     named: str,
     trained: tuple[Path, Trained],
     log: Histories,
