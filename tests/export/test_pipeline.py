@@ -1,0 +1,129 @@
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hytrec.errors import RunError
+from hytrec_export import pipeline
+from hytrec_export.answers import FILE_NAME, load
+from hytrec_export.differences import Differences
+from hytrec_export.errors import BuildError, ParityError
+from hytrec_export.manifest import Manifest
+from hytrec_export.options import BuildOptions
+from hytrec_export.parity import Gate
+from hytrec_export.serving import Limits, ServingSettings
+from hytrec_export.verify import verify
+
+KILLED_BUILD = Path(__file__).with_name("killed_build.py")
+
+
+@pytest.fixture
+def quick(built: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Builds take their graphs and their parity from the one that was made for the session."""
+
+    def export_graphs(_model: object, folder: Path, **_: object) -> dict[str, Path]:
+        graphs = {path.parent.parent.name: path for path in built.glob("*/1/model.onnx")}
+        return {name: Path(shutil.copyfile(path, folder / f"{name}.onnx")) for name, path in graphs.items()}
+
+    differences = Differences(largest={}, cases={}, lists=0, lists_in_order=0)
+    gate = Gate(answers=load(built / FILE_NAME), differences=differences)
+    monkeypatch.setattr(pipeline, "export_graphs", export_graphs)
+    monkeypatch.setattr(pipeline, "check_parity", lambda *_, **__: gate)
+
+
+def test_a_build_carries_the_runs_vocabulary_and_the_options_limits(built: Path, run_folder: Path) -> None:
+    settings = ServingSettings.load(built)
+    assert settings.limits == Limits(max_events=200, max_candidates=40, max_excluded=20, max_batch=4)
+    assert settings.fingerprint == Manifest.load(built).fingerprint
+    assert (built / "vocabulary.npz").read_bytes() == (run_folder / "vocabulary.npz").read_bytes()
+
+
+def test_a_build_verifies(built: Path) -> None:
+    assert all(finding.ok for finding in verify(built))
+
+
+@pytest.mark.usefixtures("quick")
+def test_an_old_repository_is_replaced_and_its_readme_kept(run_folder: Path, repository: Path) -> None:
+    (repository / "README.md").write_text("mine")
+    (repository / "hytrec_rank" / "config.pbtxt").unlink()
+    pipeline.build(BuildOptions(run=run_folder, output=repository))
+    assert (repository / "README.md").read_text() == "mine"
+    assert ServingSettings.load(repository).limits == Limits()
+    assert all(finding.ok for finding in verify(repository))
+    assert [path.name for path in repository.parent.iterdir()] == ["repository"]
+
+
+@pytest.mark.usefixtures("quick")
+def test_steps_are_told(run_folder: Path, tmp_path: Path) -> None:
+    steps: list[str] = []
+
+    class Told:
+        def __init__(self, step: str, total: int) -> None:
+            assert total > 0
+            steps.append(step)
+
+        def __enter__(self) -> Any:
+            return lambda _: None
+
+        def __exit__(self, *_: object) -> None:
+            pass
+
+    pipeline.build(BuildOptions(run=run_folder, output=tmp_path / "repository"), progress=Told)
+    assert steps == ["exporting the graphs", "comparing with PyTorch"]
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_build_that_drifts_leaves_the_old_repository(
+    run_folder: Path, repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = Manifest.load(repository)
+
+    def drifts(*_: object, **__: object) -> Gate:
+        raise ParityError("drifts")
+
+    monkeypatch.setattr(pipeline, "check_parity", drifts)
+    with pytest.raises(ParityError):
+        pipeline.build(BuildOptions(run=run_folder, output=repository))
+    assert Manifest.load(repository) == before
+    assert all(finding.ok for finding in verify(repository))
+    assert [path.name for path in repository.parent.iterdir()] == ["repository"]
+
+
+def test_a_missing_run_is_told_before_anything_is_made(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="there is no run folder"):
+        pipeline.build(BuildOptions(run=tmp_path / "run", output=tmp_path / "repository"))
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_that_is_not_ours_is_told_before_the_long_part(run_folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "letter.txt").touch()
+    with pytest.raises(BuildError, match=r"is not replaced, it holds letter\.txt"):
+        pipeline.build(BuildOptions(run=run_folder, output=tmp_path))
+
+
+@pytest.mark.parametrize(("how", "status"), [("kill", -9), ("interrupt", 2), ("full", 3)])
+def test_whenever_a_build_is_stopped_a_whole_repository_stands(
+    how: str, status: int, run_folder: Path, built: Path, repository: Path
+) -> None:
+    before = Manifest.load(repository).built_at
+    arguments = [run_folder, built, repository, how]
+    done = subprocess.run(
+        [sys.executable, KILLED_BUILD, *map(str, arguments)], capture_output=True, text=True, check=False, timeout=500
+    )
+    assert done.returncode == 0, done.stderr
+    children = [json.loads(line) for line in done.stdout.splitlines()]
+    stopped, last = children[:-1], children[-1]
+    assert all(one["whole"] for one in children)
+    assert {one["status"] for one in stopped} == {status}
+    assert {one["built_at"] for one in stopped} >= {before}
+    assert last["status"] == 0
+    assert last["beside"] == []  # the next build clears what the last one left
+    assert len(stopped) > 30
+    if how != "kill":
+        assert sum(len(one["beside"]) for one in stopped) <= 1  # stopped after making its folder, before locking it
