@@ -63,7 +63,7 @@ def test_kill_9_of_the_server_ends_its_python_models_in_mid_execute(
         assert len(models) == 2
         thread = busy_call(ask, server.grpc_url, busy)
         os.kill(server.pid, signal.SIGKILL)
-        while any(map(alive, models)):  # the test's own time limit ends it
+        while server.returncode is None or any(map(alive, models)):  # the test's own time limit ends it
             time.sleep(0.01)
         thread.join()
         server.start()
