@@ -3,9 +3,9 @@
     killed_build.py RUN BUILT OUTPUT HOW
 
 Graphs are copied from BUILT and parity is taken as good, so that a build is short; everything that touches the disk is
-the real thing. HOW is "kill" (SIGKILL), "interrupt" (KeyboardInterrupt) or "full" (no space left, from there on). For every
-moment at which the build writes beside or into OUTPUT, a child is forked that is stopped there, and then one that is not.
-Prints one JSON line a child: what became of it, and what it left.
+the real thing. HOW is "kill" (SIGKILL), "interrupt" (KeyboardInterrupt) or "full" (no space left, from there on). For
+every moment at which the build writes beside or into OUTPUT, a child is forked that is stopped there, then one that is
+not. Prints one JSON line a child: what became of it, and what it left.
 """
 
 from __future__ import annotations
@@ -94,8 +94,7 @@ def main(run: Path, built: Path, output: Path, how: str) -> None:
     gate = Gate(
         answers=load(built / FILE_NAME), differences=Differences(largest={}, cases={}, lists=0, lists_in_order=0)
     )
-    pipeline.export_graphs = copied_graphs(built)
-    pipeline.check_parity = lambda *_, **__: gate
+    vars(pipeline).update(export_graphs=copied_graphs(built), check_parity=lambda *_, **__: gate)
     options = BuildOptions(run=run, output=output)
     for moment in range(1, 10_000):
         process = os.fork()
@@ -112,4 +111,4 @@ def main(run: Path, built: Path, output: Path, how: str) -> None:
 
 
 if __name__ == "__main__":
-    main(*map(Path, sys.argv[1:4]), sys.argv[4])
+    main(Path(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3]), sys.argv[4])

@@ -40,7 +40,8 @@ def test_a_large_state_is_compared_relatively_a_small_one_absolutely() -> None:
     meter.state("small", {"memory": np.array([0.1, 0.001])}, {"memory": np.array([0.1, 0.0])}, "case")
     meter.state("times", {"last_time": np.array([10**10])}, {"last_time": np.array([10**10 - 5])}, "case")
     largest = meter.result().largest
-    assert largest["large"] == Difference(value=pytest.approx(0.0001), where="case, memory")
+    assert largest["large"].where == "case, memory"
+    assert largest["large"].value == pytest.approx(0.0001)
     assert largest["small"].value == pytest.approx(0.001)
     assert largest["times"].value == 5
 

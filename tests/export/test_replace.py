@@ -4,7 +4,6 @@ import errno
 import fcntl
 import os
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -85,7 +84,7 @@ def test_everything_is_on_the_disk_before_the_exchange(output: Path, monkeypatch
 
 
 @pytest.fixture(params=["no call in the C library", "refused by the file system"])
-def without_exchange(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def without_exchange(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine whose two folders cannot be exchanged."""
 
     class Library:
@@ -93,9 +92,8 @@ def without_exchange(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyP
 
     if request.param == "refused by the file system":
         Library.renameat2 = lambda *_: -1  # type: ignore[attr-defined]
-    monkeypatch.setattr(replace.ctypes, "CDLL", lambda *_, **__: Library())
-    monkeypatch.setattr(replace.ctypes, "get_errno", lambda: errno.EINVAL)
-    return
+    monkeypatch.setattr("hytrec_export.replace.ctypes.CDLL", lambda *_, **__: Library())
+    monkeypatch.setattr("hytrec_export.replace.ctypes.get_errno", lambda: errno.EINVAL)
 
 
 @pytest.mark.usefixtures("without_exchange")
@@ -171,7 +169,7 @@ def test_a_folder_that_another_build_clears_before_it_is_locked_is_made_anew(
                 raise BlockingIOError
         flock(descriptor, operation)
 
-    monkeypatch.setattr(replace.fcntl, "flock", cleared_once)
+    monkeypatch.setattr("hytrec_export.replace.fcntl.flock", cleared_once)
     with staging_folder(output) as staging:
         assert staging != cleared[0]
         assert staging.is_dir()

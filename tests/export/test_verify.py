@@ -5,6 +5,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -94,7 +95,7 @@ def test_progress_is_told(built: Path) -> None:
         def __init__(self, step: str, total: int) -> None:
             steps.append((step, total))
 
-        def __enter__(self):  # noqa: ANN204
+        def __enter__(self) -> Any:
             return done.append
 
         def __exit__(self, *_: object) -> None:
