@@ -14,6 +14,8 @@ HytrecError
       StateConflictError  another call wrote the user's state meanwhile (UNAVAILABLE, retry)
       StoreFullError      the size limit is reached (UNAVAILABLE)
       StoreUnavailableError  the store cannot be opened or reached
+      StoreInUseError     another process has the store open
+      UnknownUserError    the store holds nothing of a user
 """
 
 from __future__ import annotations

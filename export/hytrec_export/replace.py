@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import fcntl
+import glob
 import os
 import shutil
 import tempfile
@@ -28,14 +29,11 @@ _NO_EXCHANGE = {errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EXDEV}
 _USER_CAN_MEND = {
     errno.EACCES,
     errno.EDQUOT,
-    errno.EEXIST,
     errno.EFBIG,
     errno.EIO,
     errno.ENOSPC,
-    errno.ENOTDIR,
     errno.EPERM,
     errno.EROFS,
-    errno.ENAMETOOLONG,
 }
 
 
@@ -50,23 +48,22 @@ def staging_folder(output: Path) -> Iterator[Path]:
         output.parent.mkdir(parents=True, exist_ok=True)
         clear_dead(output)
         folder, lock = _locked_folder(output)
-        try:
-            yield folder
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
-            os.close(lock)
+    except OSError as error:
+        raise _cannot_write(output, error) from error
+    try:
+        yield folder
     except OSError as error:
         if error.errno not in _USER_CAN_MEND:
             raise
-        raise BuildError(
-            f"{output} cannot be written ({error.strerror}: {error.filename or output.parent}); check permissions and "
-            "free space, or choose another --output; what stood there before is untouched"
-        ) from error
+        raise _cannot_write(output, error) from error
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        os.close(lock)
 
 
 def clear_dead(output: Path) -> None:
     """Remove what dead builds of `output` left; bring back the old repository where one died between two renames."""
-    for folder in sorted(output.parent.glob(f"{output.name}{_MARK}*")):
+    for folder in sorted(output.parent.glob(f"{glob.escape(output.name)}{_MARK}*")):
         with suppress(FileNotFoundError, NotADirectoryError):
             lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
             try:
@@ -126,6 +123,13 @@ def _exchange(new: Path, old: Path) -> bool:
     if number in _NO_EXCHANGE:
         return False
     raise OSError(number, os.strerror(number), str(old))
+
+
+def _cannot_write(output: Path, error: OSError) -> BuildError:
+    return BuildError(
+        f"{output} cannot be written ({error.strerror}: {error.filename or output.parent}); check permissions and "
+        "free space, or choose another --output; what stood there before is untouched"
+    )
 
 
 def _locked_folder(output: Path) -> tuple[Path, int]:

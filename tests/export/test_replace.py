@@ -222,3 +222,10 @@ def test_a_parent_that_is_a_file_is_told(tmp_path: Path) -> None:
         staging_folder(tmp_path / "file" / "repository"),
     ):
         pass
+
+
+def test_a_name_that_looks_like_a_pattern_clears_its_own_folders_only(tmp_path: Path) -> None:
+    fill(tmp_path / "repo[ab].staging-dead", "half")
+    fill(tmp_path / "repoa.staging-dead", "half")
+    clear_dead(tmp_path / "repo[ab]")
+    assert [path.name for path in tmp_path.iterdir()] == ["repoa.staging-dead"]
