@@ -18,17 +18,18 @@ from hytrec.model import HyTRec
 from hytrec.signature import GRAPHS, Sizes
 from hytrec_export.buckets import bucket_length
 from hytrec_export.chain import Chain, Users, empty_state, padded, split_at
-from hytrec_export.runners import Arrays, OnnxRunner, TorchRunner
+from hytrec_export.parts import runner_of_graph
+from hytrec_export.runners import Arrays, TorchRunner
 from hytrec_export.verify import GRAPH_FILE, VERSION
 from hytrec_export.wrapper import split
 
 
 @contextmanager
 def onnx_chain(repository: Path, *, sizes: Sizes) -> Iterator[Chain]:
-    """A repository's graphs in this process, under the session options of the server."""
+    """A repository's graphs in this process, run as the server runs them."""
     with ExitStack() as stack:
         runners = {
-            model.name: stack.enter_context(OnnxRunner(repository / model.name / VERSION / GRAPH_FILE))
+            model.name: stack.enter_context(runner_of_graph(model, repository / model.name / VERSION / GRAPH_FILE))
             for model in GRAPHS
         }
         yield Chain(runners, sizes=sizes)

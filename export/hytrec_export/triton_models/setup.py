@@ -16,7 +16,7 @@ from hytrec.signature import Model
 from hytrec.vocabulary import Vocabulary
 from hytrec_export.die_with_parent import die_with_parent
 from hytrec_export.graph_runner import GraphRunner
-from hytrec_export.runners import OnnxRunner
+from hytrec_export.parts import runner_of_graph
 from hytrec_export.serving import VOCABULARY_FILE, ServingSettings
 from hytrec_export.state.opening import open_store
 from hytrec_export.state.options import StoreOptions
@@ -54,7 +54,7 @@ def runner_of(args: Mapping[str, str], model: Model, *, run_cost: int) -> GraphR
         MissingPackageError: onnxruntime is not installed.
     """
     graph = Path(args["model_repository"]) / args["model_version"] / GRAPH_FILE
-    session = ExitStack().enter_context(OnnxRunner(graph))
+    session = ExitStack().enter_context(runner_of_graph(model, graph))
     return GraphRunner(model=model, infer=session.infer, run_cost=run_cost, max_slots=MAX_SLOTS)
 
 
