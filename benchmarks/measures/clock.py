@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import random
 import statistics
 import time
 from collections.abc import Callable, Mapping
@@ -19,19 +20,20 @@ def interleaved_medians_ms(
 ) -> dict[str, float]:
     """Median milliseconds of each contender.
 
-    Every round runs each of them once, every other round in the opposite order. One round before the first is not
-    counted: it pays for caches and first allocations.
+    Every round runs each of them once, in an order drawn anew: what ran just before decides how warm the caches are.
+    One round before the first is not counted: it pays for first allocations.
     """
     taken: dict[str, list[float]] = {name: [] for name in contenders}
     for contender in contenders.values():
         contender()
-    forth = list(contenders)
-    back = forth[::-1]
+    order = list(contenders)
+    generator = random.Random(0)
     gc.collect()
     gc.disable()
     try:
-        for number in track(range(rounds), text):
-            for name in back if number % 2 else forth:
+        for _ in track(range(rounds), text):
+            generator.shuffle(order)
+            for name in order:
                 start = clock()
                 contenders[name]()
                 taken[name].append(1_000 * (clock() - start))

@@ -24,8 +24,9 @@ from hytrec_export.progress import Advance, ignore
 from hytrec_export.serving import ServingSettings
 from hytrec_export.wrapper import split
 
-OPSET = 20
-"""onnxruntime 1.31 reads up to 26, TensorRT 10 and 11 up to 24 and 25; 20 has all that the graphs need."""
+OPSETS = {Lowering.FUSED: 23, Lowering.CHUNKED: 20}
+"""onnxruntime 1.31 reads up to 26, TensorRT 10 and 11 up to 24 and 25. 23 has RMSNormalization, one node for seven; older
+onnxruntime and TensorRT know nothing of it, and TensorRT fuses the seven itself."""
 PRODUCER = "hytrec-export"
 BATCH_AXIS = "B"
 EXAMPLE_SIZES = {BATCH_AXIS: 2, "T": 130, "N": 5, "X": 4}
@@ -59,16 +60,26 @@ def export_graphs(
     paths = {}
     for served in GRAPHS:
         paths[served.name] = folder / f"{served.name}.onnx"
-        export_graph(modules[served.name], paths[served.name], model=served, sizes=settings.sizes, metadata=metadata)
+        export_graph(
+            modules[served.name],
+            paths[served.name],
+            model=served,
+            sizes=settings.sizes,
+            opset=OPSETS[lowering],
+            metadata=metadata,
+        )
         on_graph(1)
     return paths
 
 
-def export_graph(module: nn.Module, path: Path, *, model: Model, sizes: Sizes, metadata: Mapping[str, str]) -> None:
+def export_graph(
+    module: nn.Module, path: Path, *, model: Model, sizes: Sizes, opset: int, metadata: Mapping[str, str]
+) -> None:
     """Write `module` as the ONNX graph of `model`.
 
     Args:
         module: its forward takes and returns the tensors of `model`, in the table's order.
+        opset: version of ONNX's operators to write.
         metadata: strings kept in the graph.
 
     Raises:
@@ -83,7 +94,7 @@ def export_graph(module: nn.Module, path: Path, *, model: Model, sizes: Sizes, m
             f"the weights of {model.name} take {parameter_bytes} bytes and an ONNX file holds {MAX_GRAPH_BYTES}; "
             "train with fewer items or a smaller width"
         )
-    graph = _traced(module, model, sizes)
+    graph = _traced(module, model, sizes, opset)
     _strip(graph.graph)
     graph.producer_name, graph.producer_version = PRODUCER, __version__
     onnx.helper.set_model_props(graph, {"model": model.name, **metadata})
@@ -119,14 +130,14 @@ def check_graph(graph: Any, *, model: Model, sizes: Sizes) -> None:
                 )
 
 
-def _traced(module: nn.Module, model: Model, sizes: Sizes) -> Any:
+def _traced(module: nn.Module, model: Model, sizes: Sizes, opset: int) -> Any:
     axes = {letter: torch.export.Dim(letter) for letter in EXAMPLE_SIZES}
     with _quiet():
         program = torch.onnx.export(
             module.eval(),
             tuple(_example(tensor, sizes) for tensor in model.inputs),
             dynamo=True,
-            opset_version=OPSET,
+            opset_version=opset,
             input_names=model.input_names(),
             output_names=model.output_names(),
             dynamic_shapes=tuple(
