@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 
 from hytrec.errors import HytrecError
-from hytrec_export.options import BuildOptions, Lowering, Target
+from hytrec_export.options import BuildOptions, Device, EngineOptions, Lowering, StateKind, Target
 from hytrec_export.server.options import ServerOptions
 from hytrec_export.serving import Limits
 from hytrec_export.state.options import Durability, StoreOptions
@@ -43,7 +43,26 @@ def build(
         BuildOptions.output
     ),
     target: Annotated[Target, typer.Option(help="Who runs the graphs.")] = BuildOptions.target,
-    lowering: Annotated[Lowering, typer.Option(help="Form of the recurrence in the graph.")] = BuildOptions.lowering,
+    fp16: Annotated[bool, typer.Option("--fp16", help="Half precision, as far as the target has it.")] = (
+        BuildOptions.fp16
+    ),
+    lowering: Annotated[
+        Lowering | None, typer.Option(help="Form of the recurrence in the graph; by default the target's best.")
+    ] = BuildOptions.lowering,
+    device: Annotated[Device, typer.Option(help="Where target onnxruntime runs.")] = BuildOptions.device,
+    state: Annotated[StateKind, typer.Option(help="Who keeps the users' states.")] = BuildOptions.state,
+    compute_capability: Annotated[
+        str | None, typer.Option(help="GPU that target tensorrt-rtx builds for, as sm86.")
+    ] = EngineOptions.compute_capability,
+    hardware_compatibility: Annotated[
+        bool, typer.Option("--hardware-compatibility", help="Engines run on other GPUs too, more slowly.")
+    ] = EngineOptions.hardware_compatibility,
+    version_compatible: Annotated[
+        bool, typer.Option("--version-compatible", help="Engines run on later versions of TensorRT too.")
+    ] = EngineOptions.version_compatible,
+    timing_cache: Annotated[
+        Path | None, typer.Option(help="TensorRT's timing cache; by default it stands beside the repository.")
+    ] = EngineOptions.timing_cache,
     max_events: Annotated[int, typer.Option(help="Most new events of a call.")] = Limits.max_events,
     max_candidates: Annotated[int, typer.Option(help="Most candidates of a call.")] = Limits.max_candidates,
     max_excluded: Annotated[int, typer.Option(help="Most excluded items of a call.")] = Limits.max_excluded,
@@ -55,7 +74,23 @@ def build(
     limits = Limits(
         max_events=max_events, max_candidates=max_candidates, max_excluded=max_excluded, max_batch=max_batch
     )
-    options = BuildOptions(run=run, output=output, target=target, lowering=lowering, limits=limits, atol=atol)
+    options = BuildOptions(
+        run=run,
+        output=output,
+        target=target,
+        fp16=fp16,
+        lowering=lowering,
+        device=device,
+        state=state,
+        engine=EngineOptions(
+            compute_capability=compute_capability,
+            hardware_compatibility=hardware_compatibility,
+            version_compatible=version_compatible,
+            timing_cache=timing_cache,
+        ),
+        limits=limits,
+        atol=atol,
+    )
     from hytrec_export.pipeline import build as build_repository  # noqa: PLC0415 - torch
     from hytrec_export.terminal import progress_bar  # noqa: PLC0415 - --help is not to wait for rich
 

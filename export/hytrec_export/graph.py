@@ -25,8 +25,8 @@ from hytrec_export.serving import ServingSettings
 from hytrec_export.wrapper import split
 
 OPSETS = {Lowering.FUSED: 23, Lowering.CHUNKED: 20}
-"""onnxruntime 1.31 reads up to 26, TensorRT 10 and 11 up to 24 and 25. 23 has RMSNormalization, one node for seven, which
-older versions do not know; TensorRT fuses the seven itself."""
+"""onnxruntime 1.31 reads up to 26, TensorRT 10 and 11 up to 24 and 25. 23 has RMSNormalization, one node for seven;
+older versions do not know it, and TensorRT fuses the seven itself."""
 PRODUCER = "hytrec-export"
 BATCH_AXIS = "B"
 EXAMPLE_SIZES = {BATCH_AXIS: 2, "T": 130, "N": 5, "X": 4}

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
 
 from hytrec_export.errors import OptionError
 from hytrec_export.serving import Limits
@@ -15,8 +15,16 @@ from hytrec_export.serving import Limits
 class Target(StrEnum):
     """Who runs the graphs."""
 
+    AUTO = "auto"
+    """tensorrt where TensorRT and a GPU are found, else embedded"""
     EMBEDDED = "embedded"
     """Triton's python backend calling onnxruntime; pip packages only"""
+    ONNXRUNTIME = "onnxruntime"
+    """Triton's onnxruntime backend, on the CPU or on CUDA; needs Triton's container"""
+    TENSORRT = "tensorrt"
+    """Triton's tensorrt backend; needs a GPU to build, and Triton's container"""
+    TENSORRT_RTX = "tensorrt-rtx"
+    """engines of TensorRT for RTX, built ahead of time without a GPU; Triton has no backend for them"""
 
 
 class Lowering(StrEnum):
@@ -28,6 +36,55 @@ class Lowering(StrEnum):
     """matrix products only, for a runtime without that operator"""
 
 
+class Precision(StrEnum):
+    """What numbers the graphs hold and multiply."""
+
+    FLOAT32 = "float32"
+    MIXED = "mixed-float16"
+    """matrices, tables and their products float16, the rest float32; written into the graph"""
+    HALF_WEIGHTS = "float16-weights"
+    """matrices and tables stored in float16, every product float32"""
+
+
+class Device(StrEnum):
+    """Where Triton's onnxruntime backend runs."""
+
+    CPU = "cpu"
+    CUDA = "cuda"
+
+
+class StateKind(StrEnum):
+    """Who keeps the users' states between calls."""
+
+    STORE = "store"
+    """the state store, for every user, as long as wanted"""
+    SEQUENCE = "sequence"
+    """Triton's sequence batcher, in memory, for a session"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineOptions:
+    """How engines are built; TensorRT's own words.
+
+    Args:
+        compute_capability: of the GPU to build for, for example "sm86"; only for tensorrt-rtx, which needs none here.
+        hardware_compatibility: engines run on GPUs of other architectures too, more slowly.
+        version_compatible: engines run on later versions of TensorRT too.
+        timing_cache: kept and used again by the next build; by default beside the repository.
+    """
+
+    compute_capability: str | None = None
+    hardware_compatibility: bool = False
+    version_compatible: bool = False
+    timing_cache: Path | None = None
+
+    def __post_init__(self) -> None:
+        """Raises: OptionError: compute_capability is not of the form sm86."""
+        given = self.compute_capability
+        if given is not None and not re.fullmatch(r"sm\d{2,3}", given):
+            raise OptionError(f"compute capability is {given!r}; write it as sm86, sm89 or sm120")
+
+
 @dataclass(frozen=True, kw_only=True)
 class BuildOptions:
     """What to build and how.
@@ -35,14 +92,21 @@ class BuildOptions:
     Args:
         run: run folder of `hytrec train`.
         output: where the model repository goes; a repository that stands there is replaced.
+        fp16: half precision, as far as the target has it; see `hytrec_export.targets`.
+        lowering: None takes the target's best.
+        device: of target onnxruntime.
         limits: largest call that the build accepts.
         atol: largest difference from PyTorch that the parity gate lets pass.
     """
 
     run: Path
     output: Path = Path("model_repository")
-    target: Target = Target.EMBEDDED
-    lowering: Lowering = Lowering.FUSED
+    target: Target = Target.AUTO
+    fp16: bool = False
+    lowering: Lowering | None = None
+    device: Device = Device.CPU
+    state: StateKind = StateKind.STORE
+    engine: EngineOptions = field(default_factory=EngineOptions)
     limits: Limits = field(default_factory=Limits)
     atol: float = 1e-4
 
@@ -50,15 +114,3 @@ class BuildOptions:
         """Raises: OptionError: atol is not a positive number."""
         if not 0 < self.atol < math.inf:
             raise OptionError(f"atol is {self.atol}; it must be over 0, and 1e-4 is what a float32 build meets")
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values for the manifest; no paths, which mean nothing on another machine."""
-        return {
-            "target": self.target.value,
-            "lowering": self.lowering.value,
-            "atol": self.atol,
-            "max_events": self.limits.max_events,
-            "max_candidates": self.limits.max_candidates,
-            "max_excluded": self.limits.max_excluded,
-            "max_batch": self.limits.max_batch,
-        }

@@ -12,7 +12,7 @@ import pytest
 from hytrec_export import cli, pipeline, server
 from hytrec_export.errors import BuildError, ServerError
 from hytrec_export.manifest import Manifest
-from hytrec_export.options import BuildOptions, Lowering
+from hytrec_export.options import BuildOptions, Device, EngineOptions, Lowering, StateKind, Target
 from hytrec_export.server import ServerOptions
 from hytrec_export.serving import Limits
 from hytrec_export.state.options import Durability, StoreOptions
@@ -61,15 +61,25 @@ def test_a_build_needs_no_option(command: Command, asked: list[Any]) -> None:
 
 def test_every_build_option_arrives(command: Command, asked: list[Any]) -> None:
     limits = {"max-events": 5, "max-candidates": 6, "max-excluded": 7, "max-batch": 8}
-    options = [f"--{name}={value}" for name, value in limits.items()]
-    command(
-        "build", "run", "--output", "out", "--target", "embedded", "--lowering", "chunked", "--atol", "0.01", *options
-    )
+    words = {"output": "out", "target": "tensorrt-rtx", "lowering": "chunked", "device": "cuda", "state": "sequence"}
+    engine = {"compute-capability": "sm86", "timing-cache": "cache"}
+    options = [f"--{name}={value}" for name, value in {**limits, **words, **engine, "atol": 0.01}.items()]
+    command("build", "run", "--fp16", "--hardware-compatibility", "--version-compatible", *options)
     assert asked == [
         BuildOptions(
             run=Path("run"),
             output=Path("out"),
+            target=Target.TENSORRT_RTX,
+            fp16=True,
             lowering=Lowering.CHUNKED,
+            device=Device.CUDA,
+            state=StateKind.SEQUENCE,
+            engine=EngineOptions(
+                compute_capability="sm86",
+                hardware_compatibility=True,
+                version_compatible=True,
+                timing_cache=Path("cache"),
+            ),
             atol=0.01,
             limits=Limits(max_events=5, max_candidates=6, max_excluded=7, max_batch=8),
         )

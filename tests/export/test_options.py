@@ -6,15 +6,17 @@ from pathlib import Path
 import pytest
 
 from hytrec_export.errors import OptionError
-from hytrec_export.options import BuildOptions, Lowering, Target
+from hytrec_export.options import BuildOptions, EngineOptions, StateKind, Target
 from hytrec_export.serving import Limits
 
 
 def test_only_the_run_has_to_be_said() -> None:
     options = BuildOptions(run=Path("run"))
     assert options.output == Path("model_repository")
-    assert options.target is Target.EMBEDDED
-    assert options.lowering is Lowering.FUSED
+    assert options.target is Target.AUTO
+    assert options.state is StateKind.STORE
+    assert options.lowering is None
+    assert not options.fp16
     assert options.limits == Limits()
     assert options.atol == 1e-4
 
@@ -26,14 +28,8 @@ def test_a_bound_that_bounds_nothing_is_refused(atol: float) -> None:
         BuildOptions(run=Path("run"), atol=atol)
 
 
-def test_the_manifest_gets_every_option_but_the_paths() -> None:
-    options = BuildOptions(run=Path("run"), lowering=Lowering.CHUNKED, limits=Limits(max_events=7))
-    assert options.to_dict() == {
-        "target": "embedded",
-        "lowering": "chunked",
-        "atol": 1e-4,
-        "max_events": 7,
-        "max_candidates": 1024,
-        "max_excluded": 4096,
-        "max_batch": 64,
-    }
+@pytest.mark.parametrize("given", ["86", "sm8", "sm1200", "SM86", "sm86 "])
+def test_a_compute_capability_is_written_as_nvidia_writes_it(given: str) -> None:
+    message = f"compute capability is {given!r}; write it as sm86, sm89 or sm120"
+    with pytest.raises(OptionError, match=f"^{re.escape(message)}$"):
+        EngineOptions(compute_capability=given)
