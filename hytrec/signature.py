@@ -179,3 +179,50 @@ RECOMMEND = chain(
     (STATE_LOAD, ENCODER, RETRIEVER, RERANKER, STATE_SAVE),
 )
 ENSEMBLES = (APPEND, RANK, RECOMMEND)
+
+# --- sessions: Triton itself keeps the encoder's state, for as long as a sequence lives ---
+SESSION_INPUTS = (ITEM_KEYS, BEHAVIOR_KEYS, TIMES)
+SESSION_RECEIPT = (NEW_EVENT_COUNT, MODEL_FINGERPRINT)
+NEXT_EVENT_COUNT = NEXT_STATE[STATE.index(EVENT_COUNT)]
+SESSION_LOAD = Model(
+    name="hytrec_session_load",
+    inputs=(*SESSION_INPUTS, PUBLIC_NOW, _optional(CANDIDATE_KEYS), TOP_K, EXCLUDED_KEYS),
+    outputs=(ITEM_ROWS, BEHAVIOR_ROWS, ROW_TIMES, NOW, EXCLUDED_ROWS, CANDIDATE_ROWS, TICKET),
+    doc="checks a call of a session, maps keys to rows, pads to bucket lengths",
+)
+SESSION_ENCODER = Model(
+    name=ENCODER.name,
+    inputs=(ITEM_ROWS, BEHAVIOR_ROWS, ROW_TIMES),
+    outputs=ENCODER.outputs,
+    doc="the encoder, whose state tensors Triton carries from call to call",
+)
+SESSION_SAVE = Model(
+    name="hytrec_session_save",
+    inputs=(NEXT_EVENT_COUNT, TICKET, _optional(CANDIDATE_ROWS), _optional(RAW_SCORES)),
+    outputs=(*SESSION_RECEIPT, SCORES, RETURNED_KEYS, RETURNED_SCORES),
+    doc="trims, sorts, maps rows back to keys: every public output; stores nothing",
+)
+SESSION_ENSEMBLES = (
+    chain(
+        "hytrec_session_append",
+        "feed a session",
+        SESSION_INPUTS,
+        SESSION_RECEIPT,
+        (SESSION_LOAD, SESSION_ENCODER, SESSION_SAVE),
+        unread=frozenset({CANDIDATE_ROWS.name}),
+    ),
+    chain(
+        "hytrec_session_rank",
+        "feed a session (or not) and score candidates",
+        (*SESSION_INPUTS, *RANK_INPUTS),
+        (SCORES, *SESSION_RECEIPT),
+        (SESSION_LOAD, SESSION_ENCODER, RERANKER, SESSION_SAVE),
+    ),
+    chain(
+        "hytrec_session_recommend",
+        "feed a session (or not) and return the best items of the catalogue",
+        (*SESSION_INPUTS, PUBLIC_NOW, TOP_K, EXCLUDED_KEYS),
+        (RETURNED_KEYS, RETURNED_SCORES, *SESSION_RECEIPT),
+        (SESSION_LOAD, SESSION_ENCODER, RETRIEVER, RERANKER, SESSION_SAVE),
+    ),
+)

@@ -16,9 +16,9 @@ import numpy as np
 
 from hytrec.signature import APPEND, ENSEMBLES, RANK, RECOMMEND, Model
 from hytrec_clients import ClientError, Events, HytrecClient, ServerFailed
+from hytrec_export.layout import MODULES, VERSION
 from hytrec_export.server import EmbeddedServer
 from hytrec_export.state.store import StateStore, StoredUser
-from hytrec_export.triton_repository import MODULES, VERSION
 
 STEPS = tuple(step.model for step in RECOMMEND.steps)
 """All there are."""

@@ -8,6 +8,7 @@ HytrecError
     ParityError           a built graph differs from PyTorch by more than the bound
     RepositoryError       a model repository is missing, damaged or of another format
     ServerError           tritonserver cannot start or stopped
+    DeploymentError       no image or machine fits the repository
     InputError            a call's input is out of its range (INVALID_ARGUMENT)
     GraphError            a graph failed or made an impossible answer (INTERNAL)
     StateStoreError
@@ -24,6 +25,7 @@ from hytrec.errors import HytrecError
 
 __all__ = [
     "BuildError",
+    "DeploymentError",
     "ExportError",
     "GraphError",
     "InputError",
@@ -67,6 +69,10 @@ class RepositoryError(ExportError):
 
 class ServerError(ExportError):
     """The tritonserver process cannot start, or stopped."""
+
+
+class DeploymentError(ExportError):
+    """No image or machine is known that fits a repository."""
 
 
 class InputError(ExportError):

@@ -47,7 +47,7 @@ def build(options: BuildOptions, *, progress: Progress = silent) -> Manifest:
             gate = check_parity(run.model, run.samples, graphs, settings=settings, atol=plan.atol, on_case=advance)
         repository = staging / NEW
         repository.mkdir()
-        write_repository(repository, settings=settings, vocabulary=run.vocabulary, graphs=graphs)
+        write_repository(repository, settings=settings, vocabulary=run.vocabulary, files=graphs, plan=plan)
         answers.save(gate.answers, repository / answers.FILE_NAME)
         keep_own_files(output, repository)
         manifest = describe(repository, settings.fingerprint, plan.to_dict(), gate.differences.to_dict())

@@ -2,100 +2,74 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from hytrec.signature import ENSEMBLES, GRAPHS, STATE_MODELS, DType, Ensemble, Model, Tensor
+from hytrec.contract import Ensemble, Model
+from hytrec_export.backend_config import backend_config
+from hytrec_export.batch_sizes import QUEUE_DELAY_US
+from hytrec_export.layout import layout_of
 from hytrec_export.optional import require
 from hytrec_export.serving import ServingSettings
+from hytrec_export.targets import Plan
+from hytrec_export.tensor_config import input_of, messages, output_of
+from hytrec_export.warmup import WarmupRequest
 
-QUEUE_DELAY_US = 100
-"""How long a step waits for batch-mates; see `batching_config`."""
-
-_TRITON_TYPES = {
-    DType.FLOAT32: "TYPE_FP32",
-    DType.INT64: "TYPE_INT64",
-    DType.UINT8: "TYPE_UINT8",
-    DType.BOOL: "TYPE_BOOL",
-    DType.BYTES: "TYPE_STRING",
-}
+NO_WARMUP: Mapping[str, Sequence[WarmupRequest]] = {}
 
 
-def config_texts(settings: ServingSettings) -> dict[str, str]:
+def config_texts(
+    settings: ServingSettings, plan: Plan, *, warmup: Mapping[str, Sequence[WarmupRequest]] = NO_WARMUP
+) -> dict[str, str]:
     """`config.pbtxt` by model name, ensembles included.
+
+    Args:
+        warmup: requests by model name; models of the python backend have none.
 
     Raises:
         MissingPackageError: tritonclient is not installed.
     """
     text_format = require("google.protobuf.text_format", extra="export")
-    configs = {model.name: model_config(model, settings) for model in (*GRAPHS, *STATE_MODELS)} | {
-        ensemble.name: ensemble_config(ensemble, settings) for ensemble in ENSEMBLES
-    }
+    layout = layout_of(plan)
+    configs = {model.name: python_config(model, settings) for model in layout.python_models}
+    if not layout.graphs_in_python:
+        configs |= {
+            model.name: backend_config(model, settings, plan, warmup.get(model.name, ())) for model in layout.graphs
+        }
+    configs |= {ensemble.name: ensemble_config(ensemble, settings) for ensemble in layout.ensembles}
     return {name: text_format.MessageToString(config) for name, config in configs.items()}
 
 
-def model_config(model: Model, settings: ServingSettings) -> Any:
+def python_config(model: Model, settings: ServingSettings) -> Any:
     """ModelConfig message of one python model: one CPU instance, ragged dynamic batching."""
-    messages = _messages()
-    return messages.ModelConfig(
+    parts = messages()
+    return parts.ModelConfig(
         name=model.name,
         backend="python",
         max_batch_size=settings.limits.max_batch,
-        input=[_input(tensor, settings, ragged=tensor.dynamic) for tensor in model.inputs],
-        output=[_output(tensor, settings) for tensor in model.outputs],
-        instance_group=[messages.ModelInstanceGroup(count=1, kind=messages.ModelInstanceGroup.KIND_CPU)],
-        dynamic_batching=batching_config(settings),
-    )
-
-
-def batching_config(settings: ServingSettings) -> Any:
-    """ModelDynamicBatching message.
-
-    The requests of a batch leave a step together but reach the next one by one; without a delay the first would run
-    alone there. A batch that is full goes at once.
-    """
-    return _messages().ModelDynamicBatching(
-        preferred_batch_size=[settings.limits.max_batch], max_queue_delay_microseconds=QUEUE_DELAY_US
+        input=[input_of(tensor, settings, ragged=tensor.dynamic) for tensor in model.inputs],
+        output=[output_of(tensor, settings) for tensor in model.outputs],
+        instance_group=[parts.ModelInstanceGroup(count=1, kind=parts.ModelInstanceGroup.KIND_CPU)],
+        dynamic_batching=parts.ModelDynamicBatching(
+            preferred_batch_size=[settings.limits.max_batch], max_queue_delay_microseconds=QUEUE_DELAY_US
+        ),
     )
 
 
 def ensemble_config(ensemble: Ensemble, settings: ServingSettings) -> Any:
     """ModelConfig message of one public endpoint."""
-    messages = _messages()
+    parts = messages()
     steps = [
-        messages.ModelEnsembling.Step(
+        parts.ModelEnsembling.Step(
             model_name=step.model.name, model_version=-1, input_map=step.inputs, output_map=step.outputs
         )
         for step in ensemble.steps
     ]
-    return messages.ModelConfig(
+    return parts.ModelConfig(
         name=ensemble.name,
         platform="ensemble",
         max_batch_size=settings.limits.max_batch,
-        input=[_input(tensor, settings, ragged=False) for tensor in ensemble.inputs],
-        output=[_output(tensor, settings) for tensor in ensemble.outputs],
-        ensemble_scheduling=messages.ModelEnsembling(step=steps),
+        input=[input_of(tensor, settings) for tensor in ensemble.inputs],
+        output=[output_of(tensor, settings) for tensor in ensemble.outputs],
+        ensemble_scheduling=parts.ModelEnsembling(step=steps),
     )
-
-
-def _input(tensor: Tensor, settings: ServingSettings, *, ragged: bool) -> Any:
-    return _messages().ModelInput(
-        name=tensor.name,
-        data_type=_data_type(tensor, settings),
-        dims=settings.sizes.shape(tensor),
-        optional=tensor.optional,
-        allow_ragged_batch=ragged,
-    )
-
-
-def _output(tensor: Tensor, settings: ServingSettings) -> Any:
-    return _messages().ModelOutput(
-        name=tensor.name, data_type=_data_type(tensor, settings), dims=settings.sizes.shape(tensor)
-    )
-
-
-def _data_type(tensor: Tensor, settings: ServingSettings) -> Any:
-    return _messages().DataType.Value(_TRITON_TYPES[settings.key_type(tensor.dtype)])
-
-
-def _messages() -> Any:
-    return require("tritonclient.grpc.model_config_pb2", extra="export")

@@ -1,29 +1,24 @@
-"""Writes a Triton model repository: configs, shims, graphs, and what the python models read at its root."""
+"""Writes a Triton model repository: configs, shims, graphs or engines, and what the python models read at its root."""
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
-from importlib.resources import files
+from collections.abc import Mapping, Sequence
+from importlib.resources import files as resources
 from pathlib import Path
 
-from hytrec.signature import ENCODER, FORGET, GRAPHS, RERANKER, RETRIEVER, STATE_LOAD, STATE_SAVE
+from hytrec.data import History
 from hytrec.vocabulary import Vocabulary
 from hytrec_export.errors import BuildError
+from hytrec_export.layout import CONFIG, MODULES, VERSION, Layout, layout_of
+from hytrec_export.options import Target
 from hytrec_export.serving import VOCABULARY_FILE, ServingSettings
+from hytrec_export.target_note import TARGET_NOTE, target_note
+from hytrec_export.targets import Plan
 from hytrec_export.triton_config import config_texts
+from hytrec_export.warmup import WarmupRequest, warmup_requests
 
-VERSION = "1"
 README = "README.md"
-MODULES = {
-    STATE_LOAD.name: "load",
-    ENCODER.name: "encoder",
-    RETRIEVER.name: "retriever",
-    RERANKER.name: "reranker",
-    STATE_SAVE.name: "save",
-    FORGET.name: "forget",
-}
-"""Module of `hytrec_export.triton_models` behind every python model."""
 
 _SHIM = '''"""Triton loads this file; the model itself comes with the installed package hytrec-export."""
 
@@ -34,36 +29,48 @@ __all__ = ["TritonPythonModel"]
 
 
 def write_repository(
-    staging: Path, *, settings: ServingSettings, vocabulary: Vocabulary, graphs: Mapping[str, Path]
+    staging: Path,
+    *,
+    settings: ServingSettings,
+    vocabulary: Vocabulary,
+    files: Mapping[str, Path],
+    plan: Plan,
+    warmup: Sequence[History] = (),
 ) -> None:
     """Fill the empty folder `staging` with a whole repository.
 
     Args:
-        graphs: .onnx file of every neural model, by model name.
+        files: .onnx file, or .plan file where the plan has engines, of every neural model, by model name.
+        warmup: real histories, from which the server's first requests to the neural models are made; the models of
+            target embedded need none.
 
     Raises:
-        BuildError: a graph is missing, one too many is given, or the folder cannot be written.
+        BuildError: a file is missing, one too many is given, or the folder cannot be written.
         MissingPackageError: tritonclient is not installed.
     """
-    wanted = {model.name for model in GRAPHS}
-    if set(graphs) != wanted:
-        raise BuildError(
-            f"graphs are given for {', '.join(sorted(graphs)) or 'no model'}; "
-            f"a repository needs {', '.join(sorted(wanted))}"
-        )
-    texts = config_texts(settings)
+    layout = layout_of(plan)
+    _check(layout, files)
+    requests: dict[str, list[WarmupRequest]] = {}
+    if not layout.graphs_in_python:
+        requests = {model.name: warmup_requests(model, settings, warmup) for model in layout.warmed}
+    texts = config_texts(settings, plan, warmup=requests)
+    modules = {model.name: MODULES[model.name] for model in layout.python_models}
     try:
         for name, text in texts.items():
             version = staging / name / VERSION
             version.mkdir(parents=True)
-            (staging / name / "config.pbtxt").write_text(text)
-            if name in MODULES:
-                (version / "model.py").write_text(_SHIM.format(module=MODULES[name]))
-        for name, graph in graphs.items():
-            shutil.copyfile(graph, staging / name / VERSION / "model.onnx")
+            (staging / name / CONFIG).write_text(text)
+            if name in modules:
+                (version / "model.py").write_text(_SHIM.format(module=modules[name]))
+            for request in requests.get(name, ()):
+                request.save(staging / name)
+        for name, file in files.items():
+            shutil.copyfile(file, staging / name / VERSION / layout.model_file)
         settings.save(staging)
         vocabulary.save(staging / VOCABULARY_FILE)
         (staging / README).write_text(repository_readme())
+        if plan.target is not Target.EMBEDDED:
+            (staging / TARGET_NOTE).write_text(target_note(plan))
     except OSError as error:
         raise BuildError(
             f"the model repository cannot be written to {staging} ({error.strerror or error}); "
@@ -73,4 +80,14 @@ def write_repository(
 
 def repository_readme() -> str:
     """README.md of every repository; the checkout's model_repository/README.md is the same text."""
-    return files("hytrec_export").joinpath("repository_readme.md").read_text()
+    return resources("hytrec_export").joinpath("repository_readme.md").read_text()
+
+
+def _check(layout: Layout, files: Mapping[str, Path]) -> None:
+    wanted = {model.name for model in layout.graphs}
+    if set(files) != wanted:
+        what = Path(layout.model_file).suffix
+        raise BuildError(
+            f"{what} files are given for {', '.join(sorted(files)) or 'no model'}; "
+            f"a repository needs {', '.join(sorted(wanted))}"
+        )

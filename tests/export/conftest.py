@@ -6,6 +6,7 @@ import shutil
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,13 +16,28 @@ from hytrec.data import History
 from hytrec.signature import STATE, DType, Sizes
 from hytrec.vocabulary import Vocabulary
 from hytrec_export.counting import Event
+from hytrec_export.options import BuildOptions, Target
 from hytrec_export.serving import Limits, ServingSettings
 from hytrec_export.state.memory_store import MemoryStore
 from hytrec_export.state.rules import RecordRules
 from hytrec_export.state.store import State
+from hytrec_export.targets import Plan, make_plan
 
 SIZES = Sizes(layers=2, heads=2, key_size=4, value_size=4, width=8, window=4, retrieved=20)
 FINGERPRINT = "0123456789abcdef" * 2
+
+
+PlanOf = Callable[..., Plan]
+
+
+@pytest.fixture(scope="session")
+def plan_of() -> PlanOf:
+    """A plan of a target and other options, with the limits of `settings`."""
+
+    def plan(target: Target = Target.EMBEDDED, **options: Any) -> Plan:
+        return make_plan(BuildOptions(run=Path("run"), target=target, **options), gpus=lambda: 0)
+
+    return plan
 
 
 class CountingCounters:

@@ -23,9 +23,10 @@ MODELS = [*GRAPHS, *STATE_MODELS]
 
 
 @pytest.fixture(scope="module")
-def configs(settings: ServingSettings) -> dict[str, Any]:
+def configs(settings: ServingSettings, plan_of: Any) -> dict[str, Any]:
     return {
-        name: text_format.Parse(text, model_config_pb2.ModelConfig()) for name, text in config_texts(settings).items()
+        name: text_format.Parse(text, model_config_pb2.ModelConfig())
+        for name, text in config_texts(settings, plan_of()).items()
     }
 
 
@@ -91,7 +92,7 @@ def test_every_internal_tensor_is_made_once_and_read_later(ensemble: Ensemble, c
     assert list(config.ensemble_scheduling.step)[-1].model_name == "hytrec_state_save"
 
 
-def test_key_types_are_the_builds(settings: ServingSettings) -> None:
+def test_key_types_are_the_builds(settings: ServingSettings, plan_of: Any) -> None:
     strings = ServingSettings(
         fingerprint=settings.fingerprint,
         items=settings.items,
@@ -99,7 +100,7 @@ def test_key_types_are_the_builds(settings: ServingSettings) -> None:
         item_key_type=DType.BYTES,
         behavior_key_type=DType.INT64,
     )
-    config = text_format.Parse(config_texts(strings)["hytrec_rank"], model_config_pb2.ModelConfig())
+    config = text_format.Parse(config_texts(strings, plan_of())["hytrec_rank"], model_config_pb2.ModelConfig())
     types = {name: kind for name, kind, _ in _declared(config.input)}
     assert (types["item_keys"], types["candidate_keys"]) == ("TYPE_STRING", "TYPE_STRING")
     assert types["behavior_keys"] == "TYPE_INT64"

@@ -1,13 +1,15 @@
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from hytrec.signature import ENSEMBLES, GRAPHS, STATE_MODELS
 from hytrec.vocabulary import Vocabulary
 from hytrec_export.errors import BuildError
+from hytrec_export.layout import MODULES
 from hytrec_export.serving import ServingSettings
 from hytrec_export.triton_config import config_texts
-from hytrec_export.triton_repository import MODULES, repository_readme, write_repository
+from hytrec_export.triton_repository import repository_readme, write_repository
 
 CHECKOUT = Path(__file__).parents[2]
 
@@ -21,15 +23,19 @@ def graphs(tmp_path: Path) -> dict[str, Path]:
 
 
 @pytest.fixture
-def repository(tmp_path: Path, settings: ServingSettings, vocabulary: Vocabulary, graphs: dict[str, Path]) -> Path:
+def repository(
+    tmp_path: Path, settings: ServingSettings, vocabulary: Vocabulary, graphs: dict[str, Path], plan_of: Any
+) -> Path:
     staging = tmp_path / "staging"
     staging.mkdir()
-    write_repository(staging, settings=settings, vocabulary=vocabulary, graphs=graphs)
+    write_repository(staging, settings=settings, vocabulary=vocabulary, files=graphs, plan=plan_of())
     return staging
 
 
-def test_a_repository_is_whole(repository: Path, settings: ServingSettings, vocabulary: Vocabulary) -> None:
-    for name, text in config_texts(settings).items():
+def test_a_repository_is_whole(
+    repository: Path, settings: ServingSettings, vocabulary: Vocabulary, plan_of: Any
+) -> None:
+    for name, text in config_texts(settings, plan_of()).items():
         assert (repository / name / "config.pbtxt").read_text() == text
     for ensemble in ENSEMBLES:
         assert list((repository / ensemble.name / "1").iterdir()) == []
@@ -37,7 +43,8 @@ def test_a_repository_is_whole(repository: Path, settings: ServingSettings, voca
         assert (repository / model.name / "1" / "model.onnx").read_text() == model.name
     assert ServingSettings.load(repository) == settings
     assert Vocabulary.load(repository / "vocabulary.npz").digest() == vocabulary.digest()
-    assert len(list(repository.rglob("*"))) == 3 + 3 * len(MODULES) + 3 * len(ENSEMBLES) + len(GRAPHS) + len(MODULES)
+    models = len(GRAPHS) + len(STATE_MODELS)
+    assert len(list(repository.rglob("*"))) == 3 + 3 * len(ENSEMBLES) + 4 * models + len(GRAPHS)
 
 
 @pytest.mark.parametrize("model", [*GRAPHS, *STATE_MODELS], ids=lambda model: model.name)
@@ -50,19 +57,25 @@ def test_a_python_model_is_a_shim_into_its_module(repository: Path, model: objec
 
 @pytest.mark.parametrize("missing", ["hytrec_encoder", None])
 def test_a_missing_graph_is_named(
-    tmp_path: Path, settings: ServingSettings, vocabulary: Vocabulary, graphs: dict[str, Path], missing: str | None
+    tmp_path: Path,
+    settings: ServingSettings,
+    vocabulary: Vocabulary,
+    graphs: dict[str, Path],
+    plan_of: Any,
+    missing: str | None,
 ) -> None:
     given = {name: path for name, path in graphs.items() if missing and name != missing}
     names = ", ".join(sorted(given)) or "no model"
     with pytest.raises(
         BuildError,
-        match=rf"^graphs are given for {names}; a repository needs hytrec_encoder, hytrec_reranker, hytrec_retriever$",
+        match=rf"^\.onnx files are given for {names}; "
+        r"a repository needs hytrec_encoder, hytrec_reranker, hytrec_retriever$",
     ):
-        write_repository(tmp_path, settings=settings, vocabulary=vocabulary, graphs=given)
+        write_repository(tmp_path, settings=settings, vocabulary=vocabulary, files=given, plan=plan_of())
 
 
 def test_a_folder_that_cannot_be_written_is_named(
-    tmp_path: Path, settings: ServingSettings, vocabulary: Vocabulary, graphs: dict[str, Path]
+    tmp_path: Path, settings: ServingSettings, vocabulary: Vocabulary, graphs: dict[str, Path], plan_of: Any
 ) -> None:
     staging = tmp_path / "file"
     staging.write_text("")
@@ -70,7 +83,7 @@ def test_a_folder_that_cannot_be_written_is_named(
         BuildError,
         match=r"^the model repository cannot be written to .*file \(Not a directory\); check the folder's",
     ):
-        write_repository(staging, settings=settings, vocabulary=vocabulary, graphs=graphs)
+        write_repository(staging, settings=settings, vocabulary=vocabulary, files=graphs, plan=plan_of())
 
 
 def test_the_checkouts_readme_is_the_template(repository: Path) -> None:

@@ -16,7 +16,9 @@ from numpy.typing import NDArray
 
 from hytrec.signature import ENCODER, RERANKER, RETRIEVER, DType, Model, Sizes, Tensor
 from hytrec.vocabulary import Vocabulary
+from hytrec_export.options import BuildOptions, Target
 from hytrec_export.serving import ServingSettings
+from hytrec_export.targets import make_plan
 from hytrec_export.triton_repository import write_repository
 
 _ONNX_TYPES = {DType.FLOAT32: "float", DType.INT64: "int64"}
@@ -268,7 +270,13 @@ def write_stand_in_repository() -> WriteRepository:
     def write(folder: Path, settings: ServingSettings, vocabulary: Vocabulary) -> Path:
         graphs = write_stand_ins(folder / "graphs", settings.sizes, settings.items)
         (folder / "repository").mkdir()
-        write_repository(folder / "repository", settings=settings, vocabulary=vocabulary, graphs=graphs)
+        write_repository(
+            folder / "repository",
+            settings=settings,
+            vocabulary=vocabulary,
+            files=graphs,
+            plan=make_plan(BuildOptions(run=folder, target=Target.EMBEDDED)),
+        )
         return folder / "repository"
 
     return write

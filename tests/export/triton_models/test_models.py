@@ -20,10 +20,10 @@ from hytrec.signature import (
     next_name,
 )
 from hytrec.vocabulary import Vocabulary
+from hytrec_export.layout import MODULES
 from hytrec_export.serving import ServingSettings
 from hytrec_export.state.memory_store import MemoryStore
 from hytrec_export.state.options import StoreOptions
-from hytrec_export.triton_repository import MODULES
 
 pytestmark = pytest.mark.usefixtures("pb_utils")
 

@@ -13,8 +13,8 @@ import pytest
 
 from hytrec.signature import ENCODER, RERANKER, RETRIEVER, STATE_LOAD, STATE_SAVE, Model
 from hytrec.vocabulary import Vocabulary
+from hytrec_export.layout import MODULES
 from hytrec_export.serving import ServingSettings
-from hytrec_export.triton_repository import MODULES
 
 pytestmark = pytest.mark.e2e
 

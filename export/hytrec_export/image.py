@@ -1,0 +1,31 @@
+"""Which of NVIDIA's Triton images loads an engine: TensorRT reads engines of its own version only."""
+
+from __future__ import annotations
+
+from hytrec_export.errors import DeploymentError
+
+REGISTRY = "nvcr.io/nvidia/tritonserver"
+IMAGES = {
+    "10.8.0": "25.01-py3",
+    "10.16.1": "26.04-py3",
+}
+"""Tag of the image by TensorRT version, as far as a published statement of the version was found (docs/gpu.md has the
+sources). Images before 24.11 have Python 3.10, which this package does not run on."""
+
+
+def image_for(tensorrt_version: str) -> str:
+    """The image, with its tag, whose TensorRT reads engines of a version.
+
+    Args:
+        tensorrt_version: for example "10.16.1.11"; what follows the third number does not matter.
+
+    Raises:
+        DeploymentError: no image is known.
+    """
+    release = ".".join(tensorrt_version.split(".")[:3])
+    if release not in IMAGES:
+        raise DeploymentError(
+            f"no Triton image with TensorRT {tensorrt_version} is known (known: {', '.join(IMAGES)}); build the engine "
+            "with one of those, or look the tag up in NVIDIA's support matrix and pass it: --build-arg TRITON_TAG=..."
+        )
+    return f"{REGISTRY}:{IMAGES[release]}"

@@ -1,0 +1,29 @@
+"""`hytrec_session_save` in Triton's python backend; the work is done by `hytrec_export.sessions`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from hytrec.signature import SESSION_SAVE
+from hytrec_export.sessions import SessionSaver
+from hytrec_export.triton_models.batch import respond
+from hytrec_export.triton_models.metrics import TritonCounters
+from hytrec_export.triton_models.setup import settings_of, starting, vocabulary_of
+
+
+class TritonPythonModel:
+    """Last step of a session's chains."""
+
+    @starting
+    def initialize(self, args: dict[str, str]) -> None:
+        """Open the vocabulary."""
+        self._saver = SessionSaver(
+            settings=settings_of(args),
+            vocabulary=vocabulary_of(args),
+            counters=TritonCounters(model=SESSION_SAVE, events=()),
+        )
+
+    def execute(self, requests: Sequence[Any]) -> list[Any]:
+        """Answer one server batch."""
+        return respond(requests, self._saver.answer, model=SESSION_SAVE)
