@@ -2,7 +2,9 @@
 PYTHON ?= python3.11
 BIN := .venv/bin
 
-.PHONY: demo test unit lint format measure quality clean
+PERF_ANALYZER := .perf_analyzer/perf_analyzer
+
+.PHONY: demo test unit lint format measure quality perf-analyzer clean
 
 demo: .venv/ready
 	$(BIN)/python examples/demo.py
@@ -25,6 +27,11 @@ measure: .venv/ready
 
 quality: .venv/ready
 	$(BIN)/python benchmarks/quality.py
+
+perf-analyzer: $(PERF_ANALYZER)
+
+$(PERF_ANALYZER): .ci/perf-analyzer
+	PYTHON=$(PYTHON) .ci/perf-analyzer .perf_analyzer
 
 .venv/ready: pyproject.toml .ci/install
 	PYTHON=$(PYTHON) .ci/install .venv
