@@ -36,6 +36,14 @@ def recall(memory: Tensor, queries: Tensor) -> Tensor:
     return (q @ memory).transpose(1, 2).flatten(2)
 
 
+class MatrixProduct(nn.Module):
+    """a @ b as a module, so that an export can put a product of another precision in its place."""
+
+    def forward(self, a: Tensor, b: Tensor) -> Tensor:
+        """(..., M, K) and (..., K, N) -> (..., M, N)."""
+        return a @ b
+
+
 class Dropout(nn.Module):
     """Dropout in steps of 1/256, eight random bytes at a time: on a CPU drawing the mask costs more than what it masks.
 
@@ -181,15 +189,16 @@ class SoftmaxAttention(nn.Module):
         self.key = nn.Linear(width, width, bias=False)
         self.value = nn.Linear(width, width, bias=False)
         self.output = nn.Linear(width, width, bias=False)
+        self.product = MatrixProduct()
 
     def forward(self, x: Tensor, context: Tensor, present: Tensor) -> Tensor:
         """x (B, N, D) reads context (B, M, D) where present (B, M) bool, of which one at least is True: (B, N, D)."""
         query, key, value = (
             self._split(f(y)) for f, y in ((self.query, x), (self.key, context), (self.value, context))
         )
-        logits = query @ key.mT / math.sqrt(query.shape[-1])  # (B, H, N, M)
+        logits = self.product(query, key.mT) / math.sqrt(query.shape[-1])  # (B, H, N, M)
         logits = logits.masked_fill(~present[:, None, None, :], -math.inf)
-        read = torch.softmax(logits, -1) @ value
+        read = self.product(torch.softmax(logits, -1), value)
         return self.output(read.transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
 
     def _split(self, x: Tensor) -> Tensor:

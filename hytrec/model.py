@@ -26,6 +26,7 @@ from hytrec.layers import (
     Dropout,
     FeedForward,
     GatedFusion,
+    MatrixProduct,
     TADNLayer,
     TemporalDecay,
     bucket_of_duration,
@@ -71,6 +72,7 @@ class HyTRec(nn.Module):
         self.tadn_layers = tadn_layers
         self.read_long, self.read_short = read_long, read_short
         self.item_table = nn.Embedding(items + 2, width)
+        self.catalogue_product = MatrixProduct()
         self.behavior_table = nn.Embedding(behaviors + 1, width)
         self.gap_table = nn.Embedding(GAP_BUCKETS, width)
         self.dropout = Dropout(dropout)
@@ -104,7 +106,7 @@ class HyTRec(nn.Module):
 
     def empty_state(self, batch: int) -> State:
         """State of `batch` users without events: zeros."""
-        weight = self.item_table.weight
+        weight = self.norm.weight
         size = self.width // self.heads
 
         def whole(*shape: int) -> Tensor:
@@ -237,7 +239,7 @@ class HyTRec(nn.Module):
 
     def retrieve_scores(self, user: Tensor) -> Tensor:
         """u . item table: (..., D) -> (..., I + 2)."""
-        return user @ self.item_table.weight.T
+        return self.catalogue_product(user, self.item_table.weight.T)  # type: ignore[no-any-return]
 
     def retrieve(self, reading: Reading, excluded_rows: Tensor) -> Tensor:
         """Best item rows, best first: (B, R) int64; 0 where fewer than R items are left. excluded_rows (B, X) int64."""

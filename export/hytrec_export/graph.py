@@ -17,9 +17,12 @@ from hytrec import __version__
 from hytrec.model import HyTRec
 from hytrec.signature import GRAPHS, DType, Model, Sizes, Tensor
 from hytrec_export.errors import BuildError
+from hytrec_export.half_weights import halve_weights
 from hytrec_export.lowering import delta_rule_of
+from hytrec_export.mixed import mixed_model, widest_kept
 from hytrec_export.optional import require
-from hytrec_export.options import Lowering
+from hytrec_export.options import Lowering, Precision
+from hytrec_export.precision_check import check_precision
 from hytrec_export.progress import Advance, ignore
 from hytrec_export.serving import ServingSettings
 from hytrec_export.wrapper import split
@@ -44,19 +47,23 @@ def export_graphs(
     *,
     settings: ServingSettings,
     lowering: Lowering,
+    precision: Precision = Precision.FLOAT32,
     on_graph: Advance = ignore,
 ) -> dict[str, Path]:
     """Write the three graphs into `folder`: their files by model name.
 
     Args:
+        precision: of matrices and tables, and of their products.
         on_graph: told how many graphs are done just now.
 
     Raises:
-        BuildError: a graph's tensors are not those of the table, or it is too large for one file.
+        BuildError: a graph's tensors are not those of the table, it is too large for one file, or it has not the
+            precision that it should have.
         MissingPackageError: onnx or onnxscript is not installed.
     """
-    modules = split(model, delta_rule=delta_rule_of(lowering, max_events=settings.limits.max_events))
-    metadata = {"fingerprint": settings.fingerprint, "lowering": lowering.value}
+    exported = mixed_model(model) if precision is Precision.MIXED else model
+    modules = split(exported, delta_rule=delta_rule_of(lowering, max_events=settings.limits.max_events))
+    metadata = {"fingerprint": settings.fingerprint, "lowering": lowering.value, "precision": precision.value}
     paths = {}
     for served in GRAPHS:
         paths[served.name] = folder / f"{served.name}.onnx"
@@ -67,13 +74,23 @@ def export_graphs(
             sizes=settings.sizes,
             opset=OPSETS[lowering],
             metadata=metadata,
+            precision=precision,
+            narrow=widest_kept(model),
         )
         on_graph(1)
     return paths
 
 
 def export_graph(
-    module: nn.Module, path: Path, *, model: Model, sizes: Sizes, opset: int, metadata: Mapping[str, str]
+    module: nn.Module,
+    path: Path,
+    *,
+    model: Model,
+    sizes: Sizes,
+    opset: int,
+    metadata: Mapping[str, str],
+    precision: Precision = Precision.FLOAT32,
+    narrow: int = 0,
 ) -> None:
     """Write `module` as the ONNX graph of `model`.
 
@@ -81,14 +98,18 @@ def export_graph(
         module: its forward takes and returns the tensors of `model`, in the table's order.
         opset: version of ONNX's operators to write.
         metadata: strings kept in the graph.
+        precision: a mixed module comes as such (`hytrec_export.mixed`), and its graph is checked; half weights are
+            made of float32 ones here.
+        narrow: most columns of a weight that is float32 in either.
 
     Raises:
-        BuildError: the graph's tensors are not those of the table, or it is too large for one file.
+        BuildError: the graph's tensors are not those of the table, it is too large for one file, or it has not the
+            precision that it should have.
         MissingPackageError: onnx or onnxscript is not installed.
     """
     onnx = require("onnx", extra="export")
     require("onnxscript", extra="export")
-    parameter_bytes = sum(parameter.nbytes for parameter in module.parameters())
+    parameter_bytes = sum(tensor.nbytes for tensor in (*module.parameters(), *module.buffers()))
     if parameter_bytes > MAX_GRAPH_BYTES:
         raise BuildError(
             f"the weights of {model.name} take {parameter_bytes} bytes and an ONNX file holds {MAX_GRAPH_BYTES}; "
@@ -98,7 +119,11 @@ def export_graph(
     _strip(graph.graph)
     graph.producer_name, graph.producer_version = PRODUCER, __version__
     onnx.helper.set_model_props(graph, {"model": model.name, **metadata})
+    if precision is Precision.HALF_WEIGHTS:
+        halve_weights(graph, model=model.name, narrow=narrow)
     check_graph(graph, model=model, sizes=sizes)
+    if precision is Precision.MIXED:
+        check_precision(graph, model=model.name, narrow=narrow)
     path.write_bytes(graph.SerializeToString())
 
 

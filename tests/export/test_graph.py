@@ -60,7 +60,12 @@ def test_a_graph_says_what_it_is_and_nothing_of_the_machine(built: Path) -> None
         assert (graph.producer_name, graph.producer_version) == ("hytrec-export", __version__)
         metadata = {entry.key: entry.value for entry in graph.metadata_props}
         fingerprint = ServingSettings.load(built).fingerprint
-        assert metadata == {"model": model.name, "lowering": "fused", "fingerprint": fingerprint}
+        assert metadata == {
+            "model": model.name,
+            "lowering": "fused",
+            "precision": "float32",
+            "fingerprint": fingerprint,
+        }
         assert str(Path(graph_module.__file__).parent).encode() not in graph.SerializeToString()
         assert not graph.graph.value_info
         assert not any(node.metadata_props or node.doc_string for node in graph.graph.node)
