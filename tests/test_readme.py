@@ -33,7 +33,7 @@ def options_of_table(command: str) -> dict[str, str]:
     for line in table.splitlines()[2:]:
         names, defaults, _ = (cell.strip() for cell in line.strip("|").split("|", 2))
         values = [value.strip(" `") for value in defaults.split(",")]
-        options |= dict(zip(re.findall(r"--[a-z-]+", names), values * 3, strict=False))
+        options |= dict(zip(re.findall(r"--[a-z][a-z0-9-]+", names), values * 3, strict=False))
     return options
 
 
