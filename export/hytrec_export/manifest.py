@@ -16,11 +16,22 @@ from typing import Any
 from hytrec_export.errors import RepositoryError
 
 FILE_NAME = "manifest.json"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 MADE_BY = "hytrec-export"
 IGNORED_FOLDERS = frozenset({"__pycache__"})
 """Python writes these when a server imports a model."""
-PACKAGES = ("hytrec-export", "torch", "onnx", "onnxscript", "onnxruntime", "numpy", "tritonclient")
+PACKAGES = (
+    "hytrec-export",
+    "torch",
+    "onnx",
+    "onnxscript",
+    "onnxruntime",
+    "onnxruntime-gpu",
+    "tensorrt",
+    "tensorrt-rtx",
+    "numpy",
+    "tritonclient",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +49,9 @@ class Manifest:
     Args:
         fingerprint: of the model: weights, config, vocabulary.
         options: `BuildOptions.to_dict()`.
-        parity: `Differences.to_dict()`.
+        parity: `Differences.to_dict()`, of the float32 graphs from PyTorch.
+        quality: `Quality.to_dict()`, of half precision from float32; None for a float32 build.
+        engines: `EngineRecord.to_dict()` by model name; None for a target without engines.
         versions: of Python and the packages that took part.
         git_revision: of the folder the build was started in; "+changes" after it where files differed from it.
         built_at: UTC, ISO 8601.
@@ -48,6 +61,8 @@ class Manifest:
     fingerprint: str
     options: dict[str, Any]
     parity: dict[str, Any]
+    quality: dict[str, Any] | None
+    engines: dict[str, dict[str, Any]] | None
     versions: dict[str, str]
     git_revision: str | None
     built_at: str
@@ -94,12 +109,22 @@ class Manifest:
             raise RepositoryError(f"{path} is damaged ({error}); build the repository again") from error
 
 
-def describe(repository: Path, fingerprint: str, options: dict[str, Any], parity: dict[str, Any]) -> Manifest:
+def describe(
+    repository: Path,
+    fingerprint: str,
+    options: dict[str, Any],
+    *,
+    parity: dict[str, Any],
+    quality: dict[str, Any] | None = None,
+    engines: dict[str, dict[str, Any]] | None = None,
+) -> Manifest:
     """The manifest of a repository as it stands on the disk."""
     return Manifest(
         fingerprint=fingerprint,
         options=options,
         parity=parity,
+        quality=quality,
+        engines=engines,
         versions=versions(),
         git_revision=git_revision(),
         built_at=datetime.now(UTC).isoformat(timespec="seconds"),

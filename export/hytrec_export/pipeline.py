@@ -50,7 +50,7 @@ def build(options: BuildOptions, *, progress: Progress = silent) -> Manifest:
         write_repository(repository, settings=settings, vocabulary=run.vocabulary, files=graphs, plan=plan)
         answers.save(gate.answers, repository / answers.FILE_NAME)
         keep_own_files(output, repository)
-        manifest = describe(repository, settings.fingerprint, plan.to_dict(), gate.differences.to_dict())
+        manifest = describe(repository, settings.fingerprint, plan.to_dict(), parity=gate.differences.to_dict())
         manifest.save(repository)
         put_in_place(staging, output)
     return manifest

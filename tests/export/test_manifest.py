@@ -111,7 +111,7 @@ def test_a_missing_manifest_is_told(tmp_path: Path) -> None:
 def test_another_format_version_is_told(repository: Path) -> None:
     rewrite(repository, format_version=9)
     with pytest.raises(
-        RepositoryError, match=r"manifest\.json has format version 9; this hytrec-export reads 1: build again$"
+        RepositoryError, match=r"manifest\.json has format version 9; this hytrec-export reads 2: build again$"
     ):
         Manifest.load(repository)
 
@@ -141,6 +141,6 @@ def test_a_manifest_with_other_fields_is_damaged(built: Path, tmp_path: Path, mo
 
 def test_a_description_hashes_what_stands_on_the_disk(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"abc")
-    manifest = describe(tmp_path, "f" * 32, {"atol": 1}, {"largest": {}})
+    manifest = describe(tmp_path, "f" * 32, {"atol": 1}, parity={"largest": {}})
     assert list(manifest.files) == ["file"]
-    assert (manifest.fingerprint, manifest.options, manifest.parity) == ("f" * 32, {"atol": 1}, {"largest": {}})
+    assert (manifest.fingerprint, manifest.options, manifest.parity) == ("f" * 32, {"atol": 1}, parity={"largest": {}})

@@ -24,7 +24,7 @@ def texts(findings: list[Finding]) -> list[str]:
 def sign_again(repository: Path, **options: float) -> None:
     """Let the manifest agree with what was changed."""
     old = Manifest.load(repository)
-    describe(repository, old.fingerprint, old.options | options, old.parity).save(repository)
+    describe(repository, old.fingerprint, old.options | options, parity=old.parity).save(repository)
 
 
 def test_a_fresh_build_is_as_it_was_built(built: Path) -> None:
