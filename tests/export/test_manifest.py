@@ -143,4 +143,4 @@ def test_a_description_hashes_what_stands_on_the_disk(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"abc")
     manifest = describe(tmp_path, "f" * 32, {"atol": 1}, parity={"largest": {}})
     assert list(manifest.files) == ["file"]
-    assert (manifest.fingerprint, manifest.options, manifest.parity) == ("f" * 32, {"atol": 1}, parity={"largest": {}})
+    assert (manifest.fingerprint, manifest.options, manifest.parity) == ("f" * 32, {"atol": 1}, {"largest": {}})
