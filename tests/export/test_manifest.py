@@ -124,7 +124,7 @@ def test_a_changed_manifest_is_told(repository: Path) -> None:
         Manifest.load(repository)
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"format_version": 1}', "\xff"])
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"format_version": 2}', "\xff"])
 def test_a_damaged_manifest_is_told(tmp_path: Path, text: str) -> None:
     (tmp_path / FILE_NAME).write_text(text, encoding="latin-1")
     with pytest.raises(RepositoryError, match=r"manifest\.json is damaged \(.*\); build the repository again$"):
