@@ -1,0 +1,10 @@
+"""Graphs compiled to engines, by either package with TensorRT's Python API: tensorrt or tensorrt_rtx.
+
+`build` is where a reader begins. No module here imports either package at its top: `module.find_tensorrt` does.
+"""
+
+from hytrec_export.tensorrt.build import build_engines as build_engines
+from hytrec_export.tensorrt.module import TensorRT as TensorRT
+from hytrec_export.tensorrt.module import find_tensorrt as find_tensorrt
+from hytrec_export.tensorrt.record import EngineRecord as EngineRecord
+from hytrec_export.tensorrt.record import check_engine_version as check_engine_version

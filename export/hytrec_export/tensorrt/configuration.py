@@ -1,0 +1,82 @@
+"""How a network is compiled: flags, the GPU, memory, profiles."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from hytrec_export.errors import BuildError, OptionError
+from hytrec_export.options import EngineOptions, Target
+from hytrec_export.tensorrt.log import Log
+from hytrec_export.tensorrt.module import TensorRT
+from hytrec_export.tensorrt.profiles import Profile
+
+WORKSPACE_BYTES = 16 << 30
+"""Most scratch memory of a kernel; less where the GPU has less."""
+
+
+def check_options(target: Target, options: EngineOptions) -> None:
+    """Refuse what the target's compiler does not have, before it is at work.
+
+    Raises:
+        OptionError: engines for other GPUs are asked of TensorRT for RTX.
+    """
+    if target is Target.TENSORRT_RTX and options.hardware_compatibility:
+        raise OptionError(
+            "target tensorrt-rtx has no --hardware-compatibility; leave it out and build for each GPU with "
+            "--compute-capability"
+        )
+
+
+def configure(tensorrt: TensorRT, builder: Any, options: EngineOptions) -> Any:
+    """A builder's configuration, still without profiles.
+
+    Raises:
+        BuildError: the package does not build for the compute capability, or has not what an option asks for.
+    """
+    trt = tensorrt.module
+    config = builder.create_builder_config()
+    config.clear_flag(trt.BuilderFlag.TF32)  # set by default; it would round the state to ten bits at every step
+    workspace = trt.MemoryPoolType.WORKSPACE
+    config.set_memory_pool_limit(workspace, min(WORKSPACE_BYTES, config.get_memory_pool_limit(workspace)))
+    if options.version_compatible:
+        config.set_flag(trt.BuilderFlag.VERSION_COMPATIBLE)
+    if options.hardware_compatibility:
+        levels = trt.HardwareCompatibilityLevel
+        config.hardware_compatibility_level = levels.AMPERE_PLUS
+        if config.hardware_compatibility_level != levels.AMPERE_PLUS:
+            raise BuildError(
+                f"{tensorrt.target.value} {tensorrt.version} has no hardware compatibility; "
+                "build without --hardware-compatibility"
+            )
+    if tensorrt.ahead_of_time:
+        config.num_compute_capabilities = 1
+        config.set_compute_capability(_capability(trt, options.compute_capability), 0)
+    else:
+        config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # the inspector then tells types
+    return config
+
+
+def add_profiles(builder: Any, config: Any, profiles: Sequence[Profile], *, graph: str, log: Log) -> None:
+    """Add a graph's optimisation profiles, in order.
+
+    Raises:
+        BuildError: TensorRT refuses one.
+    """
+    for number, profile in enumerate(profiles):
+        made = builder.create_optimization_profile()
+        for name, shapes in profile.items():
+            made.set_shape(name, shapes.minimum, shapes.optimum, shapes.maximum)
+        if config.add_optimization_profile(made) != number:
+            raise BuildError(
+                f"TensorRT refuses profile {number} of {graph} ({log.reason()}); check the limits of the build"
+            )
+
+
+def _capability(trt: Any, asked: str | None) -> Any:
+    known = {name.lower(): member for name, member in trt.ComputeCapability.__members__.items() if name[:2] == "SM"}
+    if asked not in known:
+        raise BuildError(
+            f"compute capability is {asked}; tensorrt_rtx {trt.__version__} builds for {', '.join(sorted(known))}"
+        )
+    return known[asked]

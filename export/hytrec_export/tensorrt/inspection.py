@@ -1,0 +1,63 @@
+"""What a compiled engine is made of, by TensorRT's engine inspector.
+
+An engine can be opened only on a GPU that it fits, so that this runs nowhere else; on a machine without one the parsed
+network's types stand for the engine's.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from hytrec_export.errors import BuildError
+from hytrec_export.options import Precision
+from hytrec_export.tensorrt.layers import Counts
+from hytrec_export.tensorrt.log import Log
+
+_TYPES = {"half": "float16", "fp16": "float16", "float": "float32", "fp32": "float32"}
+
+
+def count_engine_layers(trt: Any, engine: Path) -> Counts:
+    """How many layers of each type and dtype an engine has; needs a GPU.
+
+    Raises:
+        BuildError: the engine cannot be opened.
+    """
+    log = Log(trt)
+    opened = trt.Runtime(log.logger).deserialize_cuda_engine(engine.read_bytes())
+    if opened is None:
+        raise BuildError(f"the engine {engine.name} just compiled cannot be opened ({log.reason()}); check the driver")
+    text = opened.create_engine_inspector().get_engine_information(trt.LayerInformationFormat.JSON)
+    counted = Counter(_type_and_dtype(layer) for layer in json.loads(text)["Layers"])
+    counts: Counts = {}
+    for (kind, dtype), number in sorted(counted.items()):
+        counts.setdefault(kind, {})[dtype] = number
+    return counts
+
+
+def check_engine_layers(counts: Counts, *, precision: Precision, engine: str) -> None:
+    """A mixed engine has float16 layers, a float32 one has none.
+
+    Raises:
+        BuildError: it is otherwise.
+    """
+    half = sum(dtypes.get("float16", 0) for dtypes in counts.values())
+    if half and precision is not Precision.MIXED:
+        raise BuildError(f"{half} layers of the float32 engine {engine} are float16; report this with the manifest")
+    if not half and precision is Precision.MIXED:
+        raise BuildError(f"no layer of the float16 engine {engine} is float16; report this with the manifest")
+
+
+def _type_and_dtype(layer: Any) -> tuple[str, str]:
+    """A layer is a name alone where the engine was built without details."""
+    if isinstance(layer, str):
+        return "unknown", "unknown"
+    words = {
+        word.lower().rstrip(",")
+        for tensor in (*layer.get("Inputs", ()), *layer.get("Outputs", ()))
+        for word in str(tensor.get("Format/Datatype", "")).replace("/", " ").split()
+    }
+    dtypes = {_TYPES[word] for word in words if word in _TYPES}
+    return str(layer.get("LayerType", "unknown")).lower(), "float16" if "float16" in dtypes else "other"
