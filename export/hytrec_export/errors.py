@@ -5,10 +5,12 @@ HytrecError
     MissingPackageError   an optional package is not installed
     OptionError           a build or serve option is out of its range
     BuildError            a step of a build failed; the previous repository is whole
+      QualityError        half precision changes the answers by more than the bound
     ParityError           a built graph differs from PyTorch by more than the bound
     RepositoryError       a model repository is missing, damaged or of another format
     ServerError           tritonserver cannot start or stopped
     DeploymentError       no image or machine fits the repository
+    LoadTestError         a load test cannot start, or its folders cannot be compared
     InputError            a call's input is out of its range (INVALID_ARGUMENT)
     GraphError            a graph failed or made an impossible answer (INTERNAL)
     StateStoreError
@@ -29,9 +31,11 @@ __all__ = [
     "ExportError",
     "GraphError",
     "InputError",
+    "LoadTestError",
     "MissingPackageError",
     "OptionError",
     "ParityError",
+    "QualityError",
     "RepositoryError",
     "ServerError",
     "StateConflictError",
@@ -59,6 +63,10 @@ class BuildError(ExportError):
     """A step of a build failed."""
 
 
+class QualityError(BuildError):
+    """Half precision changes the answers by more than the bound."""
+
+
 class ParityError(ExportError):
     """A built graph differs from PyTorch by more than the bound."""
 
@@ -73,6 +81,10 @@ class ServerError(ExportError):
 
 class DeploymentError(ExportError):
     """No image or machine is known that fits a repository."""
+
+
+class LoadTestError(ExportError):
+    """A load test cannot start, or its folders cannot be compared."""
 
 
 class InputError(ExportError):

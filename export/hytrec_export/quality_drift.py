@@ -1,0 +1,60 @@
+"""What adds up, and what must not matter: many appends, batch-mates, padding."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from hytrec_export.chain import Users, split_every
+from hytrec_export.differences import Meter, largest_difference
+from hytrec_export.quality import Drift
+from hytrec_export.quality_sides import Question, Side, times
+
+BATCHES = ((2, 1), (3, 64), (7, 5))
+"""Users, and empty places after the longest history, of the batches that are compared with their users alone."""
+BATCHED_EVENTS = 200
+"""Longest history of them."""
+
+
+def measure_drift(float32: Side, half: Side, question: Question, *, appends: int) -> Drift:
+    """Feed both sets of graphs the same events, one a call.
+
+    Args:
+        question: its history's first `appends` events are fed, and it is asked at the end.
+    """
+    history = question.history.before(min(appends, len(question.history)))
+    events = split_every(history, 1)
+    wanted, got = (side.chain.replay([events]) for side in (float32, half))
+    meter = Meter()
+    meter.state("state", got.state, wanted.state, "the last append")
+    return Drift(
+        appends=len(history),
+        state=meter.result().worst,
+        score=_score_difference((float32, wanted), (half, got), question),
+    )
+
+
+def batch_difference(side: Side, questions: Sequence[Question]) -> float:
+    """Largest difference between a user's scores in a padded batch of mixed lengths and alone."""
+    fitting = [question for question in questions if len(question.history) <= BATCHED_EVENTS]
+    by_length = sorted(fitting, key=lambda question: len(question.history))
+    worst = 0.0
+    for size, padding in BATCHES:
+        chosen = by_length[:: max(1, len(by_length) // size)][: min(size, side.limits.max_batch)]
+        longest = max((len(question.history) for question in chosen), default=0)
+        if not chosen or longest + padding > side.limits.max_events:
+            continue
+        together = side.encode(chosen, padding=padding)
+        for index, question in enumerate(chosen):
+            alone = side.encode([question])
+            worst = max(worst, _score_difference((side, alone), (side, together.row(index)), question))
+    return worst
+
+
+def _score_difference(one: tuple[Side, Users], other: tuple[Side, Users], question: Question) -> float:
+    """Of the rows that the one retrieves."""
+    rows, _ = one[0].retrieve(one[1], [question])
+    now = times([question])
+    scores = [side.chain.rerank(users, now, rows) for side, users in (one, other)]
+    return largest_difference(*(np.where(rows > 0, values, 0) for values in scores))
