@@ -16,6 +16,8 @@ from hytrec_export.options import Precision
 from hytrec_export.tensorrt.layers import Counts
 from hytrec_export.tensorrt.log import Log
 
+_FIELDS = ("Format/Datatype", "DataType", "Format")
+"""Where a tensor's type stands: TensorRT 10 has the first, 11 the others."""
 _TYPES = {"half": "float16", "fp16": "float16", "float": "float32", "fp32": "float32"}
 
 
@@ -57,7 +59,8 @@ def _type_and_dtype(layer: Any) -> tuple[str, str]:
     words = {
         word.lower().rstrip(",")
         for tensor in (*layer.get("Inputs", ()), *layer.get("Outputs", ()))
-        for word in str(tensor.get("Format/Datatype", "")).replace("/", " ").split()
+        for field in _FIELDS
+        for word in str(tensor.get(field, "")).split()
     }
     dtypes = {_TYPES[word] for word in words if word in _TYPES}
-    return str(layer.get("LayerType", "unknown")).lower(), "float16" if "float16" in dtypes else "other"
+    return str(layer.get("LayerType", "unknown")).lower(), min(dtypes, default="other")
