@@ -1,0 +1,120 @@
+"""The event log that traffic is made from: users, their events in order, and the times moved to just before now."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hytrec.errors import DataError
+from hytrec.signature import DType
+from hytrec_export.errors import MissingPackageError
+from hytrec_export.loadtest.options import LogColumns
+
+Int64Array = NDArray[np.int64]
+Keys = NDArray[Any]
+"""(n,) int64, or 'S' holding UTF-8."""
+MARGIN_S = 60
+"""How long before now the moved log ends."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class EventLog:
+    """Events of the users taken; those of user u are `offsets[u]:offsets[u + 1]` of the flat arrays.
+
+    Args:
+        item_keys: (I,) the log's items, in any order.
+        items: (E,) position of every event's item in `item_keys`.
+        behavior_keys: (A,) or None where the log has none.
+        behaviors: (E,) position in `behavior_keys`, -1 where the event has none.
+        times: (E,) unix seconds, never decreasing within a user.
+        popularity: (I,) events of every item in the whole log.
+    """
+
+    offsets: Int64Array
+    item_keys: Keys
+    items: Int64Array
+    behavior_keys: Keys | None
+    behaviors: Int64Array
+    times: Int64Array
+    popularity: Int64Array
+
+    @property
+    def users(self) -> int:
+        """How many users were taken."""
+        return len(self.offsets) - 1
+
+    @property
+    def lengths(self) -> Int64Array:
+        """(U,) events of every user."""
+        return np.diff(self.offsets)
+
+    def popular_items(self, count: int) -> Int64Array:
+        """Positions of the most frequent items, most frequent first."""
+        return np.argsort(-self.popularity, kind="stable")[:count]
+
+    def moved_to(self, now_s: int) -> EventLog:
+        """The same log, every time moved by one span, so that its last event was `MARGIN_S` before now."""
+        moved = self.times + (now_s - MARGIN_S - int(self.times.max()))
+        if moved.min() < 1:
+            raise DataError(
+                f"the event log spans {int(np.ptp(self.times))} s, which is longer than unix time; check its times"
+            )
+        return EventLog(**(vars(self) | {"times": moved}))
+
+
+def read_event_log(
+    path: Path, *, columns: LogColumns, item_type: DType, behavior_type: DType, users: int, seed: int
+) -> EventLog:
+    """Read a log, and take some of its users at random: each as likely as any other, so that frequencies stay real.
+
+    Args:
+        item_type, behavior_type: what the server's keys are, INT64 or BYTES.
+
+    Raises:
+        DataError: the log cannot be read, or its keys are strings where the server's are integers.
+        MissingPackageError: pyarrow is not installed.
+    """
+    try:
+        from hytrec.readers import Columns, KeyColumn, read_log  # noqa: PLC0415  pyarrow
+    except ModuleNotFoundError as error:
+        raise MissingPackageError(
+            f"{error.name} is not installed; run: pip install 'hytrec-export[loadtest]'"
+        ) from error
+    log = read_log(
+        path, columns=Columns(user=columns.user, item=columns.item, time=columns.time, behavior=columns.behavior)
+    )
+    user_codes = log.users.codes
+    count = len(log.users.keys)
+    taken = np.sort(np.random.default_rng(seed).permutation(count)[:users])
+    place = np.full(count, -1)
+    place[taken] = np.arange(taken.size)
+    of_event = place[user_codes]
+    order = np.lexsort((log.times, of_event))  # stable: equal times keep the order of the source
+    order = order[of_event[order] >= 0]
+    lengths = np.bincount(of_event[order], minlength=taken.size)
+    behaviors: KeyColumn | None = log.behaviors
+    return EventLog(
+        offsets=np.concatenate(([0], np.cumsum(lengths))).astype(np.int64),
+        item_keys=_as_type(path, log.items.keys, item_type, "item"),
+        items=log.items.codes[order],
+        behavior_keys=None if behaviors is None else _as_type(path, behaviors.keys, behavior_type, "behavior"),
+        behaviors=np.full(order.size, -1) if behaviors is None else behaviors.codes[order],
+        times=log.times[order],
+        popularity=np.bincount(log.items.codes, minlength=len(log.items.keys)).astype(np.int64),
+    )
+
+
+def _as_type(path: Path, keys: Keys, wanted: DType, name: str) -> Keys:
+    """Keys as the server has them; whole numbers may be written as strings, never the other way."""
+    if wanted is DType.BYTES:
+        return keys if keys.dtype.kind == "S" else keys.astype("S")
+    if keys.dtype.kind == "S" and keys.size:
+        raise DataError(
+            f"{path} holds the {name} key {keys[0].decode()!r}; the server's {name} keys are whole numbers, "
+            "give the log it was trained on"
+        )
+    return keys.astype(np.int64)

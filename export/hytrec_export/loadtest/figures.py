@@ -1,0 +1,250 @@
+"""From runs to figures: one point of a sweep, and what a sweep says as a whole."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+import numpy as np
+
+from hytrec.signature import ENSEMBLES
+from hytrec_export.loadtest.options import Load, LoadKind, Scenario
+from hytrec_export.loadtest.profile import Profile, joined, latency_figures
+from hytrec_export.loadtest.sampling import Usage
+from hytrec_export.loadtest.statistics import ModelTimes, added
+
+SUSTAINED = 0.95
+"""A request rate of which less is reached is saturated."""
+MOST_DELAYED = 0.1
+"""A request rate at which a larger share of requests is sent late is saturated: no thread was free to send them."""
+WORTHWHILE = 1.05
+"""A concurrency that has less than this times the throughput of a lower one is saturated."""
+_PUBLIC = frozenset(ensemble.name for ensemble in ENSEMBLES)
+
+
+class Status(StrEnum):
+    """How far a point can be trusted."""
+
+    OK = "ok"
+    SATURATED = "saturated"
+    """the server does no more; at a given rate latencies mean nothing then, and are left out"""
+    UNSTABLE = "unstable"
+    """the windows differ too much"""
+    FAILED = "failed"
+    """perf_analyzer ended without a result"""
+
+
+@dataclass(kw_only=True, eq=False)
+class Window:
+    """One run of perf_analyzer, or of several at once.
+
+    Args:
+        profiles: by ensemble.
+        models: what every model did meanwhile.
+        failure: what perf_analyzer said when it failed.
+        delayed: share of the requests sent late.
+    """
+
+    profiles: Mapping[str, Profile] = field(default_factory=dict)
+    models: Mapping[str, ModelTimes] = field(default_factory=dict)
+    usage: Usage = field(default_factory=Usage)
+    failure: str | None = None
+    delayed: float = 0.0
+
+    @property
+    def errors(self) -> int:
+        """Calls of the ensembles that failed; perf_analyzer ends at the first it sees."""
+        counted = sum(times.failures for name, times in self.models.items() if name in _PUBLIC)
+        return max(counted, int(self.failure is not None))
+
+
+def point_figures(load: Load, windows: Sequence[Window], *, max_spread: float) -> dict[str, Any]:
+    """Everything that is known of one point, as plain values."""
+    good = [window for window in windows if window.failure is None and all(map(len, window.profiles.values()))]
+    failures = sorted({window.failure or "no request was counted" for window in windows if window not in good})
+    point: dict[str, Any] = {
+        "load": {"kind": load.kind.value, "value": load.value},
+        "status": Status.FAILED.value,
+        "notes": [f"perf_analyzer failed: {failure}" for failure in failures],
+        "windows_wanted": len(windows),
+        "errors": sum(window.errors for window in windows),
+    }
+    if not good:
+        return point
+    whole = [joined(list(window.profiles.values())) for window in good]
+    everything = joined(whole)
+    figures = [
+        {
+            "throughput": len(one) / one.seconds,
+            **{k: v for k, v in latency_figures(one.latency_ms).items() if k != "max"},
+        }
+        for one in whole
+    ]
+    point |= {
+        "requests": len(everything),
+        "events": int(everything.events.sum()),
+        "replayed": everything.replayed,
+        "states_lost": everything.lost,
+        "delayed_share": max(window.delayed for window in good),
+        "throughput_per_s": float(np.median([one["throughput"] for one in figures])),
+        "latency_ms": latency_figures(everything.latency_ms),
+        "windows": figures,
+        "spread": {name: spread([one[name] for one in figures]) for name in figures[0]},
+        "endpoints": _endpoints(good),
+        "models": _models(good),
+        "resources": _resources(good),
+        "by_history": by_history(everything),
+    }
+    point["status"], notes = _judged(point, load, failed=len(windows) - len(good), max_spread=max_spread)
+    point["notes"] += notes
+    if point["status"] == Status.SATURATED:
+        _leave_out_latencies(point)
+    return point
+
+
+def spread(values: Sequence[float]) -> float:
+    """Half the distance between the largest and the smallest, over the median; 0 for one value."""
+    middle = float(np.median(values))
+    return float(np.ptp(values)) / 2 / middle if middle else 0.0
+
+
+def _judged(point: dict[str, Any], load: Load, *, failed: int, max_spread: float) -> tuple[str, list[str]]:
+    notes = []
+    status = Status.OK
+    if point["replayed"]:
+        notes.append(f"{point['replayed']} requests brought events that the server had already")
+        status = Status.UNSTABLE
+    if point["states_lost"]:
+        notes.append(f"{point['states_lost']} requests found a user's state damaged, expired or of another model")
+        status = Status.UNSTABLE
+    if 2 * point["spread"]["throughput"] > max_spread:
+        notes.append(f"the windows' throughputs lie {2 * point['spread']['throughput']:.0%} apart")
+        status = Status.UNSTABLE
+    if load.kind is LoadKind.RATE:
+        reached = point["throughput_per_s"] / load.value
+        if reached < SUSTAINED or point["delayed_share"] > MOST_DELAYED:
+            notes.append(
+                f"saturated: {point['throughput_per_s']:.1f} of {load.value:g} requests a second were answered and "
+                f"{point['delayed_share']:.0%} were sent late; latencies here would only tell how long the run was"
+            )
+            status = Status.SATURATED
+    return (Status.FAILED if failed else status).value, notes
+
+
+def _leave_out_latencies(point: dict[str, Any]) -> None:
+    point["latency_ms"] = dict.fromkeys(point["latency_ms"])
+    for endpoint in point["endpoints"].values():
+        endpoint["latency_ms"] = dict.fromkeys(endpoint["latency_ms"])
+    point["by_history"] = []
+
+
+def mark_saturation(points: Sequence[dict[str, Any]]) -> None:
+    """Note the concurrencies that bring no more throughput than a lower one; their latencies are queueing."""
+    best: dict[str, Any] | None = None
+    for point in points:
+        usable = point["status"] != Status.FAILED and "throughput_per_s" in point
+        if not usable or point["load"]["kind"] != LoadKind.CONCURRENCY:
+            continue
+        if best is not None and point["throughput_per_s"] < WORTHWHILE * best["throughput_per_s"]:
+            ratio = point["throughput_per_s"] / best["throughput_per_s"]
+            point["notes"].append(
+                f"saturated: {ratio:.2f} times the throughput of concurrency {best['load']['value']:g}, "
+                "so what is added to the latency is waiting"
+            )
+            if point["status"] == Status.OK:
+                point["status"] = Status.SATURATED.value
+        if best is None or point["throughput_per_s"] > best["throughput_per_s"]:
+            best = point
+
+
+def _endpoints(windows: Sequence[Window]) -> dict[str, Any]:
+    names = sorted({name for window in windows for name in window.profiles})
+    found = {}
+    for name in names:
+        profiles = [window.profiles[name] for window in windows if name in window.profiles]
+        whole = joined(profiles)
+        found[name] = {
+            "requests": len(whole),
+            "throughput_per_s": float(np.median([len(one) / one.seconds for one in profiles])),
+            "latency_ms": latency_figures(whole.latency_ms),
+        }
+    return found
+
+
+def _models(windows: Sequence[Window]) -> dict[str, Any]:
+    """Mean times of every model, and of an ensemble's time the share that each step takes."""
+    sums: dict[str, ModelTimes] = {}
+    for window in windows:
+        sums = added(sums, window.models)
+    steps_ns = sum(times.queue_ns + times.compute_ns for name, times in sums.items() if name not in _PUBLIC)
+    # The last step's own clean-up ends after the ensemble's answer, so the steps may add up to a little more.
+    whole_ns = max(steps_ns, sum(times.total_ns for name, times in sums.items() if name in _PUBLIC))
+    found = {}
+    for name, times in sums.items():
+        own = times.to_dict()
+        if name not in _PUBLIC and whole_ns:
+            own["share_of_time"] = (times.queue_ns + times.compute_ns) / whole_ns
+        found[name] = own
+    return found
+
+
+def _resources(windows: Sequence[Window]) -> dict[str, float | None]:
+    usage = Usage()
+    for window in windows:
+        for name in vars(usage):
+            getattr(usage, name).extend(getattr(window.usage, name))
+    return usage.to_dict()
+
+
+def by_history(profile: Profile) -> list[dict[str, float | int]]:
+    """Latency by the events the user has with the call, in octaves."""
+    lengths = np.maximum(profile.history + profile.events, 1)
+    octaves = np.floor(np.log2(lengths)).astype(np.int64)
+    rows = []
+    for octave in np.unique(octaves).tolist():
+        latency_ms = profile.latency_ms[octaves == octave]
+        rows.append(
+            {
+                "events_from": 2**octave,
+                "events_to": 2 ** (octave + 1) - 1,
+                "requests": len(latency_ms),
+                "mean_new_events": float(profile.events[octaves == octave].mean()),
+                "p50": float(np.percentile(latency_ms, 50)),
+                "p99": float(np.percentile(latency_ms, 99)),
+            }
+        )
+    return rows
+
+
+def verdict(points: Sequence[Mapping[str, Any]], scenario: Scenario) -> list[str]:
+    """What keeps a sweep from being clean, one line each; a concurrency sweep may end in saturation."""
+    lines = []
+    for point in points:
+        kind, value = point["load"]["kind"], point["load"]["value"]
+        if point["status"] == Status.OK:
+            continue
+        if point["status"] == Status.SATURATED and kind == LoadKind.CONCURRENCY:
+            continue
+        load = Load(kind=LoadKind(kind), value=value)
+        notes = "; ".join(point["notes"])
+        lines.append(f"{scenario.value} at {load} is {point['status']}: {notes}")
+    return lines
+
+
+def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, float | int | str | None]:
+    """Nested figures by dotted name; lists by place."""
+    found: dict[str, float | int | str | None] = {}
+    for name, value in values.items():
+        path = f"{prefix}{name}"
+        if isinstance(value, Mapping):
+            found |= flat(value, f"{path}.")
+        elif isinstance(value, (list, tuple)):
+            found |= flat({str(place): one for place, one in enumerate(value)}, f"{path}.")
+        elif isinstance(value, float) and not math.isfinite(value):
+            found[path] = None
+        else:
+            found[path] = value
+    return found

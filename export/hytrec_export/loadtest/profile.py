@@ -1,0 +1,144 @@
+"""perf_analyzer's profile export: when each request was sent and answered, and what came back."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hytrec.signature import APPLIED, NEW_EVENT_COUNT, STATE_STATUS, TIMES, USER_ID, StateStatus
+from hytrec_export.errors import LoadTestError
+from hytrec_export.loadtest.event_log import Int64Array
+
+NS_PER_MS = 1e6
+NS_PER_S = 1e9
+PERCENTILES = (50, 90, 95, 99)
+_GOOD = frozenset({StateStatus.NEW.value, StateStatus.KEPT.value})
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Profile:
+    """Requests of one window, in the order sent: (n,) each.
+
+    Args:
+        sent_ns, answered_ns: unix time.
+        history: events the server had of the user before the request.
+        events: that the request brought.
+        replayed: requests whose events the server had already.
+        lost: requests that found a user's state foreign, damaged or expired.
+    """
+
+    sent_ns: Int64Array
+    answered_ns: Int64Array
+    history: Int64Array
+    events: Int64Array
+    replayed: int = 0
+    lost: int = 0
+
+    def __len__(self) -> int:
+        return len(self.sent_ns)
+
+    @property
+    def latency_ms(self) -> NDArray[np.float64]:
+        """(n,) from sending to the answer."""
+        return (self.answered_ns - self.sent_ns) / NS_PER_MS
+
+    @property
+    def seconds(self) -> float:
+        """From the first request sent to the last answer."""
+        return float(self.answered_ns.max() - self.sent_ns.min()) / NS_PER_S
+
+    @property
+    def throughput(self) -> float:
+        """Requests a second."""
+        return len(self) / self.seconds
+
+    def kept(self, which: NDArray[np.bool_]) -> Profile:
+        """Some of the requests."""
+        arrays = {name: getattr(self, name)[which] for name in ("sent_ns", "answered_ns", "history", "events")}
+        return Profile(**arrays, replayed=self.replayed, lost=self.lost)
+
+    def after(self, requests: int) -> Profile:
+        """Without the first so many requests, which warm up."""
+        return self.kept(np.arange(len(self)) >= requests)
+
+    def between(self, start_ns: int, end_ns: int) -> Profile:
+        """Requests that were sent and answered between two moments."""
+        return self.kept((self.sent_ns >= start_ns) & (self.answered_ns <= end_ns))
+
+
+def joined(profiles: Sequence[Profile]) -> Profile:
+    """Requests of several at once, in the order sent."""
+    order = np.argsort(np.concatenate([profile.sent_ns for profile in profiles]), kind="stable")
+    arrays = {
+        name: np.concatenate([getattr(profile, name) for profile in profiles])[order]
+        for name in ("sent_ns", "answered_ns", "history", "events")
+    }
+    return Profile(
+        **arrays,
+        replayed=sum(profile.replayed for profile in profiles),
+        lost=sum(profile.lost for profile in profiles),
+    )
+
+
+def overlap(profiles: Mapping[str, Profile]) -> dict[str, Profile]:
+    """Each profile cut to the time in which all of them ran."""
+    start = max(int(profile.sent_ns.min()) for profile in profiles.values())
+    end = min(int(profile.answered_ns.max()) for profile in profiles.values())
+    return {name: profile.between(start, end) for name, profile in profiles.items()}
+
+
+def latency_figures(latency_ms: NDArray[np.float64]) -> dict[str, float]:
+    """Percentiles, mean and maximum."""
+    values = {f"p{p}": float(np.percentile(latency_ms, p)) for p in PERCENTILES}
+    return values | {"mean": float(latency_ms.mean()), "max": float(latency_ms.max())}
+
+
+def read_profile(path: Path) -> Profile:
+    """Read an export.
+
+    Raises:
+        LoadTestError: there is none, it is of another form, or it holds no request.
+    """
+    try:
+        (experiment,) = json.loads(path.read_text(errors="replace"))["experiments"]
+        rows = [_row(request) for request in experiment["requests"]]
+    except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
+        raise LoadTestError(
+            f"perf_analyzer's profile export cannot be read ({type(error).__name__}: {error}); "
+            "install the version that make perf-analyzer brings"
+        ) from error
+    if not rows:
+        raise LoadTestError("perf_analyzer's profile export holds no request; raise --requests")
+    table = np.array(sorted(rows), np.int64)
+    counted, events = table[:, 2], table[:, 3]
+    applied = table[:, 4].astype(np.bool_)
+    return Profile(
+        sent_ns=table[:, 0],
+        answered_ns=table[:, 1],
+        history=counted - np.where(applied, events, 0),
+        events=events,
+        replayed=int(((events > 0) & ~applied).sum()),
+        lost=int((table[:, 5] == 0).sum()),
+    )
+
+
+def _row(request: Mapping[str, Any]) -> tuple[int, int, int, int, bool, bool]:
+    """Sent, answered, events counted by the server, events sent, applied, state good."""
+    outputs, inputs = request["response_outputs"][-1], request["request_inputs"]
+    times = inputs.get(TIMES.name, [])
+    if USER_ID.name not in inputs:
+        raise KeyError(USER_ID.name)
+    return (
+        int(request["timestamp"]),
+        int(request["response_timestamps"][-1]),
+        int(outputs[NEW_EVENT_COUNT.name]),
+        len(times) if isinstance(times, list) else 1,
+        bool(outputs[APPLIED.name]),
+        outputs[STATE_STATUS.name] in _GOOD,
+    )
