@@ -19,7 +19,7 @@ from hytrec.signature import GRAPHS, DType, Model, Sizes, Tensor
 from hytrec_export.errors import BuildError
 from hytrec_export.half_weights import halve_weights
 from hytrec_export.lowering import delta_rule_of
-from hytrec_export.mixed import mixed_model, widest_kept
+from hytrec_export.mixed import mixed_model, narrow_limit
 from hytrec_export.optional import require
 from hytrec_export.options import Lowering, Precision
 from hytrec_export.precision_check import check_precision
@@ -75,7 +75,7 @@ def export_graphs(
             opset=OPSETS[lowering],
             metadata=metadata,
             precision=precision,
-            narrow=widest_kept(model),
+            narrow=narrow_limit(model),
         )
         on_graph(1)
     return paths

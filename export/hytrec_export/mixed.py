@@ -83,10 +83,15 @@ def mixed_model(model: HyTRec) -> HyTRec:
     return mixed
 
 
-def widest_kept(model: HyTRec) -> int:
-    """Most columns of a linear layer that stays float32."""
-    owners = [(owner, KEPT[type(owner)]) for owner in model.modules() if type(owner) in KEPT]
-    return max(int(getattr(owner, name).weight.shape[0]) for owner, name in owners)
+def narrow_limit(model: HyTRec) -> int:
+    """Most columns of a weight that stays float32, and fewer than any has that is multiplied in float16."""
+    kept: list[int] = []
+    half = [min(model.item_table.weight.shape)]
+    for owner in model.modules():
+        for name, child in owner.named_children():
+            if isinstance(child, nn.Linear):
+                (kept if KEPT.get(type(owner)) == name else half).append(min(child.weight.shape))
+    return min(max(kept), min(half) - 1)
 
 
 def too_large(name: str, largest: float) -> str:

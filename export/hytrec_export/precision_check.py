@@ -40,7 +40,7 @@ def check_precision(graph: Any, *, model: str, narrow: int = 0) -> Products:
 
     Args:
         model: its name, for messages.
-        narrow: a weight of no more rows or columns than this may stay float32.
+        narrow: a weight of no more rows or columns than this stays float32.
 
     Raises:
         BuildError: a large product is not float16, or something else is.
@@ -58,7 +58,7 @@ def check_precision(graph: Any, *, model: str, narrow: int = 0) -> Products:
                     f"{node.op_type} {node.name} of {model} is {_words(types)} and must be float16, being {reason}; "
                     "let hytrec_export.mixed take its module's place"
                 )
-            if half and not reason:
+            if half and not reason and view.weight_of(node, narrow) is None:
                 raise BuildError(_stays_float32(node, model))
         elif half and node.op_type not in _MOVES:
             raise BuildError(_stays_float32(node, model))
@@ -94,11 +94,17 @@ class _View:
         """Why a product has to be float16; nothing where it has not."""
         if id(node) in self._attention:
             return "a product of attention"
+        weight = self.weight_of(node, narrow)
+        if weight is None or math.prod(weight.dims) < LARGE:
+            return ""
+        return f"a product with a weight of {' x '.join(map(str, weight.dims))}"
+
+    def weight_of(self, node: Any, narrow: int) -> Any:
+        """The weight that a product has, if it is not narrow (nor a mask, which weighs nothing)."""
         for tensor in filter(None, map(self._constant, node.input[:2])):
-            shape = tuple(tensor.dims)
-            if math.prod(shape) >= LARGE and min(shape) > narrow and not _is_mask(tensor):
-                return f"a product with a weight of {' x '.join(map(str, shape))}"
-        return ""
+            if min(tensor.dims, default=0) > narrow and not _is_mask(tensor):
+                return tensor
+        return None
 
     def _constant(self, name: str) -> Any:
         """The initializer behind a value that is only moved; None where it is computed."""

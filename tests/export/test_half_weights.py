@@ -61,7 +61,7 @@ def test_products_are_those_of_the_rounded_weights_in_float32() -> None:
     graph = small_graph(table, weight, gate, mask)
     halve_weights(graph, model="m", narrow=2)
     rounded = [values.astype(np.float16) for values in (table, weight)]
-    for got, want in zip(run(graph), run(small_graph(*rounded, gate, mask)), strict=True):
+    for got, want in zip(run(graph), run(small_graph(rounded[0], rounded[1], gate, mask)), strict=True):
         np.testing.assert_array_equal(got, want)
 
 

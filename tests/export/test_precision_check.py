@@ -98,7 +98,13 @@ def test_a_float16_product_of_a_narrow_weight_is_told() -> None:
         match=r"^MatMul the_p of m is float16 and must stay float32: only large products are float16, and what moves "
         r"their data; let hytrec_export.mixed leave its module as it is$",
     ):
-        check_precision(graph(half_product(), {"w": half(WEIGHT[:, :2])}), model="m")
+        check_precision(graph(half_product(), {"w": half(WEIGHT[:, :2])}), model="m", narrow=2)
+
+
+def test_a_small_weight_may_be_multiplied_in_either() -> None:
+    small = WEIGHT[:, :20]
+    assert check_precision(graph(half_product(), {"w": half(small)}), model="m", narrow=2).float16 == 1
+    assert check_precision(graph([node("MatMul", "x w", "y")], {"w": single(small)}), model="m").float32 == 1
 
 
 @pytest.mark.parametrize("op_type", ["Softmax", "Exp", "Log", "Sigmoid", "ReduceMean", "Sqrt"])
