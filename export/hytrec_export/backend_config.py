@@ -13,11 +13,11 @@ from hytrec.signature import CANDIDATE_ROWS, ENCODER, STATE, Tensor
 from hytrec_export.batch_sizes import batch_sizes, dynamic_batching
 from hytrec_export.layout import ENGINE_FILE, GRAPH_FILE
 from hytrec_export.options import Device, StateKind
-from hytrec_export.profile_names import profile_names
 from hytrec_export.sequence_config import sequence_batching
 from hytrec_export.serving import ServingSettings
 from hytrec_export.targets import Plan
 from hytrec_export.tensor_config import input_of, messages, output_of
+from hytrec_export.tensorrt.profiles import profiles_of
 from hytrec_export.warmup import WarmupRequest, candidate_lengths, warmup_of
 
 ENGINE_PLATFORM = "tensorrt_plan"
@@ -62,13 +62,17 @@ def backend_config(model: Model, settings: ServingSettings, plan: Plan, warmup: 
 
 
 def instance_group(model: Model, settings: ServingSettings, plan: Plan) -> Any:
-    """ModelInstanceGroup message: one instance, on each GPU or on the CPU."""
-    parts = messages()
-    kinds = parts.ModelInstanceGroup
+    """ModelInstanceGroup message: one instance, on each GPU or on the CPU.
+
+    An engine answers only calls that fit a profile named here; Triton takes for each batch the one whose optimum is
+    nearest.
+    """
+    kinds = messages().ModelInstanceGroup
+    profiles = profiles_of(model, sizes=settings.sizes, limits=settings.limits) if plan.has_engines else []
     return kinds(
         count=1,
         kind=kinds.KIND_GPU if plan.device is Device.CUDA else kinds.KIND_CPU,
-        profile=profile_names(model, settings) if plan.has_engines else [],
+        profile=[str(number) for number in range(len(profiles))],
     )
 
 

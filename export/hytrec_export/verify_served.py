@@ -32,6 +32,7 @@ from hytrec_export.errors import ParityError, ServerError
 from hytrec_export.manifest import Manifest
 from hytrec_export.options import StateKind
 from hytrec_export.progress import Progress, silent
+from hytrec_export.quality import QualityBounds
 from hytrec_export.served_endpoints import Endpoints, Tensors, Visitor
 from hytrec_export.serving import VOCABULARY_FILE, ServingSettings
 from hytrec_export.verify import Finding
@@ -66,7 +67,7 @@ def verify_served(
     answers = load(repository / FILE_NAME)
     latest = int(clock()) + MAX_FUTURE_S
     asked = [answer for answer in answers if max(answer.now_s, *answer.history.times[-1:]) < latest]
-    bound = float(manifest.options["atol"]) if atol is None else atol
+    bound = bound_of(manifest) if atol is None else atol
     with closing(Endpoints(url)) as endpoints:
         try:
             endpoints.check_ready()
@@ -86,6 +87,14 @@ def verify_served(
     if left_out:
         text += f"; {left_out} that ask about the future were left out"
     return [Finding(ok=bool(asked), text=text)]
+
+
+def bound_of(manifest: Manifest) -> float:
+    """Largest difference of a score that a build lets pass: of its graphs, and of half precision where it has that."""
+    bound = float(manifest.options["atol"])
+    if manifest.quality is not None:
+        bound += QualityBounds().score * float(manifest.quality["spread"])
+    return bound
 
 
 class Replay:

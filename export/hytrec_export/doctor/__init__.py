@@ -1,0 +1,6 @@
+"""Checks of a machine that is to serve a repository: each says what is so, or what to do."""
+
+from hytrec_export.doctor.examination import Machine as Machine
+from hytrec_export.doctor.examination import run_doctor as run_doctor
+from hytrec_export.doctor.finding import Finding as Finding
+from hytrec_export.doctor.finding import Status as Status

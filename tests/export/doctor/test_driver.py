@@ -1,0 +1,93 @@
+"""Questions to the driver, through a stand-in for its library."""
+
+from __future__ import annotations
+
+import ctypes
+from typing import Any
+
+import pytest
+
+from hytrec_export.doctor.driver import DriverError, Gpu, ask_driver
+from hytrec_export.targets import gpu_count
+
+
+class FakeLibrary:
+    """The driver's functions; each returns the error of its name in `errors`."""
+
+    def __init__(self, gpus: int = 2, **errors: int) -> None:
+        self.gpus = gpus
+        self.errors = errors
+        self.released = 0
+
+    def __getattr__(self, name: str) -> Any:
+        def function(*arguments: Any) -> int:
+            if not self.errors.get(name):
+                getattr(self, f"_{name}", lambda *_: None)(*arguments)
+            return self.errors.get(name, 0)
+
+        if name.startswith("_"):
+            raise AttributeError(name)
+        function.__name__ = name
+        return function
+
+    def _cuDriverGetVersion(self, version: Any) -> None:  # noqa: N802
+        version._obj.value = 13010
+
+    def _cuDeviceGetCount(self, count: Any) -> None:  # noqa: N802
+        count._obj.value = self.gpus
+
+    def _cuDeviceGet(self, device: Any, number: int) -> None:  # noqa: N802
+        device._obj.value = number
+
+    def _cuDeviceGetName(self, name: Any, size: int, device: Any) -> None:  # noqa: N802
+        name.value = f"card {device.value}".encode()
+
+    def _cuDeviceGetAttribute(self, value: Any, attribute: int, device: Any) -> None:  # noqa: N802
+        value._obj.value = {75: 8, 76: 6 + device.value}[attribute]
+
+    def _cuMemGetInfo_v2(self, free: Any, total: Any) -> None:  # noqa: N802
+        free._obj.value, total._obj.value = 3 << 30, 8 << 30
+
+    def _cuDevicePrimaryCtxRelease_v2(self, device: Any) -> None:  # noqa: N802
+        self.released += 1
+
+
+def test_a_driver_tells_of_its_gpus() -> None:
+    library = FakeLibrary()
+    driver = ask_driver(lambda name: library)
+    assert driver.cuda_version == (13, 1)
+    assert driver.gpus == tuple(
+        Gpu(name=f"card {number}", compute_capability=f"sm8{6 + number}", free_bytes=3 << 30, total_bytes=8 << 30)
+        for number in range(2)
+    )
+    assert library.released == 2
+
+
+def test_a_driver_without_gpus() -> None:
+    assert ask_driver(lambda name: FakeLibrary(gpus=0)).gpus == ()
+
+
+def test_a_missing_driver_is_named() -> None:
+    def load(name: str) -> Any:
+        raise OSError(f"{name}: no such file")
+
+    with pytest.raises(DriverError, match=r"^libcuda.so.1 cannot be loaded \(libcuda.so.1: no such file\)$"):
+        ask_driver(load)
+
+
+@pytest.mark.parametrize("question", ["cuInit", "cuDeviceGetCount", "cuDeviceGetAttribute", "cuMemGetInfo_v2"])
+def test_a_question_that_fails_is_named(question: str) -> None:
+    library = FakeLibrary(**{question: 100})
+    with pytest.raises(DriverError, match=rf"^{question} failed with error 100$"):
+        ask_driver(lambda name: library)
+    assert library.released == (question == "cuMemGetInfo_v2")
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not gpu_count(), reason="no GPU here")
+def test_the_real_driver() -> None:
+    driver = ask_driver(ctypes.CDLL)
+    assert len(driver.gpus) == gpu_count()
+    for gpu in driver.gpus:
+        assert gpu.name
+        assert 0 < gpu.free_bytes <= gpu.total_bytes
