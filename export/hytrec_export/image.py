@@ -1,4 +1,4 @@
-"""Which of NVIDIA's Triton images loads an engine: TensorRT reads engines of its own version only."""
+"""Which of NVIDIA's Triton images serves a repository: TensorRT reads engines of its own version only."""
 
 from __future__ import annotations
 
@@ -9,8 +9,12 @@ IMAGES = {
     "10.8.0": "25.01-py3",
     "10.16.1": "26.04-py3",
 }
-"""Tag of the image by TensorRT version, as far as a published statement of the version was found (docs/gpu.md has the
-sources). Images before 24.11 have Python 3.10, which this package does not run on."""
+"""Tag of the image by TensorRT version, as far as a published statement was found; docs/gpu.md names the sources.
+Images up to 24.10 have Python 3.10, on which this package does not run."""
+FUSED_TAG = "26.07-py3"
+"""Oldest image whose onnxruntime (1.27.0) has the operator of the fused lowering, which came with 1.25.1."""
+GRAPH_TAG = "26.04-py3"
+"""Image for graphs of the chunked lowering, which older ones run too."""
 
 
 def image_for(tensorrt_version: str) -> str:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from hytrec_export.options import Device, StateKind, Target
+from hytrec_export.image import FUSED_TAG, GRAPH_TAG, REGISTRY
+from hytrec_export.options import Device, Lowering, StateKind, Target
 from hytrec_export.sequence_config import IDLE_US
 from hytrec_export.targets import Plan
 
@@ -11,7 +12,7 @@ TARGET_NOTE = "TARGET.md"
 _WHERE = {
     Target.ONNXRUNTIME: (
         "The neural models run in Triton's onnxruntime backend{device}. The pip server has no such backend: serve this "
-        "folder with NVIDIA's Triton image, as `deploy/` of the project does."
+        "folder with NVIDIA's Triton image `{image}` or a later one, as `deploy/` of the project does."
     ),
     Target.TENSORRT: (
         "The neural models are TensorRT engines for one version of TensorRT and one kind of GPU (`manifest.json` says "
@@ -41,7 +42,8 @@ survives the server. Endpoints: `hytrec_session_append`, `hytrec_session_rank`, 
 def target_note(plan: Plan) -> str:
     """Text of the note."""
     device = " on a GPU" if plan.device is Device.CUDA else " on the CPU"
-    text = f"# Target {plan.target.value}\n\n{_WHERE[plan.target].format(device=device)}\n"
+    image = f"{REGISTRY}:{FUSED_TAG if plan.lowering is Lowering.FUSED else GRAPH_TAG}"
+    text = f"# Target {plan.target.value}\n\n{_WHERE[plan.target].format(device=device, image=image)}\n"
     if plan.state is StateKind.SEQUENCE:
         text += _SESSION.format(idle_min=IDLE_US // 60_000_000)
     return text

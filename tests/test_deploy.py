@@ -1,0 +1,89 @@
+"""The container's files, as far as they can be judged without a container: syntax, pins, and what they promise."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hytrec_export.image import GRAPH_TAG, IMAGES, REGISTRY
+from hytrec_export.server.options import ServerOptions
+from hytrec_export.state.options import PATH_VARIABLE, StoreOptions
+
+yaml: Any = importlib.import_module("yaml")
+
+DEPLOY = Path(__file__).parents[1] / "deploy"
+
+
+@pytest.fixture(scope="module")
+def instructions() -> list[tuple[str, str]]:
+    """Of the Dockerfile, in order."""
+    lines = [line for line in (DEPLOY / "Dockerfile").read_text().splitlines() if not line.startswith("#")]
+    joined = re.sub(r"\\\n\s*", "", "\n".join(lines))
+    return [(line.split(maxsplit=1)[0], line.split(maxsplit=1)[1]) for line in joined.splitlines() if line]
+
+
+@pytest.fixture(scope="module")
+def service() -> dict[str, Any]:
+    services: dict[str, Any] = yaml.safe_load((DEPLOY / "compose.yaml").read_text())["services"]
+    assert list(services) == ["triton"]
+    return dict(services["triton"])
+
+
+def default_of(text: str) -> str:
+    """Default of a variable as compose writes it."""
+    found = re.search(r"\$\{\w+:-([^}]+)\}", text)
+    assert found
+    return found[1]
+
+
+def test_the_image_is_pinned_to_one_of_the_table(instructions: list[tuple[str, str]], service: dict[str, Any]) -> None:
+    values = dict(instructions)
+    tag = values["ARG"].removeprefix("TRITON_TAG=")
+    assert values["FROM"] == REGISTRY + ":${TRITON_TAG}"
+    assert tag in IMAGES.values()
+    assert tag == GRAPH_TAG
+    assert default_of(service["build"]["args"]["TRITON_TAG"]) == tag
+    assert default_of(service["image"]) == tag
+
+
+def test_the_server_is_nobody_and_loads_what_it_is_given(instructions: list[tuple[str, str]]) -> None:
+    names = [name for name, _ in instructions]
+    values = dict(instructions)
+    assert values["USER"] == "hytrec"
+    assert names.index("USER") < names.index("CMD")
+    assert "RUN" not in names[names.index("USER") :]
+    command = json.loads(values["CMD"])
+    assert command[0] == "tritonserver"
+    assert "--model-control-mode=none" in command
+    assert "--disable-auto-complete-config" in command
+    assert f"--backend-config=python,shm-default-byte-size={ServerOptions.shm_bytes}" in command
+
+
+def test_what_is_copied_exists(instructions: list[tuple[str, str]]) -> None:
+    for name, value in instructions:
+        if name == "COPY":
+            for source in value.split()[:-1]:
+                assert (DEPLOY.parent / source).exists(), source
+
+
+def test_health_is_an_answer(instructions: list[tuple[str, str]]) -> None:
+    check = dict(instructions)["HEALTHCHECK"]
+    assert json.loads(check[check.index("[") :])[:3] == ["python3", "-m", "hytrec_export.health"]
+
+
+def test_compose_reserves_a_gpu_and_keeps_the_state(service: dict[str, Any]) -> None:
+    (device,) = service["deploy"]["resources"]["reservations"]["devices"]
+    assert (device["driver"], device["capabilities"]) == ("nvidia", ["gpu"])
+    repository, state = service["volumes"]
+    assert repository.endswith(":/repository:ro")
+    assert state == "state:/state"
+    assert StoreOptions.from_environment(service["environment"]).path == Path("/state")
+    assert service["environment"][PATH_VARIABLE] == "/state"
+    assert all(port.startswith("${HYTREC_ADDRESS:-127.0.0.1}:") for port in service["ports"])
+    assert service["shm_size"] == "1g"
+    assert (DEPLOY / service["build"]["context"] / service["build"]["dockerfile"]).is_file()
