@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -37,13 +38,13 @@ def measure_drift(float32: Side, half: Side, question: Question, *, appends: int
 
 def batch_difference(side: Side, questions: Sequence[Question]) -> float:
     """Largest difference between a user's scores in a padded batch of mixed lengths and alone."""
-    fitting = [question for question in questions if len(question.history) <= BATCHED_EVENTS]
-    by_length = sorted(fitting, key=lambda question: len(question.history))
+    by_length = sorted(questions, key=lambda question: -len(question.history))
     worst = 0.0
     for size, padding in BATCHES:
-        chosen = by_length[:: max(1, len(by_length) // size)][: min(size, side.limits.max_batch)]
-        longest = max((len(question.history) for question in chosen), default=0)
-        if not chosen or longest + padding > side.limits.max_events:
+        most = min(BATCHED_EVENTS, side.limits.max_events - padding)
+        fitting = [question for question in by_length if len(question.history) <= most]
+        chosen = fitting[:: max(1, len(fitting) // size)][: min(size, side.limits.max_batch)]
+        if not chosen:
             continue
         together = side.encode(chosen, padding=padding)
         for index, question in enumerate(chosen):
@@ -53,8 +54,8 @@ def batch_difference(side: Side, questions: Sequence[Question]) -> float:
 
 
 def _score_difference(one: tuple[Side, Users], other: tuple[Side, Users], question: Question) -> float:
-    """Of the rows that the one retrieves."""
-    rows, _ = one[0].retrieve(one[1], [question])
+    """Of the rows that the one retrieves, seen ones too."""
+    rows, _ = one[0].retrieve(one[1], [replace(question, seen=question.seen[:0])])
     now = times([question])
     scores = [side.chain.rerank(users, now, rows) for side, users in (one, other)]
     return largest_difference(*(np.where(rows > 0, values, 0) for values in scores))
