@@ -1,16 +1,24 @@
+import importlib
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
-from hytrec.signature import ENSEMBLES, GRAPHS, STATE_MODELS
+from hytrec.data import History
+from hytrec.signature import ENSEMBLES, GRAPHS, SESSION_LOAD, SESSION_SAVE, STATE_MODELS
 from hytrec.vocabulary import Vocabulary
 from hytrec_export.errors import BuildError
 from hytrec_export.layout import MODULES
+from hytrec_export.options import Device, EngineOptions, Lowering, StateKind, Target
 from hytrec_export.serving import ServingSettings
 from hytrec_export.triton_config import config_texts
 from hytrec_export.triton_repository import repository_readme, write_repository
 
+text_format: Any = importlib.import_module("google.protobuf.text_format")
+model_config_pb2: Any = importlib.import_module("tritonclient.grpc.model_config_pb2")
+
+SESSION_STEPS = (SESSION_LOAD, SESSION_SAVE)
 CHECKOUT = Path(__file__).parents[2]
 
 
@@ -96,3 +104,155 @@ def test_the_readme_names_every_folder(repository: Path) -> None:
     for path in repository.iterdir():
         if path.name != "README.md":
             assert f"`{path.name}" in text
+
+
+# --- targets that the pip server cannot serve ---
+
+
+OTHER_TARGETS: dict[str, dict[str, Any]] = {
+    "onnxruntime": {"target": Target.ONNXRUNTIME},
+    "onnxruntime-chunked-cuda": {
+        "target": Target.ONNXRUNTIME,
+        "lowering": Lowering.CHUNKED,
+        "device": Device.CUDA,
+    },
+    "onnxruntime-session": {"target": Target.ONNXRUNTIME, "state": StateKind.SEQUENCE},
+    "tensorrt": {"target": Target.TENSORRT},
+    "tensorrt-session": {"target": Target.TENSORRT, "state": StateKind.SEQUENCE},
+    "tensorrt-rtx": {"target": Target.TENSORRT_RTX, "engine": EngineOptions(compute_capability="sm86")},
+}
+
+
+@pytest.fixture
+def histories() -> list[History]:
+    return [
+        History(
+            item_rows=np.arange(1, length + 1),
+            behavior_rows=np.ones(length, np.int64),
+            times=1_000_000_000 + np.arange(length),
+        )
+        for length in (0, 3, 11)
+    ]
+
+
+@pytest.fixture(params=OTHER_TARGETS)
+def other(
+    request: pytest.FixtureRequest,
+    tmp_path: Path,
+    settings: ServingSettings,
+    vocabulary: Vocabulary,
+    graphs: dict[str, Path],
+    plan_of: Any,
+    histories: list[History],
+) -> tuple[str, Path]:
+    staging = tmp_path / "staging"
+    staging.mkdir()
+    plan = plan_of(**OTHER_TARGETS[request.param])
+    write_repository(staging, settings=settings, vocabulary=vocabulary, files=graphs, plan=plan, warmup=histories)
+    return request.param, staging
+
+
+def configs_of(repository: Path) -> dict[str, Any]:
+    return {
+        path.parent.name: text_format.Parse(path.read_text(), model_config_pb2.ModelConfig())
+        for path in repository.glob("*/config.pbtxt")
+    }
+
+
+def test_the_model_file_is_the_one_that_the_config_names(other: tuple[str, Path]) -> None:
+    name, repository = other
+    file = "model.plan" if name.startswith("tensorrt") else "model.onnx"
+    for model in GRAPHS:
+        version = repository / model.name / "1"
+        assert [path.name for path in version.iterdir()] == [file]
+        assert (version / file).read_text() == model.name
+        assert configs_of(repository)[model.name].default_model_filename == file
+
+
+def test_the_steps_around_them_are_python_models_on_the_cpu(other: tuple[str, Path]) -> None:
+    name, repository = other
+    steps = SESSION_STEPS if name.endswith("session") else STATE_MODELS
+    python = {name: config for name, config in configs_of(repository).items() if config.backend == "python"}
+    assert set(python) == {model.name for model in steps}
+    for name, config in python.items():
+        (group,) = config.instance_group
+        assert group.kind == model_config_pb2.ModelInstanceGroup.KIND_CPU
+        assert f"hytrec_export.triton_models.{MODULES[name]} import" in (repository / name / "1/model.py").read_text()
+
+
+def test_every_model_of_an_ensemble_is_there(other: tuple[str, Path]) -> None:
+    configs = configs_of(other[1])
+    ensembles = [config for config in configs.values() if config.platform == "ensemble"]
+    assert len(ensembles) == 3
+    for config in ensembles:
+        assert {step.model_name for step in config.ensemble_scheduling.step} <= set(configs)
+
+
+def test_warmup_files_hold_the_bytes_that_triton_reads(
+    other: tuple[str, Path], settings: ServingSettings, histories: list[History]
+) -> None:
+    """Triton reads dims x element size bytes, row-major, one row of the batch."""
+    _, repository = other
+    sizes = {"TYPE_INT64": 8, "TYPE_FP32": 4}
+    for name, config in configs_of(repository).items():
+        used = set()
+        for warm in config.model_warmup:
+            for tensor, given in warm.inputs.items():
+                if given.WhichOneof("input_data_type") == "zero_data":
+                    continue
+                file = repository / name / "warmup" / given.input_data_file
+                kind = model_config_pb2.DataType.Name(given.data_type)
+                assert file.stat().st_size == sizes[kind] * int(np.prod(given.dims)), tensor
+                used.add(file.name)
+        folder = repository / name / "warmup"
+        assert used == ({path.name for path in folder.iterdir()} if folder.exists() else set())
+
+
+def test_warmup_values_are_those_of_the_longest_history(
+    other: tuple[str, Path], settings: ServingSettings, histories: list[History]
+) -> None:
+    name, repository = other
+    longest = histories[-1]
+
+    def read(model: str, file: str) -> list[int]:
+        values: list[int] = np.fromfile(repository / model / "warmup" / file, "<i8").tolist()
+        return values
+
+    assert read("hytrec_retriever", "reading_window_items") == longest.item_rows[-4:].tolist()
+    assert read("hytrec_retriever", "reading_now_s") == [longest.times[-1]]
+    assert read("hytrec_reranker", "candidates_20_candidate_rows") == np.resize(longest.item_rows, 20).tolist()
+    if name.endswith("session"):
+        assert not (repository / "hytrec_encoder" / "warmup").exists()
+    else:
+        assert read("hytrec_encoder", "one_event_item_rows") == [11]
+        assert read("hytrec_encoder", "history_item_rows") == [*longest.item_rows.tolist(), 0]
+        assert read("hytrec_encoder", "history_event_times") == [*longest.times.tolist(), 0]
+
+
+def test_the_note_says_who_can_serve_it(other: tuple[str, Path]) -> None:
+    name, repository = other
+    note = (repository / "TARGET.md").read_text()
+    assert note.startswith(f"# Target {name.partition('-session')[0].partition('-chunked')[0]}\n")
+    assert ("No Triton server loads this folder" in note) == (name == "tensorrt-rtx")
+    assert ("sequence_start" in note) == name.endswith("session")
+    if name.startswith("onnxruntime"):
+        tag = "26.04-py3" if "chunked" in name else "26.07-py3"
+        assert f"nvcr.io/nvidia/tritonserver:{tag}" in note
+    assert (" on a GPU" in note) == name.endswith("cuda")
+
+
+def test_the_pip_servers_repository_needs_no_note(repository: Path) -> None:
+    assert not (repository / "TARGET.md").exists()
+    assert not list(repository.glob("*/warmup"))
+
+
+def test_missing_engines_are_named(
+    tmp_path: Path, settings: ServingSettings, vocabulary: Vocabulary, graphs: dict[str, Path], plan_of: Any
+) -> None:
+    del graphs["hytrec_encoder"]
+    with pytest.raises(
+        BuildError, match=r"^\.plan files are given for hytrec_reranker, hytrec_retriever; a repository"
+    ):
+        write_repository(
+            tmp_path, settings=settings, vocabulary=vocabulary, files=graphs, plan=plan_of(target=Target.TENSORRT)
+        )

@@ -260,6 +260,12 @@ def make_request(pb_utils: Any) -> MakeRequest:
     return make
 
 
+@pytest.fixture(scope="session", name="write_stand_ins")
+def write_stand_ins_fixture() -> Callable[[Path, Sizes, int], dict[str, Path]]:
+    """Writes stand-in graphs into a folder: their files by model name."""
+    return write_stand_ins
+
+
 WriteRepository = Callable[[Path, ServingSettings, Vocabulary], Path]
 
 
