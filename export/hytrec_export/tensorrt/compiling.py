@@ -96,7 +96,9 @@ def _record(
     capability = order.options.compute_capability if tensorrt.ahead_of_time else here
     engine_layers = None
     if here is not None and here == capability:
-        engine_layers = count_engine_layers(tensorrt.module, order.engine)
+        engine_layers = count_engine_layers(
+            tensorrt.module, order.engine, version_compatible=order.options.version_compatible
+        )
         check_engine_layers(engine_layers, precision=order.precision, engine=order.engine.name)
     return EngineRecord(
         path=order.engine,

@@ -19,12 +19,17 @@ def check_options(target: Target, options: EngineOptions) -> None:
     """Refuse what the target's compiler does not have, before it is at work.
 
     Raises:
-        OptionError: engines for other GPUs are asked of TensorRT for RTX.
+        OptionError: TensorRT for RTX is asked for engines of other GPUs or versions than those it compiles for.
     """
     if target is Target.TENSORRT_RTX and options.hardware_compatibility:
         raise OptionError(
             "target tensorrt-rtx has no --hardware-compatibility; leave it out and build for each GPU with "
             "--compute-capability"
+        )
+    if target is Target.TENSORRT_RTX and options.version_compatible:
+        raise OptionError(
+            "target tensorrt-rtx has no --version-compatible, its engines run on the version that compiled them alone; "
+            "leave it out and build again with each version"
         )
 
 

@@ -21,14 +21,19 @@ _FIELDS = ("Format/Datatype", "DataType", "Format")
 _TYPES = {"half": "float16", "fp16": "float16", "float": "float32", "fp32": "float32"}
 
 
-def count_engine_layers(trt: Any, engine: Path) -> Counts:
+def count_engine_layers(trt: Any, engine: Path, *, version_compatible: bool) -> Counts:
     """How many layers of each type and dtype an engine has; needs a GPU.
+
+    Args:
+        version_compatible: such an engine holds a runtime of its own, which is run to open it.
 
     Raises:
         BuildError: the engine cannot be opened.
     """
     log = Log(trt)
-    opened = trt.Runtime(log.logger).deserialize_cuda_engine(engine.read_bytes())
+    runtime = trt.Runtime(log.logger)
+    runtime.engine_host_code_allowed = version_compatible
+    opened = runtime.deserialize_cuda_engine(engine.read_bytes())
     if opened is None:
         raise BuildError(f"the engine {engine.name} just compiled cannot be opened ({log.reason()}); check the driver")
     text = opened.create_engine_inspector().get_engine_information(trt.LayerInformationFormat.JSON)

@@ -58,6 +58,21 @@ def find_tensorrt(target: Target, *, gpus: Callable[[], int] = gpu_count) -> Ten
             "target tensorrt compiles on the GPU that it compiles for, and no GPU was found; run this on a GPU node, "
             "or without a GPU: hytrec-export build RUN --target tensorrt-rtx --compute-capability sm86"
         )
+    found = load_tensorrt(target)
+    numbers = version_numbers(found.version)
+    if target is Target.TENSORRT and not (numbers[:2] >= OLDEST and numbers[0] <= NEWEST_MAJOR):
+        raise BuildError(
+            f"tensorrt {found.version} is installed; 10.12 to 11 are known here, run: pip install 'tensorrt>=10.12,<12'"
+        )
+    return found
+
+
+def load_tensorrt(target: Target) -> TensorRT:
+    """The package of a target, to run engines.
+
+    Raises:
+        MissingPackageError: it is not installed, or its libraries cannot be loaded.
+    """
     name, extra = MODULES[target], EXTRAS[target]
     try:
         module = require(name, extra=extra)
@@ -66,13 +81,7 @@ def find_tensorrt(target: Target, *, gpus: Callable[[], int] = gpu_count) -> Ten
             f"{name} cannot be loaded ({' '.join(str(error).split())}); "
             f"run: pip install --force-reinstall 'hytrec-export[{extra}]'"
         ) from error
-    found = TensorRT(target=target, module=module)
-    numbers = version_numbers(found.version)
-    if target is Target.TENSORRT and not (numbers[:2] >= OLDEST and numbers[0] <= NEWEST_MAJOR):
-        raise BuildError(
-            f"tensorrt {found.version} is installed; 10.12 to 11 are known here, run: pip install 'tensorrt>=10.12,<12'"
-        )
-    return found
+    return TensorRT(target=target, module=module)
 
 
 def version_numbers(version: str) -> tuple[int, ...]:

@@ -58,14 +58,13 @@ class Monitor:
     def finish(self, name: str) -> None:
         """A phase ends, all of its steps done or not."""
         with self._lock:
-            phase = self._phases.pop(name, None)
+            phase = self._phases.get(name)
             if phase is not None:
                 phase.done = phase.steps
                 self._tell()
+                del self._phases[name]
 
     def _tell(self) -> None:
-        if not self._phases:
-            return
         outermost = next(iter(self._phases.values()))
         done = int(PARTS * outermost.share())
         if done > self._told:

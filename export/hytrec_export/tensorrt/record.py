@@ -11,6 +11,9 @@ from hytrec_export.options import Precision, Target
 from hytrec_export.tensorrt.layers import Counts
 from hytrec_export.tensorrt.module import version_numbers
 
+MAJORS_AHEAD = 1
+"""How many major versions later a version-compatible engine still runs: one of 10 does on 11."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class EngineRecord:
@@ -90,8 +93,8 @@ def check_engine_version(record: EngineRecord, found: str) -> None:
     built, here = version_numbers(record.tensorrt_version), version_numbers(found)
     known = min(len(built), len(here))
     same = known > 0 and built[:known] == here[:known]
-    later = record.version_compatible and built[:1] == here[:1] and built[:known] <= here[:known]
-    if not (same or later):
+    later = known > 0 and built[:known] <= here[:known] and here[0] - built[0] <= MAJORS_AHEAD
+    if not (same or (later and record.version_compatible)):
         raise RepositoryError(
             f"{record.path} was compiled by {record.target.value} {record.tensorrt_version}, and here is {found}, "
             f"which does not run it; build again with this version: {record.rebuild_command}"

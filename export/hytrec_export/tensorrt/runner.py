@@ -22,7 +22,7 @@ ProfileShapes = Mapping[str, tuple[tuple[int, ...], ...]]
 
 
 def nearest_profile(profiles: Sequence[ProfileShapes], shapes: Mapping[str, tuple[int, ...]]) -> int | None:
-    """Number of the profile that takes the shapes and with the nearest optimum, as Triton chooses; None if none does."""
+    """Of the profiles that take the shapes the one with the nearest optimum, as Triton chooses; None if none does."""
     distances = {
         number: sum(
             abs(size - usual)
@@ -46,11 +46,13 @@ class TensorRTRunner:
     Args:
         tensorrt: of the version that compiled the engine.
         engine: the .plan file.
+        version_compatible: such an engine holds a runtime of its own, which is run.
     """
 
-    def __init__(self, tensorrt: TensorRT, engine: Path) -> None:
+    def __init__(self, tensorrt: TensorRT, engine: Path, *, version_compatible: bool = False) -> None:
         self._tensorrt = tensorrt
         self._path = engine
+        self._version_compatible = version_compatible
         self._torch: Any = None
         self._log: Log | None = None
         self._runtime: Any = None
@@ -81,6 +83,7 @@ class TensorRTRunner:
                 f"{self._path} cannot be read ({error.strerror}); build the repository again"
             ) from error
         self._runtime = trt.Runtime(self._log.logger)
+        self._runtime.engine_host_code_allowed = self._version_compatible
         self._engine = self._runtime.deserialize_cuda_engine(content)
         if self._engine is None:
             raise RepositoryError(
