@@ -24,10 +24,10 @@ class QualityBounds:
         batched: largest difference that batch-mates and padding make, over the spread.
     """
 
-    score: float = 0.1
+    score: float = 0.05
     overlap: float = 0.99
     metric: float = 0.005
-    batched: float = 0.1
+    batched: float = 0.05
 
 
 @dataclass(frozen=True, kw_only=True)
