@@ -96,7 +96,9 @@ class Running:
         while self._process.poll() is None:
             if time.monotonic() > deadline:
                 self.kill()
-                return Ending(failure="it did not end in time and was killed; see --timeout")
+                return Ending(
+                    failure="perf_analyzer did not end in time and was killed; raise --timeout, or lower --requests"
+                )
             time.sleep(_POLL_S)
         self._file.close()
         return ending_of(self._process.returncode, self._log.read_text(errors="replace"))
@@ -118,4 +120,4 @@ def ending_of(returncode: int, text: str) -> Ending:
     errors = [line for line in text.splitlines() if line.lower().startswith("error")]
     lines = [line for line in text.splitlines() if line.strip()]
     said = worker[1] if worker else (errors or lines[-1:] or ["nothing"])[0]
-    return Ending(failure=f"{' '.join(said.split())} (exit status {returncode})")
+    return Ending(failure=f"perf_analyzer said: {' '.join(said.split())} (exit status {returncode})")

@@ -17,7 +17,7 @@ from hytrec_export.loadtest.sampling import Usage
 from hytrec_export.loadtest.statistics import ModelTimes, added
 
 SUSTAINED = 0.95
-"""A request rate of which less is reached is saturated."""
+"""A request rate of which less is reached is saturated, three deviations of a Poisson count allowed for."""
 MOST_DELAYED = 0.1
 """A request rate at which a larger share of requests is sent late is saturated: no thread was free to send them."""
 WORTHWHILE = 1.05
@@ -44,7 +44,7 @@ class Window:
     Args:
         profiles: by ensemble.
         models: what every model did meanwhile.
-        failure: what perf_analyzer said when it failed.
+        failure: what perf_analyzer said when it failed, or why its result cannot be used.
         delayed: share of the requests sent late.
     """
 
@@ -55,6 +55,12 @@ class Window:
     delayed: float = 0.0
 
     @property
+    def requests(self) -> int:
+        """Requests that count; 0 where one of several runs has none."""
+        counted = [len(profile) for profile in self.profiles.values()]
+        return sum(counted) if counted and all(counted) else 0
+
+    @property
     def errors(self) -> int:
         """Calls of the ensembles that failed; perf_analyzer ends at the first it sees."""
         counted = sum(times.failures for name, times in self.models.items() if name in _PUBLIC)
@@ -63,12 +69,12 @@ class Window:
 
 def point_figures(load: Load, windows: Sequence[Window], *, max_spread: float) -> dict[str, Any]:
     """Everything that is known of one point, as plain values."""
-    good = [window for window in windows if window.failure is None and all(map(len, window.profiles.values()))]
+    good = [window for window in windows if window.failure is None and window.requests]
     failures = sorted({window.failure or "no request was counted" for window in windows if window not in good})
     point: dict[str, Any] = {
         "load": {"kind": load.kind.value, "value": load.value},
         "status": Status.FAILED.value,
-        "notes": [f"perf_analyzer failed: {failure}" for failure in failures],
+        "notes": [f"a run failed: {failure}" for failure in failures],
         "windows_wanted": len(windows),
         "errors": sum(window.errors for window in windows),
     }
@@ -125,7 +131,7 @@ def _judged(point: dict[str, Any], load: Load, *, failed: int, max_spread: float
         status = Status.UNSTABLE
     if load.kind is LoadKind.RATE:
         reached = point["throughput_per_s"] / load.value
-        if reached < SUSTAINED or point["delayed_share"] > MOST_DELAYED:
+        if reached < SUSTAINED - 3 / math.sqrt(point["requests"]) or point["delayed_share"] > MOST_DELAYED:
             notes.append(
                 f"saturated: {point['throughput_per_s']:.1f} of {load.value:g} requests a second were answered and "
                 f"{point['delayed_share']:.0%} were sent late; latencies here would only tell how long the run was"

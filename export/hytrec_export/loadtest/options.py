@@ -61,6 +61,11 @@ class Load:
         """Threads of perf_analyzer that send it."""
         return int(self.value) if self.kind is LoadKind.CONCURRENCY else RATE_THREADS
 
+    @property
+    def fewest_requests(self) -> int:
+        """Fewest that a run may have: one for each thread, and for a rate those of a second (perf_analyzer's rule)."""
+        return max(self.lanes, math.ceil(self.value) if self.kind is LoadKind.RATE else 0)
+
     def split(self, shares: dict[str, float]) -> dict[str, Load]:
         """The load of each of several at once; a concurrency is whole numbers, at least 1 each."""
         if self.kind is LoadKind.RATE:

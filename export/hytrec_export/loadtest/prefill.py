@@ -84,8 +84,11 @@ def filled(keys: NDArray[Any], more: Keys, count: int) -> Keys:
 
 
 def forget(server: LiveServer, visitors: Iterable[Visitor], *, progress: Progress) -> None:
-    """Leave nothing of the test's users on the server."""
-    each(lambda visitor: server.forget(visitor.name), list(visitors), step="forgetting the users", progress=progress)
+    """Leave nothing of the test's users on the server, if that still answers."""
+    if server.is_live():
+        each(
+            lambda visitor: server.forget(visitor.name), list(visitors), step="forgetting the users", progress=progress
+        )
 
 
 def fingerprint(server: LiveServer, user: str) -> str:
@@ -108,7 +111,12 @@ def check_known_items(server: LiveServer, log: EventLog, user: str, *, items: in
     keys = log.item_keys[log.popular_items(items)]
     if len(keys) < 2:
         return 1.0
-    scores = server.call(RANK, {USER_ID.name: [user], CANDIDATE_KEYS.name: keys})[SCORES.name]
+    try:
+        scores = server.call(RANK, {USER_ID.name: [user], CANDIDATE_KEYS.name: keys})[SCORES.name]
+    except LoadTestError as error:
+        raise LoadTestError(
+            f"{error}; give the server's --repository, which says what it allows, or fewer --candidates"
+        ) from error
     _, counts = np.unique(scores, return_counts=True)
     unknown = int(counts.max()) if counts.max() > 1 else 0
     if unknown == len(keys):

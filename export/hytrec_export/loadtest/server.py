@@ -44,6 +44,13 @@ class LiveServer:
     ) -> None:
         self._client.close()
 
+    def is_live(self) -> bool:
+        """Whether it answers."""
+        try:
+            return bool(self._client.is_server_live(client_timeout=_CONNECT_TIMEOUT_S))
+        except self._grpc.InferenceServerException:
+            return False
+
     def check(self, endpoints: tuple[Ensemble, ...]) -> dict[str, dict[str, DType]]:
         """Dtypes of every endpoint's tensors, by endpoint.
 
@@ -78,8 +85,17 @@ class LiveServer:
         return sizes[0] if sizes and sizes[0] > 0 else None
 
     def statistics(self) -> dict[str, ModelTimes]:
-        """What every model has done since the server started."""
-        answer = self._client.get_inference_statistics(client_timeout=_CONNECT_TIMEOUT_S)
+        """What every model has done since the server started.
+
+        Raises:
+            LoadTestError: the server does not answer.
+        """
+        try:
+            answer = self._client.get_inference_statistics(client_timeout=_CONNECT_TIMEOUT_S)
+        except self._grpc.InferenceServerException as error:
+            raise LoadTestError(
+                f"the server at {self.endpoint} stopped answering ({_first_line(error)}); see its log"
+            ) from error
         return {model.name: ModelTimes.of(model) for model in answer.model_stats}
 
     def call(self, endpoint: Ensemble, arguments: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
@@ -101,16 +117,18 @@ class LiveServer:
             return
 
     def _infer(self, endpoint: Ensemble | Model, tensors: list[Any]) -> Any:
-        for attempt in range(_TRIES):
+        attempt = 0
+        while True:
+            attempt += 1
             try:
                 return self._client.infer(endpoint.name, tensors, client_timeout=CALL_TIMEOUT_S)
             except self._grpc.InferenceServerException as error:
-                if "UNAVAILABLE" not in str(error.status()) or attempt == _TRIES - 1:
-                    raise LoadTestError(
-                        f"the server at {self.endpoint} refuses a call of {endpoint.name}: {_first_line(error)}"
-                    ) from error
-                time.sleep(_PAUSE_S * 2**attempt)
-        raise AssertionError(endpoint.name)
+                if "UNAVAILABLE" in str(error.status()) and attempt < _TRIES:
+                    time.sleep(_PAUSE_S * 2**attempt)
+                    continue
+                raise LoadTestError(
+                    f"the server at {self.endpoint} refuses a call of {endpoint.name}: {_first_line(error)}"
+                ) from error
 
     def _tensor(self, name: str, value: Any, dtype: DType) -> Any:
         array = _array(value, dtype)[None]  # (1, n)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from hytrec.signature import ENSEMBLES, RANK, Ensemble
+from hytrec.signature import ENSEMBLES, RANK
 from hytrec_export.errors import LoadTestError
 from hytrec_export.loadtest import prefill
 from hytrec_export.loadtest.analyzer import Running, command_line, find_perf_analyzer
@@ -20,30 +20,17 @@ from hytrec_export.loadtest.contract import key_types
 from hytrec_export.loadtest.event_log import EventLog, read_event_log
 from hytrec_export.loadtest.figures import Window, mark_saturation, point_figures, verdict
 from hytrec_export.loadtest.input_data import Requests, write_input_data
-from hytrec_export.loadtest.options import MIXED_SHARES, Load, LoadTestOptions, Scenario
+from hytrec_export.loadtest.options import Load, LoadTestOptions, Scenario
+from hytrec_export.loadtest.plan import Job, Plan
 from hytrec_export.loadtest.profile import Profile, overlap, read_profile
 from hytrec_export.loadtest.sampling import Sampler, find_server
 from hytrec_export.loadtest.server import LiveServer
 from hytrec_export.loadtest.statistics import difference
-from hytrec_export.loadtest.traffic import Call, ColdTraffic, Traffic, Visitor
 from hytrec_export.progress import Progress, silent
 from hytrec_export.serving import Limits, ServingSettings
 
-WARMUP = 0.1
-"""Share of a window's requests that come before those that count."""
-SPARE = 2
-"""Entries of the input beyond the run, for each lane: perf_analyzer begins anew at the end of its input."""
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Job:
-    """One run of one perf_analyzer."""
-
-    endpoint: Ensemble
-    load: Load
-    calls: Sequence[Call]
-    warmup: int
-    requests: int
+FEW_KNOWN = 0.5
+"""A model that knows a smaller share of the log's frequent items was trained on another log."""
 
 
 @dataclass(kw_only=True, eq=False)
@@ -97,11 +84,14 @@ def run_load_test(options: LoadTestOptions, *, inputs: Path | None = None, progr
             )
         probed = min(options.candidates, limits.max_candidates)
         known = prefill.check_known_items(server, log, f"{prefix}-probe", items=probed)
-        plan = _Plan(options, log, prefix=prefix, limits=limits)
-        stack.callback(prefill.forget, server, plan.visitors, progress=progress)
+        plan = Plan(options, log, prefix=prefix, limits=limits)
+        stack.callback(prefill.forget, server, plan.visitors, progress=progress)  # whatever happens from here on
         requests = _prepared(server, plan, log, options, limits=limits, progress=progress)
         sweep = _Sweep(options, server, requests, program=program, inputs=inputs)
-        points = sweep.run(plan.jobs, progress)
+        points = sweep.run(plan.windows, progress)
+        problems = verdict(points, options.scenario)
+        if known < FEW_KNOWN:
+            problems.append(f"the server's model knows only {known:.0%} of the event log's most frequent items")
         test = {
             "scenario": options.scenario.value,
             "endpoint": options.endpoint,
@@ -115,64 +105,11 @@ def run_load_test(options: LoadTestOptions, *, inputs: Path | None = None, progr
             "candidates": probed if RANK in options.scenario.endpoints() else None,
             "server_seen": sweep.server_process is not None,
         }
-    return Result(test=test, points=points, commands=sweep.commands, problems=verdict(points, options.scenario))
-
-
-class _Plan:
-    """Every job of every window, and the visitors that they need."""
-
-    def __init__(self, options: LoadTestOptions, log: EventLog, *, prefix: str, limits: Limits) -> None:
-        cold = options.scenario is Scenario.COLD
-        self._traffic: Traffic | ColdTraffic = (
-            ColdTraffic(log, prefix=prefix, seed=options.seed, max_events=limits.max_events)
-            if cold
-            else Traffic(log, prefix=prefix, seed=options.seed)
-        )
-        # Windows of one load are far apart in time, so that a drift of the machine shows as spread.
-        self.jobs = [(load, self._jobs(load, options)) for _ in range(options.windows) for load in options.loads()]
-
-    @property
-    def visitors(self) -> list[Visitor]:
-        """Users that have a call in some window."""
-        return [visitor for visitor in self._traffic.visitors if visitor.calls_made]
-
-    def _jobs(self, load: Load, options: LoadTestOptions) -> list[Job]:
-        counted = options.requests_of_window()
-        shares = MIXED_SHARES if options.scenario is Scenario.MIXED else {options.scenario.endpoints()[0].name: 1.0}
-        loads = load.split(shares)
-        jobs = []
-        # All jobs of a window draw from one traffic, dealt to lanes together: no visitor is in two of them.
-        lanes = {name: loads[name].lanes for name in shares}
-        sizes = {name: max(lanes[name], round(counted * share)) for name, share in shares.items()}
-        rounds = max(-(-self._entries(sizes[name], lanes[name]) // lanes[name]) for name in shares)
-        calls = self._traffic.take(rounds * sum(lanes.values()), lanes=sum(lanes.values()))
-        first = 0
-        for endpoint in options.scenario.endpoints():
-            own = [
-                call
-                for place, call in enumerate(calls)
-                if first <= place % sum(lanes.values()) < first + lanes[endpoint.name]
-            ]
-            first += lanes[endpoint.name]
-            warmup = round(WARMUP * sizes[endpoint.name])
-            jobs.append(
-                Job(
-                    endpoint=endpoint,
-                    load=loads[endpoint.name],
-                    calls=own[: self._entries(sizes[endpoint.name], lanes[endpoint.name])],
-                    warmup=warmup,
-                    requests=sizes[endpoint.name] + warmup,
-                )
-            )
-        return jobs
-
-    @staticmethod
-    def _entries(requests: int, lanes: int) -> int:
-        return requests + round(WARMUP * requests) + SPARE * lanes
+    return Result(test=test, points=points, commands=sweep.commands, problems=problems)
 
 
 def _prepared(
-    server: LiveServer, plan: _Plan, log: EventLog, options: LoadTestOptions, *, limits: Limits, progress: Progress
+    server: LiveServer, plan: Plan, log: EventLog, options: LoadTestOptions, *, limits: Limits, progress: Progress
 ) -> Requests:
     """The server with every visitor's history, and what the requests are made from."""
     requests = Requests(log=log)
@@ -215,11 +152,25 @@ class _Sweep:
         return points
 
     def _window(self, jobs: Sequence[Job], folder: Path, number: int) -> Window:
-        window = Window()
         inputs = self._inputs or folder
         commands = [self._command(job, inputs / f"{number:03}-{job.endpoint.name}.json", folder) for job in jobs]
         self.commands += [shlex.join(command) for command in commands]
-        before = self._server.statistics()
+        try:
+            before = self._server.statistics()
+        except LoadTestError as error:
+            return Window(failure=str(error))
+        window = self._run(jobs, commands, folder)
+        try:
+            window.models = difference(self._server.statistics(), before)
+            if window.failure is None:
+                window.profiles = self._profiles(jobs, folder)
+        except LoadTestError as error:
+            window.failure = window.failure or str(error)
+        return window
+
+    def _run(self, jobs: Sequence[Job], commands: Sequence[Sequence[str]], folder: Path) -> Window:
+        """All perf_analyzers of a window at once."""
+        window = Window()
         deadline = time.monotonic() + self._options.timeout_s
         with Sampler(self.server_process, window.usage):
             running: list[Running] = []
@@ -230,11 +181,8 @@ class _Sweep:
             finally:
                 for one in running:
                     one.kill()
-        window.models = difference(self._server.statistics(), before)
         window.failure = next((ending.failure for ending in endings if ending.failure), None)
         window.delayed = max(ending.delayed for ending in endings)
-        if window.failure is None:
-            window.profiles = self._profiles(jobs, folder)
         return window
 
     def _profiles(self, jobs: Sequence[Job], folder: Path) -> Mapping[str, Profile]:
@@ -251,7 +199,7 @@ class _Sweep:
             model=job.endpoint.name,
             endpoint=self._options.endpoint,
             load=job.load,
-            requests=job.requests,
+            requests=job.sent,
             input_data=input_data,
             export=folder / f"{job.endpoint.name}.export.json",
         )

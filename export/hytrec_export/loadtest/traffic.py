@@ -163,16 +163,16 @@ def cuts(times: Int64Array, random: np.random.Generator) -> Int64Array:
 class ColdTraffic:
     """Calls of new users, each with the last `max_events` events of a long history.
 
-    Lengths come evenly from every octave that the log has, so that cost by length can be read from the report.
+    Lengths come evenly from every octave that the log has, so that cost by length can be read from the report; every
+    take has the same histories, so that windows can be compared.
     """
 
     def __init__(self, log: EventLog, *, prefix: str, seed: int, max_events: int) -> None:
         self._log = log
         self._prefix = prefix
-        self._random = np.random.default_rng(seed)
         self._max_events = max_events
         lengths = np.minimum(log.lengths, max_events)
-        long = np.flatnonzero(lengths >= min(LONG_HISTORY, int(lengths.max())))
+        long = np.random.default_rng(seed).permutation(np.flatnonzero(lengths >= min(LONG_HISTORY, int(lengths.max()))))
         octaves = np.log2(lengths[long]).astype(np.int64)
         self._groups: list[NDArray[np.int64]] = [long[octaves == octave] for octave in np.unique(octaves)]
         self.visitors: list[Visitor] = []
@@ -180,11 +180,12 @@ class ColdTraffic:
     def take(self, requests: int, *, lanes: int) -> list[Call]:
         """The next calls; a new visitor each, whatever the lanes."""
         del lanes
-        return [self._come().next_call() for _ in range(requests)]
+        return [self._come(number).next_call() for number in range(requests)]
 
-    def _come(self) -> Visitor:
-        group = self._groups[int(self._random.integers(len(self._groups)))]
-        user = int(self._random.choice(group))
+    def _come(self, number: int) -> Visitor:
+        turn, place = divmod(number, len(self._groups))
+        group = self._groups[place]
+        user = int(group[turn % len(group)])
         stop = int(self._log.offsets[user + 1])
         start = max(int(self._log.offsets[user]), stop - self._max_events)
         name = f"{self._prefix}-{len(self.visitors)}"
