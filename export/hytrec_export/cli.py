@@ -14,6 +14,8 @@ from typing import Annotated
 import typer
 
 from hytrec.errors import HytrecError
+from hytrec_export.doctor_command import doctor
+from hytrec_export.loadtest_command import loadtest
 from hytrec_export.options import BuildOptions, Device, EngineOptions, Lowering, StateKind, Target
 from hytrec_export.server.options import ServerOptions
 from hytrec_export.serving import Limits
@@ -29,6 +31,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(state_app, name="state")
+app.command()(doctor)
+app.command()(loadtest)
 
 Repository = Annotated[Path, typer.Argument(help="Folder of a built model repository.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -98,23 +102,36 @@ def build(
     if as_json:
         _print_json(asdict(manifest) | {"output": str(output)})
         return
-    print(f"{output}: {len(manifest.files)} files, model {manifest.fingerprint}")  # noqa: T201
-    print(f"largest difference from PyTorch {manifest.worst_difference:.2g}, bound {atol:g}")  # noqa: T201
+    print("\n".join([f"{output}: {len(manifest.files)} files, model {manifest.fingerprint}", *manifest.told()]))  # noqa: T201
 
 
 @app.command()
-def verify(repository: Repository = BuildOptions.output, *, as_json: AsJson = False) -> None:
+def verify(
+    repository: Repository = BuildOptions.output,
+    *,
+    served: Annotated[
+        str | None, typer.Option(help="Ask a live server, grpc://host:port, instead of running the graphs here.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
     """Check the files' hashes, and the graphs against PyTorch's stored answers; exit code 1 if something is wrong."""
-    from hytrec_export.terminal import progress_bar  # noqa: PLC0415 - --help is not to wait for rich
-    from hytrec_export.verify import verify as verify_repository  # noqa: PLC0415 - numpy
+    from hytrec_export.manifest import Manifest  # noqa: PLC0415 - numpy, for all of these
+    from hytrec_export.terminal import progress_bar  # noqa: PLC0415
+    from hytrec_export.verify import verify as verify_repository  # noqa: PLC0415
+    from hytrec_export.verify import verify_files  # noqa: PLC0415
+    from hytrec_export.verify_served import verify_served  # noqa: PLC0415
 
-    findings = verify_repository(repository, progress=progress_bar)
+    if served is None:
+        findings = verify_repository(repository, progress=progress_bar)
+    else:
+        files = verify_files(repository, Manifest.load(repository), progress_bar)
+        findings = [*files, *verify_served(repository, served, progress=progress_bar)]
     ok = all(finding.ok for finding in findings)
     if as_json:
         _print_json({"ok": ok, "findings": [asdict(finding) for finding in findings]})
     else:
         for finding in findings:
-            print(f"{'ok    ' if finding.ok else 'not ok'}  {finding.text}")  # noqa: T201
+            print(finding)  # noqa: T201
     raise typer.Exit(0 if ok else 1)
 
 

@@ -73,6 +73,30 @@ class Manifest:
         """The largest difference from PyTorch that the build measured."""
         return max(float(difference["value"]) for difference in self.parity["largest"].values())
 
+    @property
+    def bound(self) -> float:
+        """Largest difference from PyTorch in float32 that what is served may have."""
+        return float(self.options["atol"] if self.quality is None else self.quality["score_bound"])
+
+    def told(self) -> list[str]:
+        """The main things, for people."""
+        options, atol = self.options, float(self.options["atol"])
+        lines = [
+            f"target {options['target']} ({options['reason']}), {options['precision']}, {options['lowering']} lowering",
+            f"largest difference from PyTorch {self.worst_difference:.2g}, bound {atol:g}",
+        ]
+        if self.quality is not None:
+            lines.append(
+                f"{options['precision']} from float32: scores {self.quality['score']:.2g}, bound {self.bound:.2g}; "
+                f"top 10 the same {self.quality['overlap']:.2%}"
+            )
+        for name, engine in (self.engines or {}).items():
+            lines.append(
+                f"{name}: engine for {engine['compute_capability']} of {engine['target']} "
+                f"{engine['tensorrt_version']}, {engine['size_bytes'] / 1e6:.1f} MB, {engine['seconds']:.0f} s"
+            )
+        return lines
+
     def save(self, repository: Path) -> None:
         """Write manifest.json; its own hash stands in it."""
         values = {"format_version": FORMAT_VERSION, "made_by": MADE_BY, **asdict(self)}

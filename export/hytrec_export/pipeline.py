@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from hytrec.checkpoint import load_run
+from pathlib import Path
+
+from hytrec.checkpoint import Run, load_run
 from hytrec.signature import GRAPHS
 from hytrec_export import answers
-from hytrec_export.errors import BuildError
 from hytrec_export.graph import export_graphs
 from hytrec_export.manifest import Manifest, describe
-from hytrec_export.options import BuildOptions, Precision, Target
+from hytrec_export.options import BuildOptions, Precision
 from hytrec_export.output import check_output, keep_own_files
 from hytrec_export.parity import case_count, check_parity
 from hytrec_export.progress import Progress, silent
+from hytrec_export.quality import QualityBounds
+from hytrec_export.quality_gate import check_quality
 from hytrec_export.replace import NEW, put_in_place, staging_folder
 from hytrec_export.serving import ServingSettings
-from hytrec_export.targets import make_plan
+from hytrec_export.targets import Plan, make_plan
+from hytrec_export.tensorrt.build import build_engines
 from hytrec_export.triton_repository import write_repository
 
 
@@ -25,11 +29,10 @@ def build(options: BuildOptions, *, progress: Progress = silent) -> Manifest:
 
     Raises:
         HytrecError: the run cannot be read, the output is not ours or cannot be written, a graph differs from the
-            signature table, or its answers from PyTorch's.
+            signature table, its answers from PyTorch's, half precision from float32 by too much, or an engine cannot
+            be built.
     """
     plan = make_plan(options)
-    if plan.target is not Target.EMBEDDED or plan.precision is not Precision.FLOAT32:
-        raise BuildError(f"target {plan.target.value} in {plan.precision.value} is not built yet")
     output = check_output(options.output)
     run = load_run(options.run)
     settings = ServingSettings(
@@ -41,16 +44,46 @@ def build(options: BuildOptions, *, progress: Progress = silent) -> Manifest:
         limits=plan.limits,
     )
     with staging_folder(output) as staging:
-        with progress("exporting the graphs", len(GRAPHS)) as advance:
-            graphs = export_graphs(run.model, staging, settings=settings, lowering=plan.lowering, on_graph=advance)
+        graphs = _export(run, Precision.FLOAT32, plan, settings, staging, progress)
         with progress("comparing with PyTorch", case_count(len(run.samples), settings)) as advance:
             gate = check_parity(run.model, run.samples, graphs, settings=settings, atol=plan.atol, on_case=advance)
+        files, quality, engines = graphs, None, None
+        if plan.precision is not Precision.FLOAT32:
+            files = _export(run, plan.precision, plan, settings, staging, progress)
+            with progress(f"comparing {plan.precision.value} with float32", len(run.samples)) as advance:
+                checked = check_quality(graphs, files, run.samples, settings=settings, on_case=advance)
+                quality = checked.to_dict() | {"score_bound": QualityBounds().score * checked.spread}
+        if plan.has_engines:
+            cache = plan.engine.timing_cache or output.with_name(f"{output.name}.timing-cache")
+            records = build_engines(files, staging, plan=plan, settings=settings, timing_cache=cache, progress=progress)
+            files = {name: record.path for name, record in records.items()}
+            engines = {name: record.to_dict() for name, record in records.items()}
         repository = staging / NEW
         repository.mkdir()
-        write_repository(repository, settings=settings, vocabulary=run.vocabulary, files=graphs, plan=plan)
+        write_repository(
+            repository, settings=settings, vocabulary=run.vocabulary, files=files, plan=plan, warmup=run.samples
+        )
         answers.save(gate.answers, repository / answers.FILE_NAME)
         keep_own_files(output, repository)
-        manifest = describe(repository, settings.fingerprint, plan.to_dict(), parity=gate.differences.to_dict())
+        manifest = describe(
+            repository,
+            settings.fingerprint,
+            plan.to_dict(),
+            parity=gate.differences.to_dict(),
+            quality=quality,
+            engines=engines,
+        )
         manifest.save(repository)
         put_in_place(staging, output)
     return manifest
+
+
+def _export(
+    run: Run, precision: Precision, plan: Plan, settings: ServingSettings, staging: Path, progress: Progress
+) -> dict[str, Path]:
+    folder = staging / precision.value
+    folder.mkdir()
+    with progress(f"exporting the graphs in {precision.value}", len(GRAPHS)) as advance:
+        return export_graphs(
+            run.model, folder, settings=settings, lowering=plan.lowering, precision=precision, on_graph=advance
+        )

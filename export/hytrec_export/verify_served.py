@@ -29,13 +29,13 @@ from hytrec_export.answers import FILE_NAME, Answer, load
 from hytrec_export.chain import split_every
 from hytrec_export.differences import TOP, Meter
 from hytrec_export.errors import ParityError, ServerError
+from hytrec_export.findings import Finding
 from hytrec_export.manifest import Manifest
 from hytrec_export.options import StateKind
 from hytrec_export.progress import Progress, silent
 from hytrec_export.quality import QualityBounds
 from hytrec_export.served_endpoints import Endpoints, Tensors, Visitor
 from hytrec_export.serving import VOCABULARY_FILE, ServingSettings
-from hytrec_export.verify import Finding
 
 
 def verify_served(

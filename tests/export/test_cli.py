@@ -11,6 +11,7 @@ import pytest
 
 from hytrec_export import cli, pipeline, server
 from hytrec_export.errors import BuildError, ServerError
+from hytrec_export.findings import Finding
 from hytrec_export.manifest import Manifest
 from hytrec_export.options import BuildOptions, Device, EngineOptions, Lowering, StateKind, Target
 from hytrec_export.server import ServerOptions
@@ -54,9 +55,11 @@ def test_a_build_needs_no_option(command: Command, asked: list[Any]) -> None:
     code, out, _ = command("build", "runs/shop")
     assert code == 0
     assert asked == [BuildOptions(run=Path("runs/shop"))]
-    first, second = out.splitlines()
+    first, second, third = out.splitlines()
     assert first.startswith("model_repository: 22 files, model ")
-    assert second.startswith("largest difference from PyTorch ")
+    assert second.startswith("target embedded (")
+    assert second.endswith("), float32, fused lowering")
+    assert third.startswith("largest difference from PyTorch ")
 
 
 def test_every_build_option_arrives(command: Command, asked: list[Any]) -> None:
@@ -114,7 +117,26 @@ def test_a_spoiled_repository_is_told_and_fails(command: Command, repository: Pa
     assert code == 1
     told = json.loads(out)
     assert told["ok"] is False
-    assert told["findings"][0] == {"ok": False, "text": "serving.json was altered after the build"}
+    assert told["findings"][0] == {
+        "ok": False,
+        "skipped": False,
+        "text": "serving.json was altered after the build",
+    }
+
+
+def test_a_live_server_is_verified_in_place_of_graphs(
+    command: Command, built: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[Path, str]] = []
+
+    def verify_served(repository: Path, url: str, **_: object) -> list[Finding]:
+        asked.append((repository, url))
+        return [Finding(ok=False, text="it answers otherwise")]
+
+    monkeypatch.setattr("hytrec_export.verify_served.verify_served", verify_served)
+    code, out, _ = command("verify", built, "--served", "grpc://node:8001")
+    assert (code, asked) == (1, [(built, "grpc://node:8001")])
+    assert out.splitlines() == ["ok      22 files are as they were built", "not ok  it answers otherwise"]
 
 
 def test_a_server_needs_no_option(command: Command, asked: list[Any]) -> None:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import re
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -144,3 +145,26 @@ def test_a_description_hashes_what_stands_on_the_disk(tmp_path: Path) -> None:
     manifest = describe(tmp_path, "f" * 32, {"atol": 1}, parity={"largest": {}})
     assert list(manifest.files) == ["file"]
     assert (manifest.fingerprint, manifest.options, manifest.parity) == ("f" * 32, {"atol": 1}, {"largest": {}})
+
+
+def test_half_precision_and_engines_are_told(built: Path) -> None:
+    engine = {
+        "compute_capability": "sm86",
+        "target": "tensorrt-rtx",
+        "tensorrt_version": "1.7.1",
+        "size_bytes": 24_100_000,
+        "seconds": 26.8,
+    }
+    quality = {"score": 0.0028, "score_bound": 0.12, "overlap": 0.9951}
+    plain = Manifest.load(built)
+    manifest = replace(
+        plain,
+        options=plain.options | {"precision": "mixed-float16"},
+        quality=quality,
+        engines={"hytrec_encoder": engine},
+    )
+    assert (plain.bound, manifest.bound) == (1e-4, 0.12)
+    assert manifest.told()[2:] == [
+        "mixed-float16 from float32: scores 0.0028, bound 0.12; top 10 the same 99.51%",
+        "hytrec_encoder: engine for sm86 of tensorrt-rtx 1.7.1, 24.1 MB, 27 s",
+    ]

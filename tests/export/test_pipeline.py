@@ -10,16 +10,18 @@ from typing import Any
 import pytest
 
 from hytrec.errors import RunError
+from hytrec.signature import GRAPHS
 from hytrec_export import pipeline
 from hytrec_export.answers import FILE_NAME, load
 from hytrec_export.differences import Differences
 from hytrec_export.errors import BuildError, ParityError
 from hytrec_export.manifest import Manifest
-from hytrec_export.options import BuildOptions
+from hytrec_export.options import BuildOptions, EngineOptions, Target
 from hytrec_export.parity import Gate
 from hytrec_export.serving import Limits, ServingSettings
 from hytrec_export.verify import verify
 
+LIMITS = Limits(max_events=200, max_candidates=40, max_excluded=20, max_batch=4)
 KILLED_BUILD = Path(__file__).with_name("killed_build.py")
 
 
@@ -59,6 +61,42 @@ def test_an_old_repository_is_replaced_and_its_readme_kept(run_folder: Path, rep
     assert [path.name for path in repository.parent.iterdir()] == ["repository"]
 
 
+def test_half_precision_stores_half_and_verifies(run_folder: Path, built: Path, tmp_path: Path) -> None:
+    output = tmp_path / "repository"
+    manifest = pipeline.build(
+        BuildOptions(run=run_folder, output=output, target=Target.EMBEDDED, fp16=True, limits=LIMITS)
+    )
+    assert manifest.options["precision"] == "float16-weights"
+    assert manifest.quality is not None
+    assert 0 < manifest.quality["score"] <= manifest.bound
+    graphs = [name for name in manifest.files if name.endswith(".onnx")]
+    halved = sum(manifest.files[name].size_bytes for name in graphs)
+    assert halved < sum(Manifest.load(built).files[name].size_bytes for name in graphs)
+    assert all(finding.ok for finding in verify(output))
+
+
+def test_engines_are_built_written_and_described(run_folder: Path, tmp_path: Path) -> None:
+    output = tmp_path / "repository"
+    options = BuildOptions(
+        run=run_folder,
+        output=output,
+        target=Target.TENSORRT_RTX,
+        fp16=True,
+        engine=EngineOptions(compute_capability="sm86"),
+        limits=LIMITS,
+    )
+    manifest = pipeline.build(options)
+    assert manifest.engines is not None
+    for model in GRAPHS:
+        assert manifest.engines[model.name]["compute_capability"] == "sm86"
+        plan = f"{model.name}/1/model.plan"
+        assert manifest.files[plan].size_bytes == manifest.engines[model.name]["size_bytes"]
+        assert f"{model.name}/1/model.onnx" not in manifest.files
+    assert (tmp_path / "repository.timing-cache").stat().st_size > 0
+    files, version, run = verify(output)
+    assert (files.ok, version.ok, run.skipped) == (True, True, True)
+
+
 @pytest.mark.usefixtures("quick")
 def test_steps_are_told(run_folder: Path, tmp_path: Path) -> None:
     steps: list[str] = []
@@ -75,7 +113,7 @@ def test_steps_are_told(run_folder: Path, tmp_path: Path) -> None:
             pass
 
     pipeline.build(BuildOptions(run=run_folder, output=tmp_path / "repository"), progress=Told)
-    assert steps == ["exporting the graphs", "comparing with PyTorch"]
+    assert steps == ["exporting the graphs in float32", "comparing with PyTorch"]
 
 
 @pytest.mark.usefixtures("quick")

@@ -13,8 +13,9 @@ import pytest
 from hytrec_export.answers import FILE_NAME as GOLDEN
 from hytrec_export.answers import load, save
 from hytrec_export.errors import RepositoryError
+from hytrec_export.findings import Finding
 from hytrec_export.manifest import Manifest, describe
-from hytrec_export.verify import Finding, verify
+from hytrec_export.verify import verify
 
 
 def texts(findings: list[Finding]) -> list[str]:

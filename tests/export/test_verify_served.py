@@ -14,8 +14,8 @@ from hytrec_export import verify_served as module
 from hytrec_export.answers import FILE_NAME, Answer, load
 from hytrec_export.differences import Meter
 from hytrec_export.errors import ServerError
+from hytrec_export.findings import Finding
 from hytrec_export.serving import ServingSettings
-from hytrec_export.verify import Finding
 from hytrec_export.verify_served import Replay, unknown_key, verify_served
 
 NOW = 2_000_000_000

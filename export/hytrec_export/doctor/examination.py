@@ -20,14 +20,13 @@ from hytrec_export.doctor.host_checks import (
 )
 from hytrec_export.doctor.tensorrt_library import tensorrt_version
 from hytrec_export.errors import RepositoryError
-from hytrec_export.layout import ENGINE_FILE, VERSION
 from hytrec_export.manifest import Manifest
 from hytrec_export.options import Device, StateKind, Target
 from hytrec_export.progress import Progress, silent
 from hytrec_export.server.options import ServerOptions
 from hytrec_export.serving import ServingSettings
 from hytrec_export.state.options import StoreOptions
-from hytrec_export.tensorrt.record import EngineRecord
+from hytrec_export.verify_engines import engines_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,18 +85,6 @@ def _findings(
     yield check_ports(server)
     yield check_store(store, state, settings)
     yield from check_room(store.path if store else Path(), machine.shared, machine.free)
-
-
-def engines_of(repository: Path, manifest: Manifest) -> dict[str, EngineRecord]:
-    """Records of the engines by model name; none for a target without engines.
-
-    Raises:
-        RepositoryError: the manifest's records are damaged.
-    """
-    return {
-        name: EngineRecord.from_dict(values, repository / name / VERSION / ENGINE_FILE)
-        for name, values in (manifest.engines or {}).items()
-    }
 
 
 def _kinds(manifest: Manifest) -> tuple[Target, Device, StateKind]:

@@ -8,11 +8,11 @@ import pytest
 
 from hytrec_export.doctor import Machine, Status, run_doctor
 from hytrec_export.doctor.driver import Driver
-from hytrec_export.doctor.examination import engines_of
 from hytrec_export.errors import RepositoryError
 from hytrec_export.manifest import Manifest
 from hytrec_export.server.options import ServerOptions
 from hytrec_export.state.options import StoreOptions
+from hytrec_export.verify_engines import engines_of
 
 
 def examined(repository: Path, folder: Path, machine: Machine) -> list[tuple[str, str]]:

@@ -1,0 +1,44 @@
+"""Replays a repository's stored histories through whatever runs its graphs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import ExitStack
+from pathlib import Path
+
+from hytrec_export.answers import FILE_NAME, compare, load
+from hytrec_export.chain import Chain
+from hytrec_export.differences import Meter
+from hytrec_export.errors import ParityError
+from hytrec_export.findings import Finding
+from hytrec_export.manifest import Manifest
+from hytrec_export.progress import Progress
+from hytrec_export.runners import Runner
+from hytrec_export.serving import ServingSettings
+
+
+def replay_answers(
+    repository: Path, manifest: Manifest, runners: Mapping[str, Runner], *, subject: str, progress: Progress
+) -> Finding:
+    """Compare with PyTorch's stored answers.
+
+    Args:
+        runners: by model name, not yet open.
+        subject: what runs the graphs, for the message.
+    """
+    settings = ServingSettings.load(repository)
+    answers = load(repository / FILE_NAME)
+    with ExitStack() as stack:
+        opened = {name: stack.enter_context(runner) for name, runner in runners.items()}
+        meter = Meter(on_case=stack.enter_context(progress("comparing with PyTorch's answers", len(answers))))
+        compare(Chain(opened, sizes=settings.sizes), answers, limits=settings.limits, meter=meter)
+    differences = meter.result()
+    try:
+        differences.check(manifest.bound, subject=subject)
+    except ParityError as error:
+        return Finding(ok=False, text=str(error))
+    text = (
+        f"{len(answers)} histories are answered as by PyTorch "
+        f"(max |diff| {differences.worst:.2g}, bound {manifest.bound:.3g})"
+    )
+    return Finding(ok=True, text=text)

@@ -1,0 +1,77 @@
+"""Re-checks the engines of a repository, as far as this machine can: their TensorRT, their GPU, their answers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from hytrec_export.errors import GraphError, MissingPackageError, RepositoryError
+from hytrec_export.findings import Finding
+from hytrec_export.layout import ENGINE_FILE, VERSION
+from hytrec_export.manifest import Manifest
+from hytrec_export.progress import Progress, silent
+from hytrec_export.replay import replay_answers
+from hytrec_export.runners import Runner
+from hytrec_export.targets import gpu_count
+from hytrec_export.tensorrt.module import MODULES, TensorRT, capability_of_gpu, load_tensorrt
+from hytrec_export.tensorrt.record import EngineRecord, check_compute_capability, check_engine_version
+from hytrec_export.tensorrt.runner import TensorRTRunner
+
+SERVED = "hytrec-export verify {repository} --served grpc://HOST:8001"
+"""Proves a live server, whatever runs the graphs there."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Machine:
+    """What is asked of the machine; tests put their own in its place."""
+
+    tensorrt: Callable[[EngineRecord], TensorRT] = lambda record: load_tensorrt(record.target)
+    gpus: Callable[[], int] = gpu_count
+    capability: Callable[[], str | None] = capability_of_gpu
+    runner: Callable[[TensorRT, Path], Runner] = TensorRTRunner
+
+
+def verify_engines(
+    repository: Path, manifest: Manifest, *, machine: Machine = Machine(), progress: Progress = silent
+) -> Iterator[Finding]:
+    """Check the engines' TensorRT, then their GPU, then their answers; what cannot be checked here is said.
+
+    Raises:
+        RepositoryError: the manifest's records, the settings or the stored answers cannot be used.
+    """
+    records = engines_of(repository, manifest)
+    record = next(iter(records.values()))
+    name = f"engines of {MODULES[record.target]} {record.tensorrt_version} for {record.compute_capability}"
+    elsewhere = f"check them on the GPU node: {SERVED.format(repository=repository)}"
+    try:
+        tensorrt = machine.tensorrt(record)
+    except MissingPackageError as error:
+        yield Finding(ok=True, skipped=True, text=f"{name} were not run: {error}; or {elsewhere}")
+        return
+    try:
+        for each in records.values():
+            check_engine_version(each, tensorrt.version)
+        yield Finding(ok=True, text=f"{name}: {MODULES[record.target]} {tensorrt.version} is here")
+        capability = machine.capability()
+        if not machine.gpus() or capability is None:
+            yield Finding(ok=True, skipped=True, text=f"{name} were not run: no GPU was found; {elsewhere}")
+            return
+        for each in records.values():
+            check_compute_capability(each, capability)
+        runners = {model: machine.runner(tensorrt, each.path) for model, each in records.items()}
+        yield replay_answers(repository, manifest, runners, subject="TensorRT on this GPU", progress=progress)
+    except (RepositoryError, MissingPackageError, GraphError) as error:
+        yield Finding(ok=False, text=str(error))
+
+
+def engines_of(repository: Path, manifest: Manifest) -> dict[str, EngineRecord]:
+    """Records of the engines by model name; none for a target without engines.
+
+    Raises:
+        RepositoryError: the manifest's records are damaged.
+    """
+    return {
+        name: EngineRecord.from_dict(values, repository / name / VERSION / ENGINE_FILE)
+        for name, values in (manifest.engines or {}).items()
+    }

@@ -1,0 +1,130 @@
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from hytrec_export.errors import MissingPackageError
+from hytrec_export.findings import Finding
+from hytrec_export.manifest import Manifest
+from hytrec_export.options import Target
+from hytrec_export.runners import OnnxRunner
+from hytrec_export.tensorrt.module import TensorRT
+from hytrec_export.verify_engines import Machine, verify_engines
+
+NAME = "engines of tensorrt 10.13.2.6 for sm90"
+RECORD = {
+    "target": "tensorrt",
+    "tensorrt_version": "10.13.2.6",
+    "compute_capability": "sm90",
+    "precision": "float32",
+    "profiles": [],
+    "layers": {},
+    "size_bytes": 1,
+    "seconds": 1.0,
+}
+
+
+@pytest.fixture
+def manifest(built: Path) -> Manifest:
+    """Of a repository that is said to have engines."""
+    models = ("hytrec_encoder", "hytrec_retriever", "hytrec_reranker")
+    return replace(Manifest.load(built), engines={name: dict(RECORD) for name in models})
+
+
+@pytest.fixture
+def elsewhere(repository: Path) -> str:
+    return f"check them on the GPU node: hytrec-export verify {repository} --served grpc://HOST:8001"
+
+
+def graph_beside(_tensorrt: TensorRT, engine: Path) -> OnnxRunner:
+    """What stands in for an engine: the graph that it would be compiled from."""
+    return OnnxRunner(engine.with_name("model.onnx"))
+
+
+def machine(version: str = "10.13.2.6", *, gpus: int = 1, capability: str | None = "sm90", **values: Any) -> Machine:
+    tensorrt = TensorRT(target=Target.TENSORRT, module=SimpleNamespace(__version__=version))
+    return Machine(
+        **{
+            "tensorrt": lambda _: tensorrt,
+            "gpus": lambda: gpus,
+            "capability": lambda: capability,
+            "runner": graph_beside,
+            **values,
+        }
+    )
+
+
+def test_engines_are_asked_what_pytorch_was_asked(repository: Path, manifest: Manifest) -> None:
+    version, parity = verify_engines(repository, manifest, machine=machine())
+    assert version == Finding(ok=True, text=f"{NAME}: tensorrt 10.13.2.6 is here")
+    assert parity.ok
+    assert parity.text.startswith("12 histories are answered as by PyTorch (max |diff| ")
+
+
+def test_engines_that_answer_otherwise_are_found(repository: Path, manifest: Manifest) -> None:
+    class Wrong(OnnxRunner):
+        def infer(self, feed: Any) -> Any:
+            outputs = super().infer(feed)
+            return outputs | {name: values * 1.1 for name, values in outputs.items() if name == "raw_scores"}
+
+    given = machine(runner=lambda _, engine: Wrong(engine.with_name("model.onnx")))
+    *_, parity = verify_engines(repository, manifest, machine=given)
+    assert not parity.ok
+    assert parity.text.startswith("TensorRT on this GPU drifts from PyTorch: history scores max |diff| ")
+
+
+def test_another_tensorrt_is_refused_with_the_command(repository: Path, manifest: Manifest) -> None:
+    (finding,) = verify_engines(repository, manifest, machine=machine("10.12.0.36"))
+    assert finding == Finding(
+        ok=False,
+        text=f"{repository}/hytrec_encoder/1/model.plan was compiled by tensorrt 10.13.2.6, and here is 10.12.0.36, "
+        "which does not run it; build again with this version: hytrec-export build RUN --target tensorrt",
+    )
+
+
+def test_another_gpu_is_refused(repository: Path, manifest: Manifest) -> None:
+    *_, finding = verify_engines(repository, manifest, machine=machine(capability="sm86"))
+    assert not finding.ok
+    assert "was compiled for sm90, and the GPU here is sm86" in finding.text
+
+
+@pytest.mark.parametrize(("gpus", "capability"), [(0, "sm90"), (1, None)])
+def test_without_a_gpu_it_is_said_where_to_check(
+    repository: Path, manifest: Manifest, elsewhere: str, gpus: int, capability: str | None
+) -> None:
+    *_, finding = verify_engines(repository, manifest, machine=machine(gpus=gpus, capability=capability))
+    text = f"{NAME} were not run: no GPU was found; {elsewhere}"
+    assert finding == Finding(ok=True, skipped=True, text=text)
+
+
+def test_without_tensorrt_it_is_said_how_to_get_it(repository: Path, manifest: Manifest, elsewhere: str) -> None:
+    def missing(_: object) -> TensorRT:
+        raise MissingPackageError("tensorrt is not installed; run this")
+
+    (finding,) = verify_engines(repository, manifest, machine=machine(tensorrt=missing))
+    text = f"{NAME} were not run: tensorrt is not installed; run this; or {elsewhere}"
+    assert finding == Finding(ok=True, skipped=True, text=text)
+
+
+def test_an_engine_that_cannot_be_read_is_told(repository: Path, manifest: Manifest) -> None:
+    graph = repository / "hytrec_encoder" / "1" / "model.onnx"
+    shutil.move(graph, graph.with_suffix(".away"))
+    *_, finding = verify_engines(repository, manifest, machine=machine())
+    assert finding == Finding(ok=False, text=f"{graph} is missing; build the repository again")
+
+
+@pytest.mark.parametrize(
+    ("finding", "line"),
+    [
+        (Finding(ok=True, text="fine"), "ok      fine"),
+        (Finding(ok=False, text="bad"), "not ok  bad"),
+        (Finding(ok=True, skipped=True, text="no GPU"), "skipped no GPU"),
+    ],
+)
+def test_a_finding_is_one_line(finding: Finding, line: str) -> None:
+    assert str(finding) == line
