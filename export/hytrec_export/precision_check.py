@@ -95,14 +95,14 @@ class _View:
         if id(node) in self._attention:
             return "a product of attention"
         weight = self.weight_of(node, narrow)
-        if weight is None or math.prod(weight.dims) < LARGE:
+        if weight is None or math.prod(weight.dims) < LARGE or (weight.data_type == _FLOAT32 and _is_mask(weight)):
             return ""
         return f"a product with a weight of {' x '.join(map(str, weight.dims))}"
 
     def weight_of(self, node: Any, narrow: int) -> Any:
-        """The weight that a product has, if it is not narrow (nor a mask, which weighs nothing)."""
+        """The weight that a product has, if it is not narrow."""
         for tensor in filter(None, map(self._constant, node.input[:2])):
-            if min(tensor.dims, default=0) > narrow and not _is_mask(tensor):
+            if min(tensor.dims, default=0) > narrow:
                 return tensor
         return None
 
@@ -157,6 +157,7 @@ def _inferred_types(graph: Any) -> Mapping[str, int]:
 
 
 def _is_mask(tensor: Any) -> bool:
+    """Whether it only chooses and weighs nothing: zeros and ones, as the delta rule has them."""
     onnx = require("onnx", extra="export")
     return bool(np.isin(onnx.numpy_helper.to_array(tensor), (0, 1)).all())
 

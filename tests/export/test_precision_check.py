@@ -53,6 +53,10 @@ def test_a_float16_product_of_a_large_weight_passes() -> None:
     assert found == Products(float16=1, float32=0)
 
 
+def test_a_weight_of_zeros_and_ones_may_be_float16() -> None:
+    assert check_precision(graph(half_product(), {"w": half(np.eye(64))}), model="m").float16 == 1
+
+
 def test_a_weight_may_be_moved_before_it_is_multiplied() -> None:
     moved = [node("Transpose", "w", "t"), *half_product(weight="t")]
     assert check_precision(graph(moved, {"w": half(WEIGHT)}), model="m").float16 == 1
