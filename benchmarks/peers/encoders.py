@@ -1,0 +1,77 @@
+"""The trained model in PyTorch, the whole history encoded again for every question."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from contextlib import ExitStack
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from hytrec.delta_rule import DeltaRule, chunk_by_chunk
+from hytrec.model import HyTRec
+from hytrec.signature import ENCODER, RERANKER, Sizes
+from hytrec_export.batching import plan_groups
+from hytrec_export.chain import Chain, empty_state, padded
+from hytrec_export.runners import TorchRunner
+from hytrec_export.wrapper import split
+from peers.questions import Question
+
+RUN_COST = 64
+"""What one more run costs, in events."""
+MAX_SLOTS = 4_096
+"""Most events of one run; longer histories run alone, for they gain nothing together."""
+
+
+class EncodingScorer:
+    """Encodes questions' histories and reranks their candidates; those of about one length together.
+
+    Args:
+        chain: open encoder and reranker.
+    """
+
+    def __init__(self, chain: Chain, *, sizes: Sizes) -> None:
+        self._chain = chain
+        self._sizes = sizes
+
+    def score(self, questions: Sequence[Question]) -> list[NDArray[np.float32]]:
+        """See `Scorer`."""
+        scores: dict[int, NDArray[np.float32]] = {}
+        lengths = [max(1, len(question.history)) for question in questions]
+        for group in plan_groups(lengths, run_cost=RUN_COST, max_slots=MAX_SLOTS):
+            asked = [questions[member] for member in group.members]
+            events = padded([question.history for question in asked], length=group.length)
+            users = self._chain.encode(empty_state(self._sizes, len(asked)), events)
+            candidates = np.zeros((len(asked), max(len(question.candidates) for question in asked)), np.int64)
+            for row, question in zip(candidates, asked, strict=True):
+                row[: len(question.candidates)] = question.candidates
+            now_s = np.array([[question.now_s] for question in asked], np.int64)
+            found = self._chain.rerank(users, now_s, candidates)
+            for member, question, row in zip(group.members, asked, found, strict=True):
+                scores[member] = row[: len(question.candidates)]
+        return [scores[position] for position in range(len(questions))]
+
+
+def encoding_scorer(model: HyTRec, *, sizes: Sizes, compiled: bool = False) -> EncodingScorer:
+    """A scorer open for as long as the process lives, on all cores.
+
+    Args:
+        compiled: compile the encoder and the reranker, for symbolic sizes.
+    """
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    modules: dict[str, nn.Module] = split(model, delta_rule=uncompiled if compiled else chunk_by_chunk)
+    runners = {}
+    for served in (ENCODER, RERANKER):
+        module = modules[served.name].eval()
+        if compiled:
+            module = torch.compile(module, dynamic=True)  # type: ignore[assignment]
+        runner = TorchRunner(module, input_names=served.input_names(), output_names=served.output_names())
+        runners[served.name] = ExitStack().enter_context(runner)
+    return EncodingScorer(Chain(runners, sizes=sizes), sizes=sizes)
+
+
+uncompiled: DeltaRule = torch.compiler.disable(chunk_by_chunk)
+"""The loop over chunks, left to eager: dynamo would unroll it, and compile again for every number of chunks."""
