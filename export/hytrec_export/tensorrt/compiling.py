@@ -74,7 +74,7 @@ def compile_engine(tensorrt: TensorRT, order: Order, *, advance: Advance = ignor
     cache = TimingCache(
         path=order.cache, tensorrt=tensorrt, compute_capability=None if tensorrt.ahead_of_time else here
     )
-    note = cache.load(config, log)
+    note = cache.load(config)
     # TensorRT does not keep the monitor alive.
     monitor = Monitor(trt, advance)
     config.progress_monitor = monitor.monitor

@@ -30,7 +30,7 @@ def compile_apart(order: Order, *, advance: Advance) -> EngineRecord:
     """
     here, there = Pipe()
     with here, there:
-        command = [sys.executable, "-c", PROGRAM, str(there.fileno()), str(os.getpid())]
+        command = [sys.executable, "-P", "-c", PROGRAM, str(there.fileno()), str(os.getpid())]
         process = subprocess.Popen(command, pass_fds=[there.fileno()], start_new_session=True)
         try:
             there.close()
