@@ -21,49 +21,51 @@ WORSE = 4
 
 Number = TypeVar("Number", int, float)
 
+Endpoint = Annotated[str, typer.Option(help="gRPC of the live server, host:port.")]
+Repository = Annotated[
+    Path | None, typer.Option(help="The server's model repository: its limits are kept, its model is checked.")
+]
+Events = Annotated[Path, typer.Option(help="Event log that traffic is made from: Parquet, CSV or RecBole .inter.")]
+UserColumn = Annotated[str, typer.Option(help="Column of the user.")]
+ItemColumn = Annotated[str, typer.Option(help="Column of the item.")]
+TimeColumn = Annotated[str, typer.Option(help="Column of the unix time in seconds.")]
+BehaviorColumn = Annotated[str | None, typer.Option(help='Column of the behavior; "behavior" if there is one.')]
+Concurrency = Annotated[
+    str, typer.Option(help="Requests under way, as 1,2,4,8.", show_default="1,2,4,8; 4,8 for mixed")
+]
+Count = Annotated[int | None, typer.Option(help="Requests of one window.", show_default="1000; 60 for cold")]
+Compare = Annotated[Path | None, typer.Option(help="Folder of an earlier report; exit code 4 if this one is worse.")]
+MaxSpread = Annotated[float, typer.Option(help="Share by which windows of a load may differ before it is unstable.")]
+TimeoutS = Annotated[float, typer.Option("--timeout", help="Seconds that one run of perf_analyzer may take.")]
+Program = Annotated[
+    Path | None, typer.Option(help="The program; else from PATH, else where make perf-analyzer puts it.")
+]
+
 
 def loadtest(
     *,
-    endpoint: Annotated[str, typer.Option(help="gRPC of the live server, host:port.")] = LoadTestOptions.endpoint,
-    repository: Annotated[
-        Path | None, typer.Option(help="The server's model repository: its limits are kept, its model is checked.")
-    ] = LoadTestOptions.repository,
-    events: Annotated[
-        Path, typer.Option(help="Event log that traffic is made from: Parquet, CSV or RecBole .inter.")
-    ] = LoadTestOptions.events,
-    user_column: Annotated[str, typer.Option(help="Column of the user.")] = LogColumns.user,
-    item_column: Annotated[str, typer.Option(help="Column of the item.")] = LogColumns.item,
-    time_column: Annotated[str, typer.Option(help="Column of the unix time in seconds.")] = LogColumns.time,
-    behavior_column: Annotated[
-        str | None, typer.Option(help='Column of the behavior; "behavior" if there is one.')
-    ] = LogColumns.behavior,
+    endpoint: Endpoint = LoadTestOptions.endpoint,
+    repository: Repository = LoadTestOptions.repository,
+    events: Events = LoadTestOptions.events,
+    user_column: UserColumn = LogColumns.user,
+    item_column: ItemColumn = LogColumns.item,
+    time_column: TimeColumn = LogColumns.time,
+    behavior_column: BehaviorColumn = LogColumns.behavior,
     scenario: Annotated[Scenario, typer.Option(help="What is called.")] = LoadTestOptions.scenario,
-    concurrency: Annotated[
-        str, typer.Option(help="Requests under way, as 1,2,4,8.", show_default="1,2,4,8; 4,8 for mixed")
-    ] = "",
+    concurrency: Concurrency = "",
     request_rate: Annotated[str, typer.Option(help="Requests sent a second instead, as 20,40.")] = "",
-    requests: Annotated[
-        int | None, typer.Option(help="Requests of one window.", show_default="1000; 60 for cold")
-    ] = LoadTestOptions.requests,
+    requests: Count = LoadTestOptions.requests,
     windows: Annotated[int, typer.Option(help="Runs of perf_analyzer at every load.")] = LoadTestOptions.windows,
     users: Annotated[int, typer.Option(help="Most users of the log to take.")] = LoadTestOptions.users,
     candidates: Annotated[int, typer.Option(help="Candidates of a ranking.")] = LoadTestOptions.candidates,
     output: Annotated[Path, typer.Option(help="Folder of the report; an old one is replaced.")] = (
         LoadTestOptions.output
     ),
-    compare: Annotated[
-        Path | None, typer.Option(help="Folder of an earlier report; exit code 4 if this one is worse.")
-    ] = LoadTestOptions.compare,
+    compare: Compare = LoadTestOptions.compare,
     noise: Annotated[float, typer.Option(help="Share by which a figure may be worse.")] = LoadTestOptions.noise,
-    max_spread: Annotated[
-        float, typer.Option(help="Share by which the windows of a load may differ before it is unstable.")
-    ] = LoadTestOptions.max_spread,
-    timeout_s: Annotated[
-        float, typer.Option("--timeout", help="Seconds that one run of perf_analyzer may take.")
-    ] = LoadTestOptions.timeout_s,
-    perf_analyzer: Annotated[
-        Path | None, typer.Option(help="The program; else from PATH, else where make perf-analyzer puts it.")
-    ] = LoadTestOptions.perf_analyzer,
+    max_spread: MaxSpread = LoadTestOptions.max_spread,
+    timeout_s: TimeoutS = LoadTestOptions.timeout_s,
+    perf_analyzer: Program = LoadTestOptions.perf_analyzer,
     keep_inputs: Annotated[bool, typer.Option("--keep-inputs", help="Keep perf_analyzer's input files.")] = False,
     seed: Annotated[int, typer.Option(help="Of all that is drawn.")] = LoadTestOptions.seed,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
