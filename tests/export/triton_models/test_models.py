@@ -1,4 +1,4 @@
-"""The six python models from `initialize` to `finalize`, against a repository on disk and a fake of Triton."""
+"""The python models from `initialize` to `finalize`, against a repository on disk and a fake of Triton."""
 
 import importlib
 from collections.abc import Iterator
@@ -14,6 +14,8 @@ from hytrec.signature import (
     FORGET,
     RERANKER,
     RETRIEVER,
+    SESSION_LOAD,
+    SESSION_SAVE,
     STATE_LOAD,
     STATE_SAVE,
     Model,
@@ -115,6 +117,16 @@ def test_a_long_history_goes_through_the_long_lane(chain: Chain, monkeypatch: py
     monkeypatch.setattr("hytrec_export.triton_models.encoder.LONG_EVENTS", 32)
     keys, times = [[100] * 40], [[*range(1, 41)]]
     assert chain(STATE_LOAD, ENCODER, STATE_SAVE, user_id=ADA, item_keys=keys, times=times)["event_count"] == 40
+
+
+def test_a_session_needs_no_store(repository: Path, make_request: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("HYTREC_STATE_PATH")
+    models = {model.name: _start(repository, model) for model in (SESSION_LOAD, SESSION_SAVE)}
+    chain = Chain(models, make_request)
+    tensors = chain(SESSION_LOAD, item_keys=[[100, 101]], times=[[5, 6]], candidate_keys=[[102]])
+    tensors |= {"next_event_count": np.array([[2]]), "raw_scores": np.array([[0.5]], np.float32)}
+    answer = chain.run(SESSION_SAVE, tensors)
+    assert (answer["event_count"].tolist(), answer["scores"].tolist()) == ([[2]], [[0.5]])
 
 
 def test_counts_are_published(chain: Chain, pb_utils: Any) -> None:
