@@ -33,8 +33,8 @@ quality: .venv/ready
 
 perf-analyzer: $(PERF_ANALYZER)
 
-$(PERF_ANALYZER): .ci/perf-analyzer | .venv/ready
-	PYTHON=$(BIN)/python .ci/perf-analyzer .perf_analyzer
+$(PERF_ANALYZER): .ci/perf-analyzer
+	PYTHON=$(firstword $(wildcard $(BIN)/python) $(PYTHON)) .ci/perf-analyzer .perf_analyzer
 
 .venv/ready: pyproject.toml .ci/install
 	PYTHON=$(PYTHON) .ci/install .venv
