@@ -2,7 +2,8 @@
 
 `build` is where a reader begins. Every step of it runs in continuous integration, with tensorrt_rtx; what only tensorrt
 takes (hardware and version compatibility, timings in the cache) and what only a GPU shows (the inspector, the runner)
-is written against NVIDIA's documentation of 10.12 to 11 and tested on fakes. No module here imports either package at its top: `module.find_tensorrt` does.
+is written against NVIDIA's documentation of 10.12 to 11 and tested on fakes. No module here imports either package at
+its top: `module.find_tensorrt` does.
 """
 
 from hytrec_export.tensorrt.build import build_engines as build_engines
