@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import shutil
 from collections import Counter
 from collections.abc import Callable
@@ -38,6 +39,51 @@ def plan_of() -> PlanOf:
         return make_plan(BuildOptions(run=Path("run"), target=target, **options), gpus=lambda: 0)
 
     return plan
+
+
+Declared = dict[str, tuple[str, list[int]]]
+
+
+@pytest.fixture(scope="session")
+def declared_in() -> Callable[[Any], tuple[Declared, Declared]]:
+    """Inputs and outputs of a ModelConfig, Triton's states among them: numpy's type and dims by name."""
+    numpy_type: Any = importlib.import_module("tritonclient.utils").triton_to_np_dtype
+
+    def declared(config: Any) -> tuple[Declared, Declared]:
+        kinds = type(config).DESCRIPTOR.fields_by_name["input"].message_type.fields_by_name["data_type"].enum_type
+        names = {kind.number: kind.name.removeprefix("TYPE_") for kind in kinds.values}
+
+        def described(tensor: Any) -> tuple[str, list[int]]:
+            return np.dtype(numpy_type(names[tensor.data_type])).name, list(tensor.dims)
+
+        inputs = {tensor.name: described(tensor) for tensor in config.input}
+        outputs = {tensor.name: described(tensor) for tensor in config.output}
+        for state in config.sequence_batching.state if config.HasField("sequence_batching") else ():
+            inputs[state.input_name] = outputs[state.output_name] = described(state)
+        return inputs, outputs
+
+    return declared
+
+
+@pytest.fixture(scope="session")
+def declared_of() -> Callable[[Path], tuple[Declared, Declared]]:
+    """Inputs and outputs of an .onnx file, without the batch axis; -1 where the size varies."""
+    import onnx  # noqa: PLC0415
+
+    def described(value: Any) -> tuple[str, list[int]]:
+        batch, *axes = value.type.tensor_type.shape.dim
+        assert batch.dim_param
+        dtype = onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type).name
+        return dtype, [-1 if axis.dim_param else axis.dim_value for axis in axes]
+
+    def declared(path: Path) -> tuple[Declared, Declared]:
+        graph = onnx.load(path).graph
+        return (
+            {value.name: described(value) for value in graph.input},
+            {value.name: described(value) for value in graph.output},
+        )
+
+    return declared
 
 
 class CountingCounters:

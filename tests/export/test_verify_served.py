@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,10 @@ from hytrec_export.answers import FILE_NAME, Answer, load
 from hytrec_export.differences import Meter
 from hytrec_export.errors import ServerError
 from hytrec_export.findings import Finding
+from hytrec_export.manifest import Manifest
+from hytrec_export.quality import QualityBounds
 from hytrec_export.serving import ServingSettings
-from hytrec_export.verify_served import Replay, unknown_key, verify_served
+from hytrec_export.verify_served import Replay, bound_of, unknown_key, verify_served
 
 NOW = 2_000_000_000
 
@@ -184,6 +187,12 @@ def test_a_session_is_asked_where_the_build_keeps_sessions(built: Path, server: 
     replay = Replay(settings=settings, vocabulary=Vocabulary.load(built / "vocabulary.npz"), session=True)
     replay.compare(server, server.answers[0], "here", Meter())  # type: ignore[arg-type]
     assert server.sessions == [True]
+
+
+def test_half_precision_may_differ_by_its_own_bound_too(built: Path) -> None:
+    manifest = Manifest.load(built)
+    assert bound_of(manifest) == 1e-4
+    assert bound_of(replace(manifest, quality={"spread": 2.0})) == pytest.approx(1e-4 + 2 * QualityBounds().score)
 
 
 def test_an_unknown_key_is_none_of_the_known_ones() -> None:
