@@ -95,6 +95,7 @@ class Manifest:
                 f"{name}: engine for {engine['compute_capability']} of {engine['target']} "
                 f"{engine['tensorrt_version']}, {engine['size_bytes'] / 1e6:.1f} MB, {engine['seconds']:.0f} s"
             )
+            lines += [f"{name}: {note}" for note in engine["notes"]]
         return lines
 
     def save(self, repository: Path) -> None:

@@ -29,7 +29,9 @@ class Machine:
     tensorrt: Callable[[EngineRecord], TensorRT] = lambda record: load_tensorrt(record.target)
     gpus: Callable[[], int] = gpu_count
     capability: Callable[[], str | None] = capability_of_gpu
-    runner: Callable[[TensorRT, Path], Runner] = TensorRTRunner
+    runner: Callable[[TensorRT, EngineRecord], Runner] = lambda tensorrt, record: TensorRTRunner(
+        tensorrt, record.path, version_compatible=record.version_compatible
+    )
 
 
 def verify_engines(
@@ -59,7 +61,7 @@ def verify_engines(
             return
         for each in records.values():
             check_compute_capability(each, capability)
-        runners = {model: machine.runner(tensorrt, each.path) for model, each in records.items()}
+        runners = {model: machine.runner(tensorrt, each) for model, each in records.items()}
         yield replay_answers(repository, manifest, runners, subject="TensorRT on this GPU", progress=progress)
     except (RepositoryError, MissingPackageError, GraphError) as error:
         yield Finding(ok=False, text=str(error))

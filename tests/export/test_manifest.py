@@ -154,6 +154,7 @@ def test_half_precision_and_engines_are_told(built: Path) -> None:
         "tensorrt_version": "1.7.1",
         "size_bytes": 24_100_000,
         "seconds": 26.8,
+        "notes": ["slow"],
     }
     quality = {"score": 0.0028, "score_bound": 0.12, "overlap": 0.9951}
     plain = Manifest.load(built)
@@ -167,4 +168,5 @@ def test_half_precision_and_engines_are_told(built: Path) -> None:
     assert manifest.told()[2:] == [
         "mixed-float16 from float32: scores 0.0028, bound 0.12; top 10 the same 99.51%",
         "hytrec_encoder: engine for sm86 of tensorrt-rtx 1.7.1, 24.1 MB, 27 s",
+        "hytrec_encoder: slow",
     ]

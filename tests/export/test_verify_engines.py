@@ -14,6 +14,7 @@ from hytrec_export.manifest import Manifest
 from hytrec_export.options import Target
 from hytrec_export.runners import OnnxRunner
 from hytrec_export.tensorrt.module import TensorRT
+from hytrec_export.tensorrt.record import EngineRecord
 from hytrec_export.verify_engines import Machine, verify_engines
 
 NAME = "engines of tensorrt 10.13.2.6 for sm90"
@@ -41,9 +42,9 @@ def elsewhere(repository: Path) -> str:
     return f"check them on the GPU node: hytrec-export verify {repository} --served grpc://HOST:8001"
 
 
-def graph_beside(_tensorrt: TensorRT, engine: Path) -> OnnxRunner:
+def graph_beside(_tensorrt: TensorRT, record: EngineRecord) -> OnnxRunner:
     """What stands in for an engine: the graph that it would be compiled from."""
-    return OnnxRunner(engine.with_name("model.onnx"))
+    return OnnxRunner(record.path.with_name("model.onnx"))
 
 
 def machine(version: str = "10.13.2.6", *, gpus: int = 1, capability: str | None = "sm90", **values: Any) -> Machine:
@@ -72,7 +73,7 @@ def test_engines_that_answer_otherwise_are_found(repository: Path, manifest: Man
             outputs = super().infer(feed)
             return outputs | {name: values * 1.1 for name, values in outputs.items() if name == "raw_scores"}
 
-    given = machine(runner=lambda _, engine: Wrong(engine.with_name("model.onnx")))
+    given = machine(runner=lambda _, record: Wrong(record.path.with_name("model.onnx")))
     *_, parity = verify_engines(repository, manifest, machine=given)
     assert not parity.ok
     assert parity.text.startswith("TensorRT on this GPU drifts from PyTorch: history scores max |diff| ")
