@@ -109,8 +109,9 @@ class Book:
     def settle(self, user: str, events: Events) -> None:
         """Note the whole history of a user whom nobody else writes to, and whose state will be forgotten."""
         times = [int(time) for time in events.times]
-        self._see(self.accounts[user], 0, times)
-        self.accounts[user].settled = True
+        account = self.accounts[user]
+        self._see(account, 0, times)
+        account.count, account.settled = len(times), True
 
     def acknowledge(self, user: str, events: Events, receipt: Receipt) -> None:
         """Note the answer to a call."""
@@ -142,10 +143,10 @@ class Book:
         """Events by what is wrong with them; all counts are 0 where nothing is. Look at the store before."""
         wrong = Counter(misplaced=self.misplaced, strange=self.strange, lost=0, twice=0, unseen=0)
         for account in self.accounts.values():
-            seen = [account.places[place] for place in sorted(account.places)]
-            wrong["unseen"] += sum(place not in account.places for place in range(account.count))
-            wrong["twice"] += len(seen) - len(set(seen))
-            wrong["lost"] += len(account.acknowledged - set(seen))
+            held = [account.places[place] for place in range(account.count) if place in account.places]
+            wrong["unseen"] += account.count - len(held)
+            wrong["twice"] += len(held) - len(set(held))
+            wrong["lost"] += len(account.acknowledged - set(held))
         return wrong
 
     def history(self, user: str, events: int, vocabulary: Vocabulary) -> History | None:
