@@ -76,7 +76,7 @@ class Quality:
     Args:
         users: histories asked about.
         evaluated: of these, with a last event that can be predicted.
-        spread: standard deviation of a user's scores, the mean over users.
+        spread: standard deviation of a user's scores, the mean over users; 1 where no user has two candidates.
         score: largest difference of a score. score_where: of whom.
         overlap: share of the top 10 that is the same item, or one that scores the same.
         overlap_in_place: share that is the same item.

@@ -57,7 +57,7 @@ class Tally:
         return Quality(
             users=len(self._spreads),
             evaluated=self._lists[0].users,
-            spread=float(np.mean(self._spreads)) if self._spreads else 0.0,
+            spread=(float(np.mean(self._spreads)) if self._spreads else 0.0) or 1.0,
             score=self._score,
             score_where=self._where,
             overlap=float(np.mean(self._kept)) if self._kept else 1.0,

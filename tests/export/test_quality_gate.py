@@ -270,3 +270,11 @@ def test_histories_too_short_to_be_evaluated_are_compared_all_the_same(
     assert (found.users, found.evaluated, found.metrics) == (2, 0, {})
     assert found.score > 0
     assert found.drift.appends == 1
+
+
+def test_a_user_with_one_candidate_left_has_no_spread(check: Callable[..., Quality], half: Graphs) -> None:
+    rows = np.arange(1, 31)
+    seen = History(item_rows=rows, behavior_rows=np.zeros_like(rows), times=rows + 1_000)
+    found = check(half, samples=[seen])
+    assert (found.users, found.spread) == (1, 1)
+    assert found.score > 0
