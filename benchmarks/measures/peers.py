@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from hytrec.checkpoint import load_run
-from hytrec_clients import AsyncHytrecClient, ClientError
+from hytrec.errors import HytrecError
+from hytrec_clients import AsyncHytrecClient
 from hytrec_export.serving import Limits
 from measures.chains import onnx_chain
 from measures.contenders import InProcess, rank_of, served, settle_in, visitors
@@ -59,7 +60,10 @@ async def _measure(context: Context, amount: Amount) -> dict[str, Figure]:
         clients = {}
         for name, repository in {OURS: ours, **peer_repositories(context)}.items():
             say(f"peers: starting {name}")
-            _, clients[name] = await stack.enter_async_context(served(context, repository, name=name))
+            try:
+                _, clients[name] = await stack.enter_async_context(served(context, repository, name=name))
+            except HytrecError as error:
+                _leave_out(name, error)
         floor = InProcess(stack.enter_context(onnx_chain(ours, sizes=run.config.sizes())), run)
         for nominal in LENGTHS:
             say(f"peers: {nominal} events")
@@ -97,12 +101,17 @@ async def _warm(clients: dict[str, AsyncHytrecClient], guests: dict[str, list[Vi
         try:
             await settle_in(client, guests[name])
             answers[name] = (await rank_of(client)(guests[name][0])).scores
-        except ClientError as error:
-            say(f"peers: {name} is left out: {error}")
-            if name == OURS:
-                raise
+        except HytrecError as error:
+            _leave_out(name, error)
             del clients[name]
     return float(np.ptp(np.stack([answers[name] for name in SAME_MODEL if name in answers]), 0).max())
+
+
+def _leave_out(name: str, error: HytrecError) -> None:
+    """Say why; nothing is compared without ours."""
+    if name == OURS:
+        raise error
+    say(f"peers: {name} is left out: {error}")
 
 
 def _windows(

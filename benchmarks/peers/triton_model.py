@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import locale
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -38,5 +39,8 @@ def _scorer(kind: PeerKind, folder: Path) -> Scorer:
         return SoftmaxScorer(folder)
     from peers.encoders import encoding_scorer  # noqa: PLC0415
 
+    if kind is PeerKind.COMPILED:
+        # Triton's stub leaves the locale at C, and torch 2.13 opens sources of its own that are not ASCII.
+        locale.setlocale(locale.LC_CTYPE, "C.UTF-8")
     run = load_run(folder / RUN_FOLDER)
     return encoding_scorer(run.model, sizes=run.config.sizes(), compiled=kind is PeerKind.COMPILED)

@@ -46,8 +46,10 @@ class CuttingProxy:
             self._server.close()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with suppress(OSError):
+        writers = [writer]
+        try:
             server_reader, server_writer = await asyncio.open_connection(*self._target)
+            writers.append(server_writer)
             passing = [
                 asyncio.create_task(_pass_on(reader, server_writer)),
                 asyncio.create_task(_pass_on(server_reader, writer)),
@@ -58,8 +60,11 @@ class CuttingProxy:
             for direction in passing:
                 direction.cancel()
             await asyncio.wait(passing)
-            server_writer.transport.abort()
-        writer.transport.abort()
+        except OSError:
+            pass  # the server is away: so is the connection
+        finally:
+            for own in writers:
+                own.transport.abort()
 
 
 async def _pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

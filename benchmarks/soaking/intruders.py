@@ -12,6 +12,9 @@ from soaking.actors import Scene
 from soaking.bad_calls import BadCall
 
 ANSWER_S = 30.0
+LONGEST_STAY_S = 0.2
+PAUSE_S = 0.05
+"""Of the sender of garbage, between two connections."""
 _PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 _HTTP = (
     b"GARBAGE\r\n\r\n",
@@ -79,10 +82,10 @@ class Garbler:
         else:
             target, data = self._grpc, generator.choice((_PREFACE, b"")) + generator.randbytes(100)
         host, port = target.rsplit(":", 1)
+        reader, writer = await asyncio.open_connection(host, int(port))
+        writer.write(data)
         with suppress(OSError, asyncio.TimeoutError):
-            reader, writer = await asyncio.open_connection(host, int(port))
-            writer.write(data)
-            await asyncio.wait_for(reader.read(1 << 12), generator.uniform(0, 0.2))
-            writer.transport.abort()
-        await asyncio.sleep(0.05)
+            await asyncio.wait_for(reader.read(1 << 12), generator.uniform(0, LONGEST_STAY_S))
+        writer.transport.abort()
+        await asyncio.sleep(PAUSE_S)
         return "sent"
