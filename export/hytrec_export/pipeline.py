@@ -18,7 +18,7 @@ from hytrec_export.quality_gate import check_quality
 from hytrec_export.replace import NEW, put_in_place, staging_folder
 from hytrec_export.serving import ServingSettings
 from hytrec_export.targets import Plan, make_plan
-from hytrec_export.tensorrt.build import build_engines
+from hytrec_export.tensorrt.build import build_engines, check_plan
 from hytrec_export.triton_repository import write_repository
 
 
@@ -43,6 +43,7 @@ def build(options: BuildOptions, *, progress: Progress = silent) -> Manifest:
         behavior_key_type=run.vocabulary.behavior_key_type,
         limits=plan.limits,
     )
+    check_plan(plan, settings)
     with staging_folder(output) as staging:
         graphs = _export(run, Precision.FLOAT32, plan, settings, staging, progress)
         with progress("comparing with PyTorch", case_count(len(run.samples), settings)) as advance:

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from hytrec.signature import GRAPHS
+from hytrec_export.errors import OptionError
+from hytrec_export.options import Precision, Target
 from hytrec_export.progress import Progress, silent
 from hytrec_export.serving import ServingSettings
 from hytrec_export.targets import Plan
@@ -15,6 +17,8 @@ from hytrec_export.tensorrt.monitor import PARTS
 from hytrec_export.tensorrt.profiles import profiles_of
 from hytrec_export.tensorrt.record import EngineRecord
 from hytrec_export.tensorrt.worker import compile_apart
+
+HALF_MULTIPLE = 16
 
 
 def build_engines(
@@ -36,13 +40,14 @@ def build_engines(
         Records by model name; the engines are `<model>.plan`.
 
     Raises:
-        OptionError: the plan asks for what the target's compiler does not have.
+        OptionError: the plan asks for what the target's compiler does not have, or for float16 of a width that it fails
+            on.
         MissingPackageError: TensorRT is not installed.
         BuildError: there is no GPU where one is needed, TensorRT refuses a graph or fails, or a layer has the wrong
             precision.
         OSError: an engine cannot be written.
     """
-    check_options(plan.target, plan.engine)
+    check_plan(plan, settings)
     records = {}
     for model in GRAPHS:
         order = Order(
@@ -59,3 +64,28 @@ def build_engines(
         with progress(f"compiling {model.name}", PARTS) as advance:
             records[model.name] = compile_apart(order, advance=advance)
     return records
+
+
+def check_plan(plan: Plan, settings: ServingSettings) -> None:
+    """Refuse what the target's compiler cannot do, before anything is made.
+
+    Raises:
+        OptionError: it cannot.
+    """
+    if plan.has_engines:
+        check_options(plan.target, plan.engine)
+        check_width(plan, settings.sizes.width)
+
+
+def check_width(plan: Plan, width: int) -> None:
+    """TensorRT for RTX 1.7 fails inside itself (Myelin) on float16 attention over a width that is no multiple of 16.
+
+    Raises:
+        OptionError: it is to compile such a model.
+    """
+    if plan.target is Target.TENSORRT_RTX and plan.precision is Precision.MIXED and width % HALF_MULTIPLE:
+        below = max(1, width // HALF_MULTIPLE) * HALF_MULTIPLE
+        raise OptionError(
+            f"the model's width is {width}, and TensorRT for RTX compiles --fp16 only where it is a multiple of "
+            f"{HALF_MULTIPLE}; build without --fp16, or train with --width {below}"
+        )

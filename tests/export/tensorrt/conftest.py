@@ -1,6 +1,6 @@
 """Graphs of a tiny model and hand-made ones, and orders to compile them with TensorRT for RTX.
 
-The model is just wide enough that its products count as large, and its heads have an odd size.
+The model is just wide enough that its products count as large, and no power of two.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from hytrec_export.tensorrt.module import TensorRT, find_tensorrt
 from hytrec_export.tensorrt.profiles import Profile, Shapes
 
 CONFIG = ModelConfig(
-    items=30, behaviors=2, width=66, heads=2, tadn_layers=1, softmax_layers=1, window=8, experts=2, dropout=0.0
+    items=30, behaviors=2, width=80, heads=2, tadn_layers=1, softmax_layers=1, window=8, experts=2, dropout=0.0
 )
 LIMITS = Limits(max_events=100, max_candidates=40, max_excluded=20, max_batch=4)
 CAPABILITY = "sm86"

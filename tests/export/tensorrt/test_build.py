@@ -15,6 +15,7 @@ from hytrec_export.options import Precision
 from hytrec_export.progress import Advance
 from hytrec_export.serving import ServingSettings
 from hytrec_export.tensorrt import EngineRecord, build_engines
+from hytrec_export.tensorrt.build import check_width
 from hytrec_export.tensorrt.monitor import PARTS
 from hytrec_export.tensorrt.profiles import profiles_of
 
@@ -138,3 +139,15 @@ def test_a_build_can_be_interrupted(graphs_of: Any, plan_of: Any, tiny: ServingS
             progress=Interrupting(),
         )
     assert not list(tmp_path.glob("*.plan"))
+
+
+@pytest.mark.parametrize(("width", "other"), [(8, 16), (66, 64), (72, 64), (127, 112)])
+def test_a_width_that_the_compiler_fails_on_is_told_before(plan_of: Any, width: int, other: int) -> None:
+    message = (
+        f"^the model's width is {width}, and TensorRT for RTX compiles --fp16 only where it is a multiple of 16; build "
+        f"without --fp16, or train with --width {other}$"
+    )
+    with pytest.raises(OptionError, match=message):
+        check_width(plan_of(Precision.MIXED), width)
+    check_width(plan_of(Precision.FLOAT32), width)
+    check_width(plan_of(Precision.MIXED), other)
