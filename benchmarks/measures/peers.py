@@ -25,7 +25,7 @@ from peers.repository import PeerKind, write_peer
 
 LENGTHS = (100, 1_000, 5_000, 10_000)
 CONCURRENCY = 8
-GUESTS = 4 * CONCURRENCY
+GUESTS = 2 * CONCURRENCY
 OURS, FLOOR = "hytrec", "inprocess"
 SAME_MODEL = (OURS, PeerKind.EAGER.value, PeerKind.COMPILED.value)
 
@@ -92,7 +92,7 @@ def peer_repositories(context: Context) -> dict[str, Path]:
 
 
 async def _warm(clients: dict[str, AsyncHytrecClient], guests: dict[str, list[Visitor]]) -> float:
-    """Bring every visitor's past, make one call of each contender; largest score difference of the same model.
+    """Bring every visitor's past and make some calls of each contender; largest score difference of the same model.
 
     A peer that fails is left out from here on.
     """
@@ -101,6 +101,9 @@ async def _warm(clients: dict[str, AsyncHytrecClient], guests: dict[str, list[Vi
         try:
             await settle_in(client, guests[name])
             answers[name] = (await rank_of(client)(guests[name][0])).scores
+            await Traffic(visitors=guests[name][1:], ask=rank_of(client)).closed_loop(
+                concurrency=CONCURRENCY, calls=CONCURRENCY
+            )
         except HytrecError as error:
             _leave_out(name, error)
             del clients[name]

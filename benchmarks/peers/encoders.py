@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from hytrec.data import History
 from hytrec.delta_rule import DeltaRule, chunk_by_chunk
 from hytrec.model import HyTRec
 from hytrec.signature import ENCODER, RERANKER, Sizes
@@ -59,7 +60,7 @@ def encoding_scorer(model: HyTRec, *, sizes: Sizes, compiled: bool = False) -> E
     """A scorer open for as long as the process lives, on all cores.
 
     Args:
-        compiled: compile the encoder and the reranker, for symbolic sizes.
+        compiled: compile the encoder and the reranker for symbolic sizes, now and not in somebody's call.
     """
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     modules: dict[str, nn.Module] = split(model, delta_rule=uncompiled if compiled else chunk_by_chunk)
@@ -70,7 +71,21 @@ def encoding_scorer(model: HyTRec, *, sizes: Sizes, compiled: bool = False) -> E
             module = torch.compile(module, dynamic=True)  # type: ignore[assignment]
         runner = TorchRunner(module, input_names=served.input_names(), output_names=served.output_names())
         runners[served.name] = ExitStack().enter_context(runner)
-    return EncodingScorer(Chain(runners, sizes=sizes), sizes=sizes)
+    scorer = EncodingScorer(Chain(runners, sizes=sizes), sizes=sizes)
+    if compiled:
+        for count, events in WARMING:
+            scorer.score([_any_question(events)] * count)
+    return scorer
+
+
+WARMING = ((1, 50), (1, 700), (2, 50), (3, 90))
+"""Questions and events that make dynamo meet every kind of size: one and many, short and long."""
+
+
+def _any_question(events: int) -> Question:
+    rows = np.ones(events, np.int64)
+    history = History(item_rows=rows, behavior_rows=rows * 0, times=np.arange(1, events + 1) * 1_000)
+    return Question(history=history, candidates=np.ones(500, np.int64), now_s=events * 2_000)
 
 
 uncompiled: DeltaRule = torch.compiler.disable(chunk_by_chunk)
