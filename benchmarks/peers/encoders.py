@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import os
+import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 
@@ -25,6 +27,8 @@ RUN_COST = 64
 """What one more run costs, in events."""
 MAX_SLOTS = 4_096
 """Most events of one run; longer histories run alone, for they gain nothing together."""
+TRIES, TRIED_EVENTS = 5, 1_000
+"""How the number of threads is chosen."""
 
 
 class EncodingScorer:
@@ -57,12 +61,11 @@ class EncodingScorer:
 
 
 def encoding_scorer(model: HyTRec, *, sizes: Sizes, compiled: bool = False) -> EncodingScorer:
-    """A scorer open for as long as the process lives, on all cores.
+    """A scorer open for as long as the process lives, with the number of threads that is fastest here and now.
 
     Args:
         compiled: compile the encoder and the reranker for symbolic sizes, now and not in somebody's call.
     """
-    torch.set_num_threads(len(os.sched_getaffinity(0)))
     modules: dict[str, nn.Module] = split(model, delta_rule=uncompiled if compiled else chunk_by_chunk)
     runners = {}
     for served in (ENCODER, RERANKER):
@@ -75,7 +78,19 @@ def encoding_scorer(model: HyTRec, *, sizes: Sizes, compiled: bool = False) -> E
     if compiled:
         for count, events in WARMING:
             scorer.score([_any_question(events)] * count)
+    torch.set_num_threads(_fastest_threads(scorer))
     return scorer
+
+
+def _fastest_threads(scorer: EncodingScorer) -> int:
+    """All cores, or one where others keep them busy."""
+    taken_s: dict[int, float] = {}
+    for threads in sorted({1, len(os.sched_getaffinity(0))}) * TRIES:
+        torch.set_num_threads(threads)
+        start = time.perf_counter()
+        scorer.score([_any_question(TRIED_EVENTS)])
+        taken_s[threads] = min(taken_s.get(threads, math.inf), time.perf_counter() - start)
+    return min(taken_s, key=taken_s.__getitem__)
 
 
 WARMING = ((1, 50), (1, 700), (2, 50), (3, 90))
