@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 import torch
@@ -19,6 +20,9 @@ from hytrec_export.options import Lowering
 
 NAMES = ("query", "key", "value", "beta", "log_decay", "state")
 HEADS, SIZE = 3, 8
+LONGEST = 10_240
+ROUNDS = 8
+"""Of the scan over so many events: the base-2 logarithm of 160 chunks, rounded up."""
 Inputs = dict[str, Tensor]
 
 
@@ -58,7 +62,7 @@ def make_inputs(steps: int, *, keys: str = "random", decays: str = "random", bat
     }
 
 
-def exported(lowering: Lowering, max_events: int, path: Path) -> onnxruntime.InferenceSession:
+def export(lowering: Lowering, max_events: int, path: Path) -> None:
     batch, steps = torch.export.Dim("B"), torch.export.Dim("T")
     example = make_inputs(130, batch=2)
     with warnings.catch_warnings():
@@ -74,22 +78,47 @@ def exported(lowering: Lowering, max_events: int, path: Path) -> onnxruntime.Inf
             dynamic_shapes=tuple({0: batch} if name == "state" else {0: batch, 1: steps} for name in NAMES),
             verbose=False,
         )
-    return onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
 
 
 @pytest.fixture(scope="module")
 def fused_session(tmp_path_factory: pytest.TempPathFactory) -> onnxruntime.InferenceSession:
-    return exported(Lowering.FUSED, 10_000, tmp_path_factory.mktemp("fused") / "graph.onnx")
+    path = tmp_path_factory.mktemp("fused") / "graph.onnx"
+    export(Lowering.FUSED, 10_000, path)
+    return onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
 
 
 @pytest.fixture(scope="module")
-def chunked_session(tmp_path_factory: pytest.TempPathFactory) -> onnxruntime.InferenceSession:
-    return exported(Lowering.CHUNKED, 1_000, tmp_path_factory.mktemp("chunked") / "graph.onnx")
+def chunked_graph(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("chunked") / "graph.onnx"
+    export(Lowering.CHUNKED, LONGEST, path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def chunked_session(chunked_graph: Path) -> onnxruntime.InferenceSession:
+    return onnxruntime.InferenceSession(chunked_graph, providers=["CPUExecutionProvider"])
+
+
+@pytest.fixture(scope="module")
+def chunked_products(chunked_graph: Path) -> onnxruntime.InferenceSession:
+    """The same graph, with every product of matrices as an output."""
+    graph = onnx.load(chunked_graph)
+    products = [node.output[0] for node in graph.graph.node if node.op_type == "MatMul"]
+    graph.graph.ClearField("output")
+    graph.graph.output.extend(onnx.helper.make_empty_tensor_value_info(name) for name in products)
+    return onnxruntime.InferenceSession(graph.SerializeToString(), providers=["CPUExecutionProvider"])
+
+
+def product_sizes(session: Any, steps: int) -> list[int]:
+    return [output.size for output in session.run(None, feed_of(make_inputs(steps)))]
+
+
+def feed_of(inputs: Inputs) -> dict[str, np.ndarray[Any, Any]]:
+    return {name: np.ascontiguousarray(inputs[name].float().numpy()) for name in NAMES}
 
 
 def check(session: Any, inputs: Inputs) -> None:
-    feed = {name: np.ascontiguousarray(inputs[name].float().numpy()) for name in NAMES}
-    for got, want in zip(session.run(None, feed), reference(**inputs), strict=True):
+    for got, want in zip(session.run(None, feed_of(inputs)), reference(**inputs), strict=True):
         assert got.shape == tuple(want.shape)
         scale = max(1.0, float(want.abs().max()))
         assert float(np.abs(got - want.numpy()).max()) <= 1e-4 * scale
@@ -112,11 +141,29 @@ def test_fused_takes_any_batch(fused_session: Any, batch: int) -> None:
     check(fused_session, make_inputs(65, keys="two in turn", decays="mixed", batch=batch))
 
 
-@pytest.mark.parametrize("keys", ["random", "one item"])
-@pytest.mark.parametrize("decays", ["mixed", "remember"])
-@pytest.mark.parametrize("steps", [1, 2, 63, 64, 65, 1_000])
+@pytest.mark.parametrize("keys", ["random", "one item", "two in turn"])
+@pytest.mark.parametrize("decays", ["random", "mixed", "remember"])
+@pytest.mark.parametrize("steps", [1, 2, 8, 37, 63, 64, 65, 128, 129, 1_000])
 def test_chunked_equals_reference(chunked_session: Any, steps: int, keys: str, decays: str) -> None:
     check(chunked_session, make_inputs(steps, keys=keys, decays=decays, batch=2))
+
+
+@pytest.mark.parametrize(("keys", "decays"), [("random", "remember"), ("one item", "mixed"), ("two in turn", "mixed")])
+def test_chunked_equals_reference_after_ten_thousand_steps(chunked_session: Any, keys: str, decays: str) -> None:
+    check(chunked_session, make_inputs(10_000, keys=keys, decays=decays))
+
+
+@pytest.mark.parametrize("batch", [1, 7])
+@pytest.mark.parametrize("steps", [1, 65])
+def test_chunked_takes_any_batch(chunked_session: Any, steps: int, batch: int) -> None:
+    check(chunked_session, make_inputs(steps, keys="two in turn", decays="mixed", batch=batch))
+
+
+def test_chunked_pays_for_the_steps_of_a_short_call_only(chunked_products: Any) -> None:
+    sizes = {steps: product_sizes(chunked_products, steps) for steps in (1, 64, 65)}
+    assert sum(sizes[1]) * 30 < sum(sizes[64])
+    assert sizes[1].count(0) == sizes[64].count(0) == ROUNDS
+    assert sizes[65].count(0) == 0
 
 
 def test_outside_an_export_fused_refuses() -> None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from hytrec.delta_rule import DeltaRule, chunk_by_chunk, chunked, memory_at, reference
+from hytrec.delta_rule import MIN_LOG_DECAY, DeltaRule, chunk_by_chunk, chunked, memory_at, reference
 
 Inputs = dict[str, Tensor]
 FAST: DeltaRule = chunked
@@ -44,7 +44,7 @@ def make_inputs(steps: int, *, keys: str, decays: str, batch: int = 2, heads: in
 
 @pytest.mark.parametrize("keys", ["random", "one item", "two in turn"])
 @pytest.mark.parametrize("decays", ["random", "mixed", "remember"])
-@pytest.mark.parametrize("steps", [1, 2, 63, 64, 65, 200])
+@pytest.mark.parametrize("steps", [1, 2, 3, 37, 63, 64, 65, 128, 200])
 @pytest.mark.parametrize("form", [chunked, chunk_by_chunk])
 def test_every_form_equals_the_reference(form: DeltaRule, steps: int, keys: str, decays: str) -> None:
     inputs = make_inputs(steps, keys=keys, decays=decays)
@@ -71,6 +71,26 @@ def test_a_deeper_scan_than_needed_changes_nothing(max_chunks: int) -> None:
     deeper: DeltaRule = partial(chunked, max_chunks=max_chunks)
     for got, want in zip(deeper(**inputs), FAST(**inputs), strict=True):
         torch.testing.assert_close(got, want, atol=1e-12, rtol=1e-12)
+
+
+@pytest.mark.parametrize("decay", [1e-13, 0.999999])
+def test_single_events_add_up_to_the_whole_history(decay: float) -> None:
+    inputs = {name: tensor.float() for name, tensor in make_inputs(300, keys="random", decays="random").items()}
+    inputs["log_decay"].fill_(decay).log_()
+    state = inputs["state"]
+    for t in range(300):
+        _, state = chunked(**{n: x[:, t : t + 1] if n != "state" else state for n, x in inputs.items()})
+    expected = reference(**{name: tensor.double() for name, tensor in inputs.items()})[1]
+    assert float((state - expected).abs().max()) <= 1e-5 * max(1.0, float(expected.abs().max()))
+
+
+@pytest.mark.parametrize("steps", [1, 64, 65])
+def test_a_state_that_is_forgotten_leaves_nothing_behind(steps: int) -> None:
+    inputs = make_inputs(steps, keys="random", decays="random")
+    inputs["log_decay"].fill_(MIN_LOG_DECAY)
+    inputs["state"] *= 1_000
+    for got, want in zip(chunked(**{n: x.float() for n, x in inputs.items()}), reference(**inputs), strict=True):
+        assert float((got - want).abs().max()) <= 1e-5 * max(1.0, float(want.abs().max()))
 
 
 def test_padding_leaves_the_state_alone() -> None:
