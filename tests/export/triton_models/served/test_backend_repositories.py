@@ -6,6 +6,7 @@ Python models stand in for the neural ones; everything else is as it was written
 from __future__ import annotations
 
 import importlib
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
