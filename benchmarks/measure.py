@@ -28,7 +28,18 @@ from measures.figures import BOUNDS, Bound, Figure, misses
 from measures.machine import describe_machine
 from measures.progress import say
 
-MEASURES = ("streaming", "sensitivity", "speed", "engines", "served", "durability", "precision", "load", "peers")
+MEASURES = (
+    "streaming",
+    "sensitivity",
+    "speed",
+    "lowering",
+    "engines",
+    "served",
+    "durability",
+    "precision",
+    "load",
+    "peers",
+)
 """Modules of `measures`, in the order they run: `measure(context)` of each gives its figures."""
 DATA_VARIABLE = "HYTREC_DATA"
 DEFAULT_DATA = Path(__file__).resolve().parent.parent.parent / "shared" / "data"

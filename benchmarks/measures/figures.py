@@ -57,6 +57,7 @@ BOUNDS: dict[str, Bound] = {
     "append_speedup_over_reencode_10000": Bound(Relation.AT_LEAST, 500),
     "encode_time_ratio_10000_over_1000": Bound(Relation.AT_MOST, 11),
     "encode_speedup_over_eager_10000": Bound(Relation.AT_LEAST, 2),
+    "chunked_one_event_over_64": Bound(Relation.AT_MOST, 0.75),
     "engines_built": Bound(Relation.EXACTLY, 24),
     "engines_build_seconds": Bound(Relation.UNDER, 300),
     "fp16_engine_size_ratio": Bound(Relation.AT_MOST, 0.65),
