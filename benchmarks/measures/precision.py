@@ -1,7 +1,7 @@
 """What half precision changes: scores, lists and metrics on a whole real log, drift over 10,000 appends, headroom.
 
 The drift of a trained run is that of the chunked graphs which TensorRT is given; that of the weights set to remember,
-which forget nothing, of the fused ones: the same float16 products, thirty times as fast for single events.
+which forget nothing, of the fused ones: the same float16 products, about twice as fast for single events.
 """
 
 from __future__ import annotations

@@ -21,7 +21,6 @@ from hytrec_export.parity import Gate
 from hytrec_export.serving import Limits, ServingSettings
 from hytrec_export.verify import verify
 
-LIMITS = Limits(max_events=200, max_candidates=40, max_excluded=20, max_batch=4)
 KILLED_BUILD = Path(__file__).with_name("killed_build.py")
 
 
@@ -63,8 +62,9 @@ def test_an_old_repository_is_replaced_and_its_readme_kept(run_folder: Path, rep
 
 def test_half_precision_stores_half_and_verifies(run_folder: Path, built: Path, tmp_path: Path) -> None:
     output = tmp_path / "repository"
+    limits = ServingSettings.load(built).limits
     manifest = pipeline.build(
-        BuildOptions(run=run_folder, output=output, target=Target.EMBEDDED, fp16=True, limits=LIMITS)
+        BuildOptions(run=run_folder, output=output, target=Target.EMBEDDED, fp16=True, limits=limits)
     )
     assert manifest.options["precision"] == "float16-weights"
     assert manifest.quality is not None
@@ -75,7 +75,7 @@ def test_half_precision_stores_half_and_verifies(run_folder: Path, built: Path, 
     assert all(finding.ok for finding in verify(output))
 
 
-def test_engines_are_built_written_and_described(run_folder: Path, tmp_path: Path) -> None:
+def test_engines_are_built_written_and_described(run_folder: Path, built: Path, tmp_path: Path) -> None:
     output = tmp_path / "repository"
     options = BuildOptions(
         run=run_folder,
@@ -83,7 +83,7 @@ def test_engines_are_built_written_and_described(run_folder: Path, tmp_path: Pat
         target=Target.TENSORRT_RTX,
         fp16=True,
         engine=EngineOptions(compute_capability="sm86"),
-        limits=LIMITS,
+        limits=ServingSettings.load(built).limits,
     )
     manifest = pipeline.build(options)
     assert manifest.engines is not None
