@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import ctypes
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any
 
+from hytrec_export.cuda_driver import gpu_count
 from hytrec_export.errors import OptionError
 from hytrec_export.options import BuildOptions, Device, EngineOptions, Lowering, Precision, StateKind, Target
 from hytrec_export.serving import Limits
@@ -60,18 +60,6 @@ class Plan:
             "max_batch": self.limits.max_batch,
             **(engine if self.has_engines else {}),
         }
-
-
-def gpu_count() -> int:
-    """GPUs that the NVIDIA driver of this machine offers; 0 without a driver."""
-    try:
-        driver = ctypes.CDLL("libcuda.so.1")
-    except OSError:
-        return 0
-    count = ctypes.c_int(0)
-    if driver.cuInit(0) != 0 or driver.cuDeviceGetCount(ctypes.byref(count)) != 0:
-        return 0
-    return count.value
 
 
 def has_tensorrt() -> bool:

@@ -6,10 +6,11 @@ from typing import Any
 
 import pytest
 
+from hytrec_export import targets
 from hytrec_export.errors import OptionError
 from hytrec_export.options import BuildOptions, Device, EngineOptions, Lowering, Precision, StateKind, Target
 from hytrec_export.serving import Limits
-from hytrec_export.targets import gpu_count, has_tensorrt, make_plan
+from hytrec_export.targets import has_tensorrt, make_plan
 
 SM86 = EngineOptions(compute_capability="sm86")
 
@@ -37,9 +38,10 @@ def test_the_target_follows_from_what_is_here(gpus: int, tensorrt: bool, target:
     assert (plan.target, plan.reason) == (target, reason)
 
 
-def test_what_is_here_can_be_asked() -> None:
-    assert gpu_count() >= 0
-    assert has_tensorrt() in {True, False}
+@pytest.mark.parametrize("installed", [True, False])
+def test_tensorrt_is_looked_for_without_importing_it(monkeypatch: pytest.MonkeyPatch, installed: bool) -> None:
+    monkeypatch.setattr(targets, "find_spec", lambda name: object() if installed and name == "tensorrt" else None)
+    assert has_tensorrt() is installed
 
 
 @pytest.mark.parametrize(

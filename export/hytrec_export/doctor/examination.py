@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from hytrec_export.doctor.driver import Driver, ask_driver
+from hytrec_export.cuda_driver import Driver, ask_driver
 from hytrec_export.doctor.finding import Finding, not_ok, skipped
 from hytrec_export.doctor.gpu_checks import check_gpus, check_tensorrt
 from hytrec_export.doctor.host_checks import (

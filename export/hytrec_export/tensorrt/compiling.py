@@ -9,6 +9,7 @@ from typing import Any
 
 from hytrec.contract import Model, Sizes
 from hytrec.signature import ENCODER
+from hytrec_export.cuda_driver import capability_of_gpu
 from hytrec_export.errors import BuildError
 from hytrec_export.options import EngineOptions, Precision, Target
 from hytrec_export.progress import Advance, ignore
@@ -16,7 +17,7 @@ from hytrec_export.tensorrt.configuration import add_profiles, configure
 from hytrec_export.tensorrt.inspection import check_engine_layers, count_engine_layers
 from hytrec_export.tensorrt.layers import check_layers, count_layers
 from hytrec_export.tensorrt.log import Log
-from hytrec_export.tensorrt.module import TensorRT, capability_of_gpu
+from hytrec_export.tensorrt.module import TensorRT
 from hytrec_export.tensorrt.monitor import Monitor
 from hytrec_export.tensorrt.network import check_tensors, parse
 from hytrec_export.tensorrt.profiles import Profile

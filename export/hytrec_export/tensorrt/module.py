@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import ctypes
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from hytrec_export.cuda_driver import gpu_count
 from hytrec_export.errors import BuildError, MissingPackageError
 from hytrec_export.optional import require
 from hytrec_export.options import Target
-from hytrec_export.targets import gpu_count
 
 MODULES = {Target.TENSORRT: "tensorrt", Target.TENSORRT_RTX: "tensorrt_rtx"}
 EXTRAS = {Target.TENSORRT: "tensorrt", Target.TENSORRT_RTX: "tensorrt-rtx"}
 OLDEST = (10, 12)
 NEWEST_MAJOR = 11
-_CAPABILITY_MAJOR, _CAPABILITY_MINOR = 75, 76
-"""Attributes of a device in CUDA's driver API."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,19 +89,3 @@ def version_numbers(version: str) -> tuple[int, ...]:
             break
         numbers.append(int(part))
     return tuple(numbers)
-
-
-def capability_of_gpu() -> str | None:
-    """Compute capability of the first GPU here, as "sm90"; None without one."""
-    try:
-        driver = ctypes.CDLL("libcuda.so.1")
-    except OSError:
-        return None
-    device, major, minor = ctypes.c_int(0), ctypes.c_int(0), ctypes.c_int(0)
-    failed = (
-        driver.cuInit(0)
-        or driver.cuDeviceGet(ctypes.byref(device), 0)
-        or driver.cuDeviceGetAttribute(ctypes.byref(major), _CAPABILITY_MAJOR, device)
-        or driver.cuDeviceGetAttribute(ctypes.byref(minor), _CAPABILITY_MINOR, device)
-    )
-    return None if failed else f"sm{major.value}{minor.value}"

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from hytrec_export.doctor.driver import Driver, Gpu
+from hytrec_export.cuda_driver import Driver, Gpu
 from hytrec_export.options import Precision, Target
 from hytrec_export.tensorrt.record import EngineRecord
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from hytrec_export.cuda_driver import Driver
 from hytrec_export.doctor import Machine, Status, run_doctor
-from hytrec_export.doctor.driver import Driver
 from hytrec_export.errors import RepositoryError
 from hytrec_export.manifest import Manifest
 from hytrec_export.server.options import ServerOptions

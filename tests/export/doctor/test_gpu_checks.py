@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from hytrec_export.doctor.driver import Driver, DriverError, Gpu
+from hytrec_export.cuda_driver import Driver, DriverError, Gpu
 from hytrec_export.doctor.gpu_checks import check_gpus, check_tensorrt
 from hytrec_export.options import Target
 

@@ -8,7 +8,7 @@ import pytest
 
 from hytrec_export.errors import BuildError, MissingPackageError
 from hytrec_export.options import Target
-from hytrec_export.tensorrt.module import capability_of_gpu, find_tensorrt, version_numbers
+from hytrec_export.tensorrt.module import find_tensorrt, version_numbers
 
 
 def one_gpu() -> int:
@@ -90,37 +90,3 @@ def test_unknown_versions_are_refused(monkeypatch: pytest.MonkeyPatch, version: 
 def test_a_versions_numbers_end_where_letters_begin() -> None:
     assert version_numbers("10.14.1.48.post1") == (10, 14, 1, 48)
     assert version_numbers("unknown") == ()
-
-
-class FakeDriver:
-    """libcuda of a machine with an H100."""
-
-    status = 0
-
-    def cuInit(self, _flags: int) -> int:  # noqa: N802 - the driver's own names
-        return self.status
-
-    def cuDeviceGet(self, _device: Any, _number: int) -> int:  # noqa: N802
-        return 0
-
-    def cuDeviceGetAttribute(self, value: Any, attribute: int, _device: Any) -> int:  # noqa: N802
-        value._obj.value = {75: 9, 76: 0}[attribute]
-        return 0
-
-
-@pytest.mark.parametrize(("status", "expected"), [(0, "sm90"), (100, None)])
-def test_the_gpus_capability_is_asked_of_the_driver(
-    monkeypatch: pytest.MonkeyPatch, status: int, expected: str | None
-) -> None:
-    driver = FakeDriver()
-    driver.status = status
-    monkeypatch.setattr("ctypes.CDLL", lambda _name: driver)
-    assert capability_of_gpu() == expected
-
-
-def test_without_a_driver_there_is_no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    def missing(_name: str) -> None:
-        raise OSError
-
-    monkeypatch.setattr("ctypes.CDLL", missing)
-    assert capability_of_gpu() is None

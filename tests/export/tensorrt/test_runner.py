@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 import torch
 
+from hytrec_export.cuda_driver import capability_of_gpu
 from hytrec_export.errors import GraphError, MissingPackageError, RepositoryError
 from hytrec_export.options import EngineOptions, Target
 from hytrec_export.tensorrt.compiling import compile_engine
-from hytrec_export.tensorrt.module import TensorRT, capability_of_gpu
+from hytrec_export.tensorrt.module import TensorRT
 from hytrec_export.tensorrt.runner import TensorRTRunner, nearest_profile
 
 SHORT = {"x": ((1, 1), (1, 1), (4, 64))}

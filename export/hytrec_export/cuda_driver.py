@@ -11,6 +11,9 @@ LIBRARY = "libcuda.so.1"
 _CAPABILITY_MAJOR, _CAPABILITY_MINOR = 75, 76
 """Attributes of a device in CUDA's driver API."""
 
+LoadLibrary = Callable[[str], Any]
+"""Opens a shared library of a name; OSError where it cannot."""
+
 
 class DriverError(Exception):
     """The driver is missing or does not work; what it said."""
@@ -43,44 +46,75 @@ class Driver:
     gpus: tuple[Gpu, ...]
 
 
-def ask_driver(load: Callable[[str], Any] = ctypes.CDLL) -> Driver:
-    """The driver of this machine and its GPUs.
-
-    Args:
-        load: opens a shared library.
+def ask_driver(load: LoadLibrary = ctypes.CDLL) -> Driver:
+    """The driver of this machine and all of its GPUs; makes a context on each, which takes a moment.
 
     Raises:
         DriverError: there is none, or it refuses a question.
     """
+    library = _start(load)
+    version = ctypes.c_int()
+    _ask(library.cuDriverGetVersion, ctypes.byref(version))
+    return Driver(cuda_version=(version.value // 1000, version.value % 1000 // 10), gpus=tuple(_gpus(library)))
+
+
+def gpu_count(load: LoadLibrary = ctypes.CDLL) -> int:
+    """GPUs that the driver of this machine offers; 0 without a driver that works."""
+    try:
+        return _count(_start(load))
+    except DriverError:
+        return 0
+
+
+def capability_of_gpu(load: LoadLibrary = ctypes.CDLL) -> str | None:
+    """Compute capability of the first GPU here, as "sm90"; None without one."""
+    try:
+        library = _start(load)
+        return _capability(library, _device(library, 0))
+    except DriverError:
+        return None
+
+
+def _start(load: LoadLibrary) -> Any:
     try:
         library = load(LIBRARY)
     except OSError as error:
         raise DriverError(f"{LIBRARY} cannot be loaded ({' '.join(str(error).split())})") from error
     _ask(library.cuInit, 0)
-    version, count = ctypes.c_int(), ctypes.c_int()
-    _ask(library.cuDriverGetVersion, ctypes.byref(version))
+    return library
+
+
+def _count(library: Any) -> int:
+    count = ctypes.c_int()
     _ask(library.cuDeviceGetCount, ctypes.byref(count))
-    return Driver(
-        cuda_version=(version.value // 1000, version.value % 1000 // 10),
-        gpus=tuple(_gpus(library, count.value)),
-    )
+    return count.value
 
 
-def _gpus(library: Any, count: int) -> Iterator[Gpu]:
-    for number in range(count):
-        device, name = ctypes.c_int(), ctypes.create_string_buffer(256)
-        major, minor = ctypes.c_int(), ctypes.c_int()
-        _ask(library.cuDeviceGet, ctypes.byref(device), number)
+def _gpus(library: Any) -> Iterator[Gpu]:
+    for number in range(_count(library)):
+        device, name = _device(library, number), ctypes.create_string_buffer(256)
         _ask(library.cuDeviceGetName, name, len(name), device)
-        _ask(library.cuDeviceGetAttribute, ctypes.byref(major), _CAPABILITY_MAJOR, device)
-        _ask(library.cuDeviceGetAttribute, ctypes.byref(minor), _CAPABILITY_MINOR, device)
+        capability = _capability(library, device)
         free, total = _memory(library, device)
         yield Gpu(
             name=name.value.decode(errors="replace"),
-            compute_capability=f"sm{major.value}{minor.value}",
+            compute_capability=capability,
             free_bytes=free,
             total_bytes=total,
         )
+
+
+def _device(library: Any, number: int) -> ctypes.c_int:
+    device = ctypes.c_int()
+    _ask(library.cuDeviceGet, ctypes.byref(device), number)
+    return device
+
+
+def _capability(library: Any, device: ctypes.c_int) -> str:
+    major, minor = ctypes.c_int(), ctypes.c_int()
+    _ask(library.cuDeviceGetAttribute, ctypes.byref(major), _CAPABILITY_MAJOR, device)
+    _ask(library.cuDeviceGetAttribute, ctypes.byref(minor), _CAPABILITY_MINOR, device)
+    return f"sm{major.value}{minor.value}"
 
 
 def _memory(library: Any, device: ctypes.c_int) -> tuple[int, int]:

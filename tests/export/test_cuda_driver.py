@@ -7,8 +7,7 @@ from typing import Any
 
 import pytest
 
-from hytrec_export.doctor.driver import DriverError, Gpu, ask_driver
-from hytrec_export.targets import gpu_count
+from hytrec_export.cuda_driver import DriverError, Gpu, ask_driver, capability_of_gpu, gpu_count
 
 
 class FakeLibrary:
@@ -21,9 +20,7 @@ class FakeLibrary:
 
     def __getattr__(self, name: str) -> Any:
         def function(*arguments: Any) -> int:
-            if not self.errors.get(name):
-                getattr(self, f"_{name}", lambda *_: None)(*arguments)
-            return self.errors.get(name, 0)
+            return self.errors.get(name) or getattr(self, f"_{name}", lambda *_: None)(*arguments) or 0
 
         if name.startswith("_"):
             raise AttributeError(name)
@@ -36,8 +33,9 @@ class FakeLibrary:
     def _cuDeviceGetCount(self, count: Any) -> None:  # noqa: N802
         count._obj.value = self.gpus
 
-    def _cuDeviceGet(self, device: Any, number: int) -> None:  # noqa: N802
+    def _cuDeviceGet(self, device: Any, number: int) -> int:  # noqa: N802
         device._obj.value = number
+        return 0 if number < self.gpus else 101
 
     def _cuDeviceGetName(self, name: Any, size: int, device: Any) -> None:  # noqa: N802
         name.value = f"card {device.value}".encode()
@@ -67,12 +65,34 @@ def test_a_driver_without_gpus() -> None:
     assert ask_driver(lambda name: FakeLibrary(gpus=0)).gpus == ()
 
 
-def test_a_missing_driver_is_named() -> None:
-    def load(name: str) -> Any:
-        raise OSError(f"{name}: no such file")
+def no_library(name: str) -> Any:
+    raise OSError(f"{name}: no such file")
 
+
+def test_a_missing_driver_is_named() -> None:
     with pytest.raises(DriverError, match=r"^libcuda.so.1 cannot be loaded \(libcuda.so.1: no such file\)$"):
-        ask_driver(load)
+        ask_driver(no_library)
+
+
+def test_gpus_are_counted_and_the_first_is_told_without_a_context() -> None:
+    library = FakeLibrary(cuDevicePrimaryCtxRetain=2)
+    assert gpu_count(lambda name: library) == 2
+    assert capability_of_gpu(lambda name: library) == "sm86"
+
+
+@pytest.mark.parametrize(
+    ("load", "count"),
+    [
+        (no_library, 0),
+        (lambda name: FakeLibrary(cuInit=100), 0),
+        (lambda name: FakeLibrary(gpus=0), 0),
+        (lambda name: FakeLibrary(cuDeviceGetCount=3, cuDeviceGetAttribute=3), 0),
+        (lambda name: FakeLibrary(cuDeviceGetAttribute=3), 2),
+    ],
+)
+def test_without_a_driver_that_works_there_is_no_gpu(load: Any, count: int) -> None:
+    assert gpu_count(load) == count
+    assert capability_of_gpu(load) is None
 
 
 @pytest.mark.parametrize("question", ["cuInit", "cuDeviceGetCount", "cuDeviceGetAttribute", "cuMemGetInfo_v2"])
@@ -88,6 +108,7 @@ def test_a_question_that_fails_is_named(question: str) -> None:
 def test_the_real_driver() -> None:
     driver = ask_driver(ctypes.CDLL)
     assert len(driver.gpus) == gpu_count()
+    assert driver.gpus[0].compute_capability == capability_of_gpu()
     for gpu in driver.gpus:
         assert gpu.name
         assert 0 < gpu.free_bytes <= gpu.total_bytes
