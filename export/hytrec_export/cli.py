@@ -15,6 +15,7 @@ import typer
 
 from hytrec.errors import HytrecError
 from hytrec_export.doctor_command import doctor
+from hytrec_export.findings import all_well, report
 from hytrec_export.loadtest_command import loadtest
 from hytrec_export.options import BuildOptions, Device, EngineOptions, Lowering, StateKind, Target
 from hytrec_export.server.options import ServerOptions
@@ -100,7 +101,7 @@ def build(
 
     manifest = build_repository(options, progress=progress_bar)
     if as_json:
-        _print_json(asdict(manifest) | {"output": str(output)})
+        print(json.dumps(asdict(manifest) | {"output": str(output)}, indent=2))  # noqa: T201
         return
     print("\n".join([f"{output}: {len(manifest.files)} files, model {manifest.fingerprint}", *manifest.told()]))  # noqa: T201
 
@@ -126,13 +127,8 @@ def verify(
     else:
         files = verify_files(repository, Manifest.load(repository), progress_bar)
         findings = [*files, *verify_served(repository, served, progress=progress_bar)]
-    ok = all(finding.ok for finding in findings)
-    if as_json:
-        _print_json({"ok": ok, "findings": [asdict(finding) for finding in findings]})
-    else:
-        for finding in findings:
-            print(finding)  # noqa: T201
-    raise typer.Exit(0 if ok else 1)
+    print(report(findings, as_json=as_json))  # noqa: T201
+    raise typer.Exit(0 if all_well(findings) else 1)
 
 
 @app.command()
@@ -178,10 +174,6 @@ def serve(
             environment=store.to_environment(),
         )
     )
-
-
-def _print_json(values: object) -> None:
-    print(json.dumps(values, indent=2))  # noqa: T201
 
 
 def main() -> None:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from hytrec_export.findings import all_well, report
 from hytrec_export.options import BuildOptions
 from hytrec_export.server.options import ServerOptions
 from hytrec_export.state.options import PATH_VARIABLE, StoreOptions
@@ -30,20 +29,15 @@ def doctor(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Check a machine: driver, GPU, TensorRT, server, ports, state store, files; exit code 1 if something is wrong."""
-    from hytrec_export.doctor import Status, run_doctor  # noqa: PLC0415 - numpy
+    from hytrec_export.doctor import run_doctor  # noqa: PLC0415 - numpy
     from hytrec_export.terminal import progress_bar  # noqa: PLC0415 - --help is not to wait for rich
 
     server = ServerOptions(
         repository=repository, host=host, grpc_port=grpc_port, http_port=http_port, metrics_port=metrics_port
     )
     findings = run_doctor(repository, server=server, store=_store(state), progress=progress_bar)
-    well = all(finding.status is not Status.NOT_OK for finding in findings)
-    if as_json:
-        print(json.dumps({"ok": well, "findings": [asdict(finding) for finding in findings]}, indent=2))  # noqa: T201
-    else:
-        for finding in findings:
-            print(finding)  # noqa: T201
-    raise typer.Exit(0 if well else 1)
+    print(report(findings, as_json=as_json))  # noqa: T201
+    raise typer.Exit(0 if all_well(findings) else 1)
 
 
 def _store(state: Path | None) -> StoreOptions | None:

@@ -1,8 +1,19 @@
-"""What a verification found."""
+"""What a check found: of `verify` and of `doctor`."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+
+
+class Status(StrEnum):
+    """How a check ended."""
+
+    OK = "ok"
+    NOT_OK = "not ok"
+    SKIPPED = "skipped"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -10,15 +21,39 @@ class Finding:
     """One thing that was checked.
 
     Args:
-        ok: false where something is wrong.
-        skipped: it could not be checked here; the text says why, and where it can be.
+        text: what was found, and where it is not ok, how to mend it; of a skipped check, why.
     """
 
-    ok: bool
+    status: Status
     text: str
-    skipped: bool = False
 
     def __str__(self) -> str:
         """One line."""
-        word = "skipped" if self.skipped else "ok" if self.ok else "not ok"
-        return f"{word:<7} {self.text}"
+        return f"{self.status.value:<7} {self.text}"
+
+
+def ok(text: str) -> Finding:
+    """All is well."""
+    return Finding(status=Status.OK, text=text)
+
+
+def not_ok(text: str) -> Finding:
+    """Something is to be mended."""
+    return Finding(status=Status.NOT_OK, text=text)
+
+
+def skipped(why: str) -> Finding:
+    """It could not be checked here."""
+    return Finding(status=Status.SKIPPED, text=why)
+
+
+def all_well(findings: Sequence[Finding]) -> bool:
+    """Whether nothing is to be mended; what was skipped does not count."""
+    return all(finding.status is not Status.NOT_OK for finding in findings)
+
+
+def report(findings: Sequence[Finding], *, as_json: bool) -> str:
+    """A line for each finding, or one JSON object."""
+    if as_json:
+        return json.dumps({"ok": all_well(findings), "findings": [asdict(finding) for finding in findings]}, indent=2)
+    return "\n".join(map(str, findings))

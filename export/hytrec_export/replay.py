@@ -10,7 +10,7 @@ from hytrec_export.answers import FILE_NAME, compare, load
 from hytrec_export.chain import Chain
 from hytrec_export.differences import Meter
 from hytrec_export.errors import ParityError
-from hytrec_export.findings import Finding
+from hytrec_export.findings import Finding, not_ok, ok
 from hytrec_export.manifest import Manifest
 from hytrec_export.progress import Progress
 from hytrec_export.runners import Runner
@@ -36,9 +36,8 @@ def replay_answers(
     try:
         differences.check(manifest.bound, subject=subject)
     except ParityError as error:
-        return Finding(ok=False, text=str(error))
-    text = (
+        return not_ok(str(error))
+    return ok(
         f"{len(answers)} histories are answered as by PyTorch "
         f"(max |diff| {differences.worst:.2g}, bound {manifest.bound:.3g})"
     )
-    return Finding(ok=True, text=text)

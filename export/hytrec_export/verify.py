@@ -6,7 +6,7 @@ from pathlib import Path
 
 from hytrec.signature import GRAPHS
 from hytrec_export import manifest as manifests
-from hytrec_export.findings import Finding
+from hytrec_export.findings import Finding, all_well, not_ok, ok
 from hytrec_export.manifest import Manifest
 from hytrec_export.progress import Progress, silent
 from hytrec_export.replay import replay_answers
@@ -26,8 +26,8 @@ def verify(repository: Path, *, progress: Progress = silent) -> list[Finding]:
     """
     manifest = Manifest.load(repository)
     findings = verify_files(repository, manifest, progress)
-    if not all(finding.ok for finding in findings):
-        return [*findings, Finding(ok=False, text="parity was not checked: the files are not those of the build")]
+    if not all_well(findings):
+        return [*findings, not_ok("parity was not checked: the files are not those of the build")]
     if manifest.engines:
         return [*findings, *verify_engines(repository, manifest, progress=progress)]
     graphs = {model.name: repository / model.name / VERSION / GRAPH_FILE for model in GRAPHS}
@@ -51,5 +51,5 @@ def verify_files(repository: Path, manifest: Manifest, progress: Progress) -> li
                 wrong.append(f"{name} was altered after the build")
             advance(1)
     if wrong:
-        return [Finding(ok=False, text=text) for text in wrong]
-    return [Finding(ok=True, text=f"{len(names)} files are as they were built")]
+        return [not_ok(text) for text in wrong]
+    return [ok(f"{len(names)} files are as they were built")]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from hytrec_export.cuda_driver import capability_of_gpu
 from hytrec_export.errors import GraphError, MissingPackageError, RepositoryError
-from hytrec_export.findings import Finding
+from hytrec_export.findings import Finding, not_ok, ok, skipped
 from hytrec_export.layout import ENGINE_FILE, VERSION
 from hytrec_export.manifest import Manifest
 from hytrec_export.progress import Progress, silent
@@ -48,22 +48,22 @@ def verify_engines(
     try:
         tensorrt = machine.tensorrt(record)
     except MissingPackageError as error:
-        yield Finding(ok=True, skipped=True, text=f"{name} were not run: {error}; or {elsewhere}")
+        yield skipped(f"{name} were not run: {error}; or {elsewhere}")
         return
     try:
         for each in records.values():
             check_engine_version(each, tensorrt.version)
-        yield Finding(ok=True, text=f"{name}: {MODULES[record.target]} {tensorrt.version} is here")
+        yield ok(f"{name}: {MODULES[record.target]} {tensorrt.version} is here")
         capability = machine.capability()
         if capability is None:
-            yield Finding(ok=True, skipped=True, text=f"{name} were not run: no GPU was found; {elsewhere}")
+            yield skipped(f"{name} were not run: no GPU was found; {elsewhere}")
             return
         for each in records.values():
             check_compute_capability(each, capability)
         runners = {model: machine.runner(tensorrt, each) for model, each in records.items()}
         yield replay_answers(repository, manifest, runners, subject="TensorRT on this GPU", progress=progress)
     except (RepositoryError, MissingPackageError, GraphError) as error:
-        yield Finding(ok=False, text=str(error))
+        yield not_ok(str(error))
 
 
 def engines_of(repository: Path, manifest: Manifest) -> dict[str, EngineRecord]:

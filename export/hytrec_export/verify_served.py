@@ -29,7 +29,7 @@ from hytrec_export.answers import FILE_NAME, Answer, load
 from hytrec_export.chain import split_every
 from hytrec_export.differences import TOP, Meter
 from hytrec_export.errors import ParityError, ServerError
-from hytrec_export.findings import Finding
+from hytrec_export.findings import Finding, not_ok, ok
 from hytrec_export.manifest import Manifest
 from hytrec_export.options import StateKind
 from hytrec_export.progress import Progress, silent
@@ -78,7 +78,7 @@ def verify_served(
             differences = meter.result()
             differences.check(bound, subject="the server")
         except (ServerError, ParityError) as error:
-            return [Finding(ok=False, text=str(error))]
+            return [not_ok(str(error))]
     left_out = len(answers) - len(asked)
     text = (
         f"{len(asked)} histories are answered through {url} as by PyTorch "
@@ -86,7 +86,7 @@ def verify_served(
     )
     if left_out:
         text += f"; {left_out} that ask about the future were left out"
-    return [Finding(ok=bool(asked), text=text)]
+    return [ok(text) if asked else not_ok(text)]
 
 
 def bound_of(manifest: Manifest) -> float:

@@ -24,6 +24,7 @@ from hytrec_export import pipeline
 from hytrec_export.answers import FILE_NAME, load
 from hytrec_export.differences import Differences
 from hytrec_export.errors import BuildError
+from hytrec_export.findings import all_well
 from hytrec_export.manifest import Manifest
 from hytrec_export.options import BuildOptions
 from hytrec_export.parity import Gate
@@ -103,7 +104,7 @@ def main(run: Path, built: Path, output: Path, how: str) -> None:
         status = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
         findings = verify_files(output, Manifest.load(output), silent)
         beside = [path.name for path in output.parent.iterdir() if path != output]
-        whole = all(finding.ok for finding in findings)
+        whole = all_well(findings)
         told = {"status": status, "whole": whole, "beside": beside, "built_at": Manifest.load(output).built_at}
         sys.stdout.write(json.dumps(told) + "\n")
         if status == DONE:

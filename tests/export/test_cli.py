@@ -11,7 +11,7 @@ import pytest
 
 from hytrec_export import cli, pipeline, server
 from hytrec_export.errors import BuildError, ServerError
-from hytrec_export.findings import Finding
+from hytrec_export.findings import Finding, not_ok
 from hytrec_export.manifest import Manifest
 from hytrec_export.options import BuildOptions, Device, EngineOptions, Lowering, StateKind, Target
 from hytrec_export.server import ServerOptions
@@ -118,8 +118,7 @@ def test_a_spoiled_repository_is_told_and_fails(command: Command, repository: Pa
     told = json.loads(out)
     assert told["ok"] is False
     assert told["findings"][0] == {
-        "ok": False,
-        "skipped": False,
+        "status": "not ok",
         "text": "serving.json was altered after the build",
     }
 
@@ -131,7 +130,7 @@ def test_a_live_server_is_verified_in_place_of_graphs(
 
     def verify_served(repository: Path, url: str, **_: object) -> list[Finding]:
         asked.append((repository, url))
-        return [Finding(ok=False, text="it answers otherwise")]
+        return [not_ok("it answers otherwise")]
 
     monkeypatch.setattr("hytrec_export.verify_served.verify_served", verify_served)
     code, out, _ = command("verify", built, "--served", "grpc://node:8001")

@@ -15,6 +15,7 @@ from hytrec_export import pipeline
 from hytrec_export.answers import FILE_NAME, load
 from hytrec_export.differences import Differences
 from hytrec_export.errors import BuildError, ParityError
+from hytrec_export.findings import Status, all_well
 from hytrec_export.manifest import Manifest
 from hytrec_export.options import BuildOptions, EngineOptions, Target
 from hytrec_export.parity import Gate
@@ -46,7 +47,7 @@ def test_a_build_carries_the_runs_vocabulary_and_the_options_limits(built: Path,
 
 
 def test_a_build_verifies(built: Path) -> None:
-    assert all(finding.ok for finding in verify(built))
+    assert all_well(verify(built))
 
 
 @pytest.mark.usefixtures("quick")
@@ -56,7 +57,7 @@ def test_an_old_repository_is_replaced_and_its_readme_kept(run_folder: Path, rep
     pipeline.build(BuildOptions(run=run_folder, output=repository))
     assert (repository / "README.md").read_text() == "mine"
     assert ServingSettings.load(repository).limits == Limits()
-    assert all(finding.ok for finding in verify(repository))
+    assert all_well(verify(repository))
     assert [path.name for path in repository.parent.iterdir()] == ["repository"]
 
 
@@ -72,7 +73,7 @@ def test_half_precision_stores_half_and_verifies(run_folder: Path, built: Path, 
     graphs = [name for name in manifest.files if name.endswith(".onnx")]
     halved = sum(manifest.files[name].size_bytes for name in graphs)
     assert halved < sum(Manifest.load(built).files[name].size_bytes for name in graphs)
-    assert all(finding.ok for finding in verify(output))
+    assert all_well(verify(output))
 
 
 def test_engines_are_built_written_and_described(run_folder: Path, built: Path, tmp_path: Path) -> None:
@@ -94,7 +95,7 @@ def test_engines_are_built_written_and_described(run_folder: Path, built: Path, 
         assert f"{model.name}/1/model.onnx" not in manifest.files
     assert (tmp_path / "repository.timing-cache").stat().st_size > 0
     files, version, run = verify(output)
-    assert (files.ok, version.ok, run.skipped) == (True, True, True)
+    assert [found.status for found in (files, version, run)] == [Status.OK, Status.OK, Status.SKIPPED]
 
 
 @pytest.mark.usefixtures("quick")
@@ -129,7 +130,7 @@ def test_a_build_that_drifts_leaves_the_old_repository(
     with pytest.raises(ParityError):
         pipeline.build(BuildOptions(run=run_folder, output=repository))
     assert Manifest.load(repository) == before
-    assert all(finding.ok for finding in verify(repository))
+    assert all_well(verify(repository))
     assert [path.name for path in repository.parent.iterdir()] == ["repository"]
 
 

@@ -13,13 +13,13 @@ import pytest
 from hytrec_export.answers import FILE_NAME as GOLDEN
 from hytrec_export.answers import load, save
 from hytrec_export.errors import RepositoryError
-from hytrec_export.findings import Finding
+from hytrec_export.findings import Finding, Status, ok
 from hytrec_export.manifest import Manifest, describe
 from hytrec_export.verify import verify
 
 
 def texts(findings: list[Finding]) -> list[str]:
-    return [finding.text for finding in findings if not finding.ok]
+    return [finding.text for finding in findings if finding.status is Status.NOT_OK]
 
 
 def sign_again(repository: Path, **options: float) -> None:
@@ -30,8 +30,8 @@ def sign_again(repository: Path, **options: float) -> None:
 
 def test_a_fresh_build_is_as_it_was_built(built: Path) -> None:
     files, parity = verify(built)
-    assert files == Finding(ok=True, text="22 files are as they were built")
-    assert parity.ok
+    assert files == ok("22 files are as they were built")
+    assert parity.status is Status.OK
     assert parity.text.startswith("12 histories are answered as by PyTorch (max |diff| ")
     assert parity.text.endswith(", bound 0.0001)")
 
@@ -111,7 +111,7 @@ def test_verifying_needs_no_torch(built: Path) -> None:
     code = (
         "import sys, json; sys.modules['torch'] = None; sys.modules['onnx'] = None\n"
         "from pathlib import Path; from hytrec_export.verify import verify\n"
-        "print(json.dumps([finding.ok for finding in verify(Path(sys.argv[1]))]))"
+        "print(json.dumps([finding.status for finding in verify(Path(sys.argv[1]))]))"
     )
     done = subprocess.run([sys.executable, "-c", code, str(built)], capture_output=True, text=True, check=True)
-    assert json.loads(done.stdout) == [True, True]
+    assert json.loads(done.stdout) == ["ok", "ok"]

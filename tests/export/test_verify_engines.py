@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from hytrec_export.errors import MissingPackageError
-from hytrec_export.findings import Finding
+from hytrec_export.findings import Status, not_ok, ok, skipped
 from hytrec_export.manifest import Manifest
 from hytrec_export.options import Target
 from hytrec_export.runners import OnnxRunner
@@ -61,8 +61,8 @@ def machine(version: str = "10.13.2.6", *, capability: str | None = "sm90", **va
 
 def test_engines_are_asked_what_pytorch_was_asked(repository: Path, manifest: Manifest) -> None:
     version, parity = verify_engines(repository, manifest, machine=machine())
-    assert version == Finding(ok=True, text=f"{NAME}: tensorrt 10.13.2.6 is here")
-    assert parity.ok
+    assert version == ok(f"{NAME}: tensorrt 10.13.2.6 is here")
+    assert parity.status is Status.OK
     assert parity.text.startswith("12 histories are answered as by PyTorch (max |diff| ")
 
 
@@ -74,29 +74,28 @@ def test_engines_that_answer_otherwise_are_found(repository: Path, manifest: Man
 
     given = machine(runner=lambda _, record: Wrong(record.path.with_name("model.onnx")))
     *_, parity = verify_engines(repository, manifest, machine=given)
-    assert not parity.ok
+    assert parity.status is Status.NOT_OK
     assert parity.text.startswith("TensorRT on this GPU drifts from PyTorch: history scores max |diff| ")
 
 
 def test_another_tensorrt_is_refused_with_the_command(repository: Path, manifest: Manifest) -> None:
     (finding,) = verify_engines(repository, manifest, machine=machine("10.12.0.36"))
-    assert finding == Finding(
-        ok=False,
-        text=f"{repository}/hytrec_encoder/1/model.plan was compiled by tensorrt 10.13.2.6, and here is 10.12.0.36, "
+    assert finding == not_ok(
+        f"{repository}/hytrec_encoder/1/model.plan was compiled by tensorrt 10.13.2.6, and here is 10.12.0.36, "
         "which does not run it; build again with this version: hytrec-export build RUN --target tensorrt",
     )
 
 
 def test_another_gpu_is_refused(repository: Path, manifest: Manifest) -> None:
     *_, finding = verify_engines(repository, manifest, machine=machine(capability="sm86"))
-    assert not finding.ok
+    assert finding.status is Status.NOT_OK
     assert "was compiled for sm90, and the GPU here is sm86" in finding.text
 
 
 def test_without_a_gpu_it_is_said_where_to_check(repository: Path, manifest: Manifest, elsewhere: str) -> None:
     *_, finding = verify_engines(repository, manifest, machine=machine(capability=None))
     text = f"{NAME} were not run: no GPU was found; {elsewhere}"
-    assert finding == Finding(ok=True, skipped=True, text=text)
+    assert finding == skipped(text)
 
 
 def test_without_tensorrt_it_is_said_how_to_get_it(repository: Path, manifest: Manifest, elsewhere: str) -> None:
@@ -105,23 +104,11 @@ def test_without_tensorrt_it_is_said_how_to_get_it(repository: Path, manifest: M
 
     (finding,) = verify_engines(repository, manifest, machine=machine(tensorrt=missing))
     text = f"{NAME} were not run: tensorrt is not installed; run this; or {elsewhere}"
-    assert finding == Finding(ok=True, skipped=True, text=text)
+    assert finding == skipped(text)
 
 
 def test_an_engine_that_cannot_be_read_is_told(repository: Path, manifest: Manifest) -> None:
     graph = repository / "hytrec_encoder" / "1" / "model.onnx"
     shutil.move(graph, graph.with_suffix(".away"))
     *_, finding = verify_engines(repository, manifest, machine=machine())
-    assert finding == Finding(ok=False, text=f"{graph} is missing; build the repository again")
-
-
-@pytest.mark.parametrize(
-    ("finding", "line"),
-    [
-        (Finding(ok=True, text="fine"), "ok      fine"),
-        (Finding(ok=False, text="bad"), "not ok  bad"),
-        (Finding(ok=True, skipped=True, text="no GPU"), "skipped no GPU"),
-    ],
-)
-def test_a_finding_is_one_line(finding: Finding, line: str) -> None:
-    assert str(finding) == line
+    assert finding == not_ok(f"{graph} is missing; build the repository again")

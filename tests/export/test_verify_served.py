@@ -15,7 +15,7 @@ from hytrec_export import verify_served as module
 from hytrec_export.answers import FILE_NAME, Answer, load
 from hytrec_export.differences import Meter
 from hytrec_export.errors import ServerError
-from hytrec_export.findings import Finding
+from hytrec_export.findings import Finding, Status, not_ok, ok
 from hytrec_export.manifest import Manifest
 from hytrec_export.quality import QualityBounds
 from hytrec_export.serving import ServingSettings
@@ -121,9 +121,8 @@ def verified(built: Path, **options: Any) -> Finding:
 
 
 def test_a_server_that_answers_as_pytorch_did(built: Path, server: FakeServer) -> None:
-    assert verified(built) == Finding(
-        ok=True,
-        text="12 histories are answered through grpc://there:1 as by PyTorch (max |diff| 0, bound 0.0001)",
+    assert verified(built) == ok(
+        "12 histories are answered through grpc://there:1 as by PyTorch (max |diff| 0, bound 0.0001)",
     )
     assert server.left == 12
     assert server.sessions == [False] * 12
@@ -133,22 +132,22 @@ def test_what_asks_about_the_future_is_left_out(built: Path, server: FakeServer)
     """A server refuses times that its clock has not reached; some stored questions are asked ten years later."""
     latest = sorted(answer.now_s for answer in server.answers)[9]
     finding = verified(built, clock=lambda: latest)
-    assert finding.ok
+    assert finding.status is Status.OK
     assert finding.text.startswith("10 histories are answered")
     assert finding.text.endswith("; 2 that ask about the future were left out")
 
 
 def test_nothing_to_ask_is_not_ok(built: Path, server: FakeServer) -> None:
     finding = verified(built, clock=lambda: 0)
-    assert (finding.ok, finding.text.partition(" through")[0]) == (False, "0 histories are answered")
+    assert (finding.status, finding.text.partition(" through")[0]) == (Status.NOT_OK, "0 histories are answered")
 
 
-@pytest.mark.parametrize(("atol", "ok"), [(None, False), (0.02, True)])
-def test_scores_over_the_bound(built: Path, server: FakeServer, atol: float | None, ok: bool) -> None:
+@pytest.mark.parametrize(("atol", "status"), [(None, Status.NOT_OK), (0.02, Status.OK)])
+def test_scores_over_the_bound(built: Path, server: FakeServer, atol: float | None, status: Status) -> None:
     server.error = 0.01
     finding = verified(built, atol=atol)
-    assert finding.ok is ok
-    if not ok:
+    assert finding.status is status
+    if status is Status.NOT_OK:
         assert finding.text.startswith("the server drifts from PyTorch: served ")
         assert "max |diff| 0.01 > 0.0001 at sample history" in finding.text
 
@@ -161,9 +160,8 @@ def test_a_best_item_that_is_not_recommended(built: Path, server: FakeServer) ->
 def test_a_server_of_another_model(built: Path, server: FakeServer) -> None:
     mine, server.fingerprint = server.fingerprint, "f" * 32
     finding = verified(built)
-    assert finding == Finding(
-        ok=False,
-        text=f"the server has model {'f' * 32} and the repository {mine}; restart the server on this repository",
+    assert finding == not_ok(
+        f"the server has model {'f' * 32} and the repository {mine}; restart the server on this repository",
     )
     assert server.left == 1  # the user is forgotten all the same
 
@@ -179,7 +177,7 @@ def test_a_server_that_counts_otherwise(built: Path, server: FakeServer) -> None
 
 def test_a_server_that_is_not_ready(built: Path, server: FakeServer) -> None:
     server.unready = "not now"
-    assert verified(built) == Finding(ok=False, text="not now")
+    assert verified(built) == not_ok("not now")
 
 
 def test_a_session_is_asked_where_the_build_keeps_sessions(built: Path, server: FakeServer) -> None:

@@ -2,5 +2,3 @@
 
 from hytrec_export.doctor.examination import Machine as Machine
 from hytrec_export.doctor.examination import run_doctor as run_doctor
-from hytrec_export.doctor.finding import Finding as Finding
-from hytrec_export.doctor.finding import Status as Status

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hytrec_export.cuda_driver import Driver, ask_driver
-from hytrec_export.doctor.finding import Finding, not_ok, skipped
 from hytrec_export.doctor.gpu_checks import check_gpus, check_tensorrt
 from hytrec_export.doctor.host_checks import (
     FreeBytes,
@@ -20,6 +19,7 @@ from hytrec_export.doctor.host_checks import (
 )
 from hytrec_export.doctor.tensorrt_library import tensorrt_version
 from hytrec_export.errors import RepositoryError
+from hytrec_export.findings import Finding, not_ok, skipped
 from hytrec_export.manifest import Manifest
 from hytrec_export.options import Device, StateKind, Target
 from hytrec_export.progress import Progress, silent

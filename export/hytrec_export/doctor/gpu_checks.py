@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 
 from hytrec_export.cuda_driver import Driver, DriverError, Gpu
-from hytrec_export.doctor.finding import Finding, not_ok, ok, skipped
 from hytrec_export.errors import DeploymentError, RepositoryError
+from hytrec_export.findings import Finding, not_ok, ok, skipped
 from hytrec_export.image import image_for
 from hytrec_export.options import Target
 from hytrec_export.tensorrt.record import EngineRecord, check_compute_capability, check_engine_version

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from hytrec.errors import HytrecError
-from hytrec_export.doctor.finding import Finding, not_ok, ok, skipped
+from hytrec_export.findings import Finding, Status, not_ok, ok, skipped
 from hytrec_export.manifest import Manifest
 from hytrec_export.options import StateKind, Target
 from hytrec_export.progress import Progress
@@ -38,10 +38,10 @@ def free_bytes(folder: Path) -> int:
 def check_files(repository: Path, manifest: Manifest, progress: Progress) -> Iterator[Finding]:
     """Hashes of the manifest."""
     for finding in verify_files(repository, manifest, progress):
-        if finding.ok:
-            yield ok(finding.text)
-        else:
+        if finding.status is Status.NOT_OK:
             yield not_ok(f"{finding.text}; copy the repository again, or build it again")
+        else:
+            yield finding
 
 
 def check_server(target: Target, container: Path = CONTAINER_SERVER) -> Finding:

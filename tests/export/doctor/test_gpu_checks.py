@@ -35,14 +35,14 @@ def test_no_driver() -> None:
             "not ok  the NVIDIA driver does not work: libcuda.so.1 cannot be loaded (not found); "
             "install it (nvidia-smi must answer), and in a container run with --gpus all"
         ),
-        "skipped (compute capability and GPU memory: no driver)",
+        "skipped compute capability and GPU memory: no driver",
     ]
 
 
 def test_no_gpu(driver: Driver) -> None:
     assert lines(check_gpus(lambda: replace(driver, gpus=()), {}))[1:] == [
         "not ok  the driver offers no GPU; check CUDA_VISIBLE_DEVICES, and in a container run with --gpus all",
-        "skipped (compute capability and GPU memory: no GPU)",
+        "skipped compute capability and GPU memory: no GPU",
     ]
 
 
@@ -97,4 +97,4 @@ def test_engines_that_no_server_loads(make_record: Any) -> None:
 
 
 def test_graphs_need_no_tensorrt() -> None:
-    assert lines(check_tensorrt(None, {})) == ["skipped (TensorRT: the repository has no engines)"]
+    assert lines(check_tensorrt(None, {})) == ["skipped TensorRT: the repository has no engines"]

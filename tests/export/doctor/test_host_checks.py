@@ -74,7 +74,7 @@ def test_the_pip_server(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_no_server_loads_engines_for_rtx() -> None:
     assert str(check_server(Target.TENSORRT_RTX)) == (
-        "skipped (tritonserver: none has a backend for engines of TensorRT for RTX)"
+        "skipped tritonserver: none has a backend for engines of TensorRT for RTX"
     )
 
 
@@ -124,9 +124,9 @@ def test_a_store_that_cannot_be_made(
 
 
 def test_what_has_no_store(settings: ServingSettings) -> None:
-    assert str(check_store(None, StateKind.SEQUENCE, settings)) == "skipped (state store: Triton keeps the sessions)"
+    assert str(check_store(None, StateKind.SEQUENCE, settings)) == "skipped state store: Triton keeps the sessions"
     assert str(check_store(None, StateKind.STORE, settings)) == (
-        "skipped (state store: none is named; give --state FOLDER, or set HYTREC_STATE_PATH)"
+        "skipped state store: none is named; give --state FOLDER, or set HYTREC_STATE_PATH"
     )
 
 
@@ -146,4 +146,4 @@ def test_room(tmp_path: Path) -> None:
         ),
     ]
     missing = tmp_path / "shm"
-    assert lines(check_room(tmp_path, missing, free_bytes))[1] == (f"skipped (shared memory: there is no {missing})")
+    assert lines(check_room(tmp_path, missing, free_bytes))[1] == (f"skipped shared memory: there is no {missing}")
