@@ -39,6 +39,12 @@ def test_no_generic_top_level_package_is_shipped(folder: str) -> None:
     assert not (ROOT / folder / "__init__.py").exists()
 
 
+@pytest.mark.parametrize("package", PACKAGES)
+def test_a_package_says_that_it_is_typed(package: str) -> None:
+    """Else a caller's type checker takes every name of it for Any; the marker is shipped as the package's files are."""
+    assert (ROOT / package / "py.typed").is_file()
+
+
 @pytest.mark.parametrize("program", ["hytrec", "hytrec_export", "hytrec_clients"])
 def test_help_loads_no_heavy_package(program: str) -> None:
     code = (
