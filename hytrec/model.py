@@ -6,7 +6,7 @@ Notation, here and in every docstring of the project:
     T  new events                    K, V  head sizes, D / H       N  candidates
     D  model width                   W  recent window              I  items in the catalogue
     L  TADN layers                   M  softmax layers             R  retrieved items, min(500, I)
-    X  excluded items                E  experts                    C  chunk of the delta rule (64)
+    X  excluded items                E  experts                    C  chunk of the delta rule
 
 A method takes and returns tensors named as in `hytrec.signature`, always with the batch axis first. The exporter traces
 these very methods, and training calls them too: there is no second implementation to keep in step.
