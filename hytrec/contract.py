@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import cached_property
 
 DYNAMIC_AXES = frozenset("TNXSZ")
 
@@ -58,13 +59,17 @@ class Model:
     outputs: tuple[Tensor, ...]
     doc: str
 
+    @cached_property
+    def _names(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        return tuple(tensor.name for tensor in self.inputs), tuple(tensor.name for tensor in self.outputs)
+
     def input_names(self) -> tuple[str, ...]:
         """Names of the inputs, in order."""
-        return tuple(tensor.name for tensor in self.inputs)
+        return self._names[0]
 
     def output_names(self) -> tuple[str, ...]:
         """Names of the outputs, in order."""
-        return tuple(tensor.name for tensor in self.outputs)
+        return self._names[1]
 
 
 @dataclass(frozen=True, kw_only=True)

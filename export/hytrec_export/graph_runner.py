@@ -45,8 +45,8 @@ class GraphRunner:
                 answers[position] = error
         plan = plan_groups([length for _, length in usable], run_cost=self._run_cost, max_slots=self._max_slots)
         for group in plan:
-            positions = [usable[member][0] for member in group.members]
-            answered = self._run([batch[position] for position in positions], group)
+            positions, lengths = zip(*(usable[member] for member in group.members), strict=True)
+            answered = self._run([batch[position] for position in positions], lengths, group)
             for position, answer in zip(positions, answered, strict=True):
                 answers[position] = answer
         return [answer for answer in answers if answer is not None]
@@ -64,27 +64,25 @@ class GraphRunner:
             raise InputError(f"lengths of {self._model.name} are {given}; they must be equal and at least 1")
         return next(iter(lengths.values()))
 
-    def _run(self, requests: Sequence[Inputs], group: Group) -> list[Answer]:
+    def _run(self, requests: Sequence[Inputs], lengths: Sequence[int], group: Group) -> list[Answer]:
         """Run one group; when that fails, each of its requests alone, so that only the guilty fail."""
         try:
-            return self._run_together(requests, group.length)
+            return self._run_together(requests, lengths, group.length)
         except Exception as error:  # noqa: BLE001  onnxruntime's errors have no common base but Exception
             if len(requests) > 1:
-                return [answer for request in requests for answer in self._run([request], group)]
+                alone = zip(requests, lengths, strict=True)
+                return [answer for request, length in alone for answer in self._run([request], [length], group)]
             reason = " ".join(str(error).split())
             failure = GraphError(f"{self._model.name} could not run its graph: {reason}")
             failure.__cause__ = error
             return [failure]
 
-    def _run_together(self, requests: Sequence[Inputs], length: int) -> list[Answer]:
+    def _run_together(self, requests: Sequence[Inputs], lengths: Sequence[int], length: int) -> list[Answer]:
         feed = {name: self._stacked(requests, name, length) for name in self._model.input_names()}
         outputs = self._infer(feed)
         return [
-            {
-                name: self._own_part(outputs[name], name, row, self._length(inputs))
-                for name in self._model.output_names()
-            }
-            for row, inputs in enumerate(requests)
+            {name: self._own_part(outputs[name], name, row, own) for name in self._model.output_names()}
+            for row, own in enumerate(lengths)
         ]
 
     def _stacked(self, requests: Sequence[Inputs], name: str, length: int) -> NDArray[Any]:

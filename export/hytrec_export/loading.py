@@ -198,6 +198,6 @@ class _Load:
 
 def _mapped(rows_of: Callable[[Keys], ItemRows], keys: Sequence[Keys]) -> list[ItemRows]:
     """Rows of many short key arrays by one look-up."""
-    if not keys:
-        return []
+    if len(keys) < 2:
+        return [rows_of(part) for part in keys]
     return np.split(rows_of(np.concatenate(keys)), np.cumsum([len(part) for part in keys])[:-1])

@@ -1,4 +1,4 @@
-"""How a graph is run to answer calls: the encoder takes a long call part by part, the others as they are."""
+"""How a graph is run to answer calls: a long history part by part, many candidates in pieces, a click on one core."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from hytrec.signature import BEHAVIOR_ROWS, ENCODER, ITEM_ROWS, ROW_TIMES, STATE, Model, next_name
+from hytrec.signature import BEHAVIOR_ROWS, ENCODER, ITEM_ROWS, RERANKER, ROW_TIMES, STATE, Model, next_name
+from hytrec_export.cores import BySize, InPieces
 from hytrec_export.runners import Arrays, OnnxRunner, Runner
 
 PART_EVENTS = 2_048
@@ -18,6 +19,10 @@ PART_EVENTS = 2_048
 quarter less time than in one run, the time stays linear, and memory is bounded."""
 MIN_PART_EVENTS = 256
 """Events of a part, of one row at least."""
+SHORT_EVENTS = 64
+"""Events over all rows up to which an encoder's run is for one core."""
+PIECE_CANDIDATES = 128
+"""Candidates over all rows that are worth a core of their own."""
 _EVENTS = (ITEM_ROWS.name, BEHAVIOR_ROWS.name, ROW_TIMES.name)
 
 
@@ -60,5 +65,9 @@ class EncoderInParts:
 
 def runner_of_graph(model: Model, graph: Path) -> Runner:
     """What answers calls to `model`, not yet open."""
-    runner = OnnxRunner(graph)
-    return EncoderInParts(runner) if model == ENCODER else runner
+    if model == ENCODER:
+        short, long = OnnxRunner(graph, threads=1), OnnxRunner(graph)
+        return EncoderInParts(BySize(model, short=short, long=long, short_slots=SHORT_EVENTS))
+    if model == RERANKER:
+        return InPieces(model, OnnxRunner(graph, threads=1), fewest=PIECE_CANDIDATES)
+    return OnnxRunner(graph)

@@ -20,8 +20,13 @@ if TYPE_CHECKING:
 Arrays = dict[str, NDArray[Any]]
 """Tensors by their names in `hytrec.signature`, batch axis first."""
 
-MAX_THREADS = 8
+MAX_CORES = 8
 SPIN_US = "100"
+
+
+def cores() -> int:
+    """Cores that a graph may use."""
+    return min(MAX_CORES, len(os.sched_getaffinity(0)))
 
 
 class Runner(Protocol):
@@ -79,10 +84,12 @@ class OnnxRunner:
 
     Args:
         graph: the .onnx file.
+        threads: that share every operator; as many as there are cores if not given.
     """
 
-    def __init__(self, graph: Path) -> None:
+    def __init__(self, graph: Path, *, threads: int | None = None) -> None:
         self._graph = graph
+        self._threads = threads or cores()
         self._session: Any = None
         self.output_names: tuple[str, ...] = ()
 
@@ -95,7 +102,7 @@ class OnnxRunner:
         """
         onnxruntime: Any = require("onnxruntime", extra="embedded")
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = min(MAX_THREADS, len(os.sched_getaffinity(0)))
+        options.intra_op_num_threads = self._threads
         # Waking a thread takes longer than most steps do; it is not for long, as other models share the cores.
         options.add_session_config_entry("session.intra_op.spin_duration_us", SPIN_US)
         options.add_session_config_entry("session.force_spinning_stop", "1")

@@ -13,6 +13,7 @@ from hytrec.delta_rule import chunked
 from hytrec.signature import ENCODER, RERANKER, RETRIEVER
 from hytrec_export import parts
 from hytrec_export.chain import empty_state, padded
+from hytrec_export.cores import InPieces
 from hytrec_export.corners import Maker
 from hytrec_export.parts import EncoderInParts, runner_of_graph
 from hytrec_export.runners import Arrays, OnnxRunner, TorchRunner
@@ -86,10 +87,10 @@ def test_a_call_of_padding_alone_changes_nothing(encoder: Noted, built: Path) ->
     np.testing.assert_array_equal(outputs["next_memory"], feed["memory"])
 
 
-def test_the_encoder_alone_is_run_in_parts(built: Path) -> None:
+def test_every_graph_is_run_in_its_own_way(built: Path) -> None:
     paths = {model: built / model.name / "1" / "model.onnx" for model in (ENCODER, RETRIEVER, RERANKER)}
     kinds = {model.name: type(runner_of_graph(model, path)) for model, path in paths.items()}
-    assert kinds == {ENCODER.name: EncoderInParts, RETRIEVER.name: OnnxRunner, RERANKER.name: OnnxRunner}
+    assert kinds == {ENCODER.name: EncoderInParts, RETRIEVER.name: OnnxRunner, RERANKER.name: InPieces}
     with runner_of_graph(ENCODER, paths[ENCODER]) as runner:
         outputs = runner.infer(feed_of(built, [3]))
     assert outputs["next_event_count"] == [[3]]

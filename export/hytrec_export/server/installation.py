@@ -14,6 +14,14 @@ from hytrec_export.errors import MissingPackageError, ServerError
 
 _PACKAGE = "pytriton"
 _LIBRARY_FOLDERS = ("/usr/lib/x86_64-linux-gnu", "/usr/lib64", "/usr/lib", "/usr/local/lib")
+_MIB = 2**20
+_MALLOC = {
+    "MALLOC_MMAP_THRESHOLD_": str(32 * _MIB),
+    "MALLOC_TOP_PAD_": str(16 * _MIB),
+    "MALLOC_TRIM_THRESHOLD_": str(256 * _MIB),
+}
+"""Every step of a call allocates its user's state anew (200 KB). By default glibc gives so much back to the kernel
+when it is freed, and the next call pays for the pages again: a fifth of the throughput of appends."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,13 +87,20 @@ class Installation:
         return backend.parent
 
     def environment(self, folder: Path) -> dict[str, str]:
-        """This process's variables, changed so that the server finds its libraries and the stub this interpreter."""
+        """This process's variables, changed so that the server finds its libraries and the stub this interpreter.
+
+        Where this process says nothing of malloc, freed memory stays with the server's processes.
+        """
         libraries = [str(folder / "lib"), str(self.libraries), os.environ.get("LD_LIBRARY_PATH", "")]
         programs = [str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]
-        return os.environ | {
-            "LD_LIBRARY_PATH": os.pathsep.join(filter(None, libraries)),
-            "PATH": os.pathsep.join(programs),
-        }
+        return (
+            _MALLOC
+            | os.environ
+            | {
+                "LD_LIBRARY_PATH": os.pathsep.join(filter(None, libraries)),
+                "PATH": os.pathsep.join(programs),
+            }
+        )
 
 
 def _this_version() -> str:

@@ -25,7 +25,7 @@ from __future__ import annotations
 import struct
 import zlib
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -102,7 +102,7 @@ class Header:
         """The kept calls."""
         return frozenset(self.kept)
 
-    @property
+    @cached_property
     def kept(self) -> tuple[bytes, ...]:
         """The kept calls, oldest first."""
         stop = min(self.calls, KEPT_CALLS) * CALL_ID_BYTES

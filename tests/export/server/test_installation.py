@@ -117,3 +117,13 @@ def test_no_empty_folder_is_searched_for_libraries(
 ) -> None:
     monkeypatch.delenv("LD_LIBRARY_PATH", raising=False)
     assert "" not in Installation.find().environment(tmp_path)["LD_LIBRARY_PATH"].split(os.pathsep)
+
+
+def test_freed_memory_stays_with_the_server_unless_malloc_is_told_otherwise(
+    wheel: Path, libpython: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MALLOC_TRIM_THRESHOLD_", raising=False)
+    monkeypatch.setenv("MALLOC_TOP_PAD_", "0")
+    variables = Installation.find().environment(tmp_path)
+    assert int(variables["MALLOC_TRIM_THRESHOLD_"]) > int(variables["MALLOC_MMAP_THRESHOLD_"]) > 2**20
+    assert variables["MALLOC_TOP_PAD_"] == "0"

@@ -1,0 +1,146 @@
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from hytrec.signature import CANDIDATE_ROWS, ENCODER, ITEM_ROWS, RAW_SCORES, RERANKER, ROW_TIMES
+from hytrec_export import cores
+from hytrec_export.chain import empty_state, padded
+from hytrec_export.cores import BySize, InPieces, even_cuts
+from hytrec_export.corners import Maker
+from hytrec_export.runners import Arrays, OnnxRunner
+from hytrec_export.serving import ServingSettings
+
+
+class Noting:
+    """Answers with zeros and notes the shapes that it is asked for, and by how many threads."""
+
+    def __init__(self, *, fails: bool = False) -> None:
+        self.shapes: list[tuple[int, ...]] = []
+        self.threads: set[int] = set()
+        self.open = False
+        self._fails = fails
+
+    def __enter__(self) -> Self:
+        self.open = True
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.open = False
+
+    def infer(self, feed: Mapping[str, NDArray[Any]]) -> Arrays:
+        name = CANDIDATE_ROWS.name if CANDIDATE_ROWS.name in feed else ROW_TIMES.name
+        self.shapes.append(feed[name].shape)
+        self.threads.add(threading.get_ident())
+        if self._fails and threading.current_thread() is not threading.main_thread():
+            raise RuntimeError("one piece failed")
+        return {"raw_scores": feed[name].astype(np.float32)}
+
+
+def of_candidates(rows: int, count: int) -> Arrays:
+    return {
+        CANDIDATE_ROWS.name: np.arange(rows * count).reshape(rows, count),
+        "now_s": np.arange(rows)[:, None],
+    }
+
+
+@pytest.fixture
+def three_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cores, "cores", lambda: 3)
+
+
+@pytest.mark.parametrize(
+    ("rows", "count", "shapes"),
+    [
+        (1, 9, [(1, 9)]),  # too little for two
+        (1, 20, [(1, 10), (1, 10)]),
+        (1, 31, [(1, 10), (1, 10), (1, 11)]),
+        (3, 40, [(1, 40)] * 3),
+        (6, 7, [(2, 7)] * 3),
+        (4, 8, [(4, 2), (4, 3), (4, 3)]),
+        (40, 1, [(40, 1)]),  # neither comes out even
+    ],
+)
+@pytest.mark.usefixtures("three_cores")
+def test_a_run_is_cut_evenly_and_put_together_again(rows: int, count: int, shapes: list[tuple[int, int]]) -> None:
+    noting = Noting()
+    feed = of_candidates(rows, count)
+    with InPieces(RERANKER, noting, fewest=10) as runner:
+        answer = runner.infer(feed)
+    assert sorted(noting.shapes) == sorted(shapes)
+    np.testing.assert_array_equal(answer[RAW_SCORES.name], feed[CANDIDATE_ROWS.name])
+    assert not noting.open
+
+
+@pytest.mark.usefixtures("three_cores")
+def test_the_failure_of_a_piece_is_the_failure_of_the_run() -> None:
+    with (
+        InPieces(RERANKER, Noting(fails=True), fewest=10) as runner,
+        pytest.raises(RuntimeError, match="^one piece failed$"),
+    ):
+        runner.infer(of_candidates(3, 40))
+
+
+def test_one_core_runs_it_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0})
+    noting = Noting()
+    with InPieces(RERANKER, noting, fewest=1) as runner:
+        runner.infer(of_candidates(2, 40))
+    assert noting.shapes == [(2, 40)]
+    assert noting.threads == {threading.get_ident()}
+
+
+@pytest.mark.parametrize("length", [1, 2, 7, 500])
+@pytest.mark.parametrize("count", [1, 2, 7])
+def test_parts_follow_each_other_and_differ_by_one_at_most(length: int, count: int) -> None:
+    parts = even_cuts(length, min(length, count))
+    assert [start for start, _ in parts] == [0, *(stop for _, stop in parts[:-1])]
+    assert parts[-1][1] == length
+    sizes = [stop - start for start, stop in parts]
+    assert max(sizes) - min(sizes) <= 1
+    assert min(sizes) >= 1
+
+
+def test_short_runs_go_to_one_runner_and_long_ones_to_the_other() -> None:
+    short, long = Noting(), Noting()
+    with BySize(ENCODER, short=short, long=long, short_slots=6) as runner:
+        assert short.open
+        assert long.open
+        for rows, steps in ((1, 1), (2, 3), (7, 1), (1, 100)):
+            runner.infer(dict.fromkeys((ITEM_ROWS.name, ROW_TIMES.name), np.ones((rows, steps), np.int64)))
+    assert short.shapes == [(1, 1), (2, 3)]
+    assert long.shapes == [(7, 1), (1, 100)]
+    assert not short.open
+    assert not long.open
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3, 5])
+@pytest.mark.usefixtures("three_cores")
+def test_candidates_in_pieces_score_as_they_do_whole(built: Path, rows: int) -> None:
+    settings = ServingSettings.load(built)
+    maker = Maker(settings, behaviors=2)
+    with OnnxRunner(built / ENCODER.name / "1" / "model.onnx") as encoder:
+        users = encoder.infer(
+            empty_state(settings.sizes, rows) | padded([maker.history(12 + row) for row in range(rows)], length=20)
+        )
+    random = np.random.default_rng(rows)
+    feed = {
+        tensor.name: users.get(f"next_{tensor.name}", users.get(tensor.name))
+        for tensor in RERANKER.inputs
+        if tensor.name not in (CANDIDATE_ROWS.name, "now_s")
+    }
+    feed |= {
+        CANDIDATE_ROWS.name: random.integers(0, settings.items + 2, (rows, 37)),
+        "now_s": users["next_last_time"] + 60,
+    }
+    graph = built / RERANKER.name / "1" / "model.onnx"
+    with OnnxRunner(graph) as whole, InPieces(RERANKER, OnnxRunner(graph, threads=1), fewest=8) as pieces:
+        want, got = whole.infer(feed)[RAW_SCORES.name], pieces.infer(feed)[RAW_SCORES.name]
+    np.testing.assert_allclose(got, want, atol=2e-6)
