@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from types import TracebackType
 from typing import Any, Self
 
@@ -111,7 +112,7 @@ class InPieces:
 def even_cuts(length: int, count: int) -> Sequence[tuple[int, int]]:
     """Starts and ends of `count` parts of about one size."""
     ends = [length * number // count for number in range(count + 1)]
-    return list(zip(ends[:-1], ends[1:], strict=True))
+    return list(pairwise(ends))
 
 
 def _part(values: NDArray[Any], axis: int, start: int, stop: int) -> NDArray[Any]:

@@ -83,7 +83,7 @@ def test_a_run_is_cut_evenly_and_put_together_again(rows: int, count: int, shape
 def test_the_failure_of_a_piece_is_the_failure_of_the_run() -> None:
     with (
         InPieces(RERANKER, Noting(fails=True), fewest=10) as runner,
-        pytest.raises(RuntimeError, match="^one piece failed$"),
+        pytest.raises(RuntimeError, match=r"^one piece failed$"),
     ):
         runner.infer(of_candidates(3, 40))
 
