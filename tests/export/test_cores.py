@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from hytrec.signature import CANDIDATE_ROWS, ENCODER, ITEM_ROWS, RAW_SCORES, RERANKER, ROW_TIMES
+from hytrec.signature import CANDIDATE_ROWS, ENCODER, ITEM_ROWS, RAW_SCORES, RERANKER, ROW_TIMES, STATE, next_name
 from hytrec_export import cores
 from hytrec_export.chain import empty_state, padded
 from hytrec_export.cores import BySize, InPieces, even_cuts
@@ -131,11 +131,10 @@ def test_candidates_in_pieces_score_as_they_do_whole(built: Path, rows: int) -> 
             empty_state(settings.sizes, rows) | padded([maker.history(12 + row) for row in range(rows)], length=20)
         )
     random = np.random.default_rng(rows)
-    feed = {
-        tensor.name: users.get(f"next_{tensor.name}", users.get(tensor.name))
-        for tensor in RERANKER.inputs
-        if tensor.name not in (CANDIDATE_ROWS.name, "now_s")
+    known = {tensor.name: tensor.name for tensor in RERANKER.inputs} | {
+        tensor.name: next_name(tensor.name) for tensor in STATE
     }
+    feed = {tensor.name: users[known[tensor.name]] for tensor in RERANKER.inputs if known[tensor.name] in users}
     feed |= {
         CANDIDATE_ROWS.name: random.integers(0, settings.items + 2, (rows, 37)),
         "now_s": users["next_last_time"] + 60,
