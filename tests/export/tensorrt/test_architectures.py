@@ -1,0 +1,80 @@
+"""A trained run compiled for every GPU architecture that deployments use, in both precisions, with all checks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hytrec.checkpoint import Run, load_run
+from hytrec.signature import GRAPHS
+from hytrec_export.graph import export_graphs
+from hytrec_export.options import BuildOptions, EngineOptions, Lowering, Precision, Target
+from hytrec_export.serving import Limits, ServingSettings
+from hytrec_export.targets import make_plan
+from hytrec_export.tensorrt import build_engines
+
+LIMITS = Limits(max_events=300, max_candidates=40, max_excluded=20, max_batch=4)
+Exported = Callable[[Precision], dict[str, Path]]
+
+
+@pytest.fixture(scope="module")
+def run(run_folder: Path) -> Run:
+    return load_run(run_folder)
+
+
+@pytest.fixture(scope="module")
+def settings(run: Run) -> ServingSettings:
+    return ServingSettings(
+        fingerprint=run.fingerprint,
+        items=run.config.items,
+        sizes=run.config.sizes(),
+        item_key_type=run.vocabulary.item_key_type,
+        behavior_key_type=run.vocabulary.behavior_key_type,
+        limits=LIMITS,
+    )
+
+
+@pytest.fixture(scope="module")
+def exported(run: Run, settings: ServingSettings, tmp_path_factory: pytest.TempPathFactory) -> Exported:
+    made = {
+        precision: export_graphs(
+            run.model,
+            tmp_path_factory.mktemp(precision.value),
+            settings=settings,
+            lowering=Lowering.CHUNKED,
+            precision=precision,
+        )
+        for precision in (Precision.FLOAT32, Precision.MIXED)
+    }
+    return made.__getitem__
+
+
+@pytest.mark.parametrize("capability", ["sm80", "sm86", "sm89", "sm120"])
+def test_a_trained_run_is_compiled_in_both_precisions(
+    exported: Exported, settings: ServingSettings, tmp_path: Path, capability: str
+) -> None:
+    products: dict[Precision, dict[str, Any]] = {}
+    for precision in (Precision.FLOAT32, Precision.MIXED):
+        folder = tmp_path / precision.value
+        folder.mkdir()
+        options = BuildOptions(
+            run=Path("run"),
+            target=Target.TENSORRT_RTX,
+            fp16=precision is Precision.MIXED,
+            engine=EngineOptions(compute_capability=capability),
+            limits=LIMITS,
+        )
+        records = build_engines(
+            exported(precision), folder, plan=make_plan(options), settings=settings, timing_cache=tmp_path / "cache"
+        )
+        assert list(records) == [model.name for model in GRAPHS]
+        for record in records.values():
+            assert (record.compute_capability, record.precision) == (capability, precision)
+            assert record.path.stat().st_size == record.size_bytes > 0
+        products[precision] = {name: record.layers["matrix_multiply"] for name, record in records.items()}
+    for model in GRAPHS:
+        assert products[Precision.FLOAT32][model.name].keys() == {"float32"}
+        assert products[Precision.MIXED][model.name]["float16"] > 0
