@@ -22,8 +22,8 @@ CHANNEL_OPTIONS: list[tuple[str, int]] = [
     ("grpc.max_reconnect_backoff_ms", 1_000),
     ("grpc.min_reconnect_backoff_ms", 1_000),  # in spite of its name: how long one connection may take
     # Sets TCP_USER_TIMEOUT, so that a connection to a dead machine is given up after 5 s instead of 15 minutes.
-    # Pings are only sent in calls of over a minute: Triton cuts off clients that ping more often.
-    ("grpc.keepalive_time_ms", 60_000),
+    # Pings are sent in calls of over five minutes only: a server cuts off clients that ping more often without data.
+    ("grpc.keepalive_time_ms", 310_000),
     ("grpc.keepalive_timeout_ms", 5_000),
 ]
 
