@@ -4,7 +4,7 @@ BIN := .venv/bin
 
 PERF_ANALYZER := .perf_analyzer/perf_analyzer
 
-.PHONY: demo test unit lint format measure quality perf-analyzer clean
+.PHONY: demo test unit lint format measure peers quality perf-analyzer clean
 
 demo: .venv/ready
 	$(BIN)/python examples/demo.py
@@ -27,6 +27,9 @@ format: .venv/ready
 
 measure: .venv/ready
 	$(BIN)/python benchmarks/measure.py --output reports/measured.json
+
+peers: .venv/ready perf-analyzer
+	$(BIN)/python benchmarks/compare_peers.py --output reports/peers
 
 quality: .venv/ready
 	$(BIN)/python benchmarks/quality.py

@@ -1,4 +1,4 @@
-"""The model in the forms that are compared: exported graphs, PyTorch eager, and a float64 recurrence."""
+"""The model in the forms that are compared with its exported graphs: PyTorch eager, and a float64 recurrence."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import copy
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,21 +17,8 @@ from hytrec.model import HyTRec
 from hytrec.signature import GRAPHS, Sizes
 from hytrec_export.buckets import bucket_length
 from hytrec_export.chain import Chain, Users, empty_state, padded, split_at
-from hytrec_export.parts import runner_of_graph
 from hytrec_export.runners import Arrays, TorchRunner
-from hytrec_export.verify import GRAPH_FILE, VERSION
 from hytrec_export.wrapper import split
-
-
-@contextmanager
-def onnx_chain(repository: Path, *, sizes: Sizes) -> Iterator[Chain]:
-    """A repository's graphs in this process, run as the server runs them."""
-    with ExitStack() as stack:
-        runners = {
-            model.name: stack.enter_context(runner_of_graph(model, repository / model.name / VERSION / GRAPH_FILE))
-            for model in GRAPHS
-        }
-        yield Chain(runners, sizes=sizes)
 
 
 @contextmanager

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from hytrec.checkpoint import Run
 from hytrec.data import History, Int64Array
 from hytrec_clients import AsyncHytrecClient, Ranking, Receipt
-from hytrec_export.chain import Chain, padded, split_every
-from hytrec_export.runners import Arrays
+from hytrec_export.chain import Chain, split_every
+from hytrec_export.in_process import InProcess
 from hytrec_export.server import EmbeddedServer, ServerOptions
 from hytrec_export.state.options import StoreOptions
 from measures.context import Context
@@ -45,19 +45,32 @@ def visitors(run: Run, histories: Sequence[History], *, events: int, count: int,
     return found
 
 
-@asynccontextmanager
-async def served(context: Context, repository: Path, *, name: str) -> AsyncIterator[tuple[int, AsyncHytrecClient]]:
-    """The process id of a server of a repository, with a state store of its own, and a client of it."""
-    store = StoreOptions(path=context.new_folder(f"state-{name}"))
+@contextmanager
+def started(repository: Path, *, state: Path) -> Iterator[EmbeddedServer]:
+    """A server of a repository on free ports, ready.
+
+    Args:
+        state: folder of its state store.
+
+    Raises:
+        HytrecError: it does not start.
+    """
     options = ServerOptions(
         repository=repository,
         grpc_port=0,
         http_port=0,
         metrics_port=0,
         ready_timeout_s=CALL_TIMEOUT_S,
-        environment=store.to_environment(),
+        environment=StoreOptions(path=state).to_environment(),
     )
     with EmbeddedServer(options) as server:
+        yield server
+
+
+@asynccontextmanager
+async def served(context: Context, repository: Path, *, name: str) -> AsyncIterator[tuple[int, AsyncHytrecClient]]:
+    """The process id of a server of a repository, with a state store of its own, and a client of it."""
+    with started(repository, state=context.new_folder(f"state-{name}")) as server:
         async with AsyncHytrecClient(server.grpc_url, timeout_s=CALL_TIMEOUT_S) as client:
             yield server.pid, client
 
@@ -83,24 +96,23 @@ def rank_of(client: AsyncHytrecClient) -> Callable[[Visitor], Awaitable[Ranking]
     return rank
 
 
-class InProcess:
-    """The same question in onnxruntime in this process: states stay in memory, keys are rows already.
+class Floor:
+    """The same question in onnxruntime in this process.
 
     Args:
         chain: open graphs.
     """
 
     def __init__(self, chain: Chain, run: Run) -> None:
-        self._chain = chain
+        self._in_process = InProcess(chain)
         self._run = run
-        self._states: dict[str, Arrays] = {}
         self._candidates: dict[str, Int64Array] = {}
 
     def settle_in(self, guests: Sequence[Visitor], *, largest_call: int) -> None:
         """Encode the past of every visitor."""
         for guest in guests:
             past = self._history(guest, 0, guest.visited)
-            self._states[guest.name] = self._chain.replay([split_every(past, largest_call)]).state
+            self._in_process.bring([guest.name], split_every(past, largest_call))
             self._candidates[guest.name] = self._run.vocabulary.item_rows(guest.candidate_keys)
 
     def rank(self, guests: Sequence[Visitor]) -> NDArray[np.float32]:
@@ -108,14 +120,12 @@ class InProcess:
         places = [guest.visited for guest in guests]
         for guest in guests:
             guest.next_event()
-        events = [self._history(guest, place, place + 1) for guest, place in zip(guests, places, strict=True)]
-        states = [self._states[guest.name] for guest in guests]
-        together = {name: np.concatenate([state[name] for state in states]) for name in states[0]}
-        users = self._chain.encode(together, padded(events, length=1))
-        for row, guest in enumerate(guests):
-            self._states[guest.name] = users.row(row).state
-        now_s = np.array([[guest.now] for guest in guests], np.int64)
-        return self._chain.rerank(users, now_s, np.stack([self._candidates[guest.name] for guest in guests]))
+        return self._in_process.rank(
+            [guest.name for guest in guests],
+            [self._history(guest, place, place + 1) for guest, place in zip(guests, places, strict=True)],
+            now_s=np.array([[guest.now] for guest in guests], np.int64),
+            candidates=np.stack([self._candidates[guest.name] for guest in guests]),
+        )
 
     def window(self, guests: Sequence[Visitor], *, batch: int, seconds: float) -> Window:
         """Rankings in batches for so long; a latency is that of a batch, shared by its users."""

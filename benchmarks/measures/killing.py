@@ -14,12 +14,13 @@ import numpy as np
 
 from hytrec.signature import APPEND
 from hytrec.vocabulary import Vocabulary
+from hytrec_export.in_process import onnx_chain
 from hytrec_export.server import EmbeddedServer, ServerOptions
 from hytrec_export.serving import VOCABULARY_FILE, ServingSettings
 from hytrec_export.state.opening import open_store
 from hytrec_export.state.options import StoreOptions
 from hytrec_export.state.store import StateStore
-from measures.chains import Feeder, onnx_chain
+from measures.chains import Feeder
 from measures.ledger import Ledger
 from measures.progress import track
 from measures.streaming import Outcome, state_difference

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from hytrec.checkpoint import load_run
-from measures.chains import onnx_chain
-from measures.contenders import InProcess, append_of, rank_of, served, settle_in, visitors
+from hytrec_export.in_process import onnx_chain
+from measures.contenders import Floor, append_of, rank_of, served, settle_in, visitors
 from measures.context import LONG_EVENTS, Context, Log
 from measures.figures import Figure
 from measures.peers import CONCURRENCY, take_turns
@@ -58,7 +58,7 @@ async def _measure(context: Context, amount: Amount) -> dict[str, Figure]:
         for _ in range(2)
     ]
     async with AsyncExitStack() as stack:
-        floor = InProcess(stack.enter_context(onnx_chain(repository, sizes=run.config.sizes())), run)
+        floor = Floor(stack.enter_context(onnx_chain(repository, sizes=run.config.sizes())), run)
         floor.settle_in(groups[1], largest_call=LONG_EVENTS)
         pid, client = await stack.enter_async_context(served(context, repository, name="load"))
         await settle_in(client, groups[0])
@@ -100,7 +100,7 @@ async def _measure(context: Context, amount: Amount) -> dict[str, Figure]:
 
 
 async def _one_at_a_time(
-    ask: Ask, floor: InProcess, groups: Sequence[Sequence[Visitor]], *, calls: int
+    ask: Ask, floor: Floor, groups: Sequence[Sequence[Visitor]], *, calls: int
 ) -> dict[str, float]:
     """p50 of a served ranking and of one in this process, which take turns."""
     taken_ms: dict[str, list[float]] = {"served": [], "inprocess": []}
@@ -115,9 +115,7 @@ async def _one_at_a_time(
     return {name: float(np.median(values)) for name, values in taken_ms.items()}
 
 
-async def _beside_floor(
-    ranking: Traffic, floor: InProcess, guests: Sequence[Visitor], amount: Amount
-) -> dict[str, Window]:
+async def _beside_floor(ranking: Traffic, floor: Floor, guests: Sequence[Visitor], amount: Amount) -> dict[str, Window]:
     """Rankings at concurrency 8, and in batches of 8 in this process, which take turns."""
 
     async def in_process() -> Window:

@@ -14,9 +14,9 @@ import numpy as np
 from hytrec.checkpoint import load_run
 from hytrec.errors import HytrecError
 from hytrec_clients import AsyncHytrecClient
+from hytrec_export.in_process import onnx_chain
 from hytrec_export.serving import Limits
-from measures.chains import onnx_chain
-from measures.contenders import InProcess, rank_of, served, settle_in, visitors
+from measures.contenders import Floor, rank_of, served, settle_in, visitors
 from measures.context import LONG_EVENTS, Context, Log
 from measures.figures import Figure
 from measures.progress import say
@@ -64,7 +64,7 @@ async def _measure(context: Context, amount: Amount) -> dict[str, Figure]:
                 _, clients[name] = await stack.enter_async_context(served(context, repository, name=name))
             except HytrecError as error:
                 _leave_out(name, error)
-        floor = InProcess(stack.enter_context(onnx_chain(ours, sizes=run.config.sizes())), run)
+        floor = Floor(stack.enter_context(onnx_chain(ours, sizes=run.config.sizes())), run)
         for nominal in LENGTHS:
             say(f"peers: {nominal} events")
             guests = {
@@ -118,7 +118,7 @@ def _leave_out(name: str, error: HytrecError) -> None:
 
 
 def _windows(
-    clients: dict[str, AsyncHytrecClient], guests: dict[str, list[Visitor]], floor: InProcess, amount: Amount
+    clients: dict[str, AsyncHytrecClient], guests: dict[str, list[Visitor]], floor: Floor, amount: Amount
 ) -> dict[str, Callable[[], Awaitable[Window]]]:
     def of_server(traffic: Traffic) -> Callable[[], Awaitable[Window]]:
         return lambda: traffic.closed_loop(concurrency=CONCURRENCY, seconds=amount.seconds, calls=CONCURRENCY)

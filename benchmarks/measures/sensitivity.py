@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 from hytrec.checkpoint import load_run
 from hytrec.data import History
 from hytrec.signature import MEMORY, STATE
+from hytrec_export.in_process import onnx_chain
 from hytrec_export.runners import Arrays
-from measures.chains import Feeder, largest, onnx_chain, part, whole
+from measures.chains import Feeder, largest, part, whole
 from measures.context import LONG_EVENTS, Context, Log, Weights
 from measures.figures import BOUNDS, Figure
 from measures.progress import say, track

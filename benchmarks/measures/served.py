@@ -14,11 +14,12 @@ from hytrec.checkpoint import Run, load_run
 from hytrec.data import Histories, History, Int64Array
 from hytrec_clients import Events, HytrecClient
 from hytrec_export.chain import Chain, batches, split_every
+from hytrec_export.in_process import onnx_chain
 from hytrec_export.saving import best_items
 from hytrec_export.server import EmbeddedServer, ServerOptions
 from hytrec_export.serving import Limits
 from hytrec_export.state.options import StoreOptions
-from measures.chains import onnx_chain, torch_chain
+from measures.chains import torch_chain
 from measures.context import Context, Log
 from measures.figures import BOUNDS, Figure
 from measures.latency import latencies

@@ -16,8 +16,9 @@ from hytrec.checkpoint import load_run
 from hytrec.data import History, Int64Array
 from hytrec.delta_rule import DeltaRule, chunk_by_chunk, chunked
 from hytrec_export.chain import Chain, empty_state
+from hytrec_export.in_process import onnx_chain
 from hytrec_export.serving import Limits
-from measures.chains import Feeder, onnx_chain, part, torch_chain, whole
+from measures.chains import Feeder, part, torch_chain, whole
 from measures.clock import interleaved_medians_ms
 from measures.context import LONG_EVENTS, Context, Log
 from measures.figures import Figure

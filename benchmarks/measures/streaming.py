@@ -16,8 +16,9 @@ from hytrec.data import History
 from hytrec.delta_rule import reference
 from hytrec.signature import STATE
 from hytrec_export.chain import Chain, Users, empty_state, split_every
+from hytrec_export.in_process import onnx_chain
 from hytrec_export.runners import Arrays
-from measures.chains import Feeder, in_float64, largest, onnx_chain, oracle, whole
+from measures.chains import Feeder, in_float64, largest, oracle, whole
 from measures.context import LONG_EVENTS, Context, Log, Weights
 from measures.figures import Figure
 from measures.progress import say, track

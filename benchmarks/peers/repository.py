@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 from enum import StrEnum
 from pathlib import Path
@@ -68,7 +69,7 @@ def write_peer(kind: PeerKind, run_folder: Path, target: Path, *, limits: Limits
         raise BuildError(f"{target} exists; give a folder that does not, or delete it")
     run = load_run(run_folder)
     settings = ServingSettings(
-        fingerprint=run.fingerprint,
+        fingerprint=_fingerprint(kind, run.fingerprint),
         items=run.config.items,
         sizes=run.config.sizes(),
         item_key_type=run.vocabulary.item_key_type,
@@ -96,6 +97,11 @@ def write_peer(kind: PeerKind, run_folder: Path, target: Path, *, limits: Limits
     settings.save(staging)
     run.vocabulary.save(staging / VOCABULARY_FILE)
     staging.rename(target)
+
+
+def _fingerprint(kind: PeerKind, of_run: str) -> str:
+    """Of the model that answers, which is the run's but for softmax."""
+    return hashlib.sha256(f"{kind} {of_run}".encode()).hexdigest()[:32] if kind is PeerKind.SOFTMAX else of_run
 
 
 def _model_config(settings: ServingSettings) -> Any:

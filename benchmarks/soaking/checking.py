@@ -11,9 +11,10 @@ import numpy as np
 from hytrec.data import Int64Array
 from hytrec.vocabulary import Vocabulary
 from hytrec_export.chain import Chain, Users, empty_state, split_at
+from hytrec_export.in_process import onnx_chain
 from hytrec_export.saving import best_items
 from hytrec_export.serving import ServingSettings
-from measures.chains import Feeder, onnx_chain
+from measures.chains import Feeder
 from soaking.book import Book, Sample
 
 TOLERANCE = 1e-4

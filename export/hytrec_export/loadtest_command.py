@@ -12,7 +12,7 @@ from typing import Annotated, TypeVar
 import typer
 
 from hytrec_export.errors import OptionError
-from hytrec_export.loadtest.options import LoadTestOptions, LogColumns, Scenario
+from hytrec_export.loadtest.options import LoadTestOptions, LogColumns, Peer, Scenario
 
 NOT_CLEAN = 3
 """Exit code of a test whose report has problems: a run failed, is unstable, or a rate was not reached."""
@@ -34,6 +34,21 @@ Concurrency = Annotated[
     str, typer.Option(help="Requests under way, as 1,2,4,8.", show_default="1,2,4,8; 4,8 for mixed")
 ]
 Count = Annotated[int | None, typer.Option(help="Requests of one window.", show_default="1000; 60 for cold")]
+Users = Annotated[int, typer.Option(help="Most users of the log to take; all of them with --history-lengths.")]
+Lengths = Annotated[
+    str,
+    typer.Option(
+        "--history-lengths",
+        help="Instead of a sweep: users of exactly so many events, as 100,1000,10000, at the largest concurrency.",
+    ),
+]
+Peers = Annotated[
+    list[str] | None,
+    typer.Option(metavar="NAME=HOST:PORT", help="Another server, compared at every length; may be repeated."),
+]
+InProcess = Annotated[
+    Path | None, typer.Option(help="Repository of the same model whose graphs run here without a server, as the floor.")
+]
 Compare = Annotated[Path | None, typer.Option(help="Folder of an earlier report; exit code 4 if this one is worse.")]
 MaxSpread = Annotated[float, typer.Option(help="Share by which windows of a load may differ before it is unstable.")]
 TimeoutS = Annotated[float, typer.Option("--timeout", help="Seconds that one run of perf_analyzer may take.")]
@@ -56,8 +71,14 @@ def loadtest(
     request_rate: Annotated[str, typer.Option(help="Requests sent a second instead, as 20,40.")] = "",
     requests: Count = LoadTestOptions.requests,
     windows: Annotated[int, typer.Option(help="Runs of perf_analyzer at every load.")] = LoadTestOptions.windows,
-    users: Annotated[int, typer.Option(help="Most users of the log to take.")] = LoadTestOptions.users,
+    users: Users = LoadTestOptions.users,
     candidates: Annotated[int, typer.Option(help="Candidates of a ranking.")] = LoadTestOptions.candidates,
+    history_lengths: Lengths = "",
+    peer: Peers = None,
+    in_process: InProcess = LoadTestOptions.in_process,
+    window_seconds: Annotated[float, typer.Option(help="About how long a window lasts at a length.")] = (
+        LoadTestOptions.window_seconds
+    ),
     output: Annotated[Path, typer.Option(help="Folder of the report; an old one is replaced.")] = (
         LoadTestOptions.output
     ),
@@ -72,7 +93,8 @@ def loadtest(
 ) -> None:
     """Measure a live server with perf_analyzer, on traffic made from a real event log.
 
-    Exit code 3: the report has problems (a run failed or is unstable, a rate was not reached). 4: worse than --compare.
+    Exit code 3: the report has problems (a run failed or is unstable, a rate was not reached, scores differ).
+    4: worse than --compare.
     """
     options = LoadTestOptions(
         endpoint=endpoint,
@@ -86,6 +108,10 @@ def loadtest(
         windows=windows,
         users=users,
         candidates=candidates,
+        history_lengths=numbers("history lengths", history_lengths, int),
+        peers=tuple(Peer.parse(text) for text in peer or ()),
+        in_process=in_process,
+        window_seconds=window_seconds,
         output=output,
         compare=compare,
         noise=noise,

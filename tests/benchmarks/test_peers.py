@@ -158,6 +158,16 @@ def test_a_repository_is_not_overwritten(tmp_path: Path, run_folder: Path) -> No
         write_peer(PeerKind.EAGER, run_folder, run_folder)
 
 
+def test_what_answers_is_the_runs_model_but_for_softmax(tmp_path: Path, run_folder: Path) -> None:
+    fingerprint = load_run(run_folder).fingerprint
+    for kind in (PeerKind.EAGER, PeerKind.SOFTMAX):
+        write_peer(kind, run_folder, tmp_path / kind)
+    assert ServingSettings.load(tmp_path / "eager").fingerprint == fingerprint
+    other = ServingSettings.load(tmp_path / "softmax").fingerprint
+    assert len(other) == 32
+    assert other != fingerprint
+
+
 def test_the_script_builds_a_repository_or_says_why_not(tmp_path: Path, run_folder: Path) -> None:
     def script(*arguments: object) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, build.__file__, *map(str, arguments)]

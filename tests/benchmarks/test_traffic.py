@@ -16,7 +16,7 @@ from hytrec.model import HyTRec
 from hytrec.vocabulary import Vocabulary
 from hytrec_export.chain import split_every
 from measures.chains import torch_chain
-from measures.contenders import InProcess, visitors
+from measures.contenders import Floor, visitors
 from measures.load import fifths_ratio
 from measures.resources import use_of_server
 from measures.traffic import IDLE_S, Traffic, Visitor, Window, joined, percentile_ms
@@ -133,7 +133,7 @@ def test_in_this_process_a_visitor_is_answered_as_by_one_encoding(run: Run, hist
     assert one.item_keys.tolist() == (history.item_rows[known] + 99).tolist()
     assert one.candidate_keys.tolist() != other.candidate_keys.tolist()
     with torch_chain(run.model, sizes=run.config.sizes()) as chain:
-        floor = InProcess(chain, run)
+        floor = Floor(chain, run)
         floor.settle_in([one, other], largest_call=3)
         floor.rank([one])
         together = floor.rank([one, other])

@@ -46,6 +46,7 @@ MAX_EVENTS = 512
 class Build:
     """A built repository and what it was built from."""
 
+    run: Path
     repository: Path
     settings: ServingSettings
     vocabulary: Vocabulary
@@ -72,7 +73,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Build:
     save_run(run, config=CONFIG, training={}, model=model, vocabulary=vocabulary, samples=samples)
     repository = folder / "repository"
     build(BuildOptions(run=run, output=repository, limits=Limits(max_events=MAX_EVENTS, max_candidates=600)))
-    return Build(repository=repository, settings=ServingSettings.load(repository), vocabulary=vocabulary)
+    return Build(run=run, repository=repository, settings=ServingSettings.load(repository), vocabulary=vocabulary)
 
 
 class Served:

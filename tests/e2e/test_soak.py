@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from hytrec_export.chain import split_every
-from measures.chains import onnx_chain
+from hytrec_export.in_process import onnx_chain
 from soaking.book import Book, Sample
 from soaking.checking import compare
 from soaking.running import soak

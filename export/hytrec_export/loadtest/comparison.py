@@ -6,14 +6,18 @@ from collections.abc import Mapping
 from typing import Any
 
 from hytrec_export.errors import LoadTestError
+from hytrec_export.loadtest.options import HYTREC
 
-HIGHER_IS_BETTER = {"throughput": True, "p50": False, "p90": False, "p95": False, "p99": False}
-SAME = ("scenario", "model", "events", "candidates", "requests_of_window")
+LATENCIES = ("p50", "p90", "p95", "p99")
+"""Less is better; of all else more is."""
+SAME = ("scenario", "model", "events", "candidates", "requests_of_window", "concurrency", "window_seconds")
 """What two tests should have in common; where they differ a note says so."""
 
 
 def compare(old: Mapping[str, Any], new: Mapping[str, Any], *, old_name: str, noise: float) -> dict[str, Any]:
-    """Ratios new over old of every figure at every load that both have.
+    """Ratios new over old of every figure of the server under test, at every load or length of history that both have.
+
+    What it is beside others is compared too: its throughput over theirs.
 
     A figure has got worse when it is off by more than its band: `noise`, or what its windows spread in both tests
     together if that is more.
@@ -29,13 +33,13 @@ def compare(old: Mapping[str, Any], new: Mapping[str, Any], *, old_name: str, no
             f"{old_name} is of scenario {old['test']['scenario']}, this test of {new['test']['scenario']}; "
             "compare tests of one scenario"
         )
-    before = {_key(point): point for point in old["points"]}
-    pairs = [(before[_key(point)], point) for point in new["points"] if _key(point) in before]
-    if not pairs:
+    before, now = _points(old), _points(new)
+    shared = [load for load in now if load in before]
+    if not shared:
         raise LoadTestError(
-            f"{old_name} has the loads {_loads(old)}, this test {_loads(new)}; compare tests that share a load"
+            f"{old_name} has the loads {', '.join(before)}, this test {', '.join(now)}; compare tests that share a load"
         )
-    rows = [row for pair in pairs for row in _rows(*pair, noise=noise)]
+    rows = [row for load in shared for row in _rows(load, before[load], now[load], noise=noise)]
     notes = [
         f"{name} differs: {old['test'].get(name)} before, {new['test'].get(name)} now"
         for name in SAME
@@ -46,32 +50,42 @@ def compare(old: Mapping[str, Any], new: Mapping[str, Any], *, old_name: str, no
     return {"old": old_name, "noise": noise, "rows": rows, "notes": notes, "regressions": _regressions(rows)}
 
 
-def _key(point: Mapping[str, Any]) -> tuple[str, float]:
-    return point["load"]["kind"], float(point["load"]["value"])
+def _points(report: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Figures of the server under test by load: value and spread by the figure's name."""
+    found = {}
+    for point in report["points"]:
+        kind = "concurrency" if point["load"]["kind"] == "concurrency" else "rate"
+        found[f"{kind} {point['load']['value']:g}"] = _figures(point)
+    peers = report.get("peers", {"points": (), "ratios": ()})
+    for point in peers["points"]:
+        if point["contender"] == HYTREC:
+            found[f"{point['history']:,} events"] = _figures(point)
+    for row in peers["ratios"]:
+        spread = (row["high"] - row["low"]) / 2 / row["ratio"] if row["ratio"] else 0.0
+        found[f"{row['history']:,} events"][f"over {row['over']}"] = (row["ratio"], spread)
+    return found
 
 
-def _loads(report: Mapping[str, Any]) -> str:
-    return ", ".join(f"{point['load']['value']:g}" for point in report["points"])
+def _figures(point: Mapping[str, Any]) -> dict[str, Any]:
+    values = {"throughput": point.get("throughput_per_s"), **point.get("latency_ms", {})}
+    spreads = point.get("spread", {})
+    return {name: (values.get(name), spreads.get(name, 0.0)) for name in ("throughput", *LATENCIES)}
 
 
-def _figure(point: Mapping[str, Any], name: str) -> float | None:
-    value = point.get("throughput_per_s") if name == "throughput" else point.get("latency_ms", {}).get(name)
-    return None if value is None else float(value)
-
-
-def _rows(old: Mapping[str, Any], new: Mapping[str, Any], *, noise: float) -> list[dict[str, Any]]:
-    load = f"{'concurrency' if new['load']['kind'] == 'concurrency' else 'rate'} {new['load']['value']:g}"
+def _rows(load: str, old: Mapping[str, Any], new: Mapping[str, Any], *, noise: float) -> list[dict[str, Any]]:
     rows = []
-    for name, higher in HIGHER_IS_BETTER.items():
-        before, now = _figure(old, name), _figure(new, name)
-        band = max(noise, old.get("spread", {}).get(name, 0.0) + new.get("spread", {}).get(name, 0.0))
+    for name in new:
+        if name not in old:
+            continue  # a peer that was not there before
+        (before, spread_before), (now, spread_now) = old[name], new[name]
+        band = max(noise, spread_before + spread_now)
         row: dict[str, Any] = {"load": load, "figure": name, "before": before, "now": now, "band": band}
         row["ratio"] = now / before if before and now is not None else None
         if row["ratio"] is None:
             # A figure that is gone is worse; one that was not there before cannot be.
             row["worse"] = before is not None and now is None
         else:
-            row["worse"] = row["ratio"] < 1 / (1 + band) if higher else row["ratio"] > 1 + band
+            row["worse"] = row["ratio"] > 1 + band if name in LATENCIES else row["ratio"] < 1 / (1 + band)
         rows.append(row)
     return rows
 
@@ -91,7 +105,7 @@ def comparison_rows(comparison: Mapping[str, Any]) -> list[tuple[str, ...]]:
     return [
         (
             row["load"],
-            row["figure"] + ("/s" if row["figure"] == "throughput" else ", ms"),
+            row["figure"] + {"throughput": "/s"}.get(row["figure"], ", ms" if row["figure"] in LATENCIES else ""),
             _cell(row["before"]),
             _cell(row["now"]),
             "n/a" if row["ratio"] is None else f"{row['ratio']:.2f}",

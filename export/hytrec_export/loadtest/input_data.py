@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -51,6 +51,11 @@ class Requests:
         if log.behavior_keys is not None and (behaviors >= 0).all():
             tensors[BEHAVIOR_KEYS.name] = log.behavior_keys[behaviors]
         return tensors
+
+    def parts(self, first: int, stop: int, *, chunk: int) -> Iterator[dict[str, NDArray[Any]]]:
+        """The same, in calls of so many events at most."""
+        for begin in range(first, stop, chunk):
+            yield self.events(begin, min(begin + chunk, stop))
 
     def tensors(self, endpoint: Ensemble, call: Call) -> dict[str, NDArray[Any]]:
         """Every tensor of a call but its call_id, (n,) each."""

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
+from typing import Self
 
 from hytrec.signature import APPEND, ENSEMBLES, MAX_RETRIEVED, RANK, RECOMMEND, Ensemble
 from hytrec_export.errors import OptionError
@@ -14,6 +15,8 @@ RATE_THREADS = 16
 """Most requests under way at a given request rate: perf_analyzer sends them from so many threads."""
 MIXED_SHARES = {APPEND.name: 0.6, RANK.name: 0.3, RECOMMEND.name: 0.1}
 """Share of the load of each ensemble in scenario mixed."""
+HYTREC, IN_PROCESS = "hytrec", "in-process"
+"""Contenders that have their names already: the server under test, and its graphs without a server."""
 
 
 class Scenario(StrEnum):
@@ -35,6 +38,10 @@ class Scenario(StrEnum):
         if self is Scenario.MIXED:
             return ENSEMBLES
         return ({Scenario.RANK: RANK, Scenario.RECOMMEND: RECOMMEND}.get(self, APPEND),)
+
+
+COMPARED = (Scenario.APPEND, Scenario.RANK, Scenario.RECOMMEND)
+"""Scenarios that can be run at lengths of history."""
 
 
 class LoadKind(StrEnum):
@@ -76,6 +83,28 @@ class Load:
         return {name: Load(kind=self.kind, value=value) for name, value in parts.items()}
 
 
+@dataclass(frozen=True, kw_only=True)
+class Peer:
+    """Another server, which answers the same calls in another way.
+
+    Args:
+        endpoint: host:port of its gRPC.
+    """
+
+    name: str
+    endpoint: str
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """From NAME=HOST:PORT. Raises: OptionError: it is of another form, or the name is taken."""
+        name, equals, endpoint = text.partition("=")
+        if not (name and equals and _is_endpoint(endpoint)):
+            raise OptionError(f"peer is {text!r}; give NAME=HOST:PORT, as eager=127.0.0.1:9001")
+        if name in (HYTREC, IN_PROCESS):
+            raise OptionError(f"peer name {name!r} is that of another contender; give another one")
+        return cls(name=name, endpoint=endpoint)
+
+
 DEFAULT_CONCURRENCY = (1, 2, 4, 8)
 DEFAULT_MIXED_CONCURRENCY = (4, 8)
 DEFAULT_REQUESTS = 1_000
@@ -105,6 +134,10 @@ class LoadTestOptions:
         windows: runs of perf_analyzer at every point.
         users: at most so many of the log's users are taken.
         candidates: of a ranking.
+        history_lengths: events of a user before its calls; instead of a sweep, everybody is measured at each of them.
+        peers: measured there too.
+        in_process: repository whose graphs are measured there too, in this process; of the same model.
+        window_seconds: that a window lasts about, there.
         noise: differences up to this share, or up to the spread of the windows if that is larger, are no regression.
         max_spread: a point whose windows' throughputs differ by more than this share is unstable.
         timeout_s: of one run of perf_analyzer.
@@ -121,6 +154,10 @@ class LoadTestOptions:
     windows: int = 3
     users: int = 1_000
     candidates: int = MAX_RETRIEVED
+    history_lengths: tuple[int, ...] = ()
+    peers: tuple[Peer, ...] = ()
+    in_process: Path | None = None
+    window_seconds: float = 3.0
     output: Path = Path("reports/loadtest")
     compare: Path | None = None
     noise: float = 0.1
@@ -136,13 +173,13 @@ class LoadTestOptions:
             value = getattr(self, name)
             if value is not None and value < minimum:
                 raise OptionError(f"{name} is {value}; it must be at least {minimum}")
-        for name in ("noise", "max_spread", "timeout_s"):
+        for name in ("noise", "max_spread", "timeout_s", "window_seconds"):
             value = getattr(self, name)
             if not (math.isfinite(value) and value > 0):
                 raise OptionError(f"{name} is {value}; it must be over 0")
         self._check_load()
-        host, colon, port = self.endpoint.rpartition(":")
-        if not (colon and host and port.isdigit()) or "//" in self.endpoint:
+        self._check_lengths()
+        if not _is_endpoint(self.endpoint):
             raise OptionError(f"endpoint is {self.endpoint!r}; give the server's gRPC as HOST:PORT, as 127.0.0.1:8001")
 
     def _check_load(self) -> None:
@@ -157,6 +194,28 @@ class LoadTestOptions:
             if not (math.isfinite(rate) and rate > 0):
                 raise OptionError(f"request rate is {rate:g}; it must be over 0, in requests a second")
 
+    def _check_lengths(self) -> None:
+        if not self.history_lengths:
+            if self.peers or self.in_process:
+                raise OptionError("peers are compared at lengths of history; give --history-lengths, as 100,1000,10000")
+            return
+        for length in self.history_lengths:
+            if length < 1:
+                raise OptionError(f"history length is {length}; it must be at least 1 event")
+        if self.scenario not in COMPARED:
+            raise OptionError(
+                f"scenario is {self.scenario}; at lengths of history it must be {', '.join(COMPARED[:-1])} "
+                f"or {COMPARED[-1]}"
+            )
+        if self.request_rate or self.requests:
+            raise OptionError(
+                "request rate or requests are given; at lengths of history a window is as many requests as fill it at "
+                "a concurrency, give --concurrency and --window-seconds"
+            )
+        names = [peer.name for peer in self.peers]
+        if len(set(names)) < len(names):
+            raise OptionError(f"peers are named {', '.join(names)}; give each a name of its own")
+
     def loads(self) -> list[Load]:
         """Points of the sweep, lightest first."""
         if self.request_rate:
@@ -167,3 +226,8 @@ class LoadTestOptions:
     def requests_of_window(self) -> int:
         """Requests that one window counts."""
         return self.requests or (DEFAULT_COLD_REQUESTS if self.scenario is Scenario.COLD else DEFAULT_REQUESTS)
+
+
+def _is_endpoint(text: str) -> bool:
+    host, colon, port = text.rpartition(":")
+    return bool(colon and host and port.isdigit()) and "//" not in text

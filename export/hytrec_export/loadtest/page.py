@@ -16,6 +16,9 @@ th { text-align: left } td { text-align: right; font-variant-numeric: tabular-nu
 img { max-width: 49%; vertical-align: top } .problem { color: #a00 } code { white-space: pre-wrap }
 """
 _LATENCIES = ("p50", "p90", "p95", "p99")
+_LOAD_HEAD = ("load", "status", "answers/s", "±", *(f"{name}, ms" for name in _LATENCIES), "errors")
+_BESIDE = """The same calls for each, in windows that take turns; in brackets the least and the largest of any round.
+The last column compares the scores of those that serve the same model."""
 
 
 def page(report: Mapping[str, Any], pictures: Mapping[str, bytes]) -> str:
@@ -31,9 +34,10 @@ def page(report: Mapping[str, Any], pictures: Mapping[str, bytes]) -> str:
         f"<h1>{html.escape(title)}</h1>",
         f"<p>{html.escape(_sentence(report))}</p>",
         *(f'<p class="problem">{html.escape(problem)}</p>' for problem in report["problems"]),
+        *_beside(report),
         "<h2>Latency and throughput</h2>",
-        _table(("load", "status", "answers/s", *(f"{name}, ms" for name in _LATENCIES), "errors"), load_rows(report)),
-        _notes(report["points"]),
+        _table(_LOAD_HEAD, load_rows(report)),
+        _notes(points_of(report)),
         "".join(
             f'<img alt="{html.escape(name)}" src="data:image/png;base64,{base64.b64encode(data).decode()}">'
             for name, data in pictures.items()
@@ -64,25 +68,76 @@ def number(value: float | None, digits: int = 1) -> str:
     return "n/a" if value is None else f"{value:,.{digits}f}"
 
 
+def points_of(report: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
+    """Of the sweep, or of every contender at every length of history."""
+    points: Sequence[Mapping[str, Any]] = report["peers"]["points"] if "peers" in report else report["points"]
+    return points
+
+
+def share(value: float | None) -> str:
+    """As percent; n/a for what is not known."""
+    return "n/a" if value is None else f"{value:.0%}"
+
+
 def load_rows(report: Mapping[str, Any]) -> list[tuple[str, ...]]:
-    """One row a point: load, status, throughput, percentiles, errors."""
+    """One row a point: load, status, throughput and its spread, percentiles, errors."""
     return [
         (
             _load(point),
             point["status"],
             number(point.get("throughput_per_s")),
+            share(point.get("spread", {}).get("throughput")),
             *(number(point.get("latency_ms", {}).get(name)) for name in _LATENCIES),
             str(point["errors"]),
         )
-        for point in report["points"]
+        for point in points_of(report)
     ]
+
+
+def ratio_table(report: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    """Head and rows: by length of history, throughput over that of each other contender, and the scores' difference."""
+    peers = report["peers"]
+    others = list(dict.fromkeys(row["over"] for row in peers["ratios"]))
+    cells = {(row["history"], row["over"]): _ratio(row) for row in peers["ratios"]}
+    rows = [("events before", *(f"over {name}" for name in others), "scores differ by")]
+    for row in peers["scores"]:
+        difference = row["largest_difference"]
+        rows.append(
+            (
+                f"{row['history']:,}",
+                *(cells[row["history"], name] for name in others),
+                "n/a" if difference is None else f"{difference:.1g}",
+            )
+        )
+    return rows
+
+
+def _ratio(row: Mapping[str, Any]) -> str:
+    """With the least and the largest of any round."""
+    return "n/a" if row["ratio"] is None else f"{row['ratio']:.2f} ({row['low']:.2f} to {row['high']:.2f})"
+
+
+def _beside(report: Mapping[str, Any]) -> list[str]:
+    """What the server under test does beside others."""
+    if "peers" not in report:
+        return []
+    head, *rows = ratio_table(report)
+    return [f"<h2>Throughput over that of others</h2><p>{_BESIDE}</p>", _table(head, rows)]
 
 
 def _sentence(report: Mapping[str, Any]) -> str:
     test = report["test"]
+    if "peers" in report:
+        amount = (
+            f"users of exactly so many events, {test['windows']} windows of about {test['window_seconds']:g} s, "
+            f"{test['concurrency']} calls under way, each with one new event"
+        )
+    else:
+        requests = test["requests_of_window"]
+        amount = f"{test['visitors']} users, {test['windows']} windows of {requests} requests at every load"
     return (
-        f"Model {test['model']} at {test['endpoint']}, traffic made from {test['events']}: {test['visitors']} users, "
-        f"{test['windows']} windows of {test['requests_of_window']} requests at every load. Made {report['made_at']}."
+        f"Model {test['model']} at {test['endpoint']}, traffic made from {test['events']}: {amount}. "
+        f"Made {report['made_at']}."
     )
 
 
@@ -92,14 +147,15 @@ def _notes(points: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _load(point: Mapping[str, Any]) -> str:
+    if "contender" in point:
+        return f"{point['history']:,} events, {point['contender']}"
     kind = "concurrency" if point["load"]["kind"] == "concurrency" else "rate"
     return f"{kind} {point['load']['value']:g}"
 
 
 def _model_rows(report: Mapping[str, Any]) -> Iterable[tuple[str, ...]]:
-    for point in report["points"]:
+    for point in points_of(report):
         for name, times in point.get("models", {}).items():
-            share = times.get("share_of_time")
             yield (
                 _load(point),
                 name,
@@ -107,12 +163,12 @@ def _model_rows(report: Mapping[str, Any]) -> Iterable[tuple[str, ...]]:
                 number(times["mean_batch"], 2),
                 number(times["queue_ms"], 2),
                 number(times["compute_ms"], 2),
-                "" if share is None else f"{share:.0%}",
+                share(times["share_of_time"]) if "share_of_time" in times else "",
             )
 
 
 def _used(report: Mapping[str, Any]) -> Iterable[tuple[str, ...]]:
-    for point in report["points"]:
+    for point in points_of(report):
         used = point.get("resources", {})
         yield (
             _load(point),

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from hytrec.signature import ENSEMBLES, GRAPHS, STATE_LOAD, STATE_SAVE
-from hytrec_export.loadtest.options import LoadKind
+from hytrec_export.loadtest.options import HYTREC, LoadKind
 from hytrec_export.optional import require
 
 Points = Sequence[Mapping[str, Any]]
@@ -19,18 +19,15 @@ _SIZE = (7.0, 4.4)
 _DPI = 110
 
 
-def draw_plots(folder: Path, points: Points) -> list[Path]:
-    """Write every picture; one that has nothing to show is left out.
+def draw_plots(folder: Path, report: Mapping[str, Any]) -> list[Path]:
+    """Write every picture of a report; one that has nothing to show is left out.
 
     Raises:
         MissingPackageError: matplotlib is not installed.
     """
-    draws: dict[str, Callable[[Any, Points], bool]] = {
-        "throughput_and_p99": _throughput_and_p99,
-        "latency_by_load": _latency_by_load,
-        "time_by_step": _time_by_step,
-        "cost_by_history": _cost_by_history,
-    }
+    points, draws = report["points"], _OF_A_SWEEP
+    if "peers" in report:
+        points, draws = report["peers"]["points"], _OF_CONTENDERS
     require("matplotlib", extra="loadtest").use("Agg")
     figure_class = require("matplotlib.figure", extra="loadtest").Figure
     written = []
@@ -115,3 +112,31 @@ def _cost_by_history(axes: Any, points: Points) -> bool:
     axes.set_ylim(bottom=0)
     axes.legend(title=_load_name(shown))
     return True
+
+
+def _throughput_by_history(axes: Any, points: Points) -> bool:
+    shown = [point for point in points if point.get("throughput_per_s")]
+    for name in dict.fromkeys(point["contender"] for point in shown):
+        own = sorted((point["history"], point["throughput_per_s"]) for point in shown if point["contender"] == name)
+        x, y = zip(*own, strict=True)
+        axes.plot(x, y, "o-", label=name, linewidth=3 if name == HYTREC else 1.5)
+    if not shown:
+        return False
+    axes.set(xscale="log", yscale="log", xlabel="events of the user before the call", ylabel="answers a second")
+    lengths = sorted({point["history"] for point in shown})
+    axes.set_xticks(lengths, [f"{length:,}" for length in lengths])
+    axes.minorticks_off()
+    axes.set_title(f"throughput with {shown[0]['load']['value']:g} calls under way")
+    axes.grid(alpha=0.3)
+    axes.legend()
+    return True
+
+
+Draw = Callable[[Any, Points], bool]
+_OF_A_SWEEP: dict[str, Draw] = {
+    "throughput_and_p99": _throughput_and_p99,
+    "latency_by_load": _latency_by_load,
+    "time_by_step": _time_by_step,
+    "cost_by_history": _cost_by_history,
+}
+_OF_CONTENDERS: dict[str, Draw] = {"throughput_by_history": _throughput_by_history}

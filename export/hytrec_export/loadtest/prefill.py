@@ -45,8 +45,7 @@ def feed(
     """
 
     def one(visitor: Visitor) -> None:
-        for first in range(visitor.start, visitor.begin, chunk):
-            events = requests.events(first, min(first + chunk, visitor.begin))
+        for events in requests.parts(visitor.start, visitor.begin, chunk=chunk):
             server.call(APPEND, {USER_ID.name: [visitor.name], **events})
 
     todo = [visitor for visitor in visitors if visitor.begin > visitor.start]

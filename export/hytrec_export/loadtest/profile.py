@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ class Profile:
         events: that the request brought.
         replayed: requests whose events the server had already.
         lost: requests that found a user's state foreign, damaged or expired.
+        begun_ns: when counting began; None is when the first request was sent.
     """
 
     sent_ns: Int64Array
@@ -39,6 +40,7 @@ class Profile:
     events: Int64Array
     replayed: int = 0
     lost: int = 0
+    begun_ns: int | None = None
 
     def __len__(self) -> int:
         return len(self.sent_ns)
@@ -50,8 +52,9 @@ class Profile:
 
     @property
     def seconds(self) -> float:
-        """From the first request sent to the last answer."""
-        return float(self.answered_ns.max() - self.sent_ns.min()) / NS_PER_S
+        """From the beginning to the last answer."""
+        begun_ns = self.sent_ns.min() if self.begun_ns is None else self.begun_ns
+        return float(self.answered_ns.max() - begun_ns) / NS_PER_S
 
     @property
     def throughput(self) -> float:
@@ -64,8 +67,13 @@ class Profile:
         return Profile(**arrays, replayed=self.replayed, lost=self.lost)
 
     def after(self, requests: int) -> Profile:
-        """Without the first so many requests, which warm up."""
-        return self.kept(np.arange(len(self)) >= requests)
+        """Without the first so many requests, which warm up.
+
+        Counting begins with as many answers: a server that is slow still works on the warm-up when the first of the
+        others is sent, and that work is none of theirs.
+        """
+        begun_ns = int(np.sort(self.answered_ns)[requests - 1]) if 0 < requests < len(self) else None
+        return replace(self.kept(np.arange(len(self)) >= requests), begun_ns=begun_ns)
 
     def between(self, start_ns: int, end_ns: int) -> Profile:
         """Requests that were sent and answered between two moments."""
@@ -83,6 +91,7 @@ def joined(profiles: Sequence[Profile]) -> Profile:
         **arrays,
         replayed=sum(profile.replayed for profile in profiles),
         lost=sum(profile.lost for profile in profiles),
+        begun_ns=min((profile.begun_ns for profile in profiles if profile.begun_ns is not None), default=None),
     )
 
 

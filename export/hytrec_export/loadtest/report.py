@@ -6,7 +6,7 @@ import csv
 import json
 import os
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -49,9 +49,14 @@ def make_report(
     *,
     command: str,
     machine: Mapping[str, Any],
+    peers: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Everything in one value that JSON can hold."""
-    return {
+    """Everything in one value that JSON can hold.
+
+    Args:
+        peers: contenders by length of history, where they were asked for.
+    """
+    report = {
         "format_version": FORMAT_VERSION,
         "made_by": MADE_BY,
         "made_at": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -63,6 +68,7 @@ def make_report(
         "points": list(points),
         "problems": list(problems),
     }
+    return report if peers is None else report | {"peers": dict(peers)}
 
 
 def write_report(folder: Path, report: Mapping[str, Any], *, commands: Sequence[str]) -> None:
@@ -77,11 +83,25 @@ def write_report(folder: Path, report: Mapping[str, Any], *, commands: Sequence[
     with (folder / FIGURES_FILE).open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(("scenario", "load_kind", "load", "figure", "value"))
-        for point in report["points"]:
-            key = (report["test"]["scenario"], point["load"]["kind"], point["load"]["value"])
-            writer.writerows((*key, name, value) for name, value in flat(point).items() if not name.startswith("load."))
-    plots = draw_plots(folder, report["points"])
+        writer.writerows((report["test"]["scenario"], *row) for row in _rows(report))
+    plots = draw_plots(folder, report)
     (folder / PAGE_FILE).write_text(page(report, {plot.stem: plot.read_bytes() for plot in plots}), encoding="utf-8")
+
+
+def _rows(report: Mapping[str, Any]) -> Iterator[tuple[object, ...]]:
+    """Load kind, load, figure and value; a length of history is a kind of load."""
+    for point in report["points"]:
+        key = (point["load"]["kind"], point["load"]["value"])
+        yield from ((*key, name, value) for name, value in flat(point).items() if not name.startswith("load."))
+    peers = report.get("peers", {})
+    for point in peers.get("points", ()):
+        own = flat({name: value for name, value in point.items() if name not in ("contender", "history")})
+        yield from (("history", point["history"], f"{point['contender']}.{name}", value) for name, value in own.items())
+    for row in peers.get("ratios", ()):
+        for name in ("ratio", "low", "high"):
+            yield "history", row["history"], f"hytrec over {row['over']}.{name}", row[name]
+    for row in peers.get("scores", ()):
+        yield "history", row["history"], "largest_score_difference", row["largest_difference"]
 
 
 def read_report(folder: Path) -> dict[str, Any]:

@@ -41,7 +41,9 @@ def run_and_report(options: LoadTestOptions, *, command: str, progress: Progress
         if options.keep_inputs:
             inputs.mkdir()
         result = run_load_test(options, inputs=inputs if options.keep_inputs else None, progress=progress)
-        report = make_report(result.test, result.points, result.problems, command=command, machine=machine)
+        report = make_report(
+            result.test, result.points, result.problems, command=command, machine=machine, peers=result.peers
+        )
         if old is not None:
             report["comparison"] = compare(old, report, old_name=str(options.compare), noise=options.noise)
         # The folder is about to be renamed.

@@ -75,6 +75,13 @@ class LiveServer:
             self._dtypes[endpoint.name] = check_contract(endpoint, metadata)
         return self._dtypes
 
+    def serves(self, model: Ensemble | Model) -> bool:
+        """Whether a model is there and ready."""
+        try:
+            return bool(self._client.is_model_ready(model.name, client_timeout=_CONNECT_TIMEOUT_S))
+        except self._grpc.InferenceServerException:
+            return False
+
     def retrieved(self) -> int | None:
         """R, the largest top_k; None where the retriever does not say."""
         try:

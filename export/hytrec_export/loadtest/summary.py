@@ -7,13 +7,16 @@ from pathlib import Path
 from typing import Any
 
 from hytrec_export.loadtest.comparison import comparison_rows
-from hytrec_export.loadtest.page import load_rows
+from hytrec_export.loadtest.page import load_rows, ratio_table
 from hytrec_export.loadtest.report import PAGE_FILE
 
 
 def summary(report: Mapping[str, Any], output: Path) -> str:
-    """Table of the loads, what is wrong, the comparison, and where the rest is."""
-    lines = table(("load", "status", "answers/s", "p50 ms", "p90", "p95", "p99", "errors"), load_rows(report))
+    """Table of the loads, ratios to others, what is wrong, the comparison, and where the rest is."""
+    lines = table(("load", "status", "answers/s", "±", "p50 ms", "p90", "p95", "p99", "errors"), load_rows(report))
+    if "peers" in report:
+        head, *rows = ratio_table(report)
+        lines += ["", "throughput over that of others (least to largest of a round)", *table(head, rows), ""]
     noted = [point for point in report["points"] if point["status"] == "saturated"]
     told = [f"{point['load']['value']:g}: {note}" for point in noted for note in point["notes"]]
     lines += [*told, *(f"not clean: {problem}" for problem in report["problems"])]

@@ -11,6 +11,7 @@ import pytest
 from hytrec_export.loadtest.event_log import EventLog
 from hytrec_export.loadtest.figures import Window, point_figures
 from hytrec_export.loadtest.options import Load, LoadKind
+from hytrec_export.loadtest.peer_figures import length_verdict, ratios
 from hytrec_export.loadtest.profile import Profile
 from hytrec_export.loadtest.statistics import ModelTimes
 
@@ -86,5 +87,36 @@ def make_report(make_window: Callable[..., Window]) -> Callable[..., dict[str, A
             "points": points,
             "problems": [],
         }
+
+    return report
+
+
+@pytest.fixture
+def make_peers_report(make_report: Callable[..., dict[str, Any]]) -> Callable[..., dict[str, Any]]:
+    """A report of contenders after 100 and 10,000 events; rates by contender, None where it failed after 10,000."""
+
+    def report(**rates: float | None) -> dict[str, Any]:
+        load = Load(kind=LoadKind.CONCURRENCY, value=8)
+        points = []
+        for history in (100, 10_000):
+            for name, rate in ({"hytrec": 50.0, "eager": 5.0, "in-process": 80.0} | rates).items():
+                failed = rate is None and history > 100
+                own = profile(per_s=rate or 5.0)
+                windows = [
+                    Window(failure="it is gone") if failed else Window(profiles={"hytrec_rank": own}, models=MODELS)
+                ] * (1 if failed else 3)
+                figures = point_figures(load, windows, max_spread=0.3)
+                points.append({"history": history, "contender": name, "requests_of_window": 100, **figures})
+        whole = make_report()
+        test = {"history_lengths": [100, 10_000], "concurrency": 8, "window_seconds": 3.0, "scenario": "rank"}
+        whole["test"] = {**whole["test"], **test}
+        del whole["test"]["visitors"], whole["test"]["requests_of_window"]
+        scores = [
+            {"history": 100, "compared": ["hytrec", "eager"], "largest_difference": 2e-6},
+            {"history": 10_000, "compared": ["hytrec"], "largest_difference": None},
+        ]
+        contenders = [{"name": "hytrec", "model": "f" * 32, "endpoint": "127.0.0.1:8001"}]
+        peers = {"contenders": contenders, "points": points, "ratios": ratios(points), "scores": scores}
+        return whole | {"points": [], "peers": peers, "problems": length_verdict(points, scores)}
 
     return report

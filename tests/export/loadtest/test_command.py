@@ -12,7 +12,7 @@ import typer
 from typer.testing import CliRunner
 
 from hytrec_export.loadtest import run
-from hytrec_export.loadtest.options import LoadTestOptions, LogColumns, Scenario
+from hytrec_export.loadtest.options import LoadTestOptions, LogColumns, Peer, Scenario
 from hytrec_export.loadtest_command import NOT_CLEAN, WORSE, loadtest
 
 MakeReport = Callable[..., dict[str, Any]]
@@ -79,6 +79,17 @@ def test_every_option_arrives(typed: Any, make_report: MakeReport, tmp_path: Pat
         seed=4,
     )
     assert typed(make_report(), ["--request-rate", "2.5"])[0].request_rate == (2.5,)
+
+
+def test_options_of_contenders_arrive(typed: Any, make_report: MakeReport, tmp_path: Path) -> None:
+    arguments = "--history-lengths 100,1000 --peer eager=host:1 --peer softmax=host:2 --window-seconds 1.5"
+    options, _, _ = typed(make_report(), [*arguments.split(), f"--in-process={tmp_path}"])
+    assert options == LoadTestOptions(
+        history_lengths=(100, 1000),
+        peers=(Peer(name="eager", endpoint="host:1"), Peer(name="softmax", endpoint="host:2")),
+        in_process=tmp_path,
+        window_seconds=1.5,
+    )
 
 
 def test_problems_and_regressions_are_exit_codes(typed: Any, make_report: MakeReport) -> None:

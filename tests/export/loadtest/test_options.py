@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -7,8 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hytrec_export.errors import OptionError
-from hytrec_export.loadtest.options import MIXED_SHARES, Load, LoadKind, LoadTestOptions, Scenario
+from hytrec_export.loadtest.options import MIXED_SHARES, Load, LoadKind, LoadTestOptions, Peer, Scenario
 from hytrec_export.loadtest_command import numbers
+
+EAGER = Peer(name="eager", endpoint="127.0.0.1:9001")
 
 
 @pytest.mark.parametrize(
@@ -25,6 +28,23 @@ from hytrec_export.loadtest_command import numbers
         ({"concurrency": (2,), "scenario": Scenario.MIXED}, "scenario mixed needs at least 3, one for each ensemble"),
         ({"request_rate": (-1.0,)}, "request rate is -1; it must be over 0, in requests a second"),
         ({"endpoint": "http://localhost:8001"}, "endpoint is 'http://localhost:8001'; give the server's gRPC as HOST"),
+        ({"window_seconds": 0.0, "history_lengths": (5,)}, "window_seconds is 0.0; it must be over 0"),
+        ({"history_lengths": (100, 0)}, "history length is 0; it must be at least 1 event"),
+        ({"peers": (EAGER,)}, "peers are compared at lengths of history; give --history-lengths, as 100,1000,10000"),
+        ({"in_process": Path("r")}, "peers are compared at lengths of history; give --history-lengths"),
+        (
+            {"history_lengths": (5,), "scenario": Scenario.COLD},
+            "scenario is cold; at lengths of history it must be append, rank or recommend",
+        ),
+        (
+            {"history_lengths": (5,), "request_rate": (5.0,)},
+            "request rate or requests are given; .* as fill it at a concurrency, give --concurrency and --window-sec",
+        ),
+        ({"history_lengths": (5,), "requests": 50}, "request rate or requests are given; at lengths of history"),
+        (
+            {"history_lengths": (5,), "peers": (EAGER, EAGER)},
+            "peers are named eager, eager; give each a name of its own",
+        ),
         ({"endpoint": "localhost"}, "endpoint is 'localhost'; give the server's gRPC as HOST:PORT"),
     ],
 )
@@ -70,3 +90,14 @@ def test_lists_of_numbers() -> None:
     assert numbers("concurrency", "", int) == ()
     with pytest.raises(OptionError, match="concurrency is '1;2'; give numbers with commas between them, as 1,2,4"):
         numbers("concurrency", "1;2", int)
+
+
+def test_a_peer_is_a_name_and_an_address() -> None:
+    assert Peer.parse("eager=127.0.0.1:9001") == EAGER
+    assert Peer.parse("a=b=c:1") == Peer(name="a", endpoint="b=c:1")
+    for text in ("eager", "=host:1", "eager=", "eager=host", "eager=http://host:1"):
+        with pytest.raises(OptionError, match=f"peer is '{text}'; give NAME=HOST:PORT, as eager=127.0.0.1:9001"):
+            Peer.parse(text)
+    for name in ("hytrec", "in-process"):
+        with pytest.raises(OptionError, match=f"peer name '{name}' is that of another contender; give another one"):
+            Peer.parse(f"{name}=host:1")

@@ -10,6 +10,8 @@ import pytest
 from hytrec_export.errors import LoadTestError
 from hytrec_export.loadtest.profile import Profile, joined, latency_figures, overlap, read_profile
 
+S = 10**9
+
 
 def request(sent_ms: int, answered_ms: int, *, count: int = 5, times: Any = 1, applied: bool = True) -> dict[str, Any]:
     inputs = {"user_id": "u"} | ({} if times is None else {"times": times})
@@ -82,6 +84,17 @@ def test_runs_at_once_count_only_while_all_run() -> None:
 
 def test_the_first_requests_warm_up() -> None:
     assert profile([0, 10, 20], [5, 15, 25]).after(2).sent_ns.tolist() == [20]
+
+
+def test_a_slow_server_is_not_charged_for_the_warm_up() -> None:
+    # Two calls under way, answered in pairs, a second for each call: the third is sent when the second is half done.
+    whole = profile([0, 0, 1 * S, 2 * S, 3 * S, 4 * S], [1 * S, 2 * S, 3 * S, 4 * S, 5 * S, 6 * S])
+    counted = whole.after(2)
+    assert counted.sent_ns.min() == 1 * S
+    assert counted.throughput == 1
+    assert joined([counted]).throughput == 1
+    assert whole.after(0).throughput == whole.throughput == 1
+    assert len(whole.after(6)) == 0
 
 
 def test_percentiles_are_those_of_the_requests() -> None:

@@ -196,5 +196,5 @@ def test_tests_with_nothing_in_common_are_not_compared(make_report: MakeReport) 
     apart["points"] = apart["points"][:1]
     new = make_report()
     new["points"] = new["points"][1:]
-    with pytest.raises(LoadTestError, match="old has the loads 1, this test 2; compare tests that share a load"):
+    with pytest.raises(LoadTestError, match="old has the loads concurrency 1, this test concurrency 2; compare tests"):
         compare(apart, new, old_name="old", noise=0.1)

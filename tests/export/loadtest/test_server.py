@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from hytrec.signature import APPEND, ENSEMBLES, DType, Ensemble
+from hytrec.signature import APPEND, ENSEMBLES, RANK, DType, Ensemble
 from hytrec_export.errors import LoadTestError
 from hytrec_export.loadtest import prefill, server
 from hytrec_export.loadtest.contract import TRITON_NAMES, check_contract, key_types
@@ -122,6 +122,11 @@ def prefill_progress(*_: object) -> Any:
 def test_a_retriever_that_does_not_say_its_size() -> None:
     one, _ = live(get_model_metadata=[("NOT_FOUND", "unknown model")])
     assert one.retrieved() is None
+
+
+def test_whether_a_model_is_there() -> None:
+    assert live()[0].serves(RANK)
+    assert not live(is_model_ready=[("UNAVAILABLE", "gone")])[0].serves(RANK)
 
 
 class Scores:

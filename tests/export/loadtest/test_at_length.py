@@ -1,0 +1,194 @@
+"""A length of history with contenders that are made up: what they are asked, how much, and what becomes of failures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from hytrec_export.errors import LoadTestError
+from hytrec_export.loadtest.at_length import AtLength, requests_of, whole_rounds
+from hytrec_export.loadtest.event_log import EventLog, Keys
+from hytrec_export.loadtest.figures import Window
+from hytrec_export.loadtest.history_traffic import HistoryTraffic
+from hytrec_export.loadtest.input_data import Requests
+from hytrec_export.loadtest.options import LoadTestOptions, Scenario
+from hytrec_export.loadtest.plan import Job
+from hytrec_export.loadtest.profile import Profile
+from hytrec_export.loadtest.traffic import Visitor
+from hytrec_export.progress import silent
+
+LENGTH, LANES = 20, 2
+MakeLog = Callable[..., EventLog]
+
+
+class Fake:
+    """Answers at a rate, and fails at a step if told so."""
+
+    model = "m"
+
+    def __init__(self, name: str, order: list[str], *, per_s: float, fails: str = "") -> None:
+        self.name = name
+        self.jobs: list[Job] = []
+        self.known: list[str] = []
+        self.asked: list[tuple[str, int]] = []
+        self.forgotten: list[str] = []
+        self._order = order
+        self._per_s = per_s
+        self._fails = fails
+
+    def bring(self, visitors: Sequence[Visitor]) -> None:
+        if self._fails == "bring":
+            raise LoadTestError("no room")
+        self.known += [visitor.name for visitor in visitors]
+
+    def scores(self, visitor: Visitor, candidates: Keys, now_s: int) -> NDArray[np.float32]:
+        self.asked.append((visitor.name, now_s))
+        return np.arange(len(candidates), dtype=np.float32)
+
+    def window(self, job: Job) -> Window:
+        assert {call.visitor.name for call in job.calls} <= set(self.known)
+        self.jobs.append(job)
+        self._order.append(self.name)
+        if self._fails == "window" and len(self.jobs) > 2:
+            return Window(failure="perf_analyzer said: no (exit status 99)")
+        sent = np.arange(job.sent) * int(1e9 / self._per_s)
+        own = Profile(sent_ns=sent, answered_ns=sent + 1_000, history=sent * 0 + LENGTH, events=sent * 0 + 1)
+        return Window(profiles={job.endpoint.name: own.after(job.warmup)})
+
+    def forget(self, visitors: Sequence[Visitor]) -> None:
+        self.forgotten = [visitor.name for visitor in visitors]
+
+
+def measured(
+    log: EventLog, contenders: Sequence[Fake], **changed: Any
+) -> tuple[AtLength, list[dict[str, Any]], Requests]:
+    options = replace(
+        LoadTestOptions(scenario=Scenario.RANK, history_lengths=(LENGTH,), concurrency=(LANES,), windows=2), **changed
+    )
+    requests = Requests(log=log)
+
+    def pools(visitors: Sequence[Visitor]) -> dict[str, Keys]:
+        assert {visitor.name for visitor in visitors} <= set(contenders[0].known)
+        return {visitor.name: log.item_keys[:3] for visitor in visitors}
+
+    one = AtLength(
+        contenders,
+        HistoryTraffic(log, length=LENGTH, lanes=LANES, prefix="t"),
+        requests=requests,
+        options=options,
+        load=options.loads()[-1],
+        pools=pools,
+        question=log.item_keys[:5],
+    )
+    return one, one.run(silent, title="x"), requests
+
+
+@pytest.fixture
+def order() -> list[str]:
+    return []
+
+
+@pytest.fixture
+def long_log(make_log: MakeLog) -> EventLog:
+    return make_log([30] * 6)
+
+
+def calls_of(fake: Fake) -> list[tuple[str, int]]:
+    return [(call.visitor.name, call.first) for job in fake.jobs for call in job.calls[: job.sent]]
+
+
+def test_everybody_gets_the_same_calls_as_far_as_it_gets(long_log: EventLog, order: list[str]) -> None:
+    fast, slow = Fake("hytrec", order, per_s=200), Fake("slow", order, per_s=0.5)
+    _, _, requests = measured(long_log, [fast, slow])
+    many, few = calls_of(fast), calls_of(slow)
+    assert len(many) > 10 * len(few)
+    assert many[: len(few)] == few
+    assert len(set(many)) == len(many)  # no event twice
+    for name in {name for name, _ in many}:
+        firsts = [first for own, first in many if own == name]
+        assert all(later - earlier == 1 for earlier, later in pairwise(firsts))
+    assert {name for name, _ in many} <= set(requests.candidates)
+
+
+def test_a_window_is_as_many_requests_as_fill_it(long_log: EventLog, order: list[str]) -> None:
+    fast, slow = Fake("hytrec", order, per_s=200), Fake("slow", order, per_s=0.5)
+    _, points, _ = measured(long_log, [fast, slow], window_seconds=2.0)
+    assert [(point["contender"], point["status"], point["windows_wanted"]) for point in points] == [
+        ("hytrec", "ok", 2),
+        ("slow", "ok", 2),
+    ]
+    # A trial of a round, another of a quarter of a window, then the windows.
+    assert [job.requests for job in fast.jobs] == [LANES, 100, 400, 400]
+    assert [job.requests for job in slow.jobs] == [LANES, 2 * LANES, 2 * LANES]
+    for job in (*fast.jobs, *slow.jobs):
+        assert job.warmup >= max(LANES, 0.1 * job.requests)
+        assert job.sent % LANES == 0
+        assert len(job.calls) > job.sent
+    assert points[0]["throughput_per_s"] == pytest.approx(200, rel=0.02)
+    assert points[0]["requests"] == 800
+    assert points[0]["requests_of_window"] == 400
+
+
+@pytest.mark.parametrize(
+    ("rate", "seconds", "requests"), [(100.0, 3.0, 304), (0.1, 3.0, 16), (1e-9, 3.0, 16), (5.4, 3.0, 24)]
+)
+def test_the_number_of_requests_is_whole_rounds(rate: float, seconds: float, requests: int) -> None:
+    assert requests_of(rate, seconds, 8) == requests
+    assert whole_rounds(0.0, 8) == 8
+
+
+def test_windows_take_turns_in_an_order_drawn_anew(long_log: EventLog, order: list[str]) -> None:
+    names = ("hytrec", "b", "c", "d")
+    measured(long_log, [Fake(name, order, per_s=0.5) for name in names], windows=6)
+    rounds = [order[at : at + 4] for at in range(0, len(order), 4)]
+    assert len(rounds) == 1 + 6  # the trials, then the rounds
+    assert all(sorted(one) == sorted(names) for one in rounds)
+    assert len({tuple(one) for one in rounds}) > 2
+    again: list[str] = []
+    measured(long_log, [Fake(name, again, per_s=0.5) for name in names], windows=6)
+    assert again == order
+
+
+@pytest.mark.parametrize(
+    ("step", "note", "windows"),
+    [("bring", "a run failed: no room", 1), ("window", "a run failed: perf_analyzer said: no (exit status 99)", 1)],
+)
+def test_a_peer_that_fails_is_out_and_the_others_go_on(
+    long_log: EventLog, order: list[str], step: str, note: str, windows: int
+) -> None:
+    ours, peer = Fake("hytrec", order, per_s=50), Fake("peer", order, per_s=50, fails=step)
+    one, points, _ = measured(long_log, [ours, peer], windows=3)
+    assert [point["status"] for point in points] == ["ok", "failed"]
+    assert points[0]["requests"] == 3 * points[0]["requests_of_window"]
+    assert points[1]["notes"] == [note]
+    assert points[1]["windows_wanted"] == windows
+    assert "hytrec" in one.scores
+    assert set(ours.forgotten) >= set(ours.known)
+    assert set(peer.forgotten) >= set(peer.known)
+
+
+def test_a_trial_without_an_answer_is_a_failure(
+    long_log: EventLog, order: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours, peer = Fake("hytrec", order, per_s=50), Fake("peer", order, per_s=50)
+    monkeypatch.setattr(peer, "window", lambda _: Window())
+    _, points, _ = measured(long_log, [ours, peer])
+    assert points[1]["notes"] == ["a run failed: no request was counted"]
+
+
+def test_scores_are_asked_of_one_user_at_one_moment(long_log: EventLog, order: list[str]) -> None:
+    ours, peer = Fake("hytrec", order, per_s=50), Fake("peer", order, per_s=50)
+    one, _, _ = measured(long_log, [ours, peer])
+    assert ours.asked == peer.asked == [("t-20-0", int(long_log.times[LENGTH - 1]) + 60)]
+    assert [scores.tolist() for scores in one.scores.values()] == [[0, 1, 2, 3, 4]] * 2
+
+
+def test_candidates_are_asked_for_only_where_they_are_ranked(long_log: EventLog, order: list[str]) -> None:
+    _, _, requests = measured(long_log, [Fake("hytrec", order, per_s=50)], scenario=Scenario.APPEND)
+    assert requests.candidates == {}
