@@ -40,7 +40,7 @@ class Amount:
     seconds: float = 3.0
     alone: int = 201
     steady: int = 600
-    requests: int = 4_000
+    requests: int = 20_000
 
 
 def measure(context: Context) -> dict[str, Figure]:
