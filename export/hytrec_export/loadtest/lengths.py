@@ -35,10 +35,10 @@ def run_lengths(
             the repository to run in this process is of another model.
     """
     load = options.loads()[-1]
-    traffics = [
-        HistoryTraffic(prepared.log, length=length, lanes=load.lanes, prefix=prepared.prefix)
-        for length in options.history_lengths
-    ]
+    traffics = {
+        length: HistoryTraffic(prepared.log, length=length, lanes=load.lanes, prefix=prepared.prefix)
+        for length in sorted(set(options.history_lengths))
+    }
     requests = Requests(log=prepared.log)
     at_length = partial(
         AtLength,
@@ -59,7 +59,7 @@ def run_lengths(
         contenders = _contenders(options, server, prepared, requests, analyzer, stack)
         points: list[dict[str, Any]] = []
         scores = []
-        for length, traffic in zip(options.history_lengths, traffics, strict=True):
+        for length, traffic in traffics.items():
             measured = at_length(contenders, traffic)
             found = measured.run(progress, title=f"{options.scenario.value} after {length:,} events")
             points += [{"history": length, **point} for point in found]
@@ -75,7 +75,7 @@ def run_lengths(
         "scores": scores,
     }
     test = {
-        "history_lengths": list(options.history_lengths),
+        "history_lengths": list(traffics),
         "concurrency": load.lanes,
         "window_seconds": options.window_seconds,
         "candidates": prepared.candidates if RANK in options.scenario.endpoints() else None,
