@@ -131,4 +131,9 @@ def _check(options: BuildOptions, target: Target) -> None:
             + ("builds for the GPU it runs on" if target is Target.TENSORRT else "compiles nothing")
         )
     if target not in ENGINE_TARGETS and (options.engine.hardware_compatibility or options.engine.version_compatible):
-        raise OptionError(f"compatible engines are asked for, and target {target.value} has no engines")
+        raise OptionError(f"compatible engines are asked for, and target {target.value} has no engines; leave them out")
+    if target not in ENGINE_TARGETS and options.engine.timing_cache is not None:
+        raise OptionError(
+            f"timing cache {options.engine.timing_cache} is given, and target {target.value} compiles nothing; "
+            "leave --timing-cache out"
+        )

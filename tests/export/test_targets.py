@@ -100,7 +100,11 @@ def test_the_rest_follows_from_the_target(
         ),
         (
             options(target=Target.EMBEDDED, engine=EngineOptions(version_compatible=True)),
-            "compatible engines are asked for, and target embedded has no engines",
+            "compatible engines are asked for, and target embedded has no engines; leave them out",
+        ),
+        (
+            options(target=Target.ONNXRUNTIME, engine=EngineOptions(timing_cache=Path("cache"))),
+            "timing cache cache is given, and target onnxruntime compiles nothing; leave --timing-cache out",
         ),
     ],
 )
