@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 from hytrec_export.cuda_driver import capability_of_gpu
 from hytrec_export.errors import GraphError, MissingPackageError, RepositoryError
 from hytrec_export.findings import Finding, not_ok, ok, skipped
 from hytrec_export.layout import ENGINE_FILE, VERSION
 from hytrec_export.manifest import Manifest
+from hytrec_export.options import StateKind
 from hytrec_export.progress import Progress, silent
 from hytrec_export.replay import replay_answers
 from hytrec_export.runners import Runner
+from hytrec_export.serving import Limits
 from hytrec_export.tensorrt.module import MODULES, TensorRT, load_tensorrt
 from hytrec_export.tensorrt.record import EngineRecord, check_compute_capability, check_engine_version
 from hytrec_export.tensorrt.runner import TensorRTRunner
@@ -72,7 +75,20 @@ def engines_of(repository: Path, manifest: Manifest) -> dict[str, EngineRecord]:
     Raises:
         RepositoryError: the manifest's records are damaged.
     """
+    further = _further_options(manifest.options) if manifest.engines else ()
     return {
-        name: EngineRecord.from_dict(values, repository / name / VERSION / ENGINE_FILE)
+        name: EngineRecord.from_dict(values, repository / name / VERSION / ENGINE_FILE, further_options=further)
         for name, values in (manifest.engines or {}).items()
     }
+
+
+def _further_options(options: Mapping[str, Any]) -> tuple[str, ...]:
+    """What a build was told beside what its engines' records hold: with other limits it would refuse other calls."""
+    words = [
+        f"--{limit.name.replace('_', '-')} {options[limit.name]}"
+        for limit in fields(Limits)
+        if options.get(limit.name, limit.default) != limit.default
+    ]
+    if options.get("state", StateKind.STORE) != StateKind.STORE:
+        words.append(f"--state {options['state']}")
+    return tuple(words)

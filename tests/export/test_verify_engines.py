@@ -15,7 +15,7 @@ from hytrec_export.options import Target
 from hytrec_export.runners import OnnxRunner
 from hytrec_export.tensorrt.module import TensorRT
 from hytrec_export.tensorrt.record import EngineRecord
-from hytrec_export.verify_engines import Machine, verify_engines
+from hytrec_export.verify_engines import Machine, engines_of, verify_engines
 
 NAME = "engines of tensorrt 10.13.2.6 for sm90"
 RECORD = {
@@ -82,7 +82,20 @@ def test_another_tensorrt_is_refused_with_the_command(repository: Path, manifest
     (finding,) = verify_engines(repository, manifest, machine=machine("10.12.0.36"))
     assert finding == not_ok(
         f"{repository}/hytrec_encoder/1/model.plan was compiled by tensorrt 10.13.2.6, and here is 10.12.0.36, "
-        "which does not run it; build again with this version: hytrec-export build RUN --target tensorrt",
+        "which does not run it; build again with this version: hytrec-export build RUN --target tensorrt "
+        "--max-events 200 --max-candidates 40 --max-excluded 20 --max-batch 4",
+    )
+
+
+def test_the_command_keeps_the_endpoints_and_leaves_defaults_out(repository: Path, manifest: Manifest) -> None:
+    def command(**options: Any) -> str:
+        records = engines_of(repository, replace(manifest, options=manifest.options | options))
+        return records["hytrec_encoder"].rebuild_command
+
+    usual = {"max_events": 10_240, "max_candidates": 1_024, "max_excluded": 4_096, "max_batch": 64}
+    assert command(**usual) == "hytrec-export build RUN --target tensorrt"
+    assert command(**usual | {"max_batch": 8}, state="sequence") == (
+        "hytrec-export build RUN --target tensorrt --max-batch 8 --state sequence"
     )
 
 

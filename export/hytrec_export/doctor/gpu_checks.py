@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 
 from hytrec_export.cuda_driver import Driver, DriverError, Gpu
 from hytrec_export.errors import DeploymentError, RepositoryError
@@ -50,7 +51,7 @@ def check_tensorrt(found: str | None, engines: Mapping[str, EngineRecord]) -> It
     if record.target is Target.TENSORRT_RTX:
         yield not_ok(
             "the engines are of TensorRT for RTX, which Triton has no backend for; build on this machine: "
-            "hytrec-export build RUN --target tensorrt"
+            f"{replace(record, target=Target.TENSORRT).rebuild_command}"
         )
         return
     if found is None:

@@ -28,6 +28,7 @@ class EngineRecord:
         engine_layers: of the engine itself, where a GPU could open it.
         seconds: how long it took.
         notes: for people.
+        further_options: of the build that made it, as words of its command; not kept with the record.
     """
 
     path: Path
@@ -43,15 +44,16 @@ class EngineRecord:
     version_compatible: bool = False
     engine_layers: Counts | None = None
     notes: list[str] = field(default_factory=list)
+    further_options: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for the manifest; the path is left out, which means nothing elsewhere."""
+        """Plain values for the manifest; without the path, which means nothing elsewhere, and what it holds itself."""
         values = asdict(self)
-        del values["path"]
+        del values["path"], values["further_options"]
         return values | {"target": self.target.value, "precision": self.precision.value}
 
     @classmethod
-    def from_dict(cls, values: dict[str, Any], path: Path) -> EngineRecord:
+    def from_dict(cls, values: dict[str, Any], path: Path, *, further_options: tuple[str, ...] = ()) -> EngineRecord:
         """The record of the engine at `path`, from the manifest.
 
         Raises:
@@ -59,7 +61,7 @@ class EngineRecord:
         """
         try:
             given = values | {"target": Target(values["target"]), "precision": Precision(values["precision"])}
-            return cls(**given, path=path)
+            return cls(**given, path=path, further_options=further_options)
         except (KeyError, TypeError, ValueError) as error:
             raise RepositoryError(
                 f"what the manifest says of {path} is damaged ({error}); build the repository again"
@@ -77,7 +79,7 @@ class EngineRecord:
             words.append("--hardware-compatibility")
         if self.version_compatible:
             words.append("--version-compatible")
-        return " ".join(words)
+        return " ".join([*words, *self.further_options])
 
 
 def check_engine_version(record: EngineRecord, found: str) -> None:

@@ -91,7 +91,7 @@ def test_engines_that_no_server_loads(make_record: Any) -> None:
     assert lines(check_tensorrt("10.16.1", {"hytrec_encoder": record})) == [
         (
             "not ok  the engines are of TensorRT for RTX, which Triton has no backend for; build on this machine: "
-            "hytrec-export build RUN --target tensorrt"
+            "hytrec-export build RUN --target tensorrt --fp16"
         )
     ]
 
