@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from hytrec_export.image import GRAPH_TAG, IMAGES, REGISTRY
+from hytrec_export.image import GRAPH_TAG, IMAGES, REGISTRY, image_for
 from hytrec_export.server.options import ServerOptions
 from hytrec_export.state.options import PATH_VARIABLE, StoreOptions
 
@@ -87,3 +87,9 @@ def test_compose_reserves_a_gpu_and_keeps_the_state(service: dict[str, Any]) -> 
     assert all(port.startswith("${HYTREC_ADDRESS:-127.0.0.1}:") for port in service["ports"])
     assert service["shm_size"] == "1g"
     assert (DEPLOY / service["build"]["context"] / service["build"]["dockerfile"]).is_file()
+
+
+def test_the_page_installs_the_tensorrt_of_the_image(service: dict[str, Any]) -> None:
+    found = re.search(r"pip install .* 'tensorrt==([\d.]+)'", (DEPLOY.parent / "docs" / "gpu.md").read_text())
+    assert found
+    assert image_for(found[1]) == f"{REGISTRY}:{default_of(service['image'])}"
