@@ -28,6 +28,7 @@ class CuttingProxy:
         self._longest_life_s = longest_life_s
         self._random = random.Random(seed)  # noqa: S311 - lengths of lives
         self._server: asyncio.Server | None = None
+        self._connections: set[asyncio.Task[None]] = set()
 
     @property
     def url(self) -> str:
@@ -42,10 +43,18 @@ class CuttingProxy:
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        """Waits for the open connections: none lives long."""
         if self._server is not None:
             self._server.close()
+        if self._connections:
+            await asyncio.wait(self._connections)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        connection = asyncio.create_task(self._connect(reader, writer))
+        self._connections.add(connection)
+        connection.add_done_callback(self._connections.discard)
+
+    async def _connect(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writers = [writer]
         try:
             server_reader, server_writer = await asyncio.open_connection(*self._target)

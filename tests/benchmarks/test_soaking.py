@@ -215,3 +215,21 @@ async def test_connections_are_cut_in_the_middle() -> None:
                 await reader.readexactly(1_000)
             writer.close()
             assert proxy.cut == 1
+
+
+async def test_the_proxy_waits_for_its_connections() -> None:
+    held = asyncio.Event()
+
+    async def hold(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        held.set()
+        await reader.read()
+        writer.close()
+
+    async with await asyncio.start_server(hold, "127.0.0.1", 0) as server:
+        host, port = server.sockets[0].getsockname()
+        proxy = CuttingProxy(f"{host}:{port}", longest_life_s=0.5, seed=1)
+        async with proxy:
+            _, writer = await asyncio.open_connection(*proxy.url.split(":"))
+            await held.wait()
+        assert proxy.cut == 1
+        writer.close()
