@@ -12,7 +12,8 @@ from hytrec_export.progress import Progress, silent
 from hytrec_export.serving import ServingSettings
 from hytrec_export.targets import Plan
 from hytrec_export.tensorrt.compiling import Order
-from hytrec_export.tensorrt.configuration import check_options
+from hytrec_export.tensorrt.configuration import check_capability, check_options
+from hytrec_export.tensorrt.module import find_tensorrt
 from hytrec_export.tensorrt.monitor import PARTS
 from hytrec_export.tensorrt.profiles import profiles_of
 from hytrec_export.tensorrt.record import EngineRecord
@@ -67,14 +68,17 @@ def build_engines(
 
 
 def check_plan(plan: Plan, settings: ServingSettings) -> None:
-    """Refuse what the target's compiler cannot do, before anything is made.
+    """Refuse what the target's compiler cannot do here, before anything is made: graphs and their parity take minutes.
 
     Raises:
-        OptionError: it cannot.
+        OptionError: the plan asks for what the compiler does not have.
+        BuildError: there is no GPU where one is needed, or TensorRT does not build for the one that is named.
+        MissingPackageError: TensorRT is not installed.
     """
     if plan.has_engines:
         check_options(plan.target, plan.engine)
         check_width(plan, settings.sizes.width)
+        check_capability(find_tensorrt(plan.target), plan.engine)
 
 
 def check_width(plan: Plan, width: int) -> None:

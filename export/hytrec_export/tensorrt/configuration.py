@@ -8,7 +8,7 @@ from typing import Any
 from hytrec_export.errors import BuildError, OptionError
 from hytrec_export.options import EngineOptions, Target
 from hytrec_export.tensorrt.log import Log
-from hytrec_export.tensorrt.module import TensorRT
+from hytrec_export.tensorrt.module import MODULES, TensorRT
 from hytrec_export.tensorrt.profiles import Profile
 
 WORKSPACE_BYTES = 16 << 30
@@ -33,12 +33,29 @@ def check_options(target: Target, options: EngineOptions) -> None:
         )
 
 
+def check_capability(tensorrt: TensorRT, options: EngineOptions) -> None:
+    """Refuse a GPU that the package does not build for.
+
+    Raises:
+        BuildError: it does not.
+    """
+    if not tensorrt.ahead_of_time:
+        return
+    known = sorted(_capabilities(tensorrt.module))
+    if options.compute_capability not in known:
+        raise BuildError(
+            f"compute capability is {options.compute_capability}; {MODULES[tensorrt.target]} {tensorrt.version} "
+            f"builds for {', '.join(known)}"
+        )
+
+
 def configure(tensorrt: TensorRT, builder: Any, options: EngineOptions) -> Any:
     """A builder's configuration, still without profiles.
 
     Raises:
         BuildError: the package does not build for the compute capability, or has not what an option asks for.
     """
+    check_capability(tensorrt, options)
     trt = tensorrt.module
     config = builder.create_builder_config()
     config.clear_flag(trt.BuilderFlag.TF32)  # set by default; it would round the state to ten bits at every step
@@ -56,7 +73,7 @@ def configure(tensorrt: TensorRT, builder: Any, options: EngineOptions) -> Any:
             )
     if tensorrt.ahead_of_time:
         config.num_compute_capabilities = 1
-        config.set_compute_capability(_capability(trt, options.compute_capability), 0)
+        config.set_compute_capability(_capabilities(trt)[str(options.compute_capability)], 0)
     else:
         config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # the inspector then tells types
     return config
@@ -78,10 +95,6 @@ def add_profiles(builder: Any, config: Any, profiles: Sequence[Profile], *, grap
             )
 
 
-def _capability(trt: Any, asked: str | None) -> Any:
-    known = {name.lower(): member for name, member in trt.ComputeCapability.__members__.items() if name[:2] == "SM"}
-    if asked not in known:
-        raise BuildError(
-            f"compute capability is {asked}; tensorrt_rtx {trt.__version__} builds for {', '.join(sorted(known))}"
-        )
-    return known[asked]
+def _capabilities(trt: Any) -> dict[str, Any]:
+    """What TensorRT for RTX builds for, by NVIDIA's names, as sm86."""
+    return {name.lower(): member for name, member in trt.ComputeCapability.__members__.items() if name[:2] == "SM"}

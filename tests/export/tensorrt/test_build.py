@@ -10,12 +10,13 @@ from typing import Any
 import pytest
 
 from hytrec.signature import ENCODER, GRAPHS
-from hytrec_export.errors import OptionError
-from hytrec_export.options import Precision
+from hytrec_export.errors import BuildError, OptionError
+from hytrec_export.options import BuildOptions, Precision, Target
 from hytrec_export.progress import Advance
 from hytrec_export.serving import ServingSettings
+from hytrec_export.targets import make_plan
 from hytrec_export.tensorrt import EngineRecord, build_engines
-from hytrec_export.tensorrt.build import check_width
+from hytrec_export.tensorrt.build import check_plan, check_width
 from hytrec_export.tensorrt.monitor import PARTS
 from hytrec_export.tensorrt.profiles import profiles_of
 
@@ -118,6 +119,24 @@ def test_what_the_compiler_lacks_is_refused_before_it_starts(
     )
     with pytest.raises(OptionError, match=message):
         build(version_compatible=True)
+
+
+def test_a_gpu_that_nothing_is_built_for_is_told_before(plan_of: Any, tiny: ServingSettings) -> None:
+    check_plan(plan_of(), tiny)
+    message = r"^compute capability is sm99; tensorrt_rtx [\d.]+ builds for sm120, sm121, sm75, sm80, sm86, sm89$"
+    with pytest.raises(BuildError, match=message):
+        check_plan(plan_of(compute_capability="sm99"), tiny)
+
+
+def test_a_missing_gpu_is_told_before(tiny: ServingSettings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hytrec_export.tensorrt.module.gpu_count.__defaults__", (_no_driver,))
+    plan = make_plan(BuildOptions(run=Path("run"), target=Target.TENSORRT))
+    with pytest.raises(BuildError, match=r"^target tensorrt compiles on the GPU that it compiles for, and no GPU was"):
+        check_plan(plan, tiny)
+
+
+def _no_driver(_library: str) -> Any:
+    raise OSError("libcuda.so.1: cannot open shared object file")
 
 
 def test_a_build_can_be_interrupted(graphs_of: Any, plan_of: Any, tiny: ServingSettings, tmp_path: Path) -> None:
