@@ -14,8 +14,9 @@ from soaking.book import Book
 
 LOOK_S = 0.25
 """Often enough that no window of a state moves on by more than it holds."""
-SETTLED = 0.1
-"""Share of the samples, at the start, that tell of warming up alone."""
+SETTLED = 0.25
+"""Share of the samples, at the start, that tell of warming up alone. The encoder's memory grows in steps, with the
+largest batch so far, and stays there: of 600 s the first two minutes or so."""
 LONG_S = 300.0
 SLACK = {"threads": 4.0, "files": 24.0, "used_bytes": float(1 << 20)}
 """What comes and goes with connections, and pages of a store."""
