@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from hytrec_export.cuda_driver import capability_of_gpu
-from hytrec_export.errors import GraphError, MissingPackageError, RepositoryError
-from hytrec_export.findings import Finding, not_ok, ok, skipped
+from hytrec_export.errors import BuildError, GraphError, MissingPackageError, RepositoryError
+from hytrec_export.findings import Finding, Status, not_ok, ok, skipped
 from hytrec_export.layout import ENGINE_FILE, VERSION
 from hytrec_export.manifest import Manifest
 from hytrec_export.options import StateKind
@@ -18,7 +18,7 @@ from hytrec_export.replay import replay_answers
 from hytrec_export.runners import Runner
 from hytrec_export.serving import Limits
 from hytrec_export.tensorrt.module import MODULES, TensorRT, load_tensorrt
-from hytrec_export.tensorrt.record import EngineRecord, check_compute_capability, check_engine_version
+from hytrec_export.tensorrt.record import EngineRecord, check_compute_capability, check_engine_version, runs_on
 from hytrec_export.tensorrt.runner import TensorRTRunner
 
 SERVED = "hytrec-export verify {repository} --served grpc://HOST:8001"
@@ -65,8 +65,30 @@ def verify_engines(
             check_compute_capability(each, capability)
         runners = {model: machine.runner(tensorrt, each) for model, each in records.items()}
         yield replay_answers(repository, manifest, runners, subject="TensorRT on this GPU", progress=progress)
-    except (RepositoryError, MissingPackageError, GraphError) as error:
+    except MissingPackageError as error:
+        yield skipped(f"{name} were not run: {error}; or {elsewhere}")
+    except (RepositoryError, GraphError) as error:
         yield not_ok(str(error))
+
+
+def check_built_engines(
+    repository: Path, manifest: Manifest, *, machine: Machine = Machine(), progress: Progress = silent
+) -> None:
+    """Compare what a build compiled with PyTorch, where the GPU here is the one that it is for.
+
+    Raises:
+        BuildError: the engines do not load, fail, or answer otherwise than PyTorch by more than the build's bound.
+    """
+    capability = machine.capability()
+    records = engines_of(repository, manifest).values()
+    if capability is None or not all(runs_on(record, capability) for record in records):
+        return
+    for finding in verify_engines(repository, manifest, machine=machine, progress=progress):
+        if finding.status is Status.NOT_OK:
+            raise BuildError(
+                f"the compiled engines do not pass: {finding.text}; nothing was replaced, "
+                "try without --fp16, or with another version of TensorRT"
+            )
 
 
 def engines_of(repository: Path, manifest: Manifest) -> dict[str, EngineRecord]:

@@ -8,14 +8,14 @@ from typing import Any
 
 import pytest
 
-from hytrec_export.errors import MissingPackageError
+from hytrec_export.errors import BuildError, MissingPackageError
 from hytrec_export.findings import Status, not_ok, ok, skipped
 from hytrec_export.manifest import Manifest
 from hytrec_export.options import Target
 from hytrec_export.runners import OnnxRunner
 from hytrec_export.tensorrt.module import TensorRT
 from hytrec_export.tensorrt.record import EngineRecord
-from hytrec_export.verify_engines import Machine, engines_of, verify_engines
+from hytrec_export.verify_engines import Machine, check_built_engines, engines_of, verify_engines
 
 NAME = "engines of tensorrt 10.13.2.6 for sm90"
 RECORD = {
@@ -67,15 +67,49 @@ def test_engines_are_asked_what_pytorch_was_asked(repository: Path, manifest: Ma
 
 
 def test_engines_that_answer_otherwise_are_found(repository: Path, manifest: Manifest) -> None:
-    class Wrong(OnnxRunner):
-        def infer(self, feed: Any) -> Any:
-            outputs = super().infer(feed)
-            return outputs | {name: values * 1.1 for name, values in outputs.items() if name == "raw_scores"}
-
-    given = machine(runner=lambda _, record: Wrong(record.path.with_name("model.onnx")))
-    *_, parity = verify_engines(repository, manifest, machine=given)
+    *_, parity = verify_engines(repository, manifest, machine=machine(runner=wrong_beside))
     assert parity.status is Status.NOT_OK
     assert parity.text.startswith("TensorRT on this GPU drifts from PyTorch: history scores max |diff| ")
+
+
+class Wrong(OnnxRunner):
+    """An engine whose scores are off."""
+
+    def infer(self, feed: Any) -> Any:
+        outputs = super().infer(feed)
+        return outputs | {name: values * 1.1 for name, values in outputs.items() if name == "raw_scores"}
+
+
+def wrong_beside(_tensorrt: TensorRT, record: EngineRecord) -> OnnxRunner:
+    return Wrong(record.path.with_name("model.onnx"))
+
+
+def test_a_build_ends_where_its_engines_answer_otherwise(repository: Path, manifest: Manifest) -> None:
+    check_built_engines(repository, manifest, machine=machine())
+    with pytest.raises(
+        BuildError,
+        match=r"^the compiled engines do not pass: TensorRT on this GPU drifts from PyTorch: history scores max .*; "
+        r"nothing was replaced, try without --fp16, or with another version of TensorRT$",
+    ):
+        check_built_engines(repository, manifest, machine=machine(runner=wrong_beside))
+
+
+@pytest.mark.parametrize("capability", [None, "sm86"])
+def test_engines_for_another_gpu_are_built_unchecked(
+    repository: Path, manifest: Manifest, capability: str | None
+) -> None:
+    check_built_engines(repository, manifest, machine=machine(capability=capability, runner=wrong_beside))
+
+
+def test_without_the_cuda_build_of_torch_engines_are_not_run(
+    repository: Path, manifest: Manifest, elsewhere: str
+) -> None:
+    def no_torch(_tensorrt: TensorRT, _record: EngineRecord) -> OnnxRunner:
+        raise MissingPackageError("torch finds no GPU to run an engine on")
+
+    *_, finding = verify_engines(repository, manifest, machine=machine(runner=no_torch))
+    assert finding == skipped(f"{NAME} were not run: torch finds no GPU to run an engine on; or {elsewhere}")
+    check_built_engines(repository, manifest, machine=machine(runner=no_torch))
 
 
 def test_another_tensorrt_is_refused_with_the_command(repository: Path, manifest: Manifest) -> None:

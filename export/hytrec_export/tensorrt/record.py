@@ -103,6 +103,12 @@ def check_engine_version(record: EngineRecord, found: str) -> None:
         )
 
 
+def runs_on(record: EngineRecord, found: str) -> bool:
+    """Whether a GPU of compute capability `found` runs the engine."""
+    ampere_or_later = record.hardware_compatibility and _number(found) >= _number("sm80")
+    return found == record.compute_capability or ampere_or_later
+
+
 def check_compute_capability(record: EngineRecord, found: str) -> None:
     """Compare the GPU that an engine is for with the one that is to run it.
 
@@ -112,8 +118,7 @@ def check_compute_capability(record: EngineRecord, found: str) -> None:
     Raises:
         RepositoryError: it cannot run the engine.
     """
-    ampere_or_later = record.hardware_compatibility and _number(found) >= _number("sm80")
-    if found != record.compute_capability and not ampere_or_later:
+    if not runs_on(record, found):
         raise RepositoryError(
             f"{record.path} was compiled for {record.compute_capability}, and the GPU here is {found}, which does not "
             f"run it; build again {'for' if record.target is Target.TENSORRT_RTX else 'on'} this GPU: "
