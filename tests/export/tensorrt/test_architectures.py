@@ -6,23 +6,48 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from hytrec.checkpoint import Run, load_run
+from hytrec.config import ModelConfig
+from hytrec.data import Histories
+from hytrec.options import TrainingOptions
 from hytrec.signature import GRAPHS
+from hytrec.training import train
+from hytrec.vocabulary import Vocabulary
 from hytrec_export.graph import export_graphs
 from hytrec_export.options import BuildOptions, EngineOptions, Lowering, Precision, Target
 from hytrec_export.serving import Limits, ServingSettings
 from hytrec_export.targets import make_plan
 from hytrec_export.tensorrt import build_engines
 
+ITEMS = 200
 LIMITS = Limits(max_events=300, max_candidates=40, max_excluded=20, max_batch=4)
 Exported = Callable[[Precision], dict[str, Path]]
 
 
 @pytest.fixture(scope="module")
-def run(run_folder: Path) -> Run:
-    return load_run(run_folder)
+def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """Trained for one epoch; wide enough that its weights count as large products."""
+    random = np.random.default_rng(0)
+    lengths = random.integers(4, 40, 60)
+    histories = Histories(
+        user_keys=np.arange(lengths.size),
+        offsets=np.concatenate([[0], np.cumsum(lengths)]),
+        item_rows=random.integers(1, ITEMS + 1, lengths.sum()),
+        behavior_rows=random.integers(0, 3, lengths.sum()),
+        times=np.concatenate([10**9 + 3600 * np.arange(length) for length in lengths]),
+    )
+    folder = tmp_path_factory.mktemp("trained") / "run"
+    train(
+        histories,
+        Vocabulary(np.arange(ITEMS), [b"view", b"buy"]),
+        output=folder,
+        config=ModelConfig(items=ITEMS, behaviors=2, width=64, heads=2, tadn_layers=2, softmax_layers=1, window=8),
+        options=TrainingOptions(epochs=1),
+    )
+    return load_run(folder)
 
 
 @pytest.fixture(scope="module")
