@@ -6,14 +6,13 @@ Nothing heavy is imported here: `--help` needs no torch.
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from hytrec.command_line import run_program
 from hytrec.config import Branches, ModelConfig
-from hytrec.errors import HytrecError
 from hytrec.options import TrainingOptions
 from hytrec.split import Part
 
@@ -25,6 +24,9 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
+
+TRAIN_PACKAGES = ("torch", "pyarrow", "safetensors", "scipy")
+"""What the commands import that comes with the extra."""
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Threads = Annotated[int, typer.Option(help="Threads of torch; 0 leaves the choice to it.")]
@@ -147,8 +149,4 @@ def _show(values: dict[str, Any], text: str, *, as_json: bool) -> None:
 
 def main() -> None:
     """Run the command line."""
-    try:
-        app()
-    except HytrecError as error:
-        sys.stderr.write(f"error: {error}\n")
-        raise SystemExit(1) from None
+    run_program(app, extras=dict.fromkeys(TRAIN_PACKAGES, "train"))

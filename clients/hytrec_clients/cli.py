@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from hytrec.errors import HytrecError
+from hytrec.command_line import run_program
 from hytrec.signature import DEFAULT_TOP_K
 from hytrec_clients.answers import Key, Receipt
 from hytrec_clients.client import HytrecClient
@@ -205,8 +205,4 @@ def _show(facts: dict[str, Any], scored: Sequence[tuple[Key, float]] | None = No
 
 def main() -> None:
     """Run the command line."""
-    try:
-        app()
-    except HytrecError as error:
-        sys.stderr.write(f"error: {error}\n")
-        raise SystemExit(1) from None
+    run_program(app, extras={})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 from types import ModuleType
 
+from hytrec.optional import missing_package
 from hytrec_clients.errors import MissingPackageError
 
 
@@ -17,5 +18,4 @@ def require(module: str) -> ModuleType:
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
-        package = (error.name or module).partition(".")[0]
-        raise MissingPackageError(f"{package} is not installed; run: pip install 'hytrec-export[client]'") from error
+        raise MissingPackageError(missing_package(error.name or module, extra="client")) from error

@@ -6,14 +6,13 @@ Nothing heavy is imported here: `--help` needs neither torch nor onnx.
 from __future__ import annotations
 
 import json
-import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from hytrec.errors import HytrecError
+from hytrec.command_line import run_program
 from hytrec_export.doctor_command import doctor
 from hytrec_export.findings import all_well, report
 from hytrec_export.loadtest_command import loadtest
@@ -34,6 +33,9 @@ app = typer.Typer(
 app.add_typer(state_app, name="state")
 app.command()(doctor)
 app.command()(loadtest)
+
+EXTRAS = dict.fromkeys(("torch", "safetensors"), "export") | {"pyarrow": "loadtest"}
+"""What the commands import as it stands; every other optional package comes through `optional.require`."""
 
 Repository = Annotated[Path, typer.Argument(help="Folder of a built model repository.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -178,8 +180,4 @@ def serve(
 
 def main() -> None:
     """Run the command line."""
-    try:
-        app()
-    except HytrecError as error:
-        sys.stderr.write(f"error: {error}\n")
-        raise SystemExit(1) from None
+    run_program(app, extras=EXTRAS)

@@ -11,6 +11,7 @@ from hytrec_export.graph import export_graphs
 from hytrec_export.manifest import Manifest, describe
 from hytrec_export.options import BuildOptions, Precision
 from hytrec_export.output import check_output, keep_own_files
+from hytrec_export.packages import check_packages
 from hytrec_export.parity import case_count, check_parity
 from hytrec_export.progress import Progress, silent
 from hytrec_export.quality import QualityBounds
@@ -28,11 +29,12 @@ def build(options: BuildOptions, *, progress: Progress = silent) -> Manifest:
     Until the last step the old repository at `options.output` stands untouched; then it is replaced at once.
 
     Raises:
-        HytrecError: the run cannot be read, the output is not ours or cannot be written, a graph differs from the
-            signature table, its answers from PyTorch's, half precision from float32 by too much, or an engine cannot
-            be built.
+        HytrecError: a package is missing, the run cannot be read, the output is not ours or cannot be written, a
+            graph differs from the signature table, its answers from PyTorch's, half precision from float32 by too
+            much, or an engine cannot be built.
     """
     plan = make_plan(options)
+    check_packages(plan)
     output = check_output(options.output)
     run = load_run(options.run)
     settings = ServingSettings(

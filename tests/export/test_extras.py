@@ -11,7 +11,11 @@ from pathlib import Path
 
 import pytest
 
-PROJECT = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
+from hytrec.cli import TRAIN_PACKAGES
+from hytrec_export.cli import EXTRAS as PROGRAM_EXTRAS
+
+ROOT = Path(__file__).parents[2]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 EXTRAS = {
     name: {re.split(r"[\[<>=~! ]", line)[0] for line in lines}
     for name, lines in PROJECT["optional-dependencies"].items()
@@ -19,6 +23,7 @@ EXTRAS = {
 IMPORTS = {
     "grpcio": "grpc",
     "lmdb": "lmdb",
+    "matplotlib": "matplotlib",
     "nvidia-pytriton": "pytriton",
     "onnx": "onnx",
     "onnxruntime": "onnxruntime",
@@ -52,6 +57,41 @@ def test_every_optional_package_may_be_missing(module: str) -> None:
     code = f"import sys; sys.modules.update(dict.fromkeys({sorted(IMPORTS.values())!r})); import {module}"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.stderr == ""
+
+
+@pytest.mark.parametrize(
+    ("command", "extra"),
+    [
+        ("hytrec train events.csv --output run", "train"),
+        ("hytrec evaluate run", "train"),
+        ("hytrec-export build run", "export"),
+        ("hytrec-export serve .", "embedded"),
+        ("hytrec-export state show", "embedded"),
+        ("hytrec-export loadtest", "loadtest"),
+        ("hytrec-client ready", "client"),
+    ],
+)
+def test_without_its_packages_a_command_names_the_extra(command: str, extra: str, tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.pbtxt").touch()
+    words = command.split()
+    module = PROJECT["scripts"][words[0]].partition(":")[0]
+    code = (
+        f"import sys; sys.modules.update(dict.fromkeys({sorted(IMPORTS.values())!r})); sys.argv = {words!r}\n"
+        f"from {module} import main; main()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert done.returncode == 1
+    assert re.fullmatch(rf"error: [\w-]+ is not installed; run: pip install 'hytrec-export\[{extra}\]'\n", done.stderr)
+
+
+def test_an_extra_that_is_named_brings_the_package() -> None:
+    call = re.compile(r'(?:require|check_installed)\("([\w]+)[\w.]*", extra="([\w-]+)"')
+    named = {pair for path in (ROOT / "export").rglob("*.py") for pair in call.findall(path.read_text())}
+    assert {extra for _, extra in named} >= {"client", "embedded", "export", "loadtest"}
+    named |= dict.fromkeys(TRAIN_PACKAGES, "train").items() | PROGRAM_EXTRAS.items()
+    packages = {module: package for package, module in IMPORTS.items()} | {"google": "tritonclient"}
+    assert [(module, extra) for module, extra in named if packages[module] not in EXTRAS[extra]] == []
 
 
 @pytest.mark.parametrize("extra", sorted(name for name, packages in EXTRAS.items() if packages & IMPORTS.keys()))

@@ -11,10 +11,10 @@ import pytest
 
 from hytrec.errors import RunError
 from hytrec.signature import GRAPHS
-from hytrec_export import pipeline
+from hytrec_export import optional, pipeline
 from hytrec_export.answers import FILE_NAME, load
 from hytrec_export.differences import Differences
-from hytrec_export.errors import BuildError, ParityError
+from hytrec_export.errors import BuildError, MissingPackageError, ParityError
 from hytrec_export.findings import Status, all_well
 from hytrec_export.manifest import Manifest
 from hytrec_export.options import BuildOptions, EngineOptions, Target
@@ -48,6 +48,20 @@ def test_a_build_carries_the_runs_vocabulary_and_the_options_limits(built: Path,
 
 def test_a_build_verifies(built: Path) -> None:
     assert all_well(verify(built))
+
+
+def nothing_begins(step: str, total: int) -> Any:
+    raise AssertionError(f"{step} of {total} began")
+
+
+def test_a_missing_package_is_told_before_anything_is_made(
+    run_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(optional, "find_spec", lambda name: None if name == "onnxruntime" else object())
+    message = r"^onnxruntime is not installed; run: pip install 'hytrec-export\[embedded\]'$"
+    with pytest.raises(MissingPackageError, match=message):
+        pipeline.build(BuildOptions(run=run_folder, output=tmp_path / "repository"), progress=nothing_begins)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.usefixtures("quick")

@@ -1,0 +1,33 @@
+"""How the three programs end: a known error is one line and exit code 1, anything else keeps its traceback."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping
+
+from hytrec.errors import HytrecError
+from hytrec.optional import missing_package
+
+
+def run_program(app: Callable[[], object], *, extras: Mapping[str, str]) -> None:
+    """Run a command line.
+
+    Args:
+        extras: by top-level package, the pip extra that brings it for this program.
+
+    Raises:
+        SystemExit: with code 1 after a known error, or where a package of `extras` is not installed.
+    """
+    try:
+        app()
+    except HytrecError as error:
+        message = str(error)
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package not in extras:
+            raise
+        message = missing_package(package, extra=extras[package])
+    else:
+        return
+    sys.stderr.write(f"error: {message}\n")
+    raise SystemExit(1)
