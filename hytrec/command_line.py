@@ -8,6 +8,8 @@ from collections.abc import Callable, Mapping
 from hytrec.errors import HytrecError
 from hytrec.optional import missing_package
 
+INTERRUPTED = 130
+
 
 def run_program(app: Callable[[], object], *, extras: Mapping[str, str]) -> None:
     """Run a command line.
@@ -16,10 +18,15 @@ def run_program(app: Callable[[], object], *, extras: Mapping[str, str]) -> None
         extras: by top-level package, the pip extra that brings it for this program.
 
     Raises:
-        SystemExit: with code 1 after a known error, or where a package of `extras` is not installed.
+        SystemExit: with code 1 after a known error, or where a package of `extras` is not installed; with 130 after
+            Ctrl-C, which typer says nothing of.
     """
     try:
         app()
+    except SystemExit as ended:
+        if ended.code == INTERRUPTED:
+            sys.stderr.write("error: interrupted; what stood at the output before stands there still\n")
+        raise
     except HytrecError as error:
         message = str(error)
     except ModuleNotFoundError as error:

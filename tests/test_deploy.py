@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import re
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +90,9 @@ def test_compose_reserves_a_gpu_and_keeps_the_state(service: dict[str, Any]) -> 
     assert (DEPLOY / service["build"]["context"] / service["build"]["dockerfile"]).is_file()
 
 
-def test_the_page_installs_the_tensorrt_of_the_image(service: dict[str, Any]) -> None:
-    found = re.search(r"pip install .* 'tensorrt==([\d.]+)'", (DEPLOY.parent / "docs" / "gpu.md").read_text())
+def test_the_extra_brings_the_tensorrt_of_the_image(service: dict[str, Any]) -> None:
+    project = tomllib.loads((DEPLOY.parent / "pyproject.toml").read_text())["project"]
+    (pin,) = project["optional-dependencies"]["tensorrt"]
+    found = re.fullmatch(r"tensorrt==(\d+\.\d+\.\d+)\.\*", pin)
     assert found
     assert image_for(found[1]) == f"{REGISTRY}:{default_of(service['image'])}"

@@ -21,6 +21,7 @@ from hytrec_export.serving import ServingSettings
 from hytrec_export.targets import Plan, make_plan
 from hytrec_export.tensorrt.build import build_engines, check_plan
 from hytrec_export.triton_repository import write_repository
+from hytrec_export.verify_engines import check_built_engines
 
 
 def build(options: BuildOptions, *, progress: Progress = silent) -> Manifest:
@@ -31,7 +32,7 @@ def build(options: BuildOptions, *, progress: Progress = silent) -> Manifest:
     Raises:
         HytrecError: a package is missing, the run cannot be read, the output is not ours or cannot be written, a
             graph differs from the signature table, its answers from PyTorch's, half precision from float32 by too
-            much, or an engine cannot be built.
+            much, or an engine cannot be built, or answers otherwise on the GPU here.
     """
     plan = make_plan(options)
     check_packages(plan)
@@ -77,6 +78,8 @@ def build(options: BuildOptions, *, progress: Progress = silent) -> Manifest:
             engines=engines,
         )
         manifest.save(repository)
+        if engines is not None:
+            check_built_engines(repository, manifest, progress=progress)
         put_in_place(staging, output)
     return manifest
 

@@ -1,8 +1,11 @@
 from __future__ import annotations
 
-import pytest
+import sys
 
-from hytrec.command_line import run_program
+import pytest
+import typer
+
+from hytrec.command_line import INTERRUPTED, run_program
 from hytrec.errors import HytrecError
 
 EXTRAS = {"torch": "train"}
@@ -33,6 +36,26 @@ def test_what_a_user_can_mend_is_one_line(error: Exception, line: str, capsys: p
         run_program(lambda: failing(error), extras=EXTRAS)
     assert ended.value.code == 1
     assert capsys.readouterr().err == line
+
+
+def test_ctrl_c_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    app = typer.Typer()
+
+    @app.command()
+    def build() -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(SystemExit) as ended:
+        run_program(lambda: app([]), extras=EXTRAS)
+    assert ended.value.code == INTERRUPTED
+    assert capsys.readouterr().err == "error: interrupted; what stood at the output before stands there still\n"
+
+
+def test_another_exit_code_is_passed_on_in_silence(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        run_program(lambda: sys.exit(3), extras=EXTRAS)
+    assert ended.value.code == 3
+    assert capsys.readouterr().err == ""
 
 
 @pytest.mark.parametrize(
