@@ -22,6 +22,7 @@ MOST_DELAYED = 0.1
 """A request rate at which a larger share of requests is sent late is saturated: no thread was free to send them."""
 WORTHWHILE = 1.05
 """A concurrency that has less than this times the throughput of a lower one is saturated."""
+NOTHING_COUNTED = "no request was counted while every kind of call was under way; raise --requests"
 _PUBLIC = frozenset(ensemble.name for ensemble in ENSEMBLES)
 
 
@@ -70,7 +71,7 @@ class Window:
 def point_figures(load: Load, windows: Sequence[Window], *, max_spread: float) -> dict[str, Any]:
     """Everything that is known of one point, as plain values."""
     good = [window for window in windows if window.failure is None and window.requests]
-    failures = sorted({window.failure or "no request was counted" for window in windows if window not in good})
+    failures = sorted({window.failure or NOTHING_COUNTED for window in windows if window not in good})
     point: dict[str, Any] = {
         "load": {"kind": load.kind.value, "value": load.value},
         "status": Status.FAILED.value,

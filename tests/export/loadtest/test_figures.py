@@ -62,7 +62,10 @@ def test_nothing_but_failures_leaves_no_figure() -> None:
     point = figures([Window(failure="x"), Window(profiles={})])
     assert point["status"] == Status.FAILED
     assert "throughput_per_s" not in point
-    assert point["notes"] == ["a run failed: no request was counted", "a run failed: x"]
+    assert point["notes"] == [
+        "a run failed: no request was counted while every kind of call was under way; raise --requests",
+        "a run failed: x",
+    ]
 
 
 def test_windows_that_differ_are_unstable(make_window: MakeWindow) -> None:
