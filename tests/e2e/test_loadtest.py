@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,14 +17,18 @@ from hytrec.errors import DataError
 from hytrec_export.errors import LoadTestError
 from hytrec_export.loadtest.analyzer import find_perf_analyzer
 from hytrec_export.loadtest.contenders import Served
+from hytrec_export.loadtest.history_traffic import GROWTH
 from hytrec_export.loadtest.options import LoadTestOptions, LogColumns, Peer, Scenario
 from hytrec_export.loadtest.run import run_and_report
+from hytrec_export.loadtest.traffic import SPACING, Visitor
 from peers.repository import PeerKind, write_peer
 
 pytestmark = pytest.mark.e2e
 USERS = 30
 EVENTS = 40
 FIRST_KEY = 1000
+LENGTH = 30
+"""Of a history before its calls."""
 
 
 @pytest.fixture(scope="module")
@@ -169,6 +174,31 @@ def test_other_scenarios_are_compared_with_the_floor(
     )
     assert report["problems"] == []
     assert [(row["over"], row["ratio"] > 0) for row in report["peers"]["ratios"]] == [("in-process", True)]
+
+
+def test_every_call_of_the_sequence_comes_once_and_in_its_turn(
+    options: LoadTestOptions, program: Path, served: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[int] = []  # of each visitor, in the order of their coming
+
+    def count(self: Served, visitors: Sequence[Visitor]) -> None:
+        calls.extend(served.user(visitor.name).event_count - LENGTH for visitor in visitors)
+        forget(self, visitors)
+
+    forget = Served.forget
+    monkeypatch.setattr(Served, "forget", count)
+    several = replace(options, requests=None, concurrency=(4,), history_lengths=(LENGTH,), max_spread=9.0, windows=3)
+    assert run(several, perf_analyzer=program, window_seconds=0.3)["problems"] == []
+    sent = re.findall(r"--request-count=(\d+)", (options.output / "commands.txt").read_text())
+    assert sum(calls) == sum(map(int, sent))
+    calls_each = round(GROWTH * LENGTH)
+    group = SPACING * 4
+    full = sum(calls) // (group * calls_each)
+    assert calls[: full * group] == [calls_each] * (full * group)
+    last = calls[full * group : (full + 1) * group]
+    assert last == sorted(last, reverse=True)
+    assert max(last, default=0) - min(last, default=0) <= 1
+    assert not any(calls[(full + 1) * group :])
 
 
 def test_a_peer_without_the_endpoint_is_refused(options: LoadTestOptions, program: Path, eager: Peer) -> None:

@@ -23,8 +23,8 @@ from hytrec_export.loadtest.plan import SPARE, WARMUP, Job
 from hytrec_export.loadtest.traffic import Visitor
 from hytrec_export.progress import Progress
 
-FEWEST_ROUNDS = 2
-"""Requests of a window at least, for each one under way."""
+FEWEST_ROUNDS = 1
+"""Requests that a window counts at least, for each one under way; as many more warm up."""
 TRIAL_SHARE = 0.25
 """Share of a window that a trial takes at least; the number of a window's requests comes from it."""
 IDLE_S = 60

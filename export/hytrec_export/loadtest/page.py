@@ -16,7 +16,7 @@ th { text-align: left } td { text-align: right; font-variant-numeric: tabular-nu
 img { max-width: 49%; vertical-align: top } .problem { color: #a00 } code { white-space: pre-wrap }
 """
 _LATENCIES = ("p50", "p90", "p95", "p99")
-_LOAD_HEAD = ("load", "status", "answers/s", "±", *(f"{name}, ms" for name in _LATENCIES), "errors")
+_LOAD_HEAD = ("load", "status", "answers/s", "±", *(f"{name}, ms" for name in _LATENCIES), "requests", "errors")
 _BESIDE = """The same calls for each, in windows that take turns; in brackets the least and the largest of any round.
 The last column compares the scores of those that serve the same model."""
 
@@ -80,7 +80,7 @@ def share(value: float | None) -> str:
 
 
 def load_rows(report: Mapping[str, Any]) -> list[tuple[str, ...]]:
-    """One row a point: load, status, throughput and its spread, percentiles, errors."""
+    """One row a point: load, status, throughput and its spread, percentiles, requests counted, errors."""
     return [
         (
             _load(point),
@@ -88,6 +88,7 @@ def load_rows(report: Mapping[str, Any]) -> list[tuple[str, ...]]:
             number(point.get("throughput_per_s")),
             share(point.get("spread", {}).get("throughput")),
             *(number(point.get("latency_ms", {}).get(name)) for name in _LATENCIES),
+            f"{point.get('requests', 0):,}",
             str(point["errors"]),
         )
         for point in points_of(report)

@@ -10,10 +10,12 @@ from hytrec_export.loadtest.comparison import comparison_rows
 from hytrec_export.loadtest.page import load_rows, ratio_table
 from hytrec_export.loadtest.report import PAGE_FILE
 
+_HEAD = ("load", "status", "answers/s", "±", "p50 ms", "p90", "p95", "p99", "requests", "errors")
+
 
 def summary(report: Mapping[str, Any], output: Path) -> str:
     """Table of the loads, ratios to others, what is wrong, the comparison, and where the rest is."""
-    lines = table(("load", "status", "answers/s", "±", "p50 ms", "p90", "p95", "p99", "errors"), load_rows(report))
+    lines = table(_HEAD, load_rows(report))
     if "peers" in report:
         head, *rows = ratio_table(report)
         lines += ["", "throughput over that of others (least to largest of a round)", *table(head, rows), ""]

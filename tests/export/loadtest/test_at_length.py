@@ -125,7 +125,7 @@ def test_a_window_is_as_many_requests_as_fill_it(long_log: EventLog, order: list
     ]
     # A trial of a round, another of a quarter of a window, then the windows.
     assert [job.requests for job in fast.jobs] == [LANES, 100, 400, 400]
-    assert [job.requests for job in slow.jobs] == [LANES, 2 * LANES, 2 * LANES]
+    assert [job.requests for job in slow.jobs] == [LANES] * 3
     for job in (*fast.jobs, *slow.jobs):
         assert job.warmup >= max(LANES, 0.1 * job.requests)
         assert job.sent % LANES == 0
@@ -136,7 +136,7 @@ def test_a_window_is_as_many_requests_as_fill_it(long_log: EventLog, order: list
 
 
 @pytest.mark.parametrize(
-    ("rate", "seconds", "requests"), [(100.0, 3.0, 304), (0.1, 3.0, 16), (1e-9, 3.0, 16), (5.4, 3.0, 24)]
+    ("rate", "seconds", "requests"), [(100.0, 3.0, 304), (0.1, 3.0, 8), (1e-9, 3.0, 8), (5.4, 3.0, 24)]
 )
 def test_the_number_of_requests_is_whole_rounds(rate: float, seconds: float, requests: int) -> None:
     assert requests_of(rate, seconds, 8) == requests

@@ -77,7 +77,7 @@ def test_a_contender_that_failed_is_told(make_peers_report: MakeReport, tmp_path
     assert f"not clean: {problem}" in text
     assert "10,000" in text
     failed = next(line for line in text.splitlines() if line.startswith("10,000 events, eager"))
-    assert failed.split()[3:] == ["failed", *["n/a"] * 6, "1"]
+    assert failed.split()[3:] == ["failed", *["n/a"] * 6, "0", "1"]
     (ratios,) = (line for line in text.splitlines() if line.startswith("10,000  "))
     assert ratios.split()[1] == "n/a"
 
