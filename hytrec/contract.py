@@ -34,6 +34,16 @@ class StateStatus(StrEnum):
     """older than the time-to-live: treated as absent"""
 
 
+class Limit(StrEnum):
+    """What a build accepts, told as parameters of every ensemble's Triton config."""
+
+    MAX_EVENTS = "max_events"
+    MAX_CANDIDATES = "max_candidates"
+    MAX_EXCLUDED = "max_excluded"
+    RETRIEVED = "retrieved"
+    """R, the largest top_k"""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Tensor:
     """One served tensor: `axes` are letters of the table above or plain sizes, batch axis left out."""

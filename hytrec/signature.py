@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from hytrec.contract import DType as DType  # noqa: PLC0414  the table's readers find its types here too
 from hytrec.contract import Ensemble as Ensemble  # noqa: PLC0414
+from hytrec.contract import Limit as Limit  # noqa: PLC0414
 from hytrec.contract import Model as Model  # noqa: PLC0414
 from hytrec.contract import Sizes as Sizes  # noqa: PLC0414
 from hytrec.contract import StateStatus as StateStatus  # noqa: PLC0414

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hytrec import signature
-from hytrec.signature import DType, Ensemble, Model, StateStatus, Tensor
+from hytrec.signature import DType, Ensemble, Limit, Model, StateStatus, Tensor
 from hytrec_clients.answers import Key, Ranking, Receipt, Recommendation
 from hytrec_clients.errors import InvalidRequest, ServerMismatch
 from hytrec_clients.events import as_sequence
@@ -28,6 +28,14 @@ TRITON_NAMES = {
 }
 _KEY_DTYPES = {"INT64": DType.INT64, "BYTES": DType.BYTES}
 _LARGEST_INT64 = 2**63
+
+
+@dataclass(frozen=True, kw_only=True)
+class KeyTypes:
+    """What the server's keys are: int or str, as its vocabulary was built."""
+
+    item_key: type[int | str]
+    behavior_key: type[int | str]
 
 
 @dataclass(frozen=True)
@@ -57,6 +65,19 @@ class Contract:
                     )
                 dtypes[tensor.name] = allowed[datatype]
         return cls(dtypes)
+
+    def key_types(self) -> KeyTypes:
+        """Python's types of the keys."""
+        item, behavior = (self.dtypes[name] for name in (signature.ITEM_KEYS.name, signature.BEHAVIOR_KEYS.name))
+        return KeyTypes(
+            item_key=int if item is DType.INT64 else str, behavior_key=int if behavior is DType.INT64 else str
+        )
+
+
+def limits_of(config: Any) -> dict[Limit, int]:
+    """The limits that a ModelConfigResponse tells; a server of an older build tells none."""
+    told = {name: config.config.parameters[name].string_value for name in Limit if name in config.config.parameters}
+    return {name: int(text) for name, text in told.items() if text.isdecimal()}
 
 
 def encode(endpoint: Endpoint, arguments: Mapping[str, Any], contract: Contract) -> list[Any]:

@@ -105,6 +105,18 @@ class Describe:
 
 
 @dataclass(frozen=True)
+class AskConfig:
+    """Ask for a model's configuration; the result is a ModelConfigResponse."""
+
+    model: str
+    timeout_s: float
+
+    def perform(self, triton: Any, sleep: Sleep) -> Any:  # noqa: ARG002
+        """Call ModelConfig."""
+        return triton.get_model_config(self.model, client_timeout=self.timeout_s)
+
+
+@dataclass(frozen=True)
 class AskReady:
     """Ask whether a model answers; the result is a bool."""
 

@@ -6,19 +6,18 @@ import re
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, TypedDict, TypeVar, Unpack
 
 from hytrec import signature
-from hytrec.signature import DType
+from hytrec.signature import Limit
 from hytrec_clients import codec
 from hytrec_clients.answers import Ranking, Receipt, Recommendation
 from hytrec_clients.call_ids import CallIds
-from hytrec_clients.errors import InvalidRequest, ModelChanged
+from hytrec_clients.errors import InvalidRequest, ModelChanged, ServerFailed, ServerMismatch
 from hytrec_clients.events import Events, Keys
 from hytrec_clients.refusals import given_up, refusal
 from hytrec_clients.retry import Budget, RetryPolicy
-from hytrec_clients.rpc import AskReady, Describe, Flow, Infer, RpcFailure, Step, Wait
+from hytrec_clients.rpc import AskConfig, AskReady, Describe, Flow, Infer, RpcFailure, Step, Wait
 
 DEFAULT_URL = "127.0.0.1:8001"
 DEFAULT_CHUNK = 1_024
@@ -46,14 +45,6 @@ class CallOptions(TypedDict, total=False):
     position: int | None
     call_id: bytes | None
     timeout_s: float | None
-
-
-@dataclass(frozen=True, kw_only=True)
-class KeyTypes:
-    """What the server's keys are: int or str, as its vocabulary was built."""
-
-    item_key: type[int | str]
-    behavior_key: type[int | str]
 
 
 class Session:
@@ -90,6 +81,7 @@ class Session:
         self._budget(None)  # a bad timeout_s is told here, not at the first call
         self._pinned = model_fingerprint
         self._contracts: dict[str, codec.Contract] = {}
+        self._limits: dict[Limit, int] | None = None
         self._call_ids = CallIds()
         self._lock = threading.Lock()
 
@@ -157,6 +149,9 @@ class Session:
                 f"{len(events)}; give the whole history from its first event, or forget the user first",
                 field="user_id",
             )
+        if receipt.event_count < len(events):
+            limits = yield from self._told_limits(self._budget(timeout_s))
+            chunk = min(chunk, limits.get(Limit.MAX_EVENTS) or chunk)
         for start in range(receipt.event_count, len(events), chunk):
             part = events.part(start, start + chunk)
             receipt = yield from self.append(user_id, part, position=start, timeout_s=timeout_s)
@@ -172,14 +167,10 @@ class Session:
                 return False
             yield Wait(_READY_PAUSE_S)
 
-    def key_types(self, *, timeout_s: float | None) -> Flow[KeyTypes]:
+    def key_types(self, *, timeout_s: float | None) -> Flow[codec.KeyTypes]:
         """What the server's keys are."""
         contract = yield from self._contract(signature.APPEND, self._budget(timeout_s))
-        item = contract.dtypes[signature.ITEM_KEYS.name]
-        behavior = contract.dtypes[signature.BEHAVIOR_KEYS.name]
-        return KeyTypes(
-            item_key=int if item is DType.INT64 else str, behavior_key=int if behavior is DType.INT64 else str
-        )
+        return contract.key_types()
 
     def _ready_now(self) -> Flow[bool]:
         for endpoint in (*signature.ENSEMBLES, signature.FORGET):
@@ -231,7 +222,8 @@ class Session:
                 )
             )
         except InvalidRequest:
-            self._contracts.pop(endpoint.name, None)  # a new build may have keys of the other type
+            self._contracts.pop(endpoint.name, None)  # a new build may have keys of the other type, or other limits
+            self._limits = None
             raise
 
     def _contract(self, endpoint: codec.Endpoint, budget: Budget) -> Flow[codec.Contract]:
@@ -244,6 +236,20 @@ class Session:
             contract = self._contracts[endpoint.name] = codec.Contract.of(endpoint, metadata)
             budget.attempts = 0
         return contract
+
+    def _told_limits(self, budget: Budget) -> Flow[dict[Limit, int]]:
+        """What a call may hold: asked once, then remembered; what the server does not tell is left out."""
+        limits = self._limits
+        if limits is None:
+            name = signature.APPEND.name
+            try:
+                limits = codec.limits_of(
+                    (yield from self._retried(signature.APPEND, budget, lambda s: AskConfig(name, s), call_id=None))
+                )
+            except (ServerMismatch, ServerFailed):  # a gateway need not let the question through
+                limits = {}
+            self._limits = limits
+        return limits
 
     def _retried(
         self, endpoint: codec.Endpoint, budget: Budget, step: Callable[[float], Step], *, call_id: bytes | None
@@ -278,6 +284,7 @@ class Session:
             pinned = self._pinned
         if pinned != receipt.model_fingerprint:
             self._contracts.clear()
+            self._limits = None
             raise ModelChanged(
                 f"the server answers from model {receipt.model_fingerprint}, this client is pinned to {pinned}; user "
                 "states of the old model are not used any more: call accept_model(error.new), then forget and "

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from hytrec.contract import Ensemble, Model
+from hytrec.contract import Ensemble, Limit, Model
 from hytrec_export.backend_config import backend_config
 from hytrec_export.batch_sizes import QUEUE_DELAY_US
 from hytrec_export.layout import layout_of
@@ -57,8 +57,14 @@ def python_config(model: Model, settings: ServingSettings) -> Any:
 
 
 def ensemble_config(ensemble: Ensemble, settings: ServingSettings) -> Any:
-    """ModelConfig message of one public endpoint."""
+    """ModelConfig message of one public endpoint; its parameters tell clients the limits."""
     parts = messages()
+    limits = {
+        Limit.MAX_EVENTS: settings.limits.max_events,
+        Limit.MAX_CANDIDATES: settings.limits.max_candidates,
+        Limit.MAX_EXCLUDED: settings.limits.max_excluded,
+        Limit.RETRIEVED: settings.sizes.retrieved,
+    }
     steps = [
         parts.ModelEnsembling.Step(
             model_name=step.model.name, model_version=-1, input_map=step.inputs, output_map=step.outputs
@@ -71,5 +77,6 @@ def ensemble_config(ensemble: Ensemble, settings: ServingSettings) -> Any:
         max_batch_size=settings.limits.max_batch,
         input=[input_of(tensor, settings) for tensor in ensemble.inputs],
         output=[output_of(tensor, settings) for tensor in ensemble.outputs],
+        parameters={name.value: parts.ModelParameter(string_value=str(value)) for name, value in limits.items()},
         ensemble_scheduling=parts.ModelEnsembling(step=steps),
     )

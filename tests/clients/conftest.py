@@ -52,6 +52,8 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
         self.users: dict[bytes, User] = {}
         self.calls: list[tuple[str, dict[str, NDArray[Any]]]] = []
         self.metadata_calls: list[str] = []
+        self.config_calls: list[str] = []
+        self.limits: dict[str, str] | None = {}
         self.script: deque[Trouble] = deque()
         self.always: Trouble | None = None
         self.renamed: dict[str, str] = {}
@@ -99,6 +101,15 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
             for tensors in (endpoint.inputs, endpoint.outputs)
         ]
         return pb.ModelMetadataResponse(name=request.name, inputs=described[0], outputs=described[1])
+
+    def ModelConfig(self, request: Any, context: Any) -> Any:  # noqa: N802 - gRPC's name
+        self.config_calls.append(request.name)
+        if self.limits is None:
+            context.abort(grpc.StatusCode.UNIMPLEMENTED, "unknown method ModelConfig")
+        response = pb.ModelConfigResponse()
+        for name, value in (self.limits or {}).items():
+            response.config.parameters[name].string_value = value
+        return response
 
     def ModelInfer(self, request: Any, context: Any) -> Any:  # noqa: N802 - gRPC's name
         inputs = {

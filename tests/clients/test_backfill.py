@@ -67,3 +67,42 @@ def test_another_writer_in_between_is_noticed(client: Any, fake: Any) -> None:
 def test_a_chunk_that_is_none(client: Any, chunk: int) -> None:
     with pytest.raises(InvalidRequest, match=rf"chunk is {chunk}; it must be at least 1 event"):
         client.backfill("ada", HISTORY, chunk=chunk)
+
+
+def sizes(fake: Any) -> list[int]:
+    return [len(inputs["times"]) for _, inputs in fake.calls if "times" in inputs]
+
+
+def test_the_server_s_limit_is_kept_and_asked_for_once(client: Any, fake: Any) -> None:
+    fake.limits = {"max_events": "3", "max_candidates": "5"}
+    for user in ("ada", "bob"):
+        assert client.backfill(user, HISTORY).event_count == 10
+    assert sizes(fake) == [3, 3, 3, 1] * 2
+    assert fake.config_calls == ["hytrec_append"]
+    client.backfill("cyd", HISTORY, chunk=6)
+    client.backfill("eve", HISTORY.part(0, 4), chunk=2)
+    assert sizes(fake)[8:] == [3, 3, 3, 1, 2, 2]
+
+
+def test_where_nothing_is_to_be_fed_no_limit_is_asked_for(client: Any, fake: Any) -> None:
+    client.backfill("ada", Events([], []))
+    assert fake.config_calls == []
+
+
+@pytest.mark.parametrize("limits", [None, {}, {"max_candidates": "5"}, {"max_events": "many"}, {"max_events": "0"}])
+def test_a_server_that_tells_no_limit_is_fed_as_asked(client: Any, fake: Any, limits: dict[str, str] | None) -> None:
+    fake.limits = limits
+    client.backfill("ada", HISTORY, chunk=6)
+    client.backfill("bob", HISTORY)
+    assert sizes(fake) == [6, 4, 10]
+    assert fake.config_calls == ["hytrec_append"]
+
+
+def test_the_limit_of_a_new_build_is_asked_for_after_a_refusal(client: Any, fake: Any, trouble: Any) -> None:
+    client.backfill("ada", HISTORY)
+    fake.limits = {"max_events": "4"}
+    fake.script += [trouble(grpc.StatusCode.INVALID_ARGUMENT, "item_keys has 10 events, this build takes 4")]
+    with pytest.raises(InvalidRequest):
+        client.append("bob", HISTORY)
+    client.backfill("bob", HISTORY)
+    assert sizes(fake)[2:] == [4, 4, 2]

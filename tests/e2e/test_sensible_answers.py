@@ -88,3 +88,10 @@ def test_everything_excluded_leaves_an_empty_answer(client: HytrecClient) -> Non
     best = client.recommend("picky", excluded_keys=list(range(1000, 1300)), top_k=300)
     assert best.item_keys == ()
     assert best.scores.shape == (0,)
+
+
+def test_a_history_longer_than_the_server_takes_in_a_call(client: HytrecClient, built: Any) -> None:
+    """The server tells its limit, which is under the client's own."""
+    length = 2 * built.settings.limits.max_events + 1
+    history = Events(1000 + np.arange(length) % 300, 1_000_000_000 + np.arange(length))
+    assert client.backfill("long ago", history).event_count == length

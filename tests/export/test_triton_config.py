@@ -78,6 +78,18 @@ def test_ensembles_are_the_chains_of_the_table(ensemble: Ensemble, configs: dict
 
 
 @pytest.mark.parametrize("ensemble", ENSEMBLES, ids=lambda ensemble: ensemble.name)
+def test_ensembles_tell_the_limits(ensemble: Ensemble, configs: dict[str, Any], settings: ServingSettings) -> None:
+    told = {name: parameter.string_value for name, parameter in configs[ensemble.name].parameters.items()}
+    limits = settings.limits
+    assert told == {
+        "max_events": str(limits.max_events),
+        "max_candidates": str(limits.max_candidates),
+        "max_excluded": str(limits.max_excluded),
+        "retrieved": str(settings.sizes.retrieved),
+    }
+
+
+@pytest.mark.parametrize("ensemble", ENSEMBLES, ids=lambda ensemble: ensemble.name)
 def test_every_internal_tensor_is_made_once_and_read_later(ensemble: Ensemble, configs: dict[str, Any]) -> None:
     config = configs[ensemble.name]
     known = {tensor.name for tensor in config.input}
