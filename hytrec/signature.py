@@ -181,6 +181,15 @@ RECOMMEND = chain(
 )
 ENSEMBLES = (APPEND, RANK, RECOMMEND)
 
+# --- the same endpoints where one model takes all the steps ---
+WHOLE_CHAIN = Model(
+    name="hytrec_chain",
+    inputs=STATE_LOAD.inputs,
+    outputs=STATE_SAVE.outputs,
+    doc="every step of an endpoint's chain in one process; the outputs asked for tell the endpoint",
+)
+ENSEMBLES_TOGETHER = tuple(chain(e.name, e.doc, e.inputs, e.outputs, (WHOLE_CHAIN,)) for e in ENSEMBLES)
+
 # --- sessions: Triton itself keeps the encoder's state, for as long as a sequence lives ---
 SESSION_INPUTS = (ITEM_KEYS, BEHAVIOR_KEYS, TIMES)
 SESSION_RECEIPT = (NEW_EVENT_COUNT, MODEL_FINGERPRINT)

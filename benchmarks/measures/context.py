@@ -13,7 +13,7 @@ from hytrec.checkpoint import CONFIG_FILE
 from hytrec.data import Histories, History, read_histories
 from hytrec.errors import DataError
 from hytrec.vocabulary import Vocabulary
-from hytrec_export.options import BuildOptions
+from hytrec_export.options import BuildOptions, Steps
 from hytrec_export.pipeline import build
 from hytrec_export.serving import Limits
 from measures.progress import say
@@ -104,18 +104,26 @@ class Context:
             train_briefly(self.log_file(log), path, seed=self.seed, quick=self.quick)
         return path
 
-    def repository(self, log: Log, weights: Weights = Weights.TRAINED, *, max_events: int | None = None) -> Path:
+    def repository(
+        self,
+        log: Log,
+        weights: Weights = Weights.TRAINED,
+        *,
+        max_events: int | None = None,
+        steps: Steps = Steps.TOGETHER,
+    ) -> Path:
         """Model repository built from a run.
 
         Args:
             max_events: largest call; the build's default if not given.
+            steps: whether one model takes all steps of a call.
         """
         limits = Limits() if max_events is None else Limits(max_events=max_events)
-        path = self.folder / f"repository-{log.value}-{weights.value}-{limits.max_events}"
+        path = self.folder / f"repository-{log.value}-{weights.value}-{limits.max_events}-{steps.value}"
         if not path.exists():
             run = self.run(log, weights)
             say(f"building {path.name}")
-            build(BuildOptions(run=run, output=path, limits=limits))
+            build(BuildOptions(run=run, output=path, limits=limits, steps=steps))
         return path
 
     def new_folder(self, name: str) -> Path:

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from hytrec.signature import WHOLE_CHAIN
+from hytrec_export.options import Steps
 from hytrec_export.server import EmbeddedServer, ServerOptions
 from hytrec_export.serving import ServingSettings
 from hytrec_export.state.options import StoreOptions
@@ -20,7 +22,7 @@ from measures.racing import race
 KILLS = 200
 RACE_CALLS = 150
 FAILURES = 500
-"""Of every step."""
+"""Of every model."""
 QUICK_KILLS, QUICK_RACE_CALLS, QUICK_FAILURES = 3, 10, 10
 
 
@@ -31,7 +33,7 @@ def measure(context: Context) -> dict[str, Figure]:
     return {
         **_kills(context, repository, folder / "kills"),
         **_race(context, repository, folder / "race"),
-        **_failures(context, repository, folder / "failures"),
+        **_failures(context, folder / "failures"),
     }
 
 
@@ -62,18 +64,22 @@ def _race(context: Context, repository: Path, folder: Path) -> dict[str, Figure]
     }
 
 
-def _failures(context: Context, repository: Path, folder: Path) -> dict[str, Figure]:
+def _failures(context: Context, folder: Path) -> dict[str, Figure]:
     failures = QUICK_FAILURES if context.quick else FAILURES
-    say(f"making each of {len(STEPS)} steps fail {failures} times")
-    faulty = copy_faulty(repository, folder / "repository")
-    survived = 0
-    with serving_with_store(faulty, folder) as (server, store):
-        for model in STEPS:
-            survival = fail_and_compare(server, store, faulty, model, failures=failures)
-            if not survival.alive:
-                break
-            survived += survival.clean if survival.unchanged else 0
-    return {"failing_calls": failures * len(STEPS), "failing_calls_survived": survived}
+    made = survived = 0
+    for kind in Steps:
+        models = STEPS if kind is Steps.APART else (WHOLE_CHAIN,)
+        say(f"steps {kind}: making each of {len(models)} models fail {failures} times")
+        sound = context.repository(Log.RATINGS, Weights.REMEMBERING, steps=kind)
+        faulty = copy_faulty(sound, folder / kind / "repository")
+        made += failures * len(models)
+        with serving_with_store(faulty, folder / kind) as (server, store):
+            for model in models:
+                survival = fail_and_compare(server, store, faulty, model, failures=failures)
+                if not survival.alive:
+                    break
+                survived += survival.clean if survival.unchanged else 0
+    return {"failing_calls": made, "failing_calls_survived": survived}
 
 
 @contextmanager

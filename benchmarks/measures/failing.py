@@ -14,14 +14,14 @@ from pathlib import Path
 
 import numpy as np
 
-from hytrec.signature import APPEND, ENSEMBLES, RANK, RECOMMEND, Model
+from hytrec.signature import APPEND, ENSEMBLES, RANK, RECOMMEND, WHOLE_CHAIN, Model
 from hytrec_clients import ClientError, Events, HytrecClient, ServerFailed
 from hytrec_export.layout import MODULES, VERSION
 from hytrec_export.server import EmbeddedServer
 from hytrec_export.state.store import StateStore, StoredUser
 
 STEPS = tuple(step.model for step in RECOMMEND.steps)
-"""All there are."""
+"""All there are, where each is a model of its own."""
 FAULTS = ("raise", "refuse")
 """An exception out of a model's `execute`, and error answers to all of its requests."""
 THREADS = 4
@@ -70,7 +70,7 @@ class Survival:
 def copy_faulty(repository: Path, target: Path) -> Path:
     """A copy whose steps fail on demand, see `failing`."""
     shutil.copytree(repository, target)
-    for model in STEPS:
+    for model in (WHOLE_CHAIN,) if (repository / WHOLE_CHAIN.name).is_dir() else STEPS:
         shim = _SHIM.format(module=MODULES[model.name], file=_FAULT_FILE)
         (target / model.name / VERSION / "model.py").write_text(shim)
     return target
@@ -99,7 +99,9 @@ def fail_and_compare(
         store: the server's, opened beside it.
     """
     users = [f"{model.name} {number}" for number in range(THREADS)]
-    endpoints = [ensemble.name for ensemble in ENSEMBLES if model in (step.model for step in ensemble.steps)]
+    endpoints = [
+        ensemble.name for ensemble in ENSEMBLES if model in (WHOLE_CHAIN, *(step.model for step in ensemble.steps))
+    ]
     with HytrecClient(server.grpc_url) as client, ThreadPoolExecutor(THREADS) as threads:
         for user in users:
             client.append(user, Events([UNKNOWN_KEY, UNKNOWN_KEY], [FIRST_TIME_S, FIRST_TIME_S + 60]))

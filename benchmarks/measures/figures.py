@@ -67,7 +67,7 @@ BOUNDS: dict[str, Bound] = {
     "events_applied_twice": Bound(Relation.EXACTLY, 0),
     "killed_state_max_rel_diff": Bound(Relation.AT_MOST, 1e-4),
     "concurrent_event_count_error": Bound(Relation.EXACTLY, 0),
-    "failing_calls_survived": Bound(Relation.AT_LEAST, 2_500),
+    "failing_calls_survived": Bound(Relation.AT_LEAST, 3_000),
     "fp16_score_max_diff_over_spread": Bound(Relation.AT_MOST, 0.05),
     "fp16_top10_overlap": Bound(Relation.AT_LEAST, 0.99),
     "fp16_hr500_relative_change": Bound(Relation.AT_MOST, 0.005),

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from hytrec.signature import APPEND
+from hytrec.signature import APPEND, WHOLE_CHAIN
 from hytrec.vocabulary import Vocabulary
 from hytrec_export.in_process import onnx_chain
 from hytrec_export.server import EmbeddedServer, ServerOptions
@@ -127,7 +127,7 @@ def kill_and_compare(
 
 def copy_append_chain(repository: Path, target: Path) -> Path:
     """A repository of `hytrec_append` and its steps alone, which starts in half the time."""
-    kept = {APPEND.name, *(step.model.name for step in APPEND.steps)}
+    kept = {APPEND.name, WHOLE_CHAIN.name, *(step.model.name for step in APPEND.steps)}
     others = [path.name for path in repository.iterdir() if path.is_dir() and path.name not in kept]
     return Path(shutil.copytree(repository, target, ignore=shutil.ignore_patterns(*others)))
 

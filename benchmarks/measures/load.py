@@ -7,11 +7,14 @@ import time
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
 from hytrec.checkpoint import load_run
+from hytrec_clients import AsyncHytrecClient
 from hytrec_export.in_process import onnx_chain
+from hytrec_export.options import Steps
 from measures.contenders import Floor, append_of, rank_of, served, settle_in, visitors
 from measures.context import LONG_EVENTS, Context, Log
 from measures.figures import Figure
@@ -78,6 +81,11 @@ async def _measure(context: Context, amount: Amount) -> dict[str, Figure]:
         )
         client_ms = 1_000 * (time.process_time() - before) / sum(len(own.latencies_ms) for own in windows.values())
         windows |= await _beside_floor(ranking, floor, groups[1], amount)
+        say("load: beside a server whose steps are models of their own")
+        apart = context.repository(Log.EDITS, max_events=LONG_EVENTS, steps=Steps.APART)
+        async with served(context, apart, name="load-apart") as (_, other):
+            await settle_in(other, groups[1])
+            steps = await _beside_steps_apart(client, other, groups, amount)
         greatest = windows["rank_c8"].rate
         say("load: half of the greatest load")
         half = await ranking.open_loop(rate=greatest / 2, calls=amount.steady)
@@ -88,6 +96,8 @@ async def _measure(context: Context, amount: Amount) -> dict[str, Figure]:
         "served_minus_3x_inprocess_p50_ms": alone_ms["served"] - 3 * alone_ms["inprocess"],
         "append_throughput_ratio_c8_over_c1": windows["append_c8"].rate / windows["append_c1"].rate,
         "rank_c8_over_inprocess_b8": greatest / windows["inprocess_b8"].rate,
+        "append_c8_together_over_apart": steps["append"].rate / steps["append_apart"].rate,
+        "rank_c8_together_over_apart": steps["rank"].rate / steps["rank_apart"].rate,
         "p99_over_p50_half_load": percentile_ms(half, 99) / percentile_ms(half, 50),
         "server_memory_growth": growth,
         "load_served_p50_ms": alone_ms["served"],
@@ -125,6 +135,24 @@ async def _beside_floor(ranking: Traffic, floor: Floor, guests: Sequence[Visitor
         {
             "rank_c8": lambda: ranking.closed_loop(concurrency=CONCURRENCY, seconds=amount.seconds),
             "inprocess_b8": in_process,
+        },
+        rounds=amount.rounds,
+    )
+
+
+async def _beside_steps_apart(
+    together: AsyncHytrecClient, apart: AsyncHytrecClient, groups: Sequence[Sequence[Visitor]], amount: Amount
+) -> dict[str, Window]:
+    """Appends and rankings at concurrency 8 on two servers, which take turns."""
+    traffic = {
+        f"{kind}{name}": Traffic(visitors=group, ask=ask_of(client))
+        for kind, ask_of in (("append", append_of), ("rank", rank_of))
+        for name, client, group in (("", together, groups[0]), ("_apart", apart, groups[1]))
+    }
+    return await take_turns(
+        {
+            name: partial(own.closed_loop, concurrency=CONCURRENCY, seconds=amount.seconds)
+            for name, own in traffic.items()
         },
         rounds=amount.rounds,
     )

@@ -9,7 +9,7 @@ from typing import Any
 
 from hytrec.checkpoint import load_run
 from hytrec.signature import Model
-from hytrec_export.triton_models.batch import respond
+from hytrec_export.triton_models.batch import respond, tensors_of
 from hytrec_export.triton_models.setup import settings_of, starting, vocabulary_of
 from peers.questions import Peer, Scorer
 from peers.repository import KIND_FILE, MODEL, RUN_FOLDER, PeerKind
@@ -29,7 +29,7 @@ class TritonPythonModel:
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
         """Answer one server batch."""
-        return respond(requests, self._peer.answer, model=self._model)
+        return respond(requests, self._peer.answer, model=self._model, read=tensors_of)
 
 
 def _scorer(kind: PeerKind, folder: Path) -> Scorer:

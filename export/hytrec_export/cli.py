@@ -16,7 +16,7 @@ from hytrec.command_line import run_program
 from hytrec_export.doctor_command import doctor
 from hytrec_export.findings import all_well, report
 from hytrec_export.loadtest_command import loadtest
-from hytrec_export.options import BuildOptions, Device, EngineOptions, Lowering, StateKind, Target
+from hytrec_export.options import BuildOptions, Device, EngineOptions, Lowering, StateKind, Steps, Target
 from hytrec_export.server.options import ServerOptions
 from hytrec_export.serving import Limits
 from hytrec_export.state.options import Durability, StoreOptions
@@ -58,6 +58,9 @@ def build(
     ] = BuildOptions.lowering,
     device: Annotated[Device, typer.Option(help="Where target onnxruntime runs.")] = BuildOptions.device,
     state: Annotated[StateKind, typer.Option(help="Who keeps the users' states.")] = BuildOptions.state,
+    steps: Annotated[
+        Steps | None, typer.Option(help="Whether one Triton model takes all steps of a call; by default the quickest.")
+    ] = BuildOptions.steps,
     compute_capability: Annotated[
         str | None, typer.Option(help="GPU that target tensorrt-rtx builds for, as sm86.")
     ] = EngineOptions.compute_capability,
@@ -89,6 +92,7 @@ def build(
         lowering=lowering,
         device=device,
         state=state,
+        steps=steps,
         engine=EngineOptions(
             compute_capability=compute_capability,
             hardware_compatibility=hardware_compatibility,

@@ -6,7 +6,7 @@ their threads mostly wait for one another, and for the cores that the models bes
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from types import TracebackType
@@ -56,19 +56,21 @@ class BySize:
 class InPieces:
     """Cuts a run into pieces, one for each core, that run at the same time.
 
-    Rows are dealt to the pieces where they come out even, else every piece takes a part of the dynamic axis of all
-    rows. The elements of that axis must not depend on one another.
+    Rows are dealt to the pieces; of one row alone every piece takes a part of the dynamic axis, whose elements must not
+    depend on one another.
 
     Args:
         runner: runs one piece on one core; it is called from several threads at once.
         fewest: elements of the dynamic axis, over all rows, that are worth a piece.
+        alone: whether nobody else needs the cores; else a run takes half of them.
     """
 
-    def __init__(self, model: Model, runner: Runner, *, fewest: int) -> None:
+    def __init__(self, model: Model, runner: Runner, *, fewest: int, alone: Callable[[], bool] = lambda: True) -> None:
         self._inputs = tuple(tensor.name for tensor in model.inputs if tensor.dynamic)
         self._outputs = frozenset(tensor.name for tensor in model.outputs if tensor.dynamic)
         self._runner = runner
         self._fewest = fewest
+        self._alone = alone
         self._cores = cores()
         self._others: ThreadPoolExecutor | None = None
 
@@ -91,10 +93,12 @@ class InPieces:
         """All inputs by name -> all outputs by name."""
         rows, length = feed[self._inputs[0]].shape
         count = min(self._cores, max(1, rows * length // self._fewest))
+        if count > 1 and not self._alone():
+            count = min(count, max(1, self._cores // 2))
         if count == 1 or self._others is None:
             return self._runner.infer(feed)
-        if rows % count == 0:
-            names, axis, cuts = list(feed), 0, even_cuts(rows, count)
+        if rows > 1:
+            names, axis, cuts = list(feed), 0, even_cuts(rows, min(count, rows))
         else:
             names, axis, cuts = list(self._inputs), 1, even_cuts(length, min(count, length))
         pieces = [{**feed, **{name: _part(feed[name], axis, start, stop) for name in names}} for start, stop in cuts]

@@ -40,7 +40,7 @@ def die_with_parent() -> None:
 
     Outside of a python backend stub (a unit test, a notebook) it does nothing.
     """
-    if not _in_stub() or not _started.acquire(blocking=False):
+    if not in_stub() or not _started.acquire(blocking=False):
         return
     parent = int(os.environ.get(SERVER_PID_VARIABLE) or os.getppid())
     if os.getppid() != parent:
@@ -48,7 +48,8 @@ def die_with_parent() -> None:
     threading.Thread(target=_watch, args=(parent,), name="die-with-parent", daemon=True).start()
 
 
-def _in_stub() -> bool:
+def in_stub() -> bool:
+    """Whether this process runs an instance of a Triton python model."""
     return Path("/proc/self/exe").resolve().name == STUB_PROGRAM
 
 

@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from hytrec.data import History, Int64Array
 from hytrec.signature import GRAPHS, Sizes
 from hytrec_export.chain import Chain, Users, padded
+from hytrec_export.layout import graph_files
 from hytrec_export.parts import runner_of_graph
 from hytrec_export.runners import Arrays
 from hytrec_export.saving import best_items
-from hytrec_export.verify import GRAPH_FILE, VERSION
 
 
 @contextmanager
@@ -27,10 +27,8 @@ def onnx_chain(repository: Path, *, sizes: Sizes) -> Iterator[Chain]:
         MissingPackageError: onnxruntime is not installed.
     """
     with ExitStack() as stack:
-        runners = {
-            model.name: stack.enter_context(runner_of_graph(model, repository / model.name / VERSION / GRAPH_FILE))
-            for model in GRAPHS
-        }
+        files = graph_files(repository)
+        runners = {model.name: stack.enter_context(runner_of_graph(model, files[model.name])) for model in GRAPHS}
         yield Chain(runners, sizes=sizes)
 
 

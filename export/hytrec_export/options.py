@@ -62,6 +62,15 @@ class StateKind(StrEnum):
     """Triton's sequence batcher, in memory, for a session"""
 
 
+class Steps(StrEnum):
+    """How the steps of an endpoint are Triton models."""
+
+    TOGETHER = "together"
+    """one model takes them all, in one process; target embedded only, and its default"""
+    APART = "apart"
+    """each a model of its own, as on every other target"""
+
+
 @dataclass(frozen=True, kw_only=True)
 class EngineOptions:
     """How engines are built; TensorRT's own words.
@@ -95,6 +104,7 @@ class BuildOptions:
         fp16: half precision, as far as the target has it; see `hytrec_export.targets`.
         lowering: None takes the target's best.
         device: of target onnxruntime.
+        steps: None takes the target's best.
         limits: largest call that the build accepts.
         atol: largest difference from PyTorch that the parity gate lets pass.
     """
@@ -106,6 +116,7 @@ class BuildOptions:
     lowering: Lowering | None = None
     device: Device = Device.CPU
     state: StateKind = StateKind.STORE
+    steps: Steps | None = None
     engine: EngineOptions = field(default_factory=EngineOptions)
     limits: Limits = field(default_factory=Limits)
     atol: float = 1e-4

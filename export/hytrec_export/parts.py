@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -63,11 +63,15 @@ class EncoderInParts:
         return outputs
 
 
-def runner_of_graph(model: Model, graph: Path) -> Runner:
-    """What answers calls to `model`, not yet open."""
+def runner_of_graph(model: Model, graph: Path, *, alone: Callable[[], bool] = lambda: True) -> Runner:
+    """What answers calls to `model`, not yet open.
+
+    Args:
+        alone: whether a ranking may take every core.
+    """
     if model == ENCODER:
         short, long = OnnxRunner(graph, threads=1), OnnxRunner(graph)
         return EncoderInParts(BySize(model, short=short, long=long, short_slots=SHORT_EVENTS))
     if model == RERANKER:
-        return InPieces(model, OnnxRunner(graph, threads=1), fewest=PIECE_CANDIDATES)
+        return InPieces(model, OnnxRunner(graph, threads=1), fewest=PIECE_CANDIDATES, alone=alone)
     return OnnxRunner(graph)

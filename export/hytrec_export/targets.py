@@ -9,7 +9,7 @@ from typing import Any
 
 from hytrec_export.cuda_driver import gpu_count
 from hytrec_export.errors import OptionError
-from hytrec_export.options import BuildOptions, Device, EngineOptions, Lowering, Precision, StateKind, Target
+from hytrec_export.options import BuildOptions, Device, EngineOptions, Lowering, Precision, StateKind, Steps, Target
 from hytrec_export.serving import Limits
 
 ENGINE_TARGETS = frozenset({Target.TENSORRT, Target.TENSORRT_RTX})
@@ -30,6 +30,7 @@ class Plan:
     precision: Precision
     device: Device
     state: StateKind
+    steps: Steps
     engine: EngineOptions
     limits: Limits
     atol: float
@@ -53,6 +54,7 @@ class Plan:
             "precision": self.precision.value,
             "device": self.device.value,
             "state": self.state.value,
+            "steps": self.steps.value,
             "atol": self.atol,
             "max_events": self.limits.max_events,
             "max_candidates": self.limits.max_candidates,
@@ -84,6 +86,7 @@ def make_plan(
     _check(options, target)
     best = Lowering.CHUNKED if target in ENGINE_TARGETS else Lowering.FUSED
     on_gpu = target in ENGINE_TARGETS or (target is Target.ONNXRUNTIME and options.device is Device.CUDA)
+    quickest = Steps.TOGETHER if target is Target.EMBEDDED else Steps.APART
     half = Precision.MIXED if on_gpu else Precision.HALF_WEIGHTS
     return Plan(
         target=target,
@@ -92,6 +95,7 @@ def make_plan(
         precision=half if options.fp16 else Precision.FLOAT32,
         device=Device.CUDA if on_gpu else Device.CPU,
         state=options.state,
+        steps=options.steps or quickest,
         engine=options.engine,
         limits=options.limits,
         atol=options.atol,
@@ -119,6 +123,11 @@ def _check(options: BuildOptions, target: Target) -> None:
         raise OptionError(
             f"state sequence needs Triton's onnxruntime or tensorrt backend, and target {target.value} has neither: "
             "Triton's python backend never stores a state; choose --target onnxruntime, or --state store"
+        )
+    if options.steps is Steps.TOGETHER and target is not Target.EMBEDDED:
+        raise OptionError(
+            f"steps together is for target embedded, whose steps are all Python; the graphs of target {target.value} "
+            "are models of another Triton backend, so leave --steps out"
         )
     capability = options.engine.compute_capability
     if target is Target.TENSORRT_RTX and capability is None:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from hytrec.contract import Ensemble, Limit, Model
+from hytrec.signature import WHOLE_CHAIN
 from hytrec_export.backend_config import backend_config
 from hytrec_export.batch_sizes import QUEUE_DELAY_US
 from hytrec_export.layout import layout_of
@@ -15,6 +16,9 @@ from hytrec_export.targets import Plan
 from hytrec_export.tensor_config import input_of, messages, output_of
 from hytrec_export.warmup import WarmupRequest
 
+INSTANCES = {WHOLE_CHAIN.name: 2}
+"""Processes of a python model. Two take two batches at once, each on one core; what is Python in one would otherwise
+keep the other core waiting."""
 NO_WARMUP: Mapping[str, Sequence[WarmupRequest]] = {}
 
 
@@ -32,24 +36,24 @@ def config_texts(
     text_format = require("google.protobuf.text_format", extra="export")
     layout = layout_of(plan)
     configs = {model.name: python_config(model, settings) for model in layout.python_models}
-    if not layout.graphs_in_python:
-        configs |= {
-            model.name: backend_config(model, settings, plan, warmup.get(model.name, ())) for model in layout.graphs
-        }
+    configs |= {
+        model.name: backend_config(model, settings, plan, warmup.get(model.name, ())) for model in layout.backend_models
+    }
     configs |= {ensemble.name: ensemble_config(ensemble, settings) for ensemble in layout.ensembles}
     return {name: text_format.MessageToString(config) for name, config in configs.items()}
 
 
 def python_config(model: Model, settings: ServingSettings) -> Any:
-    """ModelConfig message of one python model: one CPU instance, ragged dynamic batching."""
+    """ModelConfig message of one python model: one CPU instance, two of the whole chain; ragged dynamic batching."""
     parts = messages()
+    instances = INSTANCES.get(model.name, 1)
     return parts.ModelConfig(
         name=model.name,
         backend="python",
         max_batch_size=settings.limits.max_batch,
         input=[input_of(tensor, settings, ragged=tensor.dynamic) for tensor in model.inputs],
         output=[output_of(tensor, settings) for tensor in model.outputs],
-        instance_group=[parts.ModelInstanceGroup(count=1, kind=parts.ModelInstanceGroup.KIND_CPU)],
+        instance_group=[parts.ModelInstanceGroup(count=instances, kind=parts.ModelInstanceGroup.KIND_CPU)],
         dynamic_batching=parts.ModelDynamicBatching(
             preferred_batch_size=[settings.limits.max_batch], max_queue_delay_microseconds=QUEUE_DELAY_US
         ),

@@ -16,7 +16,7 @@ from hytrec_export.serving import VOCABULARY_FILE, ServingSettings
 from hytrec_export.target_note import TARGET_NOTE, target_note
 from hytrec_export.targets import Plan
 from hytrec_export.triton_config import config_texts
-from hytrec_export.warmup import WarmupRequest, warmup_requests
+from hytrec_export.warmup import warmup_requests
 
 README = "README.md"
 
@@ -50,9 +50,7 @@ def write_repository(
     """
     layout = layout_of(plan)
     _check(layout, files)
-    requests: dict[str, list[WarmupRequest]] = {}
-    if not layout.graphs_in_python:
-        requests = {model.name: warmup_requests(model, settings, warmup) for model in layout.warmed}
+    requests = {model.name: warmup_requests(model, settings, warmup) for model in layout.warmed}
     texts = config_texts(settings, plan, warmup=requests)
     modules = {model.name: MODULES[model.name] for model in layout.python_models}
     try:
@@ -65,7 +63,7 @@ def write_repository(
             for request in requests.get(name, ()):
                 request.save(staging / name)
         for name, file in files.items():
-            shutil.copyfile(file, staging / name / VERSION / layout.model_file)
+            shutil.copyfile(file, staging / layout.files[name])
         settings.save(staging)
         vocabulary.save(staging / VOCABULARY_FILE)
         (staging / README).write_text(repository_readme())
@@ -86,7 +84,7 @@ def repository_readme() -> str:
 def _check(layout: Layout, files: Mapping[str, Path]) -> None:
     wanted = {model.name for model in layout.graphs}
     if set(files) != wanted:
-        what = Path(layout.model_file).suffix
+        what = next(iter(layout.files.values())).suffix
         raise BuildError(
             f"{what} files are given for {', '.join(sorted(files)) or 'no model'}; "
             f"a repository needs {', '.join(sorted(wanted))}"

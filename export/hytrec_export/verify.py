@@ -4,17 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from hytrec.signature import GRAPHS
 from hytrec_export import manifest as manifests
 from hytrec_export.findings import Finding, all_well, not_ok, ok
+from hytrec_export.layout import graph_files
 from hytrec_export.manifest import Manifest
 from hytrec_export.progress import Progress, silent
 from hytrec_export.replay import replay_answers
 from hytrec_export.runners import OnnxRunner
 from hytrec_export.verify_engines import verify_engines
-
-VERSION = "1"
-GRAPH_FILE = "model.onnx"
 
 
 def verify(repository: Path, *, progress: Progress = silent) -> list[Finding]:
@@ -30,8 +27,7 @@ def verify(repository: Path, *, progress: Progress = silent) -> list[Finding]:
         return [*findings, not_ok("parity was not checked: the files are not those of the build")]
     if manifest.engines:
         return [*findings, *verify_engines(repository, manifest, progress=progress)]
-    graphs = {model.name: repository / model.name / VERSION / GRAPH_FILE for model in GRAPHS}
-    runners = {name: OnnxRunner(graph) for name, graph in graphs.items()}
+    runners = {name: OnnxRunner(graph) for name, graph in graph_files(repository).items()}
     subject = "onnxruntime on this machine"
     return [*findings, replay_answers(repository, manifest, runners, subject=subject, progress=progress)]
 

@@ -25,7 +25,7 @@ from hytrec.model import build_model
 from hytrec.remember import set_to_remember
 from hytrec.vocabulary import Vocabulary
 from hytrec_clients import HytrecClient
-from hytrec_export.options import BuildOptions
+from hytrec_export.options import BuildOptions, Steps
 from hytrec_export.pipeline import build
 from hytrec_export.server import EmbeddedServer, ServerOptions
 from hytrec_export.serving import Limits, ServingSettings
@@ -74,6 +74,15 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Build:
     repository = folder / "repository"
     build(BuildOptions(run=run, output=repository, limits=Limits(max_events=MAX_EVENTS, max_candidates=600)))
     return Build(run=run, repository=repository, settings=ServingSettings.load(repository), vocabulary=vocabulary)
+
+
+@pytest.fixture(scope="session")
+def built_apart(built: Build) -> Path:
+    """The same with a model for every step, as on other targets."""
+    repository = built.run.with_name("repository-apart")
+    limits = Limits(max_events=MAX_EVENTS, max_candidates=600)
+    build(BuildOptions(run=built.run, output=repository, limits=limits, steps=Steps.APART))
+    return repository
 
 
 class Served:

@@ -1,12 +1,13 @@
 """Each step of the ensembles fails many times: clean errors, a server that lives on, states as they were."""
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from hytrec.signature import ENSEMBLES, Ensemble, Model, Tensor
+from hytrec.signature import ENSEMBLES, WHOLE_CHAIN, Ensemble, Model, Tensor
 from measures.failing import STEPS, Survival, copy_faulty, fail_and_compare
 
 pytestmark = pytest.mark.e2e
@@ -15,8 +16,8 @@ FAILURES = 50
 
 
 @pytest.fixture(scope="module")
-def faulty(serve: Any, built: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    repository = copy_faulty(built.repository, tmp_path_factory.mktemp("faulty") / "repository")
+def faulty(serve: Any, built_apart: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    repository = copy_faulty(built_apart, tmp_path_factory.mktemp("faulty") / "repository")
     with serve(repository) as running:
         yield repository, running
 
@@ -25,6 +26,13 @@ def faulty(serve: Any, built: Any, tmp_path_factory: pytest.TempPathFactory) -> 
 def test_a_failing_step_changes_nothing(faulty: Any, model: Model) -> None:
     repository, running = faulty
     survival = fail_and_compare(running.server, running.store, repository, model, failures=FAILURES)
+    assert survival == Survival(clean=FAILURES, unchanged=True, alive=True)
+
+
+def test_a_failing_chain_changes_nothing(serve: Any, built: Any, tmp_path: Path) -> None:
+    repository = copy_faulty(built.repository, tmp_path / "repository")
+    with serve(repository) as running:
+        survival = fail_and_compare(running.server, running.store, repository, WHOLE_CHAIN, failures=FAILURES)
     assert survival == Survival(clean=FAILURES, unchanged=True, alive=True)
 
 

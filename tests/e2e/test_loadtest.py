@@ -102,7 +102,7 @@ def test_every_scenario_leaves_a_report(
     assert set(point["endpoints"]) == {endpoint.name for endpoint in scenario.endpoints()}
     assert point["errors"] == point["replayed"] == point["states_lost"] == 0
     assert point["latency_ms"]["p50"] <= point["latency_ms"]["p99"]
-    assert point["models"]["hytrec_encoder"]["compute_ms"] > 0
+    assert point["models"]["hytrec_chain"]["compute_ms"] > 0
     assert point["resources"]["memory_mib_max"] > 10
     longest = EVENTS if scenario is Scenario.COLD else EVENTS // 2
     assert max(row["events_to"] for row in point["by_history"]) >= longest

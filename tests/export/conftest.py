@@ -17,7 +17,7 @@ from hytrec.data import History
 from hytrec.signature import STATE, DType, Sizes
 from hytrec.vocabulary import Vocabulary
 from hytrec_export.counting import Event
-from hytrec_export.options import BuildOptions, Target
+from hytrec_export.options import BuildOptions, Steps, Target
 from hytrec_export.serving import Limits, ServingSettings
 from hytrec_export.state.memory_store import MemoryStore
 from hytrec_export.state.rules import RecordRules
@@ -33,10 +33,10 @@ PlanOf = Callable[..., Plan]
 
 @pytest.fixture(scope="session")
 def plan_of() -> PlanOf:
-    """A plan of a target and other options, with the limits of `settings`."""
+    """A plan of a target and other options, a model for every step if not told otherwise."""
 
-    def plan(target: Target = Target.EMBEDDED, **options: Any) -> Plan:
-        return make_plan(BuildOptions(run=Path("run"), target=target, **options), gpus=lambda: 0)
+    def plan(target: Target = Target.EMBEDDED, steps: Steps = Steps.APART, **options: Any) -> Plan:
+        return make_plan(BuildOptions(run=Path("run"), target=target, steps=steps, **options), gpus=lambda: 0)
 
     return plan
 
@@ -185,12 +185,12 @@ def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def built(run_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The repository built from it; read only."""
-    from hytrec_export.options import BuildOptions  # noqa: PLC0415
+    """The repository built from it, a model for every step; read only."""
+    from hytrec_export.options import BuildOptions, Steps  # noqa: PLC0415
     from hytrec_export.pipeline import build  # noqa: PLC0415
 
     output = tmp_path_factory.mktemp("built") / "repository"
-    build(BuildOptions(run=run_folder, output=output, limits=LIMITS))
+    build(BuildOptions(run=run_folder, output=output, limits=LIMITS, steps=Steps.APART))
     return output
 
 

@@ -64,8 +64,9 @@ def three_cores(monkeypatch: pytest.MonkeyPatch) -> None:
         (1, 31, [(1, 10), (1, 10), (1, 11)]),
         (3, 40, [(1, 40)] * 3),
         (6, 7, [(2, 7)] * 3),
-        (4, 8, [(4, 2), (4, 3), (4, 3)]),
-        (40, 1, [(40, 1)]),  # neither comes out even
+        (4, 8, [(1, 8), (1, 8), (2, 8)]),
+        (2, 40, [(1, 40)] * 2),
+        (40, 1, [(13, 1), (13, 1), (14, 1)]),
     ],
 )
 @pytest.mark.usefixtures("three_cores")
@@ -95,6 +96,22 @@ def test_one_core_runs_it_whole(monkeypatch: pytest.MonkeyPatch) -> None:
         runner.infer(of_candidates(2, 40))
     assert noting.shapes == [(2, 40)]
     assert noting.threads == {threading.get_ident()}
+
+
+@pytest.mark.usefixtures("three_cores")
+def test_a_run_takes_half_of_the_cores_while_others_need_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    noting = Noting()
+    alone = iter([False, True, False])
+    with InPieces(RERANKER, noting, fewest=1, alone=lambda: next(alone)) as runner:
+        runner.infer(of_candidates(1, 9))
+        assert noting.shapes == [(1, 9)]
+        runner.infer(of_candidates(1, 9))
+        assert noting.shapes[1:] == [(1, 3)] * 3
+    monkeypatch.setattr(cores, "cores", lambda: 4)
+    noting.shapes.clear()
+    with InPieces(RERANKER, noting, fewest=1, alone=lambda: next(alone)) as runner:
+        runner.infer(of_candidates(3, 9))
+    assert sorted(noting.shapes) == [(1, 9), (2, 9)]
 
 
 @pytest.mark.parametrize("length", [1, 2, 7, 500])

@@ -26,7 +26,7 @@ WATCHED = f"""
 import os, sys, threading, time
 sys.path.insert(0, {str(Path(SCRIPT).parents[1])!r})
 from hytrec_export import die_with_parent
-die_with_parent._in_stub = lambda: True
+die_with_parent.in_stub = lambda: True
 os.environ.pop("HYTREC_SERVER_PID", None)
 
 def fork():
@@ -99,7 +99,7 @@ def test_a_child_outlives_the_thread_that_forked_it_but_not_the_process(sandboxe
 
 def test_a_stub_whose_server_died_before_it_asked_dies(monkeypatch: pytest.MonkeyPatch) -> None:
     deaths: list[bool] = []
-    monkeypatch.setattr(die_with_parent, "_in_stub", lambda: True)
+    monkeypatch.setattr(die_with_parent, "in_stub", lambda: True)
     monkeypatch.setattr(die_with_parent, "_started", threading.Lock())
     monkeypatch.setattr(die_with_parent, "_die", lambda: deaths.append(True))
     monkeypatch.setattr(die_with_parent, "_watch", lambda _: None)

@@ -16,13 +16,14 @@ from hytrec.vocabulary import Vocabulary
 from hytrec_export import graph as graph_module
 from hytrec_export.errors import BuildError
 from hytrec_export.graph import check_graph, export_graph
+from hytrec_export.layout import graph_files
 from hytrec_export.options import BuildOptions, Lowering
 from hytrec_export.pipeline import build
 from hytrec_export.serving import Limits, ServingSettings
 
 
 def load(repository: Path, model: Model) -> Any:
-    return onnx.load(repository / model.name / "1" / "model.onnx")
+    return onnx.load(graph_files(repository)[model.name])
 
 
 @pytest.fixture(scope="module")

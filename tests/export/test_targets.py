@@ -8,7 +8,7 @@ import pytest
 
 from hytrec_export import targets
 from hytrec_export.errors import OptionError
-from hytrec_export.options import BuildOptions, Device, EngineOptions, Lowering, Precision, StateKind, Target
+from hytrec_export.options import BuildOptions, Device, EngineOptions, Lowering, Precision, StateKind, Steps, Target
 from hytrec_export.serving import Limits
 from hytrec_export.targets import has_tensorrt, make_plan
 
@@ -122,6 +122,7 @@ def test_the_manifest_gets_every_choice_but_the_paths() -> None:
         "precision": "float32",
         "device": "cpu",
         "state": "store",
+        "steps": "together",
         "atol": 1e-4,
         "max_events": 7,
         "max_candidates": 1024,
@@ -131,3 +132,20 @@ def test_the_manifest_gets_every_choice_but_the_paths() -> None:
     engine = make_plan(options(target=Target.TENSORRT_RTX, engine=SM86)).to_dict()
     assert engine["compute_capability"] == "sm86"
     assert engine["hardware_compatibility"] is False
+
+
+@pytest.mark.parametrize("target", [target for target in Target if target is not Target.AUTO])
+def test_one_model_takes_all_steps_where_all_are_python(target: Target) -> None:
+    engine = SM86 if target is Target.TENSORRT_RTX else EngineOptions()
+    embedded = target is Target.EMBEDDED
+    plan = make_plan(options(target=target, engine=engine))
+    assert plan.steps is (Steps.TOGETHER if embedded else Steps.APART)
+    assert plan.to_dict()["steps"] == plan.steps
+    assert make_plan(options(target=target, engine=engine, steps=Steps.APART)).steps is Steps.APART
+    if not embedded:
+        message = (
+            "steps together is for target embedded, whose steps are all Python; the graphs of target "
+            f"{target.value} are models of another Triton backend, so leave --steps out"
+        )
+        with pytest.raises(OptionError, match=f"^{re.escape(message)}$"):
+            make_plan(options(target=target, engine=engine, steps=Steps.TOGETHER))

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from hytrec.data import History
-from hytrec.signature import ENSEMBLES, GRAPHS, SESSION_LOAD, SESSION_SAVE, STATE_MODELS
+from hytrec.signature import ENSEMBLES, FORGET, GRAPHS, SESSION_LOAD, SESSION_SAVE, STATE_MODELS, WHOLE_CHAIN
 from hytrec.vocabulary import Vocabulary
 from hytrec_export.errors import BuildError
-from hytrec_export.layout import MODULES
-from hytrec_export.options import Device, EngineOptions, Lowering, StateKind, Target
+from hytrec_export.layout import MODULES, graph_files
+from hytrec_export.options import Device, EngineOptions, Lowering, StateKind, Steps, Target
 from hytrec_export.serving import ServingSettings
 from hytrec_export.triton_config import config_texts
 from hytrec_export.triton_repository import repository_readme, write_repository
@@ -256,3 +256,48 @@ def test_missing_engines_are_named(
         write_repository(
             tmp_path, settings=settings, vocabulary=vocabulary, files=graphs, plan=plan_of(target=Target.TENSORRT)
         )
+
+
+@pytest.fixture
+def together(
+    tmp_path: Path, settings: ServingSettings, vocabulary: Vocabulary, graphs: dict[str, Path], plan_of: Any
+) -> Path:
+    staging = tmp_path / "together"
+    staging.mkdir()
+    plan = plan_of(steps=Steps.TOGETHER)
+    write_repository(staging, settings=settings, vocabulary=vocabulary, files=graphs, plan=plan)
+    return staging
+
+
+def test_one_model_has_the_graphs_of_all_steps(together: Path) -> None:
+    folders = {path.name for path in together.iterdir() if path.is_dir()}
+    assert folders == {WHOLE_CHAIN.name, FORGET.name, *(ensemble.name for ensemble in ENSEMBLES)}
+    version = together / WHOLE_CHAIN.name / "1"
+    assert {path.name for path in version.iterdir()} == {"model.py", *(f"{model.name}.onnx" for model in GRAPHS)}
+    assert "from hytrec_export.triton_models.whole_chain import TritonPythonModel" in (version / "model.py").read_text()
+    config = configs_of(together)[WHOLE_CHAIN.name]
+    assert (config.backend, config.instance_group[0].count) == ("python", 2)
+    ragged = {tensor.name for tensor in config.input if tensor.allow_ragged_batch}
+    assert ragged == {tensor.name for tensor in WHOLE_CHAIN.inputs if tensor.dynamic}
+    for ensemble in ENSEMBLES:
+        (step,) = configs_of(together)[ensemble.name].ensemble_scheduling.step
+        assert step.model_name == WHOLE_CHAIN.name
+        assert dict(step.input_map) == {tensor.name: tensor.name for tensor in ensemble.inputs}
+        assert dict(step.output_map) == {tensor.name: tensor.name for tensor in ensemble.outputs}
+
+
+def test_the_endpoints_look_the_same_however_the_steps_are_models(repository: Path, together: Path) -> None:
+    apart = configs_of(repository)
+    for ensemble in ENSEMBLES:
+        other = configs_of(together)[ensemble.name]
+        assert (list(other.input), list(other.output)) == (
+            list(apart[ensemble.name].input),
+            list(apart[ensemble.name].output),
+        )
+        assert dict(other.parameters) == dict(apart[ensemble.name].parameters)
+
+
+def test_graphs_are_found_however_the_steps_are_models(repository: Path, together: Path) -> None:
+    for folder in (repository, together):
+        files = graph_files(folder)
+        assert {name: path.read_text() for name, path in files.items()} == {model.name: model.name for model in GRAPHS}

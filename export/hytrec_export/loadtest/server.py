@@ -11,7 +11,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from hytrec.signature import CALL_ID, CALL_ID_BYTES, FORGET, RETRIEVER, USER_ID, DType, Ensemble, Model
+from hytrec.signature import CALL_ID, CALL_ID_BYTES, FORGET, RECOMMEND, USER_ID, DType, Ensemble, Limit, Model
 from hytrec_export.errors import LoadTestError
 from hytrec_export.loadtest.contract import TRITON_NAMES, check_contract
 from hytrec_export.loadtest.statistics import ModelTimes
@@ -83,13 +83,13 @@ class LiveServer:
             return False
 
     def retrieved(self) -> int | None:
-        """R, the largest top_k; None where the retriever does not say."""
+        """R, the largest top_k; None where the server does not say."""
         try:
-            metadata = self._client.get_model_metadata(RETRIEVER.name, client_timeout=_CONNECT_TIMEOUT_S)
+            answer = self._client.get_model_config(RECOMMEND.name, client_timeout=_CONNECT_TIMEOUT_S)
         except self._grpc.InferenceServerException:
             return None
-        sizes = [int(tensor.shape[-1]) for tensor in metadata.outputs]
-        return sizes[0] if sizes and sizes[0] > 0 else None
+        told = answer.config.parameters[Limit.RETRIEVED].string_value
+        return int(told) if told.isdecimal() else None
 
     def statistics(self) -> dict[str, ModelTimes]:
         """What every model has done since the server started.

@@ -1,4 +1,4 @@
-"""A store in this process's memory: for unit tests. Load and save are separate processes in a server."""
+"""A store in this process's memory: for unit tests. The models of a server are several processes."""
 
 from __future__ import annotations
 

@@ -36,7 +36,7 @@ def open_store(
     rules = RecordRules(sizes=sizes, fingerprint=fingerprint, ttl_s=options.ttl_s, clock=clock)
     if options.kind is StoreKind.MEMORY:
         if served:
-            raise OptionError("the memory state store cannot be served: load and save are separate processes; use lmdb")
+            raise OptionError("the memory state store cannot be served: its models are several processes; use lmdb")
         return MemoryStore(rules=rules, max_bytes=options.max_bytes)
     require("lmdb", extra="embedded")
     from hytrec_export.state.lmdb_open import open_for_serving  # noqa: PLC0415 - lmdb is optional

@@ -17,18 +17,18 @@
        640      -  body: the arrays of `signature.STATE` in that order, each padded to a multiple of 8 bytes
 
 The two checksums cover everything, the user id too, so that a record found under another key is damage as well.
-CRC-32 catches every error of up to 32 neighboring bits; zlib's runs at 4 GB/s (50 microseconds a record).
+CRC-32 catches every error of up to 32 neighboring bits; ISA-L's runs at over 30 GB/s, zlib's at 3.
 """
 
 from __future__ import annotations
 
 import struct
-import zlib
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
+from isal.isal_zlib import crc32
 from numpy.typing import NDArray
 
 from hytrec.signature import CALL_ID_BYTES, CALL_STRAND_BYTES, EVENT_COUNT, STATE, DType, Sizes, StateStatus
@@ -141,7 +141,7 @@ def unsealed(state: State, sizes: Sizes) -> bytearray:
             )
         target = np.frombuffer(record, slot.dtype, array.size, HEADER_BYTES + slot.start)
         target.reshape(slot.shape)[...] = array
-    _BODY_CHECKSUM.pack_into(record, _VERSION.size, zlib.crc32(memoryview(record)[HEADER_BYTES:]))
+    _BODY_CHECKSUM.pack_into(record, _VERSION.size, crc32(memoryview(record)[HEADER_BYTES:]))
     return record
 
 
@@ -202,7 +202,7 @@ def parse_state(raw: Buffer, header: Header) -> State | None:
     if len(raw) != record_bytes(header.sizes) or body_bytes != len(raw) - HEADER_BYTES:
         return None
     body = np.frombuffer(raw, np.uint8, offset=HEADER_BYTES).copy()
-    if zlib.crc32(body.data) != body_checksum:
+    if crc32(body.data) != body_checksum:
         return None
     state: State = {slot.name: _array(body, slot) for slot in _layout(header.sizes)}
     return state if int(state[EVENT_COUNT.name][0]) == header.event_count else None
@@ -213,4 +213,4 @@ def _array(body: NDArray[np.uint8], slot: _Slot) -> NDArray[Any]:
 
 
 def _header_checksum(raw: Buffer, user_id: bytes) -> int:
-    return zlib.crc32(user_id, zlib.crc32(memoryview(raw)[: _HEADER.size]))
+    return crc32(user_id, crc32(memoryview(raw)[: _HEADER.size]))

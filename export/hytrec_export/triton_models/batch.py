@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import triton_python_backend_utils as pb_utils
 from numpy.typing import NDArray
@@ -14,23 +14,37 @@ from hytrec_export.admission import Inputs
 from hytrec_export.errors import ExportError, InputError, StateStoreError
 from hytrec_export.loading import Answer
 
+_Call = TypeVar("_Call")
 
-def respond(requests: Sequence[Any], answer: Callable[[Sequence[Inputs]], list[Answer]], *, model: Model) -> list[Any]:
+
+def tensors_of(request: Any) -> Inputs:
+    """A request's tensors by name."""
+    return {tensor.name(): tensor.as_numpy() for tensor in request.inputs()}
+
+
+def respond(
+    requests: Sequence[Any],
+    answer: Callable[[Sequence[_Call]], list[Answer]],
+    *,
+    model: Model,
+    read: Callable[[Any], _Call],
+) -> list[Any]:
     """Answer a server batch: one response per request, in order.
 
     A request that cannot be read or answered gets an error of its own; when `answer` itself raises, all get that.
     Nothing is ever raised: Triton 2.51 keeps the requests of a raising `execute`, and then stops only by force.
 
     Args:
-        answer: tensors of every request -> tensors or an exception for each, in order.
+        answer: what was read of every request -> tensors or an exception for each, in order.
         model: whose step this is, for messages.
+        read: what `answer` needs of a request; `tensors_of`, mostly.
     """
     answers: list[Answer] = []
-    readable: list[Inputs] = []
+    readable: list[_Call] = []
     positions: list[int] = []
     for position, request in enumerate(requests):
         try:
-            readable.append({tensor.name(): tensor.as_numpy() for tensor in request.inputs()})
+            readable.append(read(request))
             positions.append(position)
             answers.append(_UNANSWERED)
         except Exception as error:  # noqa: BLE001  a malformed tensor fails its own request
@@ -46,7 +60,7 @@ def respond(requests: Sequence[Any], answer: Callable[[Sequence[Inputs]], list[A
 _UNANSWERED = RuntimeError("the step gave no answer")
 
 
-def _answer_all(batch: Sequence[Inputs], answer: Callable[[Sequence[Inputs]], list[Answer]]) -> list[Answer]:
+def _answer_all(batch: Sequence[_Call], answer: Callable[[Sequence[_Call]], list[Answer]]) -> list[Answer]:
     try:
         answers = answer(batch)
     except Exception as error:  # noqa: BLE001  an exception out of execute would fail the batch without a code

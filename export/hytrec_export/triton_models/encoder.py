@@ -8,8 +8,9 @@ from typing import Any
 import triton_python_backend_utils as pb_utils
 
 from hytrec.signature import ENCODER, ROW_TIMES
+from hytrec_export.triton_models.batch import tensors_of
 from hytrec_export.triton_models.lanes import Lanes
-from hytrec_export.triton_models.setup import runner_of, starting
+from hytrec_export.triton_models.setup import graph_of, runner_of, starting
 
 RUN_COST = 8
 """What one more run costs, in events."""
@@ -24,8 +25,8 @@ class TritonPythonModel:
     @starting
     def initialize(self, args: dict[str, str]) -> None:
         """Open the graph."""
-        runner = runner_of(args, ENCODER, run_cost=RUN_COST)
-        self._lanes = Lanes(answer=runner.answer, model=ENCODER, is_long=_is_long, room=LONG_ROOM)
+        runner = runner_of(graph_of(args), ENCODER, run_cost=RUN_COST)
+        self._lanes = Lanes(answer=runner.answer, read=tensors_of, model=ENCODER, is_long=_is_long, room=LONG_ROOM)
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
         """Answer one server batch."""

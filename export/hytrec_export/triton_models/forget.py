@@ -7,7 +7,7 @@ from typing import Any
 
 from hytrec.signature import FORGET
 from hytrec_export.forgetting import Forgetter
-from hytrec_export.triton_models.batch import respond
+from hytrec_export.triton_models.batch import respond, tensors_of
 from hytrec_export.triton_models.setup import settings_of, starting, store_of
 
 
@@ -23,7 +23,7 @@ class TritonPythonModel:
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
         """Answer one server batch."""
-        return respond(requests, self._forgetter.answer, model=FORGET)
+        return respond(requests, self._forgetter.answer, model=FORGET, read=tensors_of)
 
     def finalize(self) -> None:
         """Close the store."""

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from threading import BoundedSemaphore
-from typing import Any
+from typing import Any, TypeVar
 
 import triton_python_backend_utils as pb_utils
 
 from hytrec.signature import Model
-from hytrec_export.admission import Inputs
 from hytrec_export.loading import Answer
 from hytrec_export.triton_models.batch import respond
+
+_Call = TypeVar("_Call")
 
 
 class Lanes:
@@ -22,7 +24,7 @@ class Lanes:
     they are answered with the short ones, which then wait: that is the back-pressure.
 
     Args:
-        answer: see `respond`; it is called from two threads.
+        answer, read: see `respond`; they are called from two threads.
         is_long: whether a request belongs into the long lane.
         room: how many long requests may run or wait in their lane.
     """
@@ -30,12 +32,13 @@ class Lanes:
     def __init__(
         self,
         *,
-        answer: Callable[[Sequence[Inputs]], list[Answer]],
+        answer: Callable[[Sequence[_Call]], list[Answer]],
+        read: Callable[[Any], _Call],
         model: Model,
         is_long: Callable[[Any], bool],
         room: int,
     ) -> None:
-        self._answer = answer
+        self._respond = partial(respond, answer=answer, read=read, model=model)
         self._model = model
         self._is_long = is_long
         self._room = BoundedSemaphore(room)
@@ -45,7 +48,7 @@ class Lanes:
         """One response per request, in order; None for one that is answered later."""
         late = [self._is_long(request) and self._room.acquire(blocking=False) for request in requests]
         soon = [request for request, is_late in zip(requests, late, strict=True) if not is_late]
-        responses = iter(respond(soon, self._answer, model=self._model))
+        responses = iter(self._respond(soon))
         for request, is_late in zip(requests, late, strict=True):
             if is_late:
                 self._thread.submit(self._answer_late, request)
@@ -57,7 +60,7 @@ class Lanes:
 
     def _answer_late(self, request: Any) -> None:
         try:
-            (response,) = respond([request], self._answer, model=self._model)
+            (response,) = self._respond([request])
             request.get_response_sender().send(response, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
         except Exception as error:  # noqa: BLE001  the caller is gone, or the server is going
             pb_utils.Logger.log_error(f"{self._model.name} could not send an answer: {error}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from threading import Lock
 from typing import Any
 
 import triton_python_backend_utils as pb_utils
@@ -14,12 +15,13 @@ class TritonCounters:
     """Adds to the server's metrics; counts nothing where the server publishes none.
 
     Args:
-        model: whose step counts, the metrics' label.
+        model: whose step counts, the metrics' label; also where one Triton model takes all steps.
         events: what it counts; each stands at 0 from the start.
     """
 
     def __init__(self, *, model: Model, events: tuple[Event, ...]) -> None:
         self._metrics: dict[Event, Any] = {}
+        self._counting = Lock()  # a metric carries its request to the server in itself: one at a time
         self._families = []  # a metric goes with its family
         try:
             for event in events:
@@ -36,4 +38,5 @@ class TritonCounters:
         """Count `event` `count` times more."""
         metric = self._metrics.get(event)
         if metric is not None:
-            metric.increment(count)
+            with self._counting:
+                metric.increment(count)

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from hytrec.signature import RETRIEVER
-from hytrec_export.triton_models.batch import respond
-from hytrec_export.triton_models.setup import runner_of, starting
+from hytrec_export.triton_models.batch import respond, tensors_of
+from hytrec_export.triton_models.setup import graph_of, runner_of, starting
 
 RUN_COST = 4096
 """What one more run costs, in excluded items, which cost next to nothing."""
@@ -19,8 +19,8 @@ class TritonPythonModel:
     @starting
     def initialize(self, args: dict[str, str]) -> None:
         """Open the graph."""
-        self._runner = runner_of(args, RETRIEVER, run_cost=RUN_COST)
+        self._runner = runner_of(graph_of(args), RETRIEVER, run_cost=RUN_COST)
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
         """Answer one server batch."""
-        return respond(requests, self._runner.answer, model=RETRIEVER)
+        return respond(requests, self._runner.answer, model=RETRIEVER, read=tensors_of)

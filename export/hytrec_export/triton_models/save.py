@@ -8,7 +8,7 @@ from typing import Any
 from hytrec.signature import STATE_SAVE
 from hytrec_export.counting import Event
 from hytrec_export.saving import Saver
-from hytrec_export.triton_models.batch import respond
+from hytrec_export.triton_models.batch import respond, tensors_of
 from hytrec_export.triton_models.metrics import TritonCounters
 from hytrec_export.triton_models.setup import settings_of, starting, store_of, vocabulary_of
 
@@ -32,7 +32,7 @@ class TritonPythonModel:
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
         """Answer one server batch."""
-        return respond(requests, self._saver.answer, model=STATE_SAVE)
+        return respond(requests, self._saver.answer, model=STATE_SAVE, read=tensors_of)
 
     def finalize(self) -> None:
         """Close the store."""

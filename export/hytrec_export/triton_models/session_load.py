@@ -8,7 +8,7 @@ from typing import Any
 from hytrec.signature import SESSION_LOAD
 from hytrec_export.counting import Event
 from hytrec_export.sessions import SessionLoader
-from hytrec_export.triton_models.batch import respond
+from hytrec_export.triton_models.batch import respond, tensors_of
 from hytrec_export.triton_models.metrics import TritonCounters
 from hytrec_export.triton_models.setup import settings_of, starting, vocabulary_of
 
@@ -29,4 +29,4 @@ class TritonPythonModel:
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
         """Answer one server batch."""
-        return respond(requests, self._loader.answer, model=SESSION_LOAD)
+        return respond(requests, self._loader.answer, model=SESSION_LOAD, read=tensors_of)

@@ -7,7 +7,7 @@ from typing import Any
 
 from hytrec.signature import SESSION_SAVE
 from hytrec_export.sessions import SessionSaver
-from hytrec_export.triton_models.batch import respond
+from hytrec_export.triton_models.batch import respond, tensors_of
 from hytrec_export.triton_models.metrics import TritonCounters
 from hytrec_export.triton_models.setup import settings_of, starting, vocabulary_of
 
@@ -26,4 +26,4 @@ class TritonPythonModel:
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
         """Answer one server batch."""
-        return respond(requests, self._saver.answer, model=SESSION_SAVE)
+        return respond(requests, self._saver.answer, model=SESSION_SAVE, read=tensors_of)

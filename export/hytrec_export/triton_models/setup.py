@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio  # noqa: F401 - else the stub imports it in the model's first call, which then takes 60 ms longer
+import gc
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from functools import wraps
@@ -14,15 +15,15 @@ import triton_python_backend_utils as pb_utils
 from hytrec.errors import HytrecError
 from hytrec.signature import Model
 from hytrec.vocabulary import Vocabulary
-from hytrec_export.die_with_parent import die_with_parent
+from hytrec_export.die_with_parent import die_with_parent, in_stub
 from hytrec_export.graph_runner import GraphRunner
+from hytrec_export.layout import GRAPH_FILE
 from hytrec_export.parts import runner_of_graph
 from hytrec_export.serving import VOCABULARY_FILE, ServingSettings
 from hytrec_export.state.opening import open_store
 from hytrec_export.state.options import StoreOptions
 from hytrec_export.state.store import StateStore
 
-GRAPH_FILE = "model.onnx"
 MAX_SLOTS = 1 << 14
 """Most elements of one run; at the default sizes each takes up to 8 KB of memory."""
 
@@ -36,25 +37,34 @@ def starting(initialize: Callable[[Any, dict[str, str]], _Returned]) -> Callable
     def started(model: Any, args: dict[str, str]) -> _Returned:
         die_with_parent()
         try:
-            return initialize(model, args)
+            made = initialize(model, args)
         except HytrecError as error:
             raise pb_utils.TritonModelException(str(error)) from error
+        if in_stub():  # what is there now stays; to look through it again and again would only hold up calls
+            gc.collect()
+            gc.freeze()
+        return made
 
     return started
 
 
-def runner_of(args: Mapping[str, str], model: Model, *, run_cost: int) -> GraphRunner:
-    """The graph in the model's version folder, open for as long as the process lives.
+def graph_of(args: Mapping[str, str]) -> Path:
+    """The graph in the model's version folder."""
+    return Path(args["model_repository"]) / args["model_version"] / GRAPH_FILE
+
+
+def runner_of(graph: Path, model: Model, *, run_cost: int, alone: Callable[[], bool] = lambda: True) -> GraphRunner:
+    """A graph, open for as long as the process lives.
 
     Args:
         run_cost: see `GraphRunner`.
+        alone: see `runner_of_graph`.
 
     Raises:
         RepositoryError: the graph is missing, or onnxruntime refuses it.
         MissingPackageError: onnxruntime is not installed.
     """
-    graph = Path(args["model_repository"]) / args["model_version"] / GRAPH_FILE
-    session = ExitStack().enter_context(runner_of_graph(model, graph))
+    session = ExitStack().enter_context(runner_of_graph(model, graph, alone=alone))
     return GraphRunner(model=model, infer=session.infer, run_cost=run_cost, max_slots=MAX_SLOTS)
 
 
@@ -64,7 +74,7 @@ def settings_of(args: Mapping[str, str]) -> ServingSettings:
     Raises:
         RepositoryError: they are missing or damaged.
     """
-    return ServingSettings.load(_repository(args))
+    return ServingSettings.load(repository_of(args))
 
 
 def vocabulary_of(args: Mapping[str, str]) -> Vocabulary:
@@ -73,7 +83,7 @@ def vocabulary_of(args: Mapping[str, str]) -> Vocabulary:
     Raises:
         VocabularyError: it is missing or damaged.
     """
-    return Vocabulary.load(_repository(args) / VOCABULARY_FILE)
+    return Vocabulary.load(repository_of(args) / VOCABULARY_FILE)
 
 
 def store_of(settings: ServingSettings) -> StateStore:
@@ -87,5 +97,6 @@ def store_of(settings: ServingSettings) -> StateStore:
     return open_store(options, sizes=settings.sizes, fingerprint=settings.fingerprint, served=True)
 
 
-def _repository(args: Mapping[str, str]) -> Path:
+def repository_of(args: Mapping[str, str]) -> Path:
+    """The repository that the model stands in."""
     return Path(args["model_repository"]).parent

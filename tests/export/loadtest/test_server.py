@@ -119,8 +119,14 @@ def prefill_progress(*_: object) -> Any:
     raise AssertionError("nothing was to be done")
 
 
-def test_a_retriever_that_does_not_say_its_size() -> None:
-    one, _ = live(get_model_metadata=[("NOT_FOUND", "unknown model")])
+def test_how_many_items_a_server_retrieves() -> None:
+    one, client = live()
+    told: dict[str, Any] = {"hytrec_recommend": messages.ModelConfigResponse()}
+    client.get_model_config = lambda name, **_: told[name]  # type: ignore[attr-defined]
+    assert one.retrieved() is None
+    told["hytrec_recommend"].config.parameters["retrieved"].string_value = "321"
+    assert one.retrieved() == 321
+    one, _ = live(get_model_config=[("NOT_FOUND", "unknown model")])
     assert one.retrieved() is None
 
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from hytrec.signature import ENCODER, RERANKER, RETRIEVER, DType, Model, Sizes, Tensor
 from hytrec.vocabulary import Vocabulary
-from hytrec_export.options import BuildOptions, Target
+from hytrec_export.options import BuildOptions, Steps, Target
 from hytrec_export.serving import ServingSettings
 from hytrec_export.targets import make_plan
 from hytrec_export.triton_repository import write_repository
@@ -266,14 +266,14 @@ def write_stand_ins_fixture() -> Callable[[Path, Sizes, int], dict[str, Path]]:
     return write_stand_ins
 
 
-WriteRepository = Callable[[Path, ServingSettings, Vocabulary], Path]
+WriteRepository = Callable[..., Path]
 
 
 @pytest.fixture(scope="session")
 def write_stand_in_repository() -> WriteRepository:
-    """Writes a repository of stand-in graphs into a folder."""
+    """Writes a repository of stand-in graphs into a folder, a model for every step if not told otherwise."""
 
-    def write(folder: Path, settings: ServingSettings, vocabulary: Vocabulary) -> Path:
+    def write(folder: Path, settings: ServingSettings, vocabulary: Vocabulary, steps: Steps = Steps.APART) -> Path:
         graphs = write_stand_ins(folder / "graphs", settings.sizes, settings.items)
         (folder / "repository").mkdir()
         write_repository(
@@ -281,7 +281,7 @@ def write_stand_in_repository() -> WriteRepository:
             settings=settings,
             vocabulary=vocabulary,
             files=graphs,
-            plan=make_plan(BuildOptions(run=folder, target=Target.EMBEDDED)),
+            plan=make_plan(BuildOptions(run=folder, target=Target.EMBEDDED, steps=steps)),
         )
         return folder / "repository"
 

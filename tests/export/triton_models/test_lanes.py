@@ -1,4 +1,5 @@
 from collections.abc import Sequence
+from functools import partial
 from threading import Event
 from typing import Any
 
@@ -8,7 +9,10 @@ import pytest
 from hytrec.signature import ENCODER
 from hytrec_export.admission import Inputs
 from hytrec_export.loading import Answer
+from hytrec_export.triton_models.batch import tensors_of
 from hytrec_export.triton_models.lanes import Lanes
+
+EncoderLanes = partial(Lanes, read=tensors_of, model=ENCODER)
 
 
 class Gate:
@@ -26,7 +30,7 @@ class Gate:
 
 
 def _lanes(gate: Gate, room: int = 2) -> Lanes:
-    return Lanes(answer=gate, model=ENCODER, is_long=lambda r: r.inputs()[0].as_numpy().size > 1, room=room)
+    return EncoderLanes(answer=gate, is_long=lambda r: r.inputs()[0].as_numpy().size > 1, room=room)
 
 
 def test_short_requests_do_not_wait_for_long_ones(make_request: Any) -> None:
@@ -67,7 +71,7 @@ def test_a_failing_long_request_gets_its_error(make_request: Any) -> None:
     def fail(_: object) -> list[Answer]:
         raise RuntimeError("boom")
 
-    lanes = Lanes(answer=fail, model=ENCODER, is_long=lambda _: True, room=1)
+    lanes = EncoderLanes(answer=fail, is_long=lambda _: True, room=1)
     request = make_request(["y"], x=[[1]])
     assert lanes.execute([request]) == [None]
     lanes.finish()
@@ -75,7 +79,7 @@ def test_a_failing_long_request_gets_its_error(make_request: Any) -> None:
 
 
 def test_an_answer_nobody_takes_is_logged(make_request: Any, pb_utils: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    lanes = Lanes(answer=lambda _: [{"y": np.ones((1, 1))}], model=ENCODER, is_long=lambda _: True, room=1)
+    lanes = EncoderLanes(answer=lambda _: [{"y": np.ones((1, 1))}], is_long=lambda _: True, room=1)
     request = make_request(["y"], x=[[1]])
     monkeypatch.setattr(request, "send", lambda *_, **__: 1 / 0)
     lanes.execute([request])

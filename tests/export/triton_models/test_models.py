@@ -10,19 +10,25 @@ import numpy as np
 import pytest
 
 from hytrec.signature import (
+    APPEND,
     ENCODER,
     FORGET,
+    RANK,
+    RECOMMEND,
     RERANKER,
     RETRIEVER,
     SESSION_LOAD,
     SESSION_SAVE,
     STATE_LOAD,
     STATE_SAVE,
+    WHOLE_CHAIN,
+    Ensemble,
     Model,
     next_name,
 )
 from hytrec.vocabulary import Vocabulary
 from hytrec_export.layout import MODULES
+from hytrec_export.options import Steps
 from hytrec_export.serving import ServingSettings
 from hytrec_export.state.memory_store import MemoryStore
 from hytrec_export.state.options import StoreOptions
@@ -98,6 +104,46 @@ def chain(models: dict[str, Any], make_request: Any) -> Chain:
 
 
 ADA = np.array([[b"ada"]], object)
+
+
+@pytest.mark.usefixtures("repository")
+def test_one_model_takes_all_steps(
+    write_stand_in_repository: Any,
+    tmp_path: Path,
+    settings: ServingSettings,
+    vocabulary: Vocabulary,
+    store: MemoryStore,
+    make_request: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("hytrec_export.triton_models.setup.open_store", lambda *_, **__: store)
+    (tmp_path / "together").mkdir()
+    together = write_stand_in_repository(tmp_path / "together", settings, vocabulary, Steps.TOGETHER)
+    model = _start(together, WHOLE_CHAIN)
+    times = np.array([[5, 6]])
+
+    def request(endpoint: Ensemble, **inputs: Any) -> Any:
+        return make_request([tensor.name for tensor in endpoint.outputs], user_id=ADA, **inputs)
+
+    fed, refused = model.execute(
+        [request(APPEND, item_keys=[[100, 101]], times=times), request(APPEND, item_keys=[[100]], times=times)]
+    )
+    assert fed.outputs["event_count"].tolist() == [[2]]
+    assert refused.error.code == "INVALID_ARG"
+    ranked, recommended = model.execute(
+        [
+            request(RANK, candidate_keys=[[119, 100, 7]]),
+            request(RECOMMEND, top_k=[[2]], exclude_recent=[[True]]),
+        ]
+    )
+    assert ranked.outputs["scores"].tolist() == [[2980, 2999, 2979]]
+    assert recommended.outputs["recommended_keys"].tolist() == [[102, 103]]
+    monkeypatch.setattr("hytrec_export.triton_models.encoder.LONG_EVENTS", 3)
+    long = request(APPEND, item_keys=[[100] * 3], times=[[7, 8, 9]])
+    assert model.execute([long]) == [None]
+    model.finalize()
+    (answer,) = long.sent
+    assert answer.outputs["event_count"].tolist() == [[5]]
 
 
 def test_a_user_is_fed_ranked_recommended_to_and_forgotten(chain: Chain) -> None:

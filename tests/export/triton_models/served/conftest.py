@@ -15,6 +15,7 @@ import pytest
 from numpy.typing import NDArray
 
 from hytrec.vocabulary import Vocabulary
+from hytrec_export.options import Steps
 from hytrec_export.server.embedded import EmbeddedServer
 from hytrec_export.server.options import ServerOptions
 from hytrec_export.serving import ServingSettings
@@ -91,9 +92,10 @@ def serve(tmp_path_factory: pytest.TempPathFactory, write_stand_in_repository: A
         edit: Callable[[Path], object] = lambda _: None,
         *,
         max_bytes: int = 64 << 20,
+        steps: Steps = Steps.APART,
     ) -> Iterator[Served]:
         folder = tmp_path_factory.mktemp("served")
-        repository = write_stand_in_repository(folder, settings, vocabulary)
+        repository = write_stand_in_repository(folder, settings, vocabulary, steps)
         edit(repository)
         stored = StoreOptions(path=folder / "state", max_bytes=max_bytes)
         options = ServerOptions(
@@ -109,7 +111,9 @@ def serve(tmp_path_factory: pytest.TempPathFactory, write_stand_in_repository: A
     return served
 
 
-@pytest.fixture(scope="module")
-def served(serve: Serve, settings: ServingSettings, vocabulary: Vocabulary) -> Iterator[Served]:
-    with serve(settings, vocabulary) as running:
+@pytest.fixture(scope="module", params=list(Steps))
+def served(
+    serve: Serve, settings: ServingSettings, vocabulary: Vocabulary, request: pytest.FixtureRequest
+) -> Iterator[Served]:
+    with serve(settings, vocabulary, steps=request.param) as running:
         yield running

@@ -41,13 +41,13 @@ SESSION_ENCODER_STAND_IN = """
 import numpy as np
 import triton_python_backend_utils as pb_utils
 from hytrec.signature import ENCODER, SESSION_ENCODER, STATE, next_name
-from hytrec_export.triton_models.setup import runner_of, settings_of
+from hytrec_export.triton_models.setup import graph_of, runner_of, settings_of
 
 class TritonPythonModel:
     '''Carries the state from call to call, as Triton itself does for its own backends.'''
 
     def initialize(self, args):
-        self.runner = runner_of(args, ENCODER, run_cost=8)
+        self.runner = runner_of(graph_of(args), ENCODER, run_cost=8)
         sizes = settings_of(args).sizes
         self.zeros = {{t.name: np.zeros((1, *sizes.shape(t)), t.dtype.value) for t in STATE}}
         self.states = {{}}

@@ -12,15 +12,16 @@ import pytest
 
 from hytrec.signature import MAX_FUTURE_S, MAX_TIME_S
 from hytrec.vocabulary import Vocabulary
+from hytrec_export.options import Steps
 from hytrec_export.serving import ServingSettings
 
 pytestmark = pytest.mark.e2e
 
-SLOW_STEPS = ("hytrec_state_load", "hytrec_state_save")
+SLOW_STEPS = {Steps.APART: ("hytrec_state_load", "hytrec_state_save"), Steps.TOGETHER: ("hytrec_chain",)}
 
 
-def _wait_for_mates(repository: Path) -> None:
-    for name in SLOW_STEPS:
+def _wait_for_mates(steps: Steps, repository: Path) -> None:
+    for name in SLOW_STEPS[steps]:
         path = repository / name / "config.pbtxt"
         text = path.read_text()
         patient = text.replace("max_queue_delay_microseconds: 100\n", "max_queue_delay_microseconds: 400000\n")
@@ -28,10 +29,14 @@ def _wait_for_mates(repository: Path) -> None:
         path.write_text(patient)
 
 
-@pytest.fixture(scope="module")
-def patient(serve: Any, settings: ServingSettings, vocabulary: Vocabulary) -> Iterator[Any]:
+@pytest.fixture(scope="module", params=list(Steps))
+def patient(
+    serve: Any, settings: ServingSettings, vocabulary: Vocabulary, request: pytest.FixtureRequest
+) -> Iterator[Any]:
     limits = replace(settings.limits, max_events=1_000)
-    with serve(replace(settings, limits=limits), vocabulary, _wait_for_mates) as running:
+    waiting = partial(_wait_for_mates, request.param)
+    with serve(replace(settings, limits=limits), vocabulary, waiting, steps=request.param) as running:
+        running.first_step = SLOW_STEPS[request.param][0]
         yield running
 
 
@@ -66,7 +71,7 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
 
 
 def test_bad_calls_are_refused_and_their_batch_mates_answered(patient: Any) -> None:
-    count, batches = patient.executions("hytrec_state_load")
+    count, batches = patient.executions(patient.first_step)
 
     def refused(name: str) -> tuple[str, str]:
         changed = {"user_id": name.encode(), "item_keys": [[100]], "times": [[5]], "candidate_keys": [[101]]}
@@ -85,12 +90,12 @@ def test_bad_calls_are_refused_and_their_batch_mates_answered(patient: Any) -> N
     for number, answer in enumerate([results[0], *results[-2:]]):
         assert answer["scores"].tolist() == [[998]]
         assert patient.user(b"good %d" % number).event_count == 1
-    count_after, batches_after = patient.executions("hytrec_state_load")
+    count_after, batches_after = patient.executions(patient.first_step)
     assert (count_after - count, batches_after - batches) == (16, 1)
 
 
 def test_other_lengths_share_a_batch_and_a_run(patient: Any) -> None:
-    count, batches = patient.executions("hytrec_state_load")
+    count, batches = patient.executions(patient.first_step)
     sizes = [(0, 1), (1, 30), (3, 2), (50, 5), (17, 17)]
 
     def rank(events: int, candidates: int) -> dict[str, Any]:
@@ -106,7 +111,7 @@ def test_other_lengths_share_a_batch_and_a_run(patient: Any) -> None:
     for (events, candidates), answer in zip(sizes, answers, strict=True):
         assert answer["scores"].tolist() == [[2 * 1000 * events - 2] * candidates]
         assert answer["event_count"].tolist() == [[events]]
-    count_after, batches_after = patient.executions("hytrec_state_load")
+    count_after, batches_after = patient.executions(patient.first_step)
     assert (count_after - count, batches_after - batches) == (5, 1)
 
 
