@@ -6,14 +6,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from hytrec.signature import WHOLE_CHAIN
 from hytrec_export.options import Steps
 from hytrec_export.server import EmbeddedServer, ServerOptions
 from hytrec_export.serving import ServingSettings
 from hytrec_export.state.options import StoreOptions
 from hytrec_export.state.store import StateStore
 from measures.context import Context, Log, Weights
-from measures.failing import STEPS, copy_faulty, fail_and_compare
+from measures.failing import copy_faulty, fail_and_compare, models_of
 from measures.figures import Figure
 from measures.killing import kill_and_compare, opened
 from measures.progress import say
@@ -68,9 +67,9 @@ def _failures(context: Context, folder: Path) -> dict[str, Figure]:
     failures = QUICK_FAILURES if context.quick else FAILURES
     made = survived = 0
     for kind in Steps:
-        models = STEPS if kind is Steps.APART else (WHOLE_CHAIN,)
-        say(f"steps {kind}: making each of {len(models)} models fail {failures} times")
         sound = context.repository(Log.RATINGS, Weights.REMEMBERING, steps=kind)
+        models = models_of(sound)
+        say(f"steps {kind}: making each of {len(models)} models fail {failures} times")
         faulty = copy_faulty(sound, folder / kind / "repository")
         made += failures * len(models)
         with serving_with_store(faulty, folder / kind) as (server, store):

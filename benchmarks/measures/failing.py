@@ -67,10 +67,15 @@ class Survival:
     alive: bool
 
 
+def models_of(repository: Path) -> tuple[Model, ...]:
+    """The models that take the steps of a repository's endpoints."""
+    return (WHOLE_CHAIN,) if (repository / WHOLE_CHAIN.name).is_dir() else STEPS
+
+
 def copy_faulty(repository: Path, target: Path) -> Path:
-    """A copy whose steps fail on demand, see `failing`."""
+    """A copy whose models fail on demand, see `failing`."""
     shutil.copytree(repository, target)
-    for model in (WHOLE_CHAIN,) if (repository / WHOLE_CHAIN.name).is_dir() else STEPS:
+    for model in models_of(repository):
         shim = _SHIM.format(module=MODULES[model.name], file=_FAULT_FILE)
         (target / model.name / VERSION / "model.py").write_text(shim)
     return target

@@ -40,6 +40,7 @@ CONFIG = ModelConfig(items=300, behaviors=2, width=32, tadn_layers=3, softmax_la
 FIRST_KEY = 1000
 """Item row r has key 999 + r."""
 MAX_EVENTS = 512
+LIMITS = Limits(max_events=MAX_EVENTS, max_candidates=600)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +73,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Build:
     run = folder / "run"
     save_run(run, config=CONFIG, training={}, model=model, vocabulary=vocabulary, samples=samples)
     repository = folder / "repository"
-    build(BuildOptions(run=run, output=repository, limits=Limits(max_events=MAX_EVENTS, max_candidates=600)))
+    build(BuildOptions(run=run, output=repository, limits=LIMITS))
     return Build(run=run, repository=repository, settings=ServingSettings.load(repository), vocabulary=vocabulary)
 
 
@@ -80,8 +81,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Build:
 def built_apart(built: Build) -> Path:
     """The same with a model for every step, as on other targets."""
     repository = built.run.with_name("repository-apart")
-    limits = Limits(max_events=MAX_EVENTS, max_candidates=600)
-    build(BuildOptions(run=built.run, output=repository, limits=limits, steps=Steps.APART))
+    build(BuildOptions(run=built.run, output=repository, limits=LIMITS, steps=Steps.APART))
     return repository
 
 

@@ -1,4 +1,5 @@
 import importlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -30,14 +31,32 @@ def graphs(tmp_path: Path) -> dict[str, Path]:
     return paths
 
 
+Written = Callable[[Steps], Path]
+
+
 @pytest.fixture
-def repository(
+def written(
     tmp_path: Path, settings: ServingSettings, vocabulary: Vocabulary, graphs: dict[str, Path], plan_of: Any
-) -> Path:
-    staging = tmp_path / "staging"
-    staging.mkdir()
-    write_repository(staging, settings=settings, vocabulary=vocabulary, files=graphs, plan=plan_of())
-    return staging
+) -> Written:
+    """Writes a repository for the embedded target."""
+
+    def write(steps: Steps) -> Path:
+        staging = tmp_path / steps
+        staging.mkdir()
+        write_repository(staging, settings=settings, vocabulary=vocabulary, files=graphs, plan=plan_of(steps=steps))
+        return staging
+
+    return write
+
+
+@pytest.fixture
+def repository(written: Written) -> Path:
+    return written(Steps.APART)
+
+
+@pytest.fixture
+def together(written: Written) -> Path:
+    return written(Steps.TOGETHER)
 
 
 def test_a_repository_is_whole(
@@ -256,17 +275,6 @@ def test_missing_engines_are_named(
         write_repository(
             tmp_path, settings=settings, vocabulary=vocabulary, files=graphs, plan=plan_of(target=Target.TENSORRT)
         )
-
-
-@pytest.fixture
-def together(
-    tmp_path: Path, settings: ServingSettings, vocabulary: Vocabulary, graphs: dict[str, Path], plan_of: Any
-) -> Path:
-    staging = tmp_path / "together"
-    staging.mkdir()
-    plan = plan_of(steps=Steps.TOGETHER)
-    write_repository(staging, settings=settings, vocabulary=vocabulary, files=graphs, plan=plan)
-    return staging
 
 
 def test_one_model_has_the_graphs_of_all_steps(together: Path) -> None:
