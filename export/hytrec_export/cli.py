@@ -76,7 +76,12 @@ def build(
     max_events: Annotated[int, typer.Option(help="Most new events of a call.")] = Limits.max_events,
     max_candidates: Annotated[int, typer.Option(help="Most candidates of a call.")] = Limits.max_candidates,
     max_excluded: Annotated[int, typer.Option(help="Most excluded items of a call.")] = Limits.max_excluded,
-    max_batch: Annotated[int, typer.Option(help="Most calls that the server runs together.")] = Limits.max_batch,
+    max_batch: Annotated[
+        int,
+        typer.Option(
+            help="Most calls that the server runs together; the one model of --steps together never takes more than 4."
+        ),
+    ] = Limits.max_batch,
     atol: Annotated[float, typer.Option(help="Largest difference from PyTorch.")] = BuildOptions.atol,
     as_json: AsJson = False,
 ) -> None:

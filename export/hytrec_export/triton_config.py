@@ -19,6 +19,10 @@ from hytrec_export.warmup import WarmupRequest
 INSTANCES = {WHOLE_CHAIN.name: 2}
 """Processes of a python model. Two take two batches at once, each on one core; what is Python in one would otherwise
 keep the other core waiting."""
+MOST_CALLS = {WHOLE_CHAIN.name: 4}
+"""Calls of a batch of a python model, where fewer than the build allows are better. Eight calls under way are four for
+each process of the whole chain; without a limit the one that is free first takes them all and the other waits. More
+than four rankings also leave the processor's caches and answer nobody sooner."""
 NO_WARMUP: Mapping[str, Sequence[WarmupRequest]] = {}
 
 
@@ -47,17 +51,23 @@ def python_config(model: Model, settings: ServingSettings) -> Any:
     """ModelConfig message of one python model: one CPU instance, two of the whole chain; ragged dynamic batching."""
     parts = messages()
     instances = INSTANCES.get(model.name, 1)
+    most_calls = most_calls_of(model, settings)
     return parts.ModelConfig(
         name=model.name,
         backend="python",
-        max_batch_size=settings.limits.max_batch,
+        max_batch_size=most_calls,
         input=[input_of(tensor, settings, ragged=tensor.dynamic) for tensor in model.inputs],
         output=[output_of(tensor, settings) for tensor in model.outputs],
         instance_group=[parts.ModelInstanceGroup(count=instances, kind=parts.ModelInstanceGroup.KIND_CPU)],
         dynamic_batching=parts.ModelDynamicBatching(
-            preferred_batch_size=[settings.limits.max_batch], max_queue_delay_microseconds=QUEUE_DELAY_US
+            preferred_batch_size=[most_calls], max_queue_delay_microseconds=QUEUE_DELAY_US
         ),
     )
+
+
+def most_calls_of(model: Model, settings: ServingSettings) -> int:
+    """Calls of a batch of a model."""
+    return min(settings.limits.max_batch, MOST_CALLS.get(model.name, settings.limits.max_batch))
 
 
 def ensemble_config(ensemble: Ensemble, settings: ServingSettings) -> Any:
@@ -78,7 +88,7 @@ def ensemble_config(ensemble: Ensemble, settings: ServingSettings) -> Any:
     return parts.ModelConfig(
         name=ensemble.name,
         platform="ensemble",
-        max_batch_size=settings.limits.max_batch,
+        max_batch_size=min(most_calls_of(step.model, settings) for step in ensemble.steps),
         input=[input_of(tensor, settings) for tensor in ensemble.inputs],
         output=[output_of(tensor, settings) for tensor in ensemble.outputs],
         parameters={name.value: parts.ModelParameter(string_value=str(value)) for name, value in limits.items()},

@@ -1,5 +1,6 @@
 import importlib
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -292,6 +293,22 @@ def test_one_model_has_the_graphs_of_all_steps(together: Path) -> None:
         assert step.model_name == WHOLE_CHAIN.name
         assert dict(step.input_map) == {tensor.name: tensor.name for tensor in ensemble.inputs}
         assert dict(step.output_map) == {tensor.name: tensor.name for tensor in ensemble.outputs}
+
+
+def test_one_model_leaves_calls_to_its_other_process(together: Path, settings: ServingSettings) -> None:
+    assert settings.limits.max_batch > 4
+    config = configs_of(together)[WHOLE_CHAIN.name]
+    assert (config.max_batch_size, list(config.dynamic_batching.preferred_batch_size)) == (4, [4])
+    assert {configs_of(together)[ensemble.name].max_batch_size for ensemble in ENSEMBLES} == {4}
+
+
+def test_a_smaller_max_batch_holds_for_one_model_too(settings: ServingSettings, plan_of: Any) -> None:
+    smaller = replace(settings, limits=replace(settings.limits, max_batch=3))
+    texts = config_texts(smaller, plan_of(steps=Steps.TOGETHER))
+    sizes = {
+        name: text_format.Parse(text, model_config_pb2.ModelConfig()).max_batch_size for name, text in texts.items()
+    }
+    assert set(sizes.values()) == {3}
 
 
 def test_the_endpoints_look_the_same_however_the_steps_are_models(repository: Path, together: Path) -> None:
