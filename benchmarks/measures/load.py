@@ -39,7 +39,7 @@ class Amount:
         requests: calls over which memory is watched.
     """
 
-    rounds: int = 4
+    rounds: int = 6
     seconds: float = 3.0
     alone: int = 201
     steady: int = 600

@@ -6,6 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import accumulate, pairwise
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -38,6 +39,7 @@ Answer: TypeAlias = dict[str, NDArray[Any]] | Exception
 """Tensors by name, batch axis first, or why there are none."""
 ItemRows: TypeAlias = NDArray[np.int64]
 
+_NO_ROWS: ItemRows = np.empty(0, np.int64)
 _UNUSABLE = {
     StateStatus.FOREIGN: Event.FOREIGN_STATE,
     StateStatus.CORRUPT: Event.CORRUPT_STATE,
@@ -95,12 +97,11 @@ class Loader:
 
     def _map_keys(self, calls: Sequence[Call]) -> list[_Rows]:
         """Rows of every call, each kind of key mapped in one go."""
-        none = np.empty(0, np.int64)
         items, behaviors = self._vocabulary.item_rows, self._vocabulary.behavior_rows
         columns = (
             _mapped(items, [call.item_keys for call in calls]),
             _mapped(behaviors, [call.behavior_keys for call in calls]),
-            _mapped(items, [none if call.candidate_keys is None else call.candidate_keys for call in calls]),
+            _mapped(items, [_NO_ROWS if call.candidate_keys is None else call.candidate_keys for call in calls]),
             _mapped(items, [call.excluded_keys for call in calls]),
         )
         return [_Rows(*rows) for rows in zip(*columns, strict=True)]
@@ -146,6 +147,8 @@ class Loader:
     def _excluded(self, load: _Load, window: ItemRows) -> ItemRows:
         """Known items not to return, the window after this call's events among them if the call says so."""
         excluded = load.rows.excluded
+        if not (load.call.exclude_recent or excluded.size):
+            return _NO_ROWS
         if load.call.exclude_recent:
             recent = np.concatenate([window, load.rows.items[: load.events]])[-len(window) :]
             excluded = np.concatenate([excluded, recent])
@@ -157,8 +160,9 @@ class Loader:
         counts = Counter({Event.REFUSED_CALL: refused})
         for load in loads:
             rows = load.rows
-            counts[Event.UNKNOWN_ITEM] += int((rows.items == unknown).sum() + (rows.candidates == unknown).sum())
-            counts[Event.UNKNOWN_BEHAVIOR] += int((rows.behaviors == 0).sum())
+            counts[Event.UNKNOWN_ITEM] += np.count_nonzero(rows.items == unknown)
+            counts[Event.UNKNOWN_ITEM] += np.count_nonzero(rows.candidates == unknown)
+            counts[Event.UNKNOWN_BEHAVIOR] += np.count_nonzero(rows.behaviors == 0)
             counts[Event.REPLAYED_CALL] += load.replayed
             if load.user.status in _UNUSABLE:
                 counts[_UNUSABLE[load.user.status]] += 1
@@ -198,6 +202,8 @@ class _Load:
 
 def _mapped(rows_of: Callable[[Keys], ItemRows], keys: Sequence[Keys]) -> list[ItemRows]:
     """Rows of many short key arrays by one look-up."""
-    if len(keys) < 2:
-        return [rows_of(part) for part in keys]
-    return np.split(rows_of(np.concatenate(keys)), np.cumsum([len(part) for part in keys])[:-1])
+    ends = [0, *accumulate(map(len, keys))]
+    if not ends[-1]:
+        return [_NO_ROWS] * len(keys)
+    rows = rows_of(keys[0] if len(keys) == 1 else np.concatenate(keys))
+    return [rows[start:stop] for start, stop in pairwise(ends)]

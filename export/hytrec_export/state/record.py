@@ -23,6 +23,7 @@ CRC-32 catches every error of up to 32 neighboring bits; ISA-L's runs at over 30
 from __future__ import annotations
 
 import struct
+from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Any, Literal, TypeAlias
@@ -81,6 +82,20 @@ def _record_sizes(sizes: Sizes) -> tuple[int, ...]:
     return (sizes.layers, sizes.heads, sizes.key_size, sizes.value_size, sizes.width, sizes.window)
 
 
+@lru_cache(maxsize=16)
+def _sizes_of(fields: tuple[int, ...]) -> Sizes:
+    layers, heads, key_size, value_size, width, window = fields
+    return Sizes(
+        layers=layers,
+        heads=heads,
+        key_size=key_size,
+        value_size=value_size,
+        width=width,
+        window=window,
+        retrieved=0,
+    )
+
+
 @dataclass(frozen=True, kw_only=True)
 class Header:
     """What stands before the arrays; `sizes.retrieved` is not stored and 0 here."""
@@ -106,7 +121,7 @@ class Header:
     def kept(self) -> tuple[bytes, ...]:
         """The kept calls, oldest first."""
         stop = min(self.calls, KEPT_CALLS) * CALL_ID_BYTES
-        return tuple(self.ring[i : i + CALL_ID_BYTES] for i in range(0, stop, CALL_ID_BYTES))
+        return tuple([self.ring[i : i + CALL_ID_BYTES] for i in range(0, stop, CALL_ID_BYTES)])
 
 
 def following_calls(previous: Header | None, call_id: bytes) -> tuple[int, bytes]:
@@ -118,8 +133,8 @@ def following_calls(previous: Header | None, call_id: bytes) -> tuple[int, bytes
     kept = [*(previous.kept if previous else ()), call_id]
     if len(kept) > KEPT_CALLS:
         strands = [call[:CALL_STRAND_BYTES] for call in kept]
-        crowds = [strands.count(strand) for strand in strands]
-        del kept[crowds.index(max(crowds))]
+        ((fullest, _),) = Counter(strands).most_common(1)  # of equal ones that whose oldest call came first
+        del kept[strands.index(fullest)]
     calls = previous.calls if previous else 0
     return calls + 1, b"".join(kept).ljust(KEPT_CALLS * CALL_ID_BYTES, b"\0")
 
@@ -176,18 +191,8 @@ def parse_header(raw: Buffer, user_id: bytes) -> Header | Damage:
     if _CHECKSUM.unpack_from(raw, _HEADER.size)[0] != _header_checksum(raw, user_id):
         return StateStatus.CORRUPT
     fields = _HEADER.unpack_from(raw)
-    layers, heads, key_size, value_size, width, window = fields[4:10]
-    sizes = Sizes(
-        layers=layers,
-        heads=heads,
-        key_size=key_size,
-        value_size=value_size,
-        width=width,
-        window=window,
-        retrieved=0,
-    )
     return Header(
-        sizes=sizes,
+        sizes=_sizes_of(fields[4:10]),
         fingerprint=fields[10].hex(),
         written_at=fields[11],
         event_count=fields[12],
