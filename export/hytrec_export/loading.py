@@ -6,6 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import accumulate, pairwise
 from typing import Any, TypeAlias
 
@@ -28,7 +29,7 @@ from hytrec.signature import (
 )
 from hytrec.vocabulary import Vocabulary
 from hytrec_export.admission import Call, Inputs, Keys, admit
-from hytrec_export.buckets import bucket_length, pad
+from hytrec_export.buckets import STEPS_PER_OCTAVE, bucket_length, pad
 from hytrec_export.counting import Counters, Event
 from hytrec_export.errors import InputError
 from hytrec_export.serving import ServingSettings
@@ -48,7 +49,11 @@ _UNUSABLE = {
 
 
 class Loader:
-    """Answers one server batch with one look at the vocabulary and one transaction of the store."""
+    """Answers one server batch with one look at the vocabulary and one transaction of the store.
+
+    Args:
+        steps_per_octave: of the lengths that tensors are padded to, see `bucket_length`.
+    """
 
     def __init__(
         self,
@@ -58,7 +63,9 @@ class Loader:
         store: StateStore,
         counters: Counters,
         clock: Callable[[], float] = time.time,
+        steps_per_octave: int = STEPS_PER_OCTAVE,
     ) -> None:
+        self._bucket_length = partial(bucket_length, steps_per_octave=steps_per_octave)
         self._settings = settings
         self._vocabulary = vocabulary
         self._store = store
@@ -122,7 +129,7 @@ class Loader:
         state: dict[str, NDArray[Any]] = self._absent if user.state is None else user.state
         limits = self._settings.limits
         excluded = self._excluded(load, state[WINDOW_ITEMS.name])
-        events = bucket_length(load.events, limits.max_events)
+        events = self._bucket_length(load.events, limits.max_events)
         ticket = Ticket(
             user_id=call.user_id,
             call_id=call.call_id,
@@ -138,8 +145,8 @@ class Loader:
             BEHAVIOR_ROWS.name: pad(rows.behaviors[: load.events], events),
             ROW_TIMES.name: pad(call.times[: load.events], events),
             NOW.name: np.array([call.now], np.int64),
-            EXCLUDED_ROWS.name: pad(excluded, bucket_length(len(excluded), self._max_excluded)),
-            CANDIDATE_ROWS.name: pad(rows.candidates, bucket_length(len(rows.candidates), limits.max_candidates)),
+            EXCLUDED_ROWS.name: pad(excluded, self._bucket_length(len(excluded), self._max_excluded)),
+            CANDIDATE_ROWS.name: pad(rows.candidates, self._bucket_length(len(rows.candidates), limits.max_candidates)),
             TICKET.name: ticket.pack(),
         }
         return {name: values[None] for name, values in outputs.items()}

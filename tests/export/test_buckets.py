@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hytrec_export.buckets import bucket_length, pad
+from hytrec_export.buckets import FINE_STEPS_PER_OCTAVE, bucket_length, pad
 
 
 def test_buckets_are_four_to_an_octave() -> None:
@@ -11,13 +11,15 @@ def test_buckets_are_four_to_an_octave() -> None:
     assert buckets == [1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16, 20, 24, 28, 32, 40, 48, 56, 64, 80, 96, 100]
 
 
+@pytest.mark.parametrize("steps", [4, FINE_STEPS_PER_OCTAVE])
 @given(st.integers(1, 20_000), st.data())
-def test_a_bucket_holds_its_lengths_with_little_padding(maximum: int, data: st.DataObject) -> None:
+def test_a_bucket_holds_its_lengths_with_little_padding(steps: int, maximum: int, data: st.DataObject) -> None:
     length = data.draw(st.integers(0, maximum))
-    bucket = bucket_length(length, maximum)
+    bucket = bucket_length(length, maximum, steps_per_octave=steps)
     assert max(1, length) <= bucket <= maximum
-    assert bucket - max(1, length) < bucket / 4
-    assert bucket_length(bucket, maximum) == bucket
+    assert bucket - max(1, length) < bucket / steps
+    assert bucket_length(bucket, maximum, steps_per_octave=steps) == bucket
+    assert steps != 4 or bucket == bucket_length(length, maximum)
 
 
 def test_a_length_over_the_maximum_has_no_bucket() -> None:

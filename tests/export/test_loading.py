@@ -6,6 +6,7 @@ from numpy.typing import NDArray
 
 from hytrec.signature import STATE_LOAD, DType, StateStatus
 from hytrec.vocabulary import Vocabulary
+from hytrec_export.buckets import FINE_STEPS_PER_OCTAVE
 from hytrec_export.counting import Counters, Event
 from hytrec_export.errors import InputError, StoreUnavailableError
 from hytrec_export.loading import Answer, Loader
@@ -154,6 +155,18 @@ def test_candidates_keep_their_order_and_repeats(loader: Loader) -> None:
     (outputs,) = _load(loader, _call(candidate_keys=[[102, 7, 102] * 3]))
     assert outputs["candidate_rows"].tolist() == [[3, 21, 3, 3, 21, 3, 3, 21, 3, 0]]
     assert Ticket.unpack(outputs["ticket"][0]).candidate_count == 9
+
+
+def test_one_process_for_all_steps_pads_less(
+    settings: ServingSettings, vocabulary: Vocabulary, store: MemoryStore, counters: Any
+) -> None:
+    loader = Loader(
+        settings=settings, vocabulary=vocabulary, store=store, counters=counters, steps_per_octave=FINE_STEPS_PER_OCTAVE
+    )
+    events: dict[str, Any] = {"item_keys": [[100] * 9], "times": [[*range(1, 10)]]}
+    (outputs,) = _load(loader, _call(candidate_keys=[[102] * 11], excluded_keys=[[*range(100, 109)]], **events))
+    sizes = {name: outputs[name].shape[1] for name in ("event_times", "candidate_rows", "excluded_rows")}
+    assert sizes == {"event_times": 9, "candidate_rows": 11, "excluded_rows": 9}
 
 
 def test_unknown_keys_are_counted(loader: Loader, counters: Any) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import triton_python_backend_utils as pb_utils
 
 from hytrec.signature import ENCODER, RERANKER, RETRIEVER, STATE_LOAD, STATE_SAVE, TIMES, WHOLE_CHAIN
+from hytrec_export.buckets import FINE_STEPS_PER_OCTAVE
 from hytrec_export.layout import graph_files
 from hytrec_export.loading import Loader
 from hytrec_export.neighbours import Neighbours
@@ -36,14 +37,18 @@ class TritonPythonModel:
             for model, cost in run_costs.items()
         }
         self._store = store_of(settings)
-        loader, saver = (
-            step(
-                settings=settings,
-                vocabulary=vocabulary,
-                store=self._store,
-                counters=TritonCounters(model=model, events=events),
-            )
-            for step, model, events in ((Loader, STATE_LOAD, load.COUNTED), (Saver, STATE_SAVE, save.COUNTED))
+        loader = Loader(
+            settings=settings,
+            vocabulary=vocabulary,
+            store=self._store,
+            counters=TritonCounters(model=STATE_LOAD, events=load.COUNTED),
+            steps_per_octave=FINE_STEPS_PER_OCTAVE,
+        )
+        saver = Saver(
+            settings=settings,
+            vocabulary=vocabulary,
+            store=self._store,
+            counters=TritonCounters(model=STATE_SAVE, events=save.COUNTED),
         )
         chain = WholeChain(runners | {STATE_LOAD.name: loader.answer, STATE_SAVE.name: saver.answer})
         self._lanes = Lanes(
