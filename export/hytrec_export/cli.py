@@ -16,7 +16,7 @@ from hytrec.command_line import run_program
 from hytrec_export.doctor_command import doctor
 from hytrec_export.findings import all_well, report
 from hytrec_export.loadtest_command import loadtest
-from hytrec_export.options import BuildOptions, Device, EngineOptions, Lowering, StateKind, Steps, Target
+from hytrec_export.options import CHAIN_BATCH, BuildOptions, Device, EngineOptions, Lowering, StateKind, Steps, Target
 from hytrec_export.server.options import ServerOptions
 from hytrec_export.serving import Limits
 from hytrec_export.state.options import Durability, StoreOptions
@@ -76,12 +76,13 @@ def build(
     max_events: Annotated[int, typer.Option(help="Most new events of a call.")] = Limits.max_events,
     max_candidates: Annotated[int, typer.Option(help="Most candidates of a call.")] = Limits.max_candidates,
     max_excluded: Annotated[int, typer.Option(help="Most excluded items of a call.")] = Limits.max_excluded,
-    max_batch: Annotated[
-        int,
+    max_batch: Annotated[int, typer.Option(help="Most calls that the server runs together.")] = Limits.max_batch,
+    chain_batch: Annotated[
+        int | None,
         typer.Option(
-            help="Most calls that the server runs together; the one model of --steps together never takes more than 4."
+            help=f"Most calls that the one model of --steps together runs together; by default {CHAIN_BATCH}."
         ),
-    ] = Limits.max_batch,
+    ] = BuildOptions.chain_batch,
     atol: Annotated[float, typer.Option(help="Largest difference from PyTorch.")] = BuildOptions.atol,
     as_json: AsJson = False,
 ) -> None:
@@ -98,6 +99,7 @@ def build(
         device=device,
         state=state,
         steps=steps,
+        chain_batch=chain_batch,
         engine=EngineOptions(
             compute_capability=compute_capability,
             hardware_compatibility=hardware_compatibility,

@@ -61,7 +61,7 @@ class InPieces:
 
     Args:
         runner: runs one piece on one core; it is called from several threads at once.
-        fewest: elements of the dynamic axis, over all rows, that are worth a piece.
+        fewest: elements of the dynamic axis, over all rows, that are worth a piece; half of them are, beyond one.
         alone: whether nobody else needs the cores; else a run takes half of them.
     """
 
@@ -92,7 +92,7 @@ class InPieces:
     def infer(self, feed: Mapping[str, NDArray[Any]]) -> Arrays:
         """All inputs by name -> all outputs by name."""
         rows, length = feed[self._inputs[0]].shape
-        count = min(self._cores, max(1, rows * length // self._fewest))
+        count = min(self._cores, max(1, (2 * rows * length + self._fewest) // (2 * self._fewest)))
         if count > 1 and not self._alone():
             count = min(count, max(1, self._cores // 2))
         if count == 1 or self._others is None:

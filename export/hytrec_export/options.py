@@ -71,6 +71,13 @@ class Steps(StrEnum):
     """each a model of its own, as on every other target"""
 
 
+CHAIN_BATCH = 4
+"""Most calls of a batch of the one model of steps together, where nothing else is asked for. Eight calls under way are
+then four for each of its two processes; without a limit the one that is free first takes them all and the other waits.
+More than four rankings also leave the processor's caches. Appends at high concurrency gain from larger ones, and so
+does `--durability power` with its one fsync a batch."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class EngineOptions:
     """How engines are built; TensorRT's own words.
@@ -105,6 +112,7 @@ class BuildOptions:
         lowering: None takes the target's best.
         device: of target onnxruntime.
         steps: None takes the target's best.
+        chain_batch: most calls of a batch of the one model of steps together; None takes `CHAIN_BATCH`.
         limits: largest call that the build accepts.
         atol: largest difference from PyTorch that the parity gate lets pass.
     """
@@ -117,11 +125,16 @@ class BuildOptions:
     device: Device = Device.CPU
     state: StateKind = StateKind.STORE
     steps: Steps | None = None
+    chain_batch: int | None = None
     engine: EngineOptions = field(default_factory=EngineOptions)
     limits: Limits = field(default_factory=Limits)
     atol: float = 1e-4
 
     def __post_init__(self) -> None:
-        """Raises: OptionError: atol is not a positive number."""
+        """Raises: OptionError: atol is not a positive number, or chain_batch not at least 1."""
         if not 0 < self.atol < math.inf:
             raise OptionError(f"atol is {self.atol}; it must be over 0, and 1e-4 is what a float32 build meets")
+        if self.chain_batch is not None and self.chain_batch < 1:
+            raise OptionError(
+                f"chain batch is {self.chain_batch}; it must be at least 1 call, and {CHAIN_BATCH} is usual"
+            )

@@ -9,7 +9,17 @@ from typing import Any
 
 from hytrec_export.cuda_driver import gpu_count
 from hytrec_export.errors import OptionError
-from hytrec_export.options import BuildOptions, Device, EngineOptions, Lowering, Precision, StateKind, Steps, Target
+from hytrec_export.options import (
+    CHAIN_BATCH,
+    BuildOptions,
+    Device,
+    EngineOptions,
+    Lowering,
+    Precision,
+    StateKind,
+    Steps,
+    Target,
+)
 from hytrec_export.serving import Limits
 
 ENGINE_TARGETS = frozenset({Target.TENSORRT, Target.TENSORRT_RTX})
@@ -31,6 +41,7 @@ class Plan:
     device: Device
     state: StateKind
     steps: Steps
+    chain_batch: int
     engine: EngineOptions
     limits: Limits
     atol: float
@@ -60,6 +71,7 @@ class Plan:
             "max_candidates": self.limits.max_candidates,
             "max_excluded": self.limits.max_excluded,
             "max_batch": self.limits.max_batch,
+            **({"chain_batch": self.chain_batch} if self.steps is Steps.TOGETHER else {}),
             **(engine if self.has_engines else {}),
         }
 
@@ -88,6 +100,12 @@ def make_plan(
     on_gpu = target in ENGINE_TARGETS or (target is Target.ONNXRUNTIME and options.device is Device.CUDA)
     quickest = Steps.TOGETHER if target is Target.EMBEDDED else Steps.APART
     half = Precision.MIXED if on_gpu else Precision.HALF_WEIGHTS
+    steps = options.steps or quickest
+    if options.chain_batch is not None and steps is not Steps.TOGETHER:
+        raise OptionError(
+            f"chain batch {options.chain_batch} is for --steps together, and this build has a model for every step; "
+            "give --max-batch instead"
+        )
     return Plan(
         target=target,
         reason=reason,
@@ -95,7 +113,8 @@ def make_plan(
         precision=half if options.fp16 else Precision.FLOAT32,
         device=Device.CUDA if on_gpu else Device.CPU,
         state=options.state,
-        steps=options.steps or quickest,
+        steps=steps,
+        chain_batch=min(options.chain_batch or CHAIN_BATCH, options.limits.max_batch),
         engine=options.engine,
         limits=options.limits,
         atol=options.atol,

@@ -19,10 +19,6 @@ from hytrec_export.warmup import WarmupRequest
 INSTANCES = {WHOLE_CHAIN.name: 2}
 """Processes of a python model. Two take two batches at once, each on one core; what is Python in one would otherwise
 keep the other core waiting."""
-MOST_CALLS = {WHOLE_CHAIN.name: 4}
-"""Calls of a batch of a python model, where fewer than the build allows are better. Eight calls under way are four for
-each process of the whole chain; without a limit the one that is free first takes them all and the other waits. More
-than four rankings also leave the processor's caches and answer nobody sooner."""
 NO_WARMUP: Mapping[str, Sequence[WarmupRequest]] = {}
 
 
@@ -39,19 +35,19 @@ def config_texts(
     """
     text_format = require("google.protobuf.text_format", extra="export")
     layout = layout_of(plan)
-    configs = {model.name: python_config(model, settings) for model in layout.python_models}
+    configs = {model.name: python_config(model, settings, plan) for model in layout.python_models}
     configs |= {
         model.name: backend_config(model, settings, plan, warmup.get(model.name, ())) for model in layout.backend_models
     }
-    configs |= {ensemble.name: ensemble_config(ensemble, settings) for ensemble in layout.ensembles}
+    configs |= {ensemble.name: ensemble_config(ensemble, settings, plan) for ensemble in layout.ensembles}
     return {name: text_format.MessageToString(config) for name, config in configs.items()}
 
 
-def python_config(model: Model, settings: ServingSettings) -> Any:
+def python_config(model: Model, settings: ServingSettings, plan: Plan) -> Any:
     """ModelConfig message of one python model: one CPU instance, two of the whole chain; ragged dynamic batching."""
     parts = messages()
     instances = INSTANCES.get(model.name, 1)
-    most_calls = most_calls_of(model, settings)
+    most_calls = most_calls_of(model, settings, plan)
     return parts.ModelConfig(
         name=model.name,
         backend="python",
@@ -65,12 +61,12 @@ def python_config(model: Model, settings: ServingSettings) -> Any:
     )
 
 
-def most_calls_of(model: Model, settings: ServingSettings) -> int:
+def most_calls_of(model: Model, settings: ServingSettings, plan: Plan) -> int:
     """Calls of a batch of a model."""
-    return min(settings.limits.max_batch, MOST_CALLS.get(model.name, settings.limits.max_batch))
+    return plan.chain_batch if model.name == WHOLE_CHAIN.name else settings.limits.max_batch
 
 
-def ensemble_config(ensemble: Ensemble, settings: ServingSettings) -> Any:
+def ensemble_config(ensemble: Ensemble, settings: ServingSettings, plan: Plan) -> Any:
     """ModelConfig message of one public endpoint; its parameters tell clients the limits."""
     parts = messages()
     limits = {
@@ -88,7 +84,7 @@ def ensemble_config(ensemble: Ensemble, settings: ServingSettings) -> Any:
     return parts.ModelConfig(
         name=ensemble.name,
         platform="ensemble",
-        max_batch_size=min(most_calls_of(step.model, settings) for step in ensemble.steps),
+        max_batch_size=min(most_calls_of(step.model, settings, plan) for step in ensemble.steps),
         input=[input_of(tensor, settings) for tensor in ensemble.inputs],
         output=[output_of(tensor, settings) for tensor in ensemble.outputs],
         parameters={name.value: parts.ModelParameter(string_value=str(value)) for name, value in limits.items()},

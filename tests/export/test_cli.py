@@ -63,7 +63,7 @@ def test_a_build_needs_no_option(command: Command, asked: list[Any]) -> None:
 
 
 def test_every_build_option_arrives(command: Command, asked: list[Any]) -> None:
-    limits = {"max-events": 5, "max-candidates": 6, "max-excluded": 7, "max-batch": 8}
+    limits = {"max-events": 5, "max-candidates": 6, "max-excluded": 7, "max-batch": 8, "chain-batch": 2}
     words = {"output": "out", "target": "tensorrt-rtx", "lowering": "chunked", "device": "cuda", "state": "sequence"}
     engine = {"compute-capability": "sm86", "timing-cache": "cache"}
     options = [f"--{name}={value}" for name, value in {**limits, **words, **engine, "atol": 0.01}.items()]
@@ -77,6 +77,7 @@ def test_every_build_option_arrives(command: Command, asked: list[Any]) -> None:
             lowering=Lowering.CHUNKED,
             device=Device.CUDA,
             state=StateKind.SEQUENCE,
+            chain_batch=2,
             engine=EngineOptions(
                 compute_capability="sm86",
                 hardware_compatibility=True,

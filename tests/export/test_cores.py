@@ -60,6 +60,8 @@ def three_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     ("rows", "count", "shapes"),
     [
         (1, 9, [(1, 9)]),  # too little for two
+        (1, 14, [(1, 14)]),
+        (1, 15, [(1, 7), (1, 8)]),
         (1, 20, [(1, 10), (1, 10)]),
         (1, 31, [(1, 10), (1, 10), (1, 11)]),
         (3, 40, [(1, 40)] * 3),

@@ -28,6 +28,13 @@ def test_a_bound_that_bounds_nothing_is_refused(atol: float) -> None:
         BuildOptions(run=Path("run"), atol=atol)
 
 
+@pytest.mark.parametrize("chain_batch", [0, -3])
+def test_a_batch_of_nothing_is_refused(chain_batch: int) -> None:
+    message = f"chain batch is {chain_batch}; it must be at least 1 call, and 4 is usual"
+    with pytest.raises(OptionError, match=f"^{re.escape(message)}$"):
+        BuildOptions(run=Path("run"), chain_batch=chain_batch)
+
+
 @pytest.mark.parametrize("given", ["86", "sm8", "sm1200", "SM86", "sm86 "])
 def test_a_compute_capability_is_written_as_nvidia_writes_it(given: str) -> None:
     message = f"compute capability is {given!r}; write it as sm86, sm89 or sm120"

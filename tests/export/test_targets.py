@@ -106,6 +106,13 @@ def test_the_rest_follows_from_the_target(
             options(target=Target.ONNXRUNTIME, engine=EngineOptions(timing_cache=Path("cache"))),
             "timing cache cache is given, and target onnxruntime compiles nothing; leave --timing-cache out",
         ),
+        (
+            options(target=Target.EMBEDDED, steps=Steps.APART, chain_batch=8),
+            (
+                "chain batch 8 is for --steps together, and this build has a model for every step; "
+                "give --max-batch instead"
+            ),
+        ),
     ],
 )
 def test_what_does_not_go_together_is_refused(given: BuildOptions, message: str) -> None:
@@ -128,7 +135,9 @@ def test_the_manifest_gets_every_choice_but_the_paths() -> None:
         "max_candidates": 1024,
         "max_excluded": 4096,
         "max_batch": 64,
+        "chain_batch": 4,
     }
+    assert "chain_batch" not in make_plan(options(target=Target.EMBEDDED, steps=Steps.APART)).to_dict()
     engine = make_plan(options(target=Target.TENSORRT_RTX, engine=SM86)).to_dict()
     assert engine["compute_capability"] == "sm86"
     assert engine["hardware_compatibility"] is False

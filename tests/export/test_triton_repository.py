@@ -303,12 +303,18 @@ def test_one_model_leaves_calls_to_its_other_process(together: Path, settings: S
 
 
 def test_a_smaller_max_batch_holds_for_one_model_too(settings: ServingSettings, plan_of: Any) -> None:
-    smaller = replace(settings, limits=replace(settings.limits, max_batch=3))
-    texts = config_texts(smaller, plan_of(steps=Steps.TOGETHER))
+    limits = replace(settings.limits, max_batch=3)
+    texts = config_texts(replace(settings, limits=limits), plan_of(steps=Steps.TOGETHER, limits=limits))
     sizes = {
         name: text_format.Parse(text, model_config_pb2.ModelConfig()).max_batch_size for name, text in texts.items()
     }
     assert set(sizes.values()) == {3}
+
+
+def test_the_batches_of_one_model_are_as_large_as_asked_for(settings: ServingSettings, plan_of: Any) -> None:
+    texts = config_texts(settings, plan_of(steps=Steps.TOGETHER, chain_batch=12))
+    config = text_format.Parse(texts[WHOLE_CHAIN.name], model_config_pb2.ModelConfig())
+    assert (config.max_batch_size, list(config.dynamic_batching.preferred_batch_size)) == (12, [12])
 
 
 def test_the_endpoints_look_the_same_however_the_steps_are_models(repository: Path, together: Path) -> None:

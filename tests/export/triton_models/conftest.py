@@ -271,9 +271,13 @@ WriteRepository = Callable[..., Path]
 
 @pytest.fixture(scope="session")
 def write_stand_in_repository() -> WriteRepository:
-    """Writes a repository of stand-in graphs into a folder, a model for every step if not told otherwise."""
+    """Writes a repository of stand-in graphs into a folder, a model for every step if not told otherwise.
+
+    Batches are as large as the settings allow: tests say what goes into one.
+    """
 
     def write(folder: Path, settings: ServingSettings, vocabulary: Vocabulary, steps: Steps = Steps.APART) -> Path:
+        chain_batch = settings.limits.max_batch if steps is Steps.TOGETHER else None
         graphs = write_stand_ins(folder / "graphs", settings.sizes, settings.items)
         (folder / "repository").mkdir()
         write_repository(
@@ -281,7 +285,7 @@ def write_stand_in_repository() -> WriteRepository:
             settings=settings,
             vocabulary=vocabulary,
             files=graphs,
-            plan=make_plan(BuildOptions(run=folder, target=Target.EMBEDDED, steps=steps)),
+            plan=make_plan(BuildOptions(run=folder, target=Target.EMBEDDED, steps=steps, chain_batch=chain_batch)),
         )
         return folder / "repository"
 
