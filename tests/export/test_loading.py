@@ -164,9 +164,9 @@ def test_one_process_for_all_steps_pads_less(
         settings=settings, vocabulary=vocabulary, store=store, counters=counters, steps_per_octave=FINE_STEPS_PER_OCTAVE
     )
     events: dict[str, Any] = {"item_keys": [[100] * 9], "times": [[*range(1, 10)]]}
-    (outputs,) = _load(loader, _call(candidate_keys=[[102] * 11], excluded_keys=[[*range(100, 109)]], **events))
-    sizes = {name: outputs[name].shape[1] for name in ("event_times", "candidate_rows", "excluded_rows")}
-    assert sizes == {"event_times": 9, "candidate_rows": 11, "excluded_rows": 9}
+    (outputs,) = _load(loader, _call(candidate_keys=[[102] * 11], **events))
+    sizes = {name: outputs[name].shape[1] for name in ("event_times", "candidate_rows")}
+    assert sizes == {"event_times": 9, "candidate_rows": 11}
 
 
 def test_unknown_keys_are_counted(loader: Loader, counters: Any) -> None:
