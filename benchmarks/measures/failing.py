@@ -16,7 +16,8 @@ import numpy as np
 
 from hytrec.signature import APPEND, ENSEMBLES, RANK, RECOMMEND, WHOLE_CHAIN, Model
 from hytrec_clients import ClientError, Events, HytrecClient, ServerFailed
-from hytrec_export.layout import MODULES, VERSION
+from hytrec_export.layout import MODULES, VERSION, steps_of
+from hytrec_export.options import Steps
 from hytrec_export.server import EmbeddedServer
 from hytrec_export.state.store import StateStore, StoredUser
 
@@ -69,7 +70,7 @@ class Survival:
 
 def models_of(repository: Path) -> tuple[Model, ...]:
     """The models that take the steps of a repository's endpoints."""
-    return (WHOLE_CHAIN,) if (repository / WHOLE_CHAIN.name).is_dir() else STEPS
+    return (WHOLE_CHAIN,) if steps_of(repository) is Steps.TOGETHER else STEPS
 
 
 def copy_faulty(repository: Path, target: Path) -> Path:

@@ -93,9 +93,13 @@ def layout_of(plan: Plan) -> Layout:
 
 def graph_files(repository: Path) -> dict[str, Path]:
     """Every graph of a built repository without engines, by model name."""
-    together = (repository / WHOLE_CHAIN.name).is_dir()
-    files = _FILES_TOGETHER if together else _files_apart(GRAPH_FILE)
+    files = _FILES_TOGETHER if steps_of(repository) is Steps.TOGETHER else _files_apart(GRAPH_FILE)
     return {name: repository / file for name, file in files.items()}
+
+
+def steps_of(repository: Path) -> Steps:
+    """Whether one model takes all steps in a built repository."""
+    return Steps.TOGETHER if (repository / WHOLE_CHAIN.name).is_dir() else Steps.APART
 
 
 def _files_apart(file: str) -> dict[str, Path]:

@@ -23,8 +23,6 @@ def test_every_request_gets_what_it_asked_for(make_request: Any) -> None:
     both, one = respond(
         [make_request(["y", "z"], x=[[1]]), make_request(["y"], x=[[2, 3]])],
         _doubled,
-        model=STATE_SAVE,
-        read=tensors_of,
     )
     assert {name: values.tolist() for name, values in both.outputs.items()} == {"y": [[2]], "z": [[1]]}
     assert {name: values.tolist() for name, values in one.outputs.items()} == {"y": [[4, 6]]}
@@ -71,9 +69,7 @@ def test_an_exception_of_the_step_answers_everyone(make_request: Any) -> None:
 
 
 def test_too_few_answers_are_an_error_of_everyone(make_request: Any) -> None:
-    responses = respond(
-        [make_request(["y"], x=[[1]])] * 2, lambda _: [{"y": np.ones(1)}], model=STATE_SAVE, read=tensors_of
-    )
+    responses = respond([make_request(["y"], x=[[1]])] * 2, lambda _: [{"y": np.ones(1)}])
     assert [response.error.code for response in responses] == ["INTERNAL"] * 2
     assert "the step gave no answer" in responses[0].error.text
 
