@@ -7,7 +7,7 @@ from typing import Any
 
 import triton_python_backend_utils as pb_utils
 
-from hytrec.signature import ENCODER, ROW_TIMES
+from hytrec.signature import ENCODER, ROW_TIMES, Tensor
 from hytrec_export.triton_models.batch import tensors_of
 from hytrec_export.triton_models.lanes import Lanes
 from hytrec_export.triton_models.setup import graph_of, runner_of, starting
@@ -26,7 +26,7 @@ class TritonPythonModel:
     def initialize(self, args: dict[str, str]) -> None:
         """Open the graph."""
         runner = runner_of(graph_of(args), ENCODER, run_cost=RUN_COST)
-        self._lanes = Lanes(answer=runner.answer, read=tensors_of, model=ENCODER, is_long=_is_long, room=LONG_ROOM)
+        self._lanes = Lanes(answer=runner.answer, read=tensors_of, model=ENCODER, is_long=is_long, room=LONG_ROOM)
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
         """Answer one server batch."""
@@ -37,6 +37,7 @@ class TritonPythonModel:
         self._lanes.finish()
 
 
-def _is_long(request: Any) -> bool:
-    times = pb_utils.get_input_tensor_by_name(request, ROW_TIMES.name)
-    return times is not None and max(times.shape()) >= LONG_EVENTS
+def is_long(request: Any, *, times: Tensor = ROW_TIMES) -> bool:
+    """Whether a request belongs into the long lane, by the input that holds the times of its events."""
+    found = pb_utils.get_input_tensor_by_name(request, times.name)
+    return found is not None and max(found.shape(), default=0) >= LONG_EVENTS

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
-
-import triton_python_backend_utils as pb_utils
 
 from hytrec.signature import ENCODER, RERANKER, RETRIEVER, STATE_LOAD, STATE_SAVE, TIMES, WHOLE_CHAIN
 from hytrec_export.buckets import FINE_STEPS_PER_OCTAVE
@@ -55,7 +54,7 @@ class TritonPythonModel:
             answer=self._neighbours.working(chain.answer),
             read=_call_of,
             model=WHOLE_CHAIN,
-            is_long=_is_long,
+            is_long=partial(encoder.is_long, times=TIMES),
             room=encoder.LONG_ROOM,
         )
 
@@ -72,8 +71,3 @@ class TritonPythonModel:
 
 def _call_of(request: Any) -> ChainCall:
     return ChainCall(endpoint=endpoint_of(frozenset(request.requested_output_names())), inputs=tensors_of(request))
-
-
-def _is_long(request: Any) -> bool:
-    times = pb_utils.get_input_tensor_by_name(request, TIMES.name)
-    return times is not None and max(times.shape(), default=0) >= encoder.LONG_EVENTS
