@@ -167,7 +167,8 @@ class HyTRec(nn.Module):
     ) -> tuple[State, Tensor]:
         """Absorb new events (B, T): the state after them, and the last layer's memory (B, H, K, V).
 
-        With no new event (padding only) every state tensor passes through unchanged.
+        With no new event (padding only) every state tensor passes through unchanged. For the memory no choice is needed,
+        as padding writes nothing and decays nothing (beta 0, log-decay 0); one took a third of a single event's time.
         """
         encoded = self.encode_sequence(item_rows, behavior_rows, event_times, state.memory, state.last_time, delta_rule)
         count = encoded.real.to(torch.int64).sum(1, keepdim=True)
@@ -180,15 +181,14 @@ class HyTRec(nn.Module):
                 ("window_times", event_times),
             )
         }
-        memory = torch.where(some[:, :, None, None, None], encoded.memory, state.memory)
         after = State(
-            memory=memory,
+            memory=encoded.memory,
             **moved,
             long_vector=torch.where(some, last_of(encoded.outputs, count), state.long_vector),
             last_time=torch.where(some, last_of(encoded.event_times.unsqueeze(-1), count), state.last_time),
             event_count=state.event_count + count,
         )
-        return after, memory[:, -1]
+        return after, encoded.memory[:, -1]
 
     def memory_at(self, encoded: Encoded, positions: Tensor, memory: Tensor) -> Tensor:
         """Last layer's memory after the events at `positions` (B, P): (B, P, H, K, V).

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-_BLOCK = 64
+_BLOCK = 16
 _HALF = 2**25
 
 
@@ -22,12 +22,13 @@ def larger(x: Tensor, y: Tensor) -> Tensor:
 def running_maximum(times: Tensor, floor: Tensor) -> Tensor:
     """max(floor, times[0..t]) for every t: (B, T) int64 in 0..2^50, floor (B, 1) likewise -> (B, T) int64.
 
-    ONNX has no cumulative maximum; masked maxima inside blocks of 64 and then over blocks are two reductions.
+    ONNX has no cumulative maximum; masked maxima inside blocks of 16 and then over blocks are two reductions. Up to
+    4,096 steps those inside compare more, and a single step, which is padded to a block, costs little.
     """
     batch, steps = times.shape
     blocks = (steps + _BLOCK - 1) // _BLOCK
     padded = F.pad(times, (0, _BLOCK - 1))[:, : blocks * _BLOCK].reshape(batch, blocks, _BLOCK)
-    inside = _causal_maximum(padded)  # (B, N, 64)
+    inside = _causal_maximum(padded)  # (B, N, 16)
     whole = inside[:, :, -1]
     over = torch.cat([floor, larger(_causal_maximum(whole), floor)], 1)[:, :-1]  # before each block, (B, N)
     return larger(inside, over.unsqueeze(-1)).reshape(batch, blocks * _BLOCK)[:, :steps]

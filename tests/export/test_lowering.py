@@ -159,6 +159,17 @@ def test_chunked_takes_any_batch(chunked_session: Any, steps: int, batch: int) -
     check(chunked_session, make_inputs(steps, keys="two in turn", decays="mixed", batch=batch))
 
 
+@pytest.mark.parametrize("steps", [1, 63, 64, 65])
+@pytest.mark.parametrize("lowering", ["fused", "chunked"])
+def test_padding_leaves_a_state_exactly_as_it_is(request: pytest.FixtureRequest, lowering: str, steps: int) -> None:
+    session: Any = request.getfixturevalue(f"{lowering}_session")
+    feed = feed_of(make_inputs(steps, batch=2))
+    feed["beta"][0] = feed["log_decay"][0] = 0
+    _, after = session.run(None, feed)
+    assert np.array_equal(after[0], feed["state"][0])
+    assert not np.array_equal(after[1], feed["state"][1])
+
+
 def test_chunked_pays_for_the_steps_of_a_short_call_only(chunked_products: Any) -> None:
     sizes = {steps: product_sizes(chunked_products, steps) for steps in (1, 64, 65)}
     assert sum(sizes[1]) * 30 < sum(sizes[64])

@@ -206,6 +206,17 @@ def test_the_file_says_what_the_modules_say_rounding_for_rounding(graphs: dict[s
         assert np.abs(got - want).mean() < 0.5 * rounding
 
 
+def test_a_call_of_padding_alone_leaves_the_state_exactly_as_it_is(graphs: dict[str, Path]) -> None:
+    state, events = Maker(SETTINGS, behaviors=2).inputs(Corner(batch=4, events=70, candidates=9, excluded=2))
+    assert not events["event_times"][1].any()
+    with RoundingRunner(graphs[ENCODER.name]) as runner:
+        after = runner.infer(state | events)
+    for name, before in state.items():
+        assert np.array_equal(after[f"next_{name}"][1], before[1]), name
+    assert state["memory"][1].any()
+    assert not np.array_equal(after["next_memory"][2], state["memory"][2])
+
+
 def test_float16_weights_come_from_the_same_call(model: HyTRec, tmp_path: Path) -> None:
     path = tmp_path / "graph.onnx"
     export_graph(

@@ -8,7 +8,7 @@ from hytrec.sequences import larger, last_of, running_maximum, slide_window
 
 
 @pytest.mark.parametrize("highest", [3, 2**31 - 1, 2**33, 10**11])
-@pytest.mark.parametrize("steps", [1, 2, 63, 64, 65, 129, 5_000])
+@pytest.mark.parametrize("steps", [1, 2, 15, 16, 17, 33, 255, 256, 257, 5_000])
 def test_running_maximum_is_numpys(steps: int, highest: int) -> None:
     random = np.random.default_rng(steps)
     times, floor = random.integers(0, highest, (3, steps)), random.integers(0, highest, (3, 1))
