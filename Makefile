@@ -25,7 +25,7 @@ lint: .venv/ready
 format: .venv/ready
 	$(BIN)/ruff format . && $(BIN)/ruff check --fix .
 
-measure: .venv/ready
+measure: .venv/ready perf-analyzer
 	$(BIN)/python benchmarks/measure.py --output reports/measured.json
 
 peers: .venv/ready perf-analyzer

@@ -22,10 +22,9 @@ from hytrec.errors import HytrecError
 from measure import DATA_VARIABLE, DEFAULT_DATA
 from measures.contenders import started
 from measures.context import LONG_EVENTS, Context, Log
+from measures.load_test import command_of
 from measures.peers import CONCURRENCY, LENGTHS, peer_repositories
 from measures.progress import say
-
-PROGRAM = Path(sys.executable).with_name("hytrec-export")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -45,24 +44,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         except (HytrecError, OSError) as error:
             say(f"{error}")
             return 1
-        command = [*load_test(endpoint, ours, peers, events=events), f"--output={options.output}", *more]
+        command = command_of(endpoint, ours, events=events, concurrency=CONCURRENCY, lengths=LENGTHS, peers=peers)
+        command += [f"--output={options.output}", *more]
         say(shlex.join(command))
         return subprocess.run(command, check=False).returncode
-
-
-def load_test(endpoint: str, repository: Path, peers: Mapping[str, str], *, events: Path) -> list[str]:
-    """The command line of the load test.
-
-    Args:
-        peers: endpoints by name.
-    """
-    return [
-        f"{PROGRAM}",
-        *("loadtest", "--scenario=rank", f"--events={events}", f"--concurrency={CONCURRENCY}"),
-        f"--history-lengths={','.join(map(str, LENGTHS))}",
-        *(f"--endpoint={endpoint}", f"--repository={repository}", f"--in-process={repository}"),
-        *(f"--peer={name}={address}" for name, address in peers.items()),
-    ]
 
 
 def _start_peers(repositories: Mapping[str, Path], state: Path, stack: ExitStack) -> dict[str, str]:

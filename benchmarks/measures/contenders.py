@@ -68,11 +68,13 @@ def started(repository: Path, *, state: Path) -> Iterator[EmbeddedServer]:
 
 
 @asynccontextmanager
-async def served(context: Context, repository: Path, *, name: str) -> AsyncIterator[tuple[int, AsyncHytrecClient]]:
-    """The process id of a server of a repository, with a state store of its own, and a client of it."""
+async def served(
+    context: Context, repository: Path, *, name: str
+) -> AsyncIterator[tuple[EmbeddedServer, AsyncHytrecClient]]:
+    """A server of a repository, with a state store of its own, and a client of it."""
     with started(repository, state=context.new_folder(f"state-{name}")) as server:
         async with AsyncHytrecClient(server.grpc_url, timeout_s=CALL_TIMEOUT_S) as client:
-            yield server.pid, client
+            yield server, client
 
 
 async def settle_in(client: AsyncHytrecClient, guests: Sequence[Visitor]) -> None:

@@ -18,6 +18,7 @@ from hytrec_export.options import Steps
 from measures.contenders import Floor, append_of, rank_of, served, settle_in, visitors
 from measures.context import LONG_EVENTS, Context, Log
 from measures.figures import Figure
+from measures.load_test import command_of, over_in_process
 from measures.peers import CONCURRENCY, take_turns
 from measures.progress import say
 from measures.resources import use_of_server
@@ -37,6 +38,7 @@ class Amount:
         alone: calls made one at a time.
         steady: calls at half of the greatest load.
         requests: calls over which memory is watched.
+        windows: of perf_analyzer, and of the graphs in this process beside it.
     """
 
     rounds: int = 6
@@ -44,11 +46,12 @@ class Amount:
     alone: int = 201
     steady: int = 600
     requests: int = 20_000
+    windows: int = 6
 
 
 def measure(context: Context) -> dict[str, Figure]:
     """Ratios of what a server does under load."""
-    amount = Amount(rounds=1, seconds=0.2, alone=5, steady=10, requests=50) if context.quick else Amount()
+    amount = Amount(rounds=1, seconds=0.2, alone=5, steady=10, requests=50, windows=1) if context.quick else Amount()
     return asyncio.run(_measure(context, amount))
 
 
@@ -63,7 +66,7 @@ async def _measure(context: Context, amount: Amount) -> dict[str, Figure]:
     async with AsyncExitStack() as stack:
         floor = Floor(stack.enter_context(onnx_chain(repository, sizes=run.config.sizes())), run)
         floor.settle_in(groups[1], largest_call=LONG_EVENTS)
-        pid, client = await stack.enter_async_context(served(context, repository, name="load"))
+        server, client = await stack.enter_async_context(served(context, repository, name="load"))
         await settle_in(client, groups[0])
         ranking = Traffic(visitors=groups[0], ask=rank_of(client))
         appending = Traffic(visitors=groups[0], ask=append_of(client))
@@ -81,6 +84,16 @@ async def _measure(context: Context, amount: Amount) -> dict[str, Figure]:
         )
         client_ms = 1_000 * (time.process_time() - before) / sum(len(own.latencies_ms) for own in windows.values())
         windows |= await _beside_floor(ranking, floor, groups[1], amount)
+        say(f"load: {CONCURRENCY} rankings at a time by perf_analyzer, beside onnxruntime")
+        command = command_of(
+            server.grpc_url,
+            repository,
+            events=context.log_file(Log.EDITS),
+            concurrency=CONCURRENCY,
+            lengths=[events],
+        )
+        command += [f"--windows={amount.windows}", f"--window-seconds={amount.seconds}", f"--seed={context.seed}"]
+        over_floor = over_in_process(command, context.new_folder("loadtest"))
         say("load: beside a server whose steps are models of their own")
         apart = context.repository(Log.EDITS, max_events=LONG_EVENTS, steps=Steps.APART)
         async with served(context, apart, name="load-apart") as (_, other):
@@ -90,12 +103,13 @@ async def _measure(context: Context, amount: Amount) -> dict[str, Figure]:
         say("load: half of the greatest load")
         half = await ranking.open_loop(rate=greatest / 2, calls=amount.steady)
         say(f"load: memory over {amount.requests} calls")
-        growth = await memory_growth(pid, ranking, calls=amount.requests)
+        growth = await memory_growth(server.pid, ranking, calls=amount.requests)
     rates = {f"load_{name}_per_s": window.rate for name, window in windows.items()}
     return {
         "served_minus_3x_inprocess_p50_ms": alone_ms["served"] - 3 * alone_ms["inprocess"],
         "append_throughput_ratio_c8_over_c1": windows["append_c8"].rate / windows["append_c1"].rate,
-        "rank_c8_over_inprocess_b8": greatest / windows["inprocess_b8"].rate,
+        "rank_c8_over_inprocess_b8": over_floor,
+        "rank_c8_python_client_over_inprocess_b8": greatest / windows["inprocess_b8"].rate,
         "append_c8_together_over_apart": steps["append"].rate / steps["append_apart"].rate,
         "rank_c8_together_over_apart": steps["rank"].rate / steps["rank_apart"].rate,
         "p99_over_p50_half_load": percentile_ms(half, 99) / percentile_ms(half, 50),
