@@ -58,7 +58,8 @@ def main() -> None:
     """Run every step; the first that fails ends the demo with its own message."""
     events = fetch_movielens(FOLDER / "ml-100k")
     titles = read_titles(FOLDER / "ml-100k")
-    command("hytrec", "train", str(events), f"--output={RUN}", f"--max-minutes={TRAIN_MINUTES}", *TRAINING)
+    # --resume: a demo that was stopped while it trained goes on when it is run again.
+    command("hytrec", "train", str(events), f"--output={RUN}", f"--max-minutes={TRAIN_MINUTES}", "--resume", *TRAINING)
     evaluation = command("hytrec", "evaluate", str(RUN), "--events", str(events), "--json", keep=True)
     EVALUATION.write_text(evaluation)
     console.print("\n".join(metric_lines(json.loads(evaluation)["metrics"])))

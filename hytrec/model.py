@@ -167,7 +167,7 @@ class HyTRec(nn.Module):
     ) -> tuple[State, Tensor]:
         """Absorb new events (B, T): the state after them, and the last layer's memory (B, H, K, V).
 
-        With no new event (padding only) every state tensor passes through unchanged. For the memory no choice is needed,
+        With no new event (padding only) every state tensor passes through unchanged. The memory needs no choice for it,
         as padding writes nothing and decays nothing (beta 0, log-decay 0); one took a third of a single event's time.
         """
         encoded = self.encode_sequence(item_rows, behavior_rows, event_times, state.memory, state.last_time, delta_rule)

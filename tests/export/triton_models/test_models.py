@@ -1,7 +1,7 @@
 """The python models from `initialize` to `finalize`, against a repository on disk and a fake of Triton."""
 
 import importlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -27,7 +27,10 @@ from hytrec.signature import (
     next_name,
 )
 from hytrec.vocabulary import Vocabulary
+from hytrec_export.admission import Inputs
+from hytrec_export.buckets import bucket_length
 from hytrec_export.layout import MODULES
+from hytrec_export.loading import Answer
 from hytrec_export.options import Steps
 from hytrec_export.serving import ServingSettings
 from hytrec_export.state.memory_store import MemoryStore
@@ -144,6 +147,40 @@ def test_one_model_takes_all_steps(
     model.finalize()
     (answer,) = long.sent
     assert answer.outputs["event_count"].tolist() == [[5]]
+
+
+@pytest.mark.usefixtures("repository")
+def test_one_model_for_all_steps_pads_less(
+    write_stand_in_repository: Any,
+    tmp_path: Path,
+    settings: ServingSettings,
+    vocabulary: Vocabulary,
+    store: MemoryStore,
+    make_request: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    setup = importlib.import_module("hytrec_export.triton_models.setup")
+    asked: dict[str, tuple[int, ...]] = {}
+
+    def watched(graph: Path, model: Model, **options: Any) -> Any:
+        runner = setup.runner_of(graph, model, **options)
+
+        def answer(batch: Sequence[Inputs]) -> list[Answer]:
+            asked[model.name] = batch[0][model.inputs[-1].name].shape
+            return runner.answer(batch)
+
+        return SimpleNamespace(answer=answer)
+
+    monkeypatch.setattr("hytrec_export.triton_models.setup.open_store", lambda *_, **__: store)
+    monkeypatch.setattr("hytrec_export.triton_models.whole_chain.runner_of", watched)
+    (tmp_path / "together").mkdir()
+    model = _start(write_stand_in_repository(tmp_path / "together", settings, vocabulary, Steps.TOGETHER), WHOLE_CHAIN)
+    outputs = [tensor.name for tensor in RANK.outputs]
+    (answer,) = model.execute([make_request(outputs, user_id=ADA, candidate_keys=[[100] * 9])])
+    model.finalize()
+    assert answer.outputs["scores"].shape == (1, 9)
+    assert asked[RERANKER.name] == (1, 9)
+    assert bucket_length(9, settings.limits.max_candidates) > 9
 
 
 def test_a_user_is_fed_ranked_recommended_to_and_forgotten(chain: Chain) -> None:
