@@ -167,7 +167,8 @@ def test_one_model_for_all_steps_pads_less(
 
         def answer(batch: Sequence[Inputs]) -> list[Answer]:
             asked[model.name] = batch[0][model.inputs[-1].name].shape
-            return runner.answer(batch)
+            answers: list[Answer] = runner.answer(batch)
+            return answers
 
         return SimpleNamespace(answer=answer)
 
