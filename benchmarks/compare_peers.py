@@ -22,7 +22,7 @@ from hytrec.errors import HytrecError
 from measure import DATA_VARIABLE, DEFAULT_DATA
 from measures.contenders import started
 from measures.context import LONG_EVENTS, Context, Log
-from measures.load_test import command_of
+from measures.load_test import command_of, environment
 from measures.peers import CONCURRENCY, LENGTHS, peer_repositories
 from measures.progress import say
 
@@ -47,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         command = command_of(endpoint, ours, events=events, concurrency=CONCURRENCY, lengths=LENGTHS, peers=peers)
         command += [f"--output={options.output}", *more]
         say(shlex.join(command))
-        return subprocess.run(command, check=False).returncode
+        return subprocess.run(command, check=False, env=environment()).returncode
 
 
 def _start_peers(repositories: Mapping[str, Path], state: Path, stack: ExitStack) -> dict[str, str]:

@@ -168,7 +168,7 @@ class HyTRec(nn.Module):
         """Absorb new events (B, T): the state after them, and the last layer's memory (B, H, K, V).
 
         With no new event (padding only) every state tensor passes through unchanged. The memory needs no choice for it,
-        as padding writes nothing and decays nothing (beta 0, log-decay 0); one took a third of a single event's time.
+        as padding writes nothing and decays nothing (beta 0, log-decay 0).
         """
         encoded = self.encode_sequence(item_rows, behavior_rows, event_times, state.memory, state.last_time, delta_rule)
         count = encoded.real.to(torch.int64).sum(1, keepdim=True)

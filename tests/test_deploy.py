@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from hytrec_export.image import GRAPH_TAG, IMAGES, REGISTRY, image_for
+from hytrec_export.server.installation import MALLOC
 from hytrec_export.server.options import ServerOptions
 from hytrec_export.state.options import PATH_VARIABLE, StoreOptions
 
@@ -50,6 +51,11 @@ def test_the_image_is_pinned_to_one_of_the_table(instructions: list[tuple[str, s
     assert tag == GRAPH_TAG
     assert default_of(service["build"]["args"]["TRITON_TAG"]) == tag
     assert default_of(service["image"]) == tag
+
+
+def test_memory_is_kept_as_in_the_embedded_server(instructions: list[tuple[str, str]]) -> None:
+    given = [pair for name, value in instructions if name == "ENV" for pair in value.split()]
+    assert set(given) >= {f"{name}={value}" for name, value in MALLOC.items()}
 
 
 def test_the_server_is_nobody_and_loads_what_it_is_given(instructions: list[tuple[str, str]]) -> None:

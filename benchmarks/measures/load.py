@@ -14,6 +14,7 @@ import numpy as np
 from hytrec.checkpoint import load_run
 from hytrec_clients import AsyncHytrecClient
 from hytrec_export.in_process import onnx_chain
+from hytrec_export.loadtest.analyzer import find_perf_analyzer
 from hytrec_export.options import Steps
 from measures.contenders import Floor, append_of, rank_of, served, settle_in, visitors
 from measures.context import LONG_EVENTS, Context, Log
@@ -38,7 +39,7 @@ class Amount:
         alone: calls made one at a time.
         steady: calls at half of the greatest load.
         requests: calls over which memory is watched.
-        windows: of perf_analyzer, and of the graphs in this process beside it.
+        windows: of perf_analyzer, and of the graphs without a server beside it.
     """
 
     rounds: int = 6
@@ -50,7 +51,12 @@ class Amount:
 
 
 def measure(context: Context) -> dict[str, Figure]:
-    """Ratios of what a server does under load."""
+    """Ratios of what a server does under load.
+
+    Raises:
+        LoadTestError: perf_analyzer is not installed, or failed.
+    """
+    find_perf_analyzer(None)  # told now, not after minutes
     amount = Amount(rounds=1, seconds=0.2, alone=5, steady=10, requests=50, windows=1) if context.quick else Amount()
     return asyncio.run(_measure(context, amount))
 
@@ -93,7 +99,7 @@ async def _measure(context: Context, amount: Amount) -> dict[str, Figure]:
             lengths=[events],
         )
         command += [f"--windows={amount.windows}", f"--window-seconds={amount.seconds}", f"--seed={context.seed}"]
-        over_floor = over_in_process(command, context.new_folder("loadtest"))
+        over_floor = await asyncio.to_thread(over_in_process, command, context.new_folder("loadtest"))
         say("load: beside a server whose steps are models of their own")
         apart = context.repository(Log.EDITS, max_events=LONG_EVENTS, steps=Steps.APART)
         async with served(context, apart, name="load-apart") as (_, other):

@@ -14,11 +14,13 @@ from hytrec.config import Branches, ModelConfig
 from hytrec.signature import ENCODER, GRAPHS, RERANKER, Model, Sizes
 from hytrec.vocabulary import Vocabulary
 from hytrec_export import graph as graph_module
+from hytrec_export.corners import Corner, Maker
 from hytrec_export.errors import BuildError
 from hytrec_export.graph import check_graph, export_graph
 from hytrec_export.layout import graph_files
 from hytrec_export.options import BuildOptions, Lowering
 from hytrec_export.pipeline import build
+from hytrec_export.runners import OnnxRunner
 from hytrec_export.serving import Limits, ServingSettings
 
 
@@ -53,6 +55,17 @@ def test_tensors_are_those_of_the_table(built: Path) -> None:
 def test_the_recurrence_is_the_fused_operator(encoder: Any) -> None:
     operators = [node.op_type for node in encoder.graph.node if node.domain == "com.microsoft"]
     assert operators == ["LinearAttention"] * 2
+
+
+def test_a_call_of_padding_alone_leaves_the_state_exactly_as_it_is(built: Path) -> None:
+    maker = Maker(ServingSettings.load(built), behaviors=2)
+    state, events = maker.inputs(Corner(batch=4, events=20, candidates=1, excluded=1))
+    assert not events["event_times"][1].any()
+    state["memory"][1] = np.random.default_rng(0).standard_normal(state["memory"][1].shape)
+    with OnnxRunner(graph_files(built)[ENCODER.name]) as runner:
+        after = runner.infer(state | events)
+    for name, before in state.items():
+        assert np.array_equal(after[f"next_{name}"][1], before[1]), name
 
 
 def test_a_graph_says_what_it_is_and_nothing_of_the_machine(built: Path) -> None:

@@ -15,7 +15,7 @@ from hytrec_export.errors import MissingPackageError, ServerError
 _PACKAGE = "pytriton"
 _LIBRARY_FOLDERS = ("/usr/lib/x86_64-linux-gnu", "/usr/lib64", "/usr/lib", "/usr/local/lib")
 _MIB = 2**20
-_MALLOC = {
+MALLOC = {
     "MALLOC_MMAP_THRESHOLD_": str(32 * _MIB),
     "MALLOC_TOP_PAD_": str(16 * _MIB),
     "MALLOC_TRIM_THRESHOLD_": str(256 * _MIB),
@@ -91,12 +91,13 @@ class Installation:
     def environment(self, folder: Path) -> dict[str, str]:
         """This process's variables, changed so that the server finds its libraries and the stub this interpreter.
 
-        Where this process says nothing of malloc, freed memory stays with the server's processes.
+        Freed memory stays with the server's processes, in huge pages; a variable of `MALLOC` that this process has is
+        kept as it is.
         """
         libraries = [str(folder / "lib"), str(self.libraries), os.environ.get("LD_LIBRARY_PATH", "")]
         programs = [str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]
         return (
-            _MALLOC
+            MALLOC
             | os.environ
             | {
                 "LD_LIBRARY_PATH": os.pathsep.join(filter(None, libraries)),

@@ -12,7 +12,7 @@ import pytest
 
 from hytrec_export.errors import MissingPackageError, ServerError
 from hytrec_export.server import installation
-from hytrec_export.server.installation import Installation, find_libpython
+from hytrec_export.server.installation import MALLOC, Installation, find_libpython
 
 VERSION = f"{sys.version_info.major}.{sys.version_info.minor}"
 
@@ -122,8 +122,12 @@ def test_no_empty_folder_is_searched_for_libraries(
 def test_freed_memory_stays_with_the_server_unless_malloc_is_told_otherwise(
     wheel: Path, libpython: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.delenv("MALLOC_TRIM_THRESHOLD_", raising=False)
+    for name in MALLOC:
+        monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("MALLOC_TOP_PAD_", "0")
     variables = Installation.find().environment(tmp_path)
     assert int(variables["MALLOC_TRIM_THRESHOLD_"]) > int(variables["MALLOC_MMAP_THRESHOLD_"]) > 2**20
     assert variables["MALLOC_TOP_PAD_"] == "0"
+    assert variables["GLIBC_TUNABLES"] == "glibc.malloc.hugetlb=1"
+    monkeypatch.setenv("GLIBC_TUNABLES", "glibc.malloc.hugetlb=0")
+    assert Installation.find().environment(tmp_path)["GLIBC_TUNABLES"] == "glibc.malloc.hugetlb=0"
