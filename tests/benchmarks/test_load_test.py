@@ -45,12 +45,7 @@ def test_the_ratio_is_that_of_the_report(tmp_path: Path, status: int, capfd: pyt
         (1, "0.75", "0", "hytrec-export loadtest ended with 1; what it said stands above"),
         (3, "0.75", "null", "a window of hytrec-export loadtest failed; what it said stands above"),
         (3, "null", "0", "a window of hytrec-export loadtest failed; what it said stands above"),
-        (
-            3,
-            "0.75",
-            "0.5",
-            DIFFER,
-        ),
+        (3, "0.75", "0.5", DIFFER),
     ],
 )
 def test_without_a_figure_it_says_why(tmp_path: Path, status: int, ratio: str, difference: str, message: str) -> None:

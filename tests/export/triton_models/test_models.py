@@ -11,6 +11,7 @@ import pytest
 
 from hytrec.signature import (
     APPEND,
+    CANDIDATE_ROWS,
     ENCODER,
     FORGET,
     RANK,
@@ -29,6 +30,7 @@ from hytrec.signature import (
 from hytrec.vocabulary import Vocabulary
 from hytrec_export.admission import Inputs
 from hytrec_export.buckets import bucket_length
+from hytrec_export.graph_runner import GraphRunner
 from hytrec_export.layout import MODULES
 from hytrec_export.loading import Answer
 from hytrec_export.options import Steps
@@ -109,19 +111,24 @@ def chain(models: dict[str, Any], make_request: Any) -> Chain:
 ADA = np.array([[b"ada"]], object)
 
 
-@pytest.mark.usefixtures("repository")
-def test_one_model_takes_all_steps(
+@pytest.fixture
+def together(
+    repository: Path,
     write_stand_in_repository: Any,
-    tmp_path: Path,
     settings: ServingSettings,
     vocabulary: Vocabulary,
     store: MemoryStore,
-    make_request: Any,
     monkeypatch: pytest.MonkeyPatch,
-) -> None:
+) -> Path:
+    """A repository with one model for all steps; its users are in memory."""
     monkeypatch.setattr("hytrec_export.triton_models.setup.open_store", lambda *_, **__: store)
-    (tmp_path / "together").mkdir()
-    together = write_stand_in_repository(tmp_path / "together", settings, vocabulary, Steps.TOGETHER)
+    folder = repository.parent / "together"
+    folder.mkdir()
+    path: Path = write_stand_in_repository(folder, settings, vocabulary, Steps.TOGETHER)
+    return path
+
+
+def test_one_model_takes_all_steps(together: Path, make_request: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     model = _start(together, WHOLE_CHAIN)
     times = np.array([[5, 6]])
 
@@ -149,38 +156,23 @@ def test_one_model_takes_all_steps(
     assert answer.outputs["event_count"].tolist() == [[5]]
 
 
-@pytest.mark.usefixtures("repository")
 def test_one_model_for_all_steps_pads_less(
-    write_stand_in_repository: Any,
-    tmp_path: Path,
-    settings: ServingSettings,
-    vocabulary: Vocabulary,
-    store: MemoryStore,
-    make_request: Any,
-    monkeypatch: pytest.MonkeyPatch,
+    together: Path, settings: ServingSettings, make_request: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    setup = importlib.import_module("hytrec_export.triton_models.setup")
-    asked: dict[str, tuple[int, ...]] = {}
+    ranked: list[tuple[int, ...]] = []
+    answer_all = GraphRunner.answer
 
-    def watched(graph: Path, model: Model, **options: Any) -> Any:
-        runner = setup.runner_of(graph, model, **options)
+    def watched(runner: GraphRunner, batch: Sequence[Inputs]) -> list[Answer]:
+        ranked.extend(inputs[CANDIDATE_ROWS.name].shape for inputs in batch if CANDIDATE_ROWS.name in inputs)
+        return answer_all(runner, batch)
 
-        def answer(batch: Sequence[Inputs]) -> list[Answer]:
-            asked[model.name] = batch[0][model.inputs[-1].name].shape
-            answers: list[Answer] = runner.answer(batch)
-            return answers
-
-        return SimpleNamespace(answer=answer)
-
-    monkeypatch.setattr("hytrec_export.triton_models.setup.open_store", lambda *_, **__: store)
-    monkeypatch.setattr("hytrec_export.triton_models.whole_chain.runner_of", watched)
-    (tmp_path / "together").mkdir()
-    model = _start(write_stand_in_repository(tmp_path / "together", settings, vocabulary, Steps.TOGETHER), WHOLE_CHAIN)
+    monkeypatch.setattr(GraphRunner, "answer", watched)
+    model = _start(together, WHOLE_CHAIN)
     outputs = [tensor.name for tensor in RANK.outputs]
     (answer,) = model.execute([make_request(outputs, user_id=ADA, candidate_keys=[[100] * 9])])
     model.finalize()
     assert answer.outputs["scores"].shape == (1, 9)
-    assert asked[RERANKER.name] == (1, 9)
+    assert ranked == [(1, 9)]
     assert bucket_length(9, settings.limits.max_candidates) > 9
 
 
