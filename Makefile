@@ -27,13 +27,13 @@ format: .venv/ready
 
 measure: .venv/ready
 	-$(MAKE) --no-print-directory perf-analyzer
-	$(BIN)/python benchmarks/measure.py --output reports/measured.json
+	$(BIN)/python -m hytrec_benchmarks.measure --output reports/measured.json
 
 peers: .venv/ready perf-analyzer
-	$(BIN)/python benchmarks/compare_peers.py --output reports/peers
+	$(BIN)/python -m hytrec_benchmarks.compare_peers --output reports/peers
 
 quality: .venv/ready
-	$(BIN)/python benchmarks/quality.py
+	$(BIN)/python -m hytrec_benchmarks.quality
 
 perf-analyzer: $(PERF_ANALYZER)
 

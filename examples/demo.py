@@ -18,10 +18,10 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from hytrec.data import Histories, read_histories
-from hytrec.movielens import fetch_movielens, read_titles
-from hytrec.tables import metric_lines
-from hytrec.vocabulary import Vocabulary
+from hytrec.data.histories import Histories, read_histories
+from hytrec.data.vocabulary import Vocabulary
+from hytrec.evaluation.tables import metric_lines
+from hytrec_benchmarks.fixtures.movielens import fetch_movielens, read_titles
 from hytrec_clients import Events, HytrecClient, Recommendation
 from latency import measure_latency
 from report import draw_report
@@ -40,7 +40,7 @@ TRAINING = [
     "--softmax-layers=1",
     "--window=32",
     "--dropout=0.3",
-    "--positions=8",
+    "--expected-event-counts=8",
     "--max-history=150",
     "--batch-events=2048",
     "--learning-rate=0.005",

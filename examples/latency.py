@@ -7,8 +7,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from hytrec.data import Histories
-from hytrec.vocabulary import Vocabulary
+from hytrec.data.histories import Histories
+from hytrec.data.vocabulary import Vocabulary
 from hytrec_clients import Events, HytrecClient
 
 USERS = 20

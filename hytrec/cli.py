@@ -11,10 +11,10 @@ from typing import Annotated, Any
 
 import typer
 
-from hytrec.command_line import run_program
 from hytrec.config import Branches, ModelConfig
-from hytrec.options import TrainingOptions
-from hytrec.split import Part
+from hytrec.data.split import Part
+from hytrec.program import run_program
+from hytrec.training.options import TrainingOptions
 
 app = typer.Typer(
     help="Train and measure HyTRec recommenders. "
@@ -65,7 +65,7 @@ def train(
     negatives: Annotated[int, typer.Option(help="Items drawn for sampled softmax.")] = TrainingOptions.negatives,
     learning_rate: Annotated[float, typer.Option(help="After the warm-up.")] = TrainingOptions.learning_rate,
     weight_decay: Annotated[float, typer.Option(help="Of matrices and tables.")] = TrainingOptions.weight_decay,
-    warmup_steps: Annotated[int, typer.Option(help="Steps of rising rate.")] = TrainingOptions.warmup_steps,
+    warmup_steps: Annotated[int, typer.Option(help="Execution of rising rate.")] = TrainingOptions.warmup_steps,
     unknown_rate: Annotated[float, typer.Option(help="Share of items hidden.")] = TrainingOptions.unknown_rate,
     average_decay: Annotated[float, typer.Option(help="Of the weights' average.")] = TrainingOptions.average_decay,
     rerank_candidates: Annotated[

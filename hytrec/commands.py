@@ -12,19 +12,19 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from hytrec.baselines import measure_baselines
-from hytrec.checkpoint import load_run
 from hytrec.config import ModelConfig
-from hytrec.data import read_histories
+from hytrec.data.histories import read_histories
+from hytrec.data.sampling import training_users
+from hytrec.data.split import Part, evaluation, training
 from hytrec.errors import RunError
-from hytrec.evaluation import evaluate
-from hytrec.options import TrainingOptions
-from hytrec.resuming import Epoch
-from hytrec.sampling import training_users
-from hytrec.split import Part, evaluation, training
-from hytrec.tables import half_life_lines, metric_lines
-from hytrec.trainer import StepLoss
-from hytrec.training import train
+from hytrec.evaluation.baselines import measure_baselines
+from hytrec.evaluation.evaluate import evaluate
+from hytrec.evaluation.tables import half_life_lines, metric_lines
+from hytrec.run_folder import load_run
+from hytrec.training.checkpoint import Epoch
+from hytrec.training.loop import train
+from hytrec.training.options import TrainingOptions
+from hytrec.training.trainer import StepLoss
 
 __all__ = ["Answer", "evaluate_run", "train_run"]
 

@@ -1,4 +1,4 @@
-"""Sizes and options of a model. Config objects never enter a module: `hytrec.model.build_model` unpacks them."""
+"""Sizes and options of a model. Config objects never enter a module: `modeling.model.build_model` unpacks them."""
 
 from __future__ import annotations
 

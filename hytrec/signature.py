@@ -26,18 +26,18 @@ from hytrec.contract import Tensor as Tensor  # noqa: PLC0414
 from hytrec.contract import chain
 from hytrec.contract import next_name as next_name  # noqa: PLC0414
 
-CALL_ID_BYTES = 16
-"""Size of a `call_id`; random, made by the client once per logical call."""
-CALL_STRAND_BYTES = 8
-"""First bytes of a `call_id`: its strand. A client has one call at a time in a strand, so that the store, which keeps
-32 calls of a user, forgets those of busy strands first and not one that waits for a lost answer."""
+REQUEST_ID_BYTES = 16
+"""Size of a `request_id`; random, made by the client once per logical call."""
+CLIENT_SLOT_BYTES = 8
+"""First bytes of a `request_id`: the client slot. A client has one request at a time in a slot, so that the store,
+which keeps 32 ids of a user, forgets those of busy slots first and not one whose response was lost."""
 MAX_USER_ID_BYTES = 256
 MAX_TIME_S = 100_000_000_000
 """Largest unix time accepted, in seconds; anything over it is most likely milliseconds."""
 MAX_FUTURE_S = 300
 """How far a time may lie in the server's future, in seconds (clock skew)."""
 MAX_RETRIEVED = 500
-UNCHECKED_POSITION = -1
+UNCHECKED_EVENT_COUNT = -1
 DEFAULT_TOP_K = 10
 
 
@@ -72,15 +72,21 @@ RETRIEVED_ROWS = _tensor(
     "candidate_rows", DType.INT64, "R", "best item rows, best first; 0 where fewer than R items are left"
 )
 RAW_SCORES = _tensor("raw_scores", DType.FLOAT32, "N", "score of every candidate row, padding included")
-TICKET = _tensor("ticket", DType.UINT8, "Z", "what save needs to know of the call; see hytrec_export.ticket")
+CALL_CONTEXT = _tensor(
+    "call_context", DType.UINT8, "Z", "what save needs to know of the call; see hytrec_export.serving.call_context"
+)
 
 # --- public tensors ---
 USER_ID = _tensor("user_id", DType.BYTES, _ONE, "the caller's user id, 1 to 256 bytes of UTF-8")
-CALL_ID = _tensor("call_id", DType.UINT8, (CALL_ID_BYTES,), "one per logical call, repeated on retry", optional=True)
+REQUEST_ID = _tensor(
+    "request_id", DType.UINT8, (REQUEST_ID_BYTES,), "one per logical call, repeated on retry", optional=True
+)
 ITEM_KEYS = _tensor("item_keys", DType.ITEM_KEY, "T", "item keys of new events, oldest first", optional=True)
 BEHAVIOR_KEYS = _tensor("behavior_keys", DType.BEHAVIOR_KEY, "T", "behavior keys of new events", optional=True)
 TIMES = _tensor("times", DType.INT64, "T", "unix times of new events in seconds", optional=True)
-POSITION = _tensor("position", DType.INT64, _ONE, "event_count the caller expects; -1 = unchecked", optional=True)
+EXPECTED_EVENT_COUNT = _tensor(
+    "expected_event_count", DType.INT64, _ONE, "event_count the caller expects; -1 = unchecked", optional=True
+)
 PUBLIC_NOW = _tensor("now", DType.INT64, _ONE, "unix seconds; the server's clock if not given", optional=True)
 CANDIDATE_KEYS = _tensor("candidate_keys", DType.ITEM_KEY, "N", "item keys to score")
 TOP_K = _tensor("top_k", DType.INT64, _ONE, "how many items to return (10)", optional=True)
@@ -97,7 +103,7 @@ RETURNED_KEYS = _tensor("recommended_keys", DType.ITEM_KEY, "S", "best items, be
 RETURNED_SCORES = _tensor("recommended_scores", DType.FLOAT32, "S", "their scores")
 FORGOTTEN = _tensor("forgotten", DType.BOOL, _ONE, "whether there was something to forget")
 
-EVENT_INPUTS = (ITEM_KEYS, BEHAVIOR_KEYS, TIMES, POSITION)
+EVENT_INPUTS = (ITEM_KEYS, BEHAVIOR_KEYS, TIMES, EXPECTED_EVENT_COUNT)
 RANK_INPUTS = (PUBLIC_NOW, CANDIDATE_KEYS)
 RECOMMEND_INPUTS = (PUBLIC_NOW, TOP_K, EXCLUDED_KEYS, EXCLUDE_RECENT)
 
@@ -110,7 +116,7 @@ STATE_LOAD = Model(
     name="hytrec_state_load",
     inputs=(
         USER_ID,
-        CALL_ID,
+        REQUEST_ID,
         *EVENT_INPUTS,
         PUBLIC_NOW,
         _optional(CANDIDATE_KEYS),
@@ -118,7 +124,7 @@ STATE_LOAD = Model(
         EXCLUDED_KEYS,
         EXCLUDE_RECENT,
     ),
-    outputs=(*STATE, ITEM_ROWS, BEHAVIOR_ROWS, ROW_TIMES, NOW, EXCLUDED_ROWS, CANDIDATE_ROWS, TICKET),
+    outputs=(*STATE, ITEM_ROWS, BEHAVIOR_ROWS, ROW_TIMES, NOW, EXCLUDED_ROWS, CANDIDATE_ROWS, CALL_CONTEXT),
     doc="checks a call, maps keys to rows, pads to bucket lengths, reads the user's state",
 )
 ENCODER = Model(
@@ -142,7 +148,7 @@ RERANKER = Model(
 )
 STATE_SAVE = Model(
     name="hytrec_state_save",
-    inputs=(*NEXT_STATE, TICKET, _optional(CANDIDATE_ROWS), _optional(RAW_SCORES)),
+    inputs=(*NEXT_STATE, CALL_CONTEXT, _optional(CANDIDATE_ROWS), _optional(RAW_SCORES)),
     outputs=(*RECEIPT, SCORES, RETURNED_KEYS, RETURNED_SCORES),
     doc="writes the state by compare-and-set, trims, sorts, maps rows back to keys: every public output",
 )
@@ -160,7 +166,7 @@ STATE_MODELS = (STATE_LOAD, STATE_SAVE, FORGET)
 APPEND = chain(
     "hytrec_append",
     "feed or backfill a user's history",
-    (USER_ID, CALL_ID, *EVENT_INPUTS),
+    (USER_ID, REQUEST_ID, *EVENT_INPUTS),
     RECEIPT,
     (STATE_LOAD, ENCODER, STATE_SAVE),
     unread=frozenset({CANDIDATE_ROWS.name}),
@@ -168,27 +174,27 @@ APPEND = chain(
 RANK = chain(
     "hytrec_rank",
     "append events (or none) and score candidates",
-    (USER_ID, CALL_ID, *EVENT_INPUTS, *RANK_INPUTS),
+    (USER_ID, REQUEST_ID, *EVENT_INPUTS, *RANK_INPUTS),
     (SCORES, *RECEIPT),
     (STATE_LOAD, ENCODER, RERANKER, STATE_SAVE),
 )
 RECOMMEND = chain(
     "hytrec_recommend",
     "append events (or none) and return the best items of the catalogue",
-    (USER_ID, CALL_ID, *EVENT_INPUTS, *RECOMMEND_INPUTS),
+    (USER_ID, REQUEST_ID, *EVENT_INPUTS, *RECOMMEND_INPUTS),
     (RETURNED_KEYS, RETURNED_SCORES, *RECEIPT),
     (STATE_LOAD, ENCODER, RETRIEVER, RERANKER, STATE_SAVE),
 )
 ENSEMBLES = (APPEND, RANK, RECOMMEND)
 
 # --- the same endpoints where one model takes all the steps ---
-WHOLE_CHAIN = Model(
-    name="hytrec_chain",
+FUSED = Model(
+    name="hytrec_fused",
     inputs=STATE_LOAD.inputs,
     outputs=STATE_SAVE.outputs,
     doc="every step of an endpoint's chain in one process; the outputs asked for tell the endpoint",
 )
-ENSEMBLES_TOGETHER = tuple(chain(e.name, e.doc, e.inputs, e.outputs, (WHOLE_CHAIN,)) for e in ENSEMBLES)
+FUSED_ENSEMBLES = tuple(chain(e.name, e.doc, e.inputs, e.outputs, (FUSED,)) for e in ENSEMBLES)
 
 # --- sessions: Triton itself keeps the encoder's state, for as long as a sequence lives ---
 SESSION_INPUTS = (ITEM_KEYS, BEHAVIOR_KEYS, TIMES)
@@ -197,7 +203,7 @@ NEXT_EVENT_COUNT = NEXT_STATE[STATE.index(EVENT_COUNT)]
 SESSION_LOAD = Model(
     name="hytrec_session_load",
     inputs=(*SESSION_INPUTS, PUBLIC_NOW, _optional(CANDIDATE_KEYS), TOP_K, EXCLUDED_KEYS),
-    outputs=(ITEM_ROWS, BEHAVIOR_ROWS, ROW_TIMES, NOW, EXCLUDED_ROWS, CANDIDATE_ROWS, TICKET),
+    outputs=(ITEM_ROWS, BEHAVIOR_ROWS, ROW_TIMES, NOW, EXCLUDED_ROWS, CANDIDATE_ROWS, CALL_CONTEXT),
     doc="checks a call of a session, maps keys to rows, pads to bucket lengths",
 )
 SESSION_ENCODER = Model(
@@ -208,7 +214,7 @@ SESSION_ENCODER = Model(
 )
 SESSION_SAVE = Model(
     name="hytrec_session_save",
-    inputs=(NEXT_EVENT_COUNT, TICKET, _optional(CANDIDATE_ROWS), _optional(RAW_SCORES)),
+    inputs=(NEXT_EVENT_COUNT, CALL_CONTEXT, _optional(CANDIDATE_ROWS), _optional(RAW_SCORES)),
     outputs=(*SESSION_RECEIPT, SCORES, RETURNED_KEYS, RETURNED_SCORES),
     doc="trims, sorts, maps rows back to keys: every public output; stores nothing",
 )

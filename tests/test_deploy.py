@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from hytrec_export.image import GRAPH_TAG, IMAGES, REGISTRY, image_for
+from hytrec_export.repository.triton_image import GRAPH_TAG, IMAGES, REGISTRY, image_for
 from hytrec_export.server.installation import MALLOC
 from hytrec_export.server.options import ServerOptions
 from hytrec_export.state.options import PATH_VARIABLE, StoreOptions
@@ -80,7 +80,7 @@ def test_what_is_copied_exists(instructions: list[tuple[str, str]]) -> None:
 
 def test_health_is_an_answer(instructions: list[tuple[str, str]]) -> None:
     check = dict(instructions)["HEALTHCHECK"]
-    assert json.loads(check[check.index("[") :])[:3] == ["python3", "-m", "hytrec_export.health"]
+    assert json.loads(check[check.index("[") :])[:3] == ["python3", "-m", "hytrec_export.serving.health"]
 
 
 def test_compose_reserves_a_gpu_and_keeps_the_state(service: dict[str, Any]) -> None:

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from typer.main import get_command
 
-from hytrec_export.cli import app
+from hytrec_export.cli.app import app
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
 BIN = Path(sys.executable).parent

@@ -4,7 +4,6 @@ Neither torch nor onnxruntime is imported, and tritonclient only when a client i
 """
 
 from hytrec_clients.aio import AsyncHytrecClient
-from hytrec_clients.answers import Key, Ranking, Receipt, Recommendation
 from hytrec_clients.client import HytrecClient
 from hytrec_clients.codec import KeyTypes
 from hytrec_clients.errors import (
@@ -20,6 +19,7 @@ from hytrec_clients.errors import (
     Unresolved,
 )
 from hytrec_clients.events import Events, Keys
+from hytrec_clients.results import Key, Ranking, Receipt, Recommendation
 from hytrec_clients.retry import DEFAULT_TIMEOUT_S, RetryPolicy
 from hytrec_clients.session import DEFAULT_URL, CallOptions
 

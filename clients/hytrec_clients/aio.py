@@ -7,13 +7,13 @@ from types import TracebackType
 from typing import Any, Self, TypeVar, Unpack
 
 from hytrec.signature import DEFAULT_TOP_K
-from hytrec_clients.answers import Ranking, Receipt, Recommendation
 from hytrec_clients.codec import KeyTypes
 from hytrec_clients.errors import ClientClosed
 from hytrec_clients.events import Events, Keys
+from hytrec_clients.flow import CHANNEL_OPTIONS, Flow, Progress
 from hytrec_clients.optional import require
+from hytrec_clients.results import Ranking, Receipt, Recommendation
 from hytrec_clients.retry import DEFAULT_TIMEOUT_S, RetryPolicy
-from hytrec_clients.rpc import CHANNEL_OPTIONS, Flow, Progress
 from hytrec_clients.session import DEFAULT_CHUNK, DEFAULT_URL, CallOptions, Session
 
 T = TypeVar("T")

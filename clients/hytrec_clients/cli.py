@@ -10,12 +10,12 @@ from typing import Annotated, Any
 
 import typer
 
-from hytrec.command_line import run_program
+from hytrec.program import run_program
 from hytrec.signature import DEFAULT_TOP_K
-from hytrec_clients.answers import Key, Receipt
 from hytrec_clients.client import HytrecClient
 from hytrec_clients.errors import InvalidRequest
 from hytrec_clients.events import Events
+from hytrec_clients.results import Key, Receipt
 from hytrec_clients.retry import DEFAULT_TIMEOUT_S
 from hytrec_clients.session import DEFAULT_URL
 
@@ -32,8 +32,10 @@ Items = Annotated[list[str] | None, typer.Option("--item", help="Item key of a n
 Times = Annotated[list[int] | None, typer.Option("--time", help="Its unix time in seconds; the present if none.")]
 Behaviors = Annotated[list[str] | None, typer.Option("--behavior", help="Its behavior key.")]
 Now = Annotated[int | None, typer.Option(help="Unix time of the question in seconds; the server's clock if none.")]
-Position = Annotated[int | None, typer.Option(help="event_count the user must have, else nothing is written.")]
-CallId = Annotated[str | None, typer.Option(help="Id of an earlier call to make again, 32 hex digits.")]
+ExpectedEventCount = Annotated[
+    int | None, typer.Option(help="event_count the user must have, else nothing is written.")
+]
+RequestId = Annotated[str | None, typer.Option(help="Id of an earlier call to make again, 32 hex digits.")]
 Url = Annotated[str, typer.Option(help="host:port of the server's gRPC endpoint.")]
 Timeout = Annotated[float, typer.Option("--timeout", help="Seconds for the whole call, all attempts together.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -46,8 +48,8 @@ def append(
     items: Items = None,
     times: Times = None,
     behaviors: Behaviors = None,
-    position: Position = None,
-    call_id: CallId = None,
+    expected_event_count: ExpectedEventCount = None,
+    request_id: RequestId = None,
     url: Url = DEFAULT_URL,
     timeout_s: Timeout = DEFAULT_TIMEOUT_S,
     as_json: AsJson = False,
@@ -55,7 +57,9 @@ def append(
     """Add events to a user; without --item, read the event count."""
     with HytrecClient(url, timeout_s=timeout_s) as client:
         events = _events(client, items, times, behaviors)
-        receipt = client.append(user_id, events, position=position, call_id=_call_id(call_id))
+        receipt = client.append(
+            user_id, events, expected_event_count=expected_event_count, request_id=_request_id(request_id)
+        )
     _show(_receipt(receipt), as_json=as_json)
 
 
@@ -68,8 +72,8 @@ def rank(
     times: Times = None,
     behaviors: Behaviors = None,
     now: Now = None,
-    position: Position = None,
-    call_id: CallId = None,
+    expected_event_count: ExpectedEventCount = None,
+    request_id: RequestId = None,
     url: Url = DEFAULT_URL,
     timeout_s: Timeout = DEFAULT_TIMEOUT_S,
     as_json: AsJson = False,
@@ -78,7 +82,14 @@ def rank(
     with HytrecClient(url, timeout_s=timeout_s) as client:
         events = _events(client, items, times, behaviors)
         keys = _keys("candidate_keys", candidates, client.key_types().item_key)
-        ranking = client.rank(user_id, keys, events, now=now, position=position, call_id=_call_id(call_id))
+        ranking = client.rank(
+            user_id,
+            keys,
+            events,
+            now=now,
+            expected_event_count=expected_event_count,
+            request_id=_request_id(request_id),
+        )
     scored = list(zip(keys, ranking.scores.tolist(), strict=True))
     if not as_json:
         scored.sort(key=lambda pair: -pair[1])
@@ -95,8 +106,8 @@ def recommend(
     top_k: Annotated[int, typer.Option(help="How many items.")] = DEFAULT_TOP_K,
     excluded: Annotated[list[str] | None, typer.Option("--exclude", help="Item key never to return.")] = None,
     now: Now = None,
-    position: Position = None,
-    call_id: CallId = None,
+    expected_event_count: ExpectedEventCount = None,
+    request_id: RequestId = None,
     url: Url = DEFAULT_URL,
     timeout_s: Timeout = DEFAULT_TIMEOUT_S,
     exclude_recent: Annotated[bool, typer.Option("--exclude-recent", help="Leave out the user's last items.")] = False,
@@ -111,8 +122,8 @@ def recommend(
             excluded_keys=_keys("excluded_keys", excluded, client.key_types().item_key) if excluded else (),
             exclude_recent=exclude_recent,
             now=now,
-            position=position,
-            call_id=_call_id(call_id),
+            expected_event_count=expected_event_count,
+            request_id=_request_id(request_id),
         )
     scored = list(zip(answer.item_keys, answer.scores.tolist(), strict=True))
     _show(_receipt(answer.receipt), scored, as_json=as_json)
@@ -167,11 +178,11 @@ def _keys(name: str, texts: Sequence[str], kind: type[Key]) -> list[Key]:
         ) from None
 
 
-def _call_id(text: str | None) -> bytes | None:
+def _request_id(text: str | None) -> bytes | None:
     try:
         return None if text is None else bytes.fromhex(text)
     except ValueError:
-        raise InvalidRequest(f"call_id is {text!r}; give 32 hex digits", field="call_id") from None
+        raise InvalidRequest(f"request_id is {text!r}; give 32 hex digits", field="request_id") from None
 
 
 def _receipt(receipt: Receipt) -> dict[str, Any]:

@@ -7,13 +7,13 @@ from types import TracebackType
 from typing import Any, Self, TypeVar, Unpack
 
 from hytrec.signature import DEFAULT_TOP_K
-from hytrec_clients.answers import Ranking, Receipt, Recommendation
 from hytrec_clients.codec import KeyTypes
 from hytrec_clients.errors import ClientClosed
 from hytrec_clients.events import Events, Keys
+from hytrec_clients.flow import CHANNEL_OPTIONS, Flow, Progress
 from hytrec_clients.optional import require
+from hytrec_clients.results import Ranking, Receipt, Recommendation
 from hytrec_clients.retry import DEFAULT_TIMEOUT_S, RetryPolicy
-from hytrec_clients.rpc import CHANNEL_OPTIONS, Flow, Progress
 from hytrec_clients.session import DEFAULT_CHUNK, DEFAULT_URL, CallOptions, Session
 
 T = TypeVar("T")
@@ -80,7 +80,7 @@ class HytrecClient:
         """Add events to a user's state. Without events nothing is written: a way to read the event_count.
 
         Args:
-            options: `position`, `call_id` and `timeout_s`, see `CallOptions`.
+            options: `expected_event_count`, `request_id` and `timeout_s`, see `CallOptions`.
         """
         return self._run(self._session.append(user_id, events, **options))
 
@@ -97,7 +97,7 @@ class HytrecClient:
 
         Args:
             now: unix seconds of the question; the server's clock where None.
-            options: `position`, `call_id` and `timeout_s`, see `CallOptions`.
+            options: `expected_event_count`, `request_id` and `timeout_s`, see `CallOptions`.
         """
         return self._run(self._session.rank(user_id, candidate_keys, events, now=now, **options))
 
@@ -119,7 +119,7 @@ class HytrecClient:
             excluded_keys: items never to return.
             exclude_recent: leave out the items of the user's recent window too.
             now: unix seconds of the question; the server's clock where None.
-            options: `position`, `call_id` and `timeout_s`, see `CallOptions`.
+            options: `expected_event_count`, `request_id` and `timeout_s`, see `CallOptions`.
         """
         flow = self._session.recommend(
             user_id,
@@ -143,7 +143,7 @@ class HytrecClient:
     def backfill(
         self, user_id: str, events: Events, *, chunk: int = DEFAULT_CHUNK, timeout_s: float | None = None
     ) -> Receipt:
-        """Feed a whole history in several appends, each guarded by its position.
+        """Feed a whole history in several appends, each guarded by its expected_event_count.
 
         Begins at the event_count the server has, so the same call made again goes on where the last one stopped.
         What the server has must be the beginning of this history.

@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 
 from hytrec import signature
 from hytrec.signature import DType, Ensemble, Limit, Model, StateStatus, Tensor
-from hytrec_clients.answers import Key, Ranking, Receipt, Recommendation
 from hytrec_clients.errors import InvalidRequest, ServerMismatch
 from hytrec_clients.events import as_sequence
 from hytrec_clients.optional import require
+from hytrec_clients.results import Key, Ranking, Receipt, Recommendation
 
 Endpoint = Ensemble | Model
 Array = NDArray[Any]
@@ -102,8 +102,8 @@ def _array(tensor: Tensor, value: Any, dtype: DType) -> Array:
     """One argument as (n,) of the tensor's dtype."""
     if tensor is signature.USER_ID:
         return _user_id(value)
-    if tensor is signature.CALL_ID:
-        return _call_id(value)
+    if tensor is signature.REQUEST_ID:
+        return _request_id(value)
     if tensor.dtype in {DType.ITEM_KEY, DType.BEHAVIOR_KEY}:
         return key_array(tensor.name, value, dtype)
     if tensor.dtype is DType.BOOL:
@@ -119,10 +119,12 @@ def _user_id(value: object) -> Array:
     return np.array([_utf8("user_id", value)], dtype=object)
 
 
-def _call_id(value: object) -> Array:
-    size = signature.CALL_ID_BYTES
+def _request_id(value: object) -> Array:
+    size = signature.REQUEST_ID_BYTES
     if not isinstance(value, bytes) or len(value) != size:
-        raise InvalidRequest(f"call_id is {value!r}; give {size} bytes, such as uuid.uuid4().bytes", field="call_id")
+        raise InvalidRequest(
+            f"request_id is {value!r}; give {size} bytes, such as uuid.uuid4().bytes", field="request_id"
+        )
     return np.frombuffer(value, np.uint8)
 
 

@@ -3,7 +3,7 @@
 HytrecError
   ClientError
     InvalidRequest        the call is wrong and would be wrong again (also a ValueError)
-    Unresolved            out of time; `call_id` lets the same call be made again, applied at most once
+    Unresolved            out of time; `request_id` lets the same call be made again, applied at most once
       Unavailable         the last answer was a refusal: conflict, store full, server away
       DeadlineExceeded    the last attempt had no answer (also a TimeoutError)
     ModelChanged          the server answers from another model than this client is pinned to
@@ -17,7 +17,7 @@ HytrecError
 from __future__ import annotations
 
 from hytrec.errors import HytrecError
-from hytrec_clients.answers import Ranking, Receipt, Recommendation
+from hytrec_clients.results import Ranking, Receipt, Recommendation
 
 __all__ = [
     "ClientClosed",
@@ -54,14 +54,14 @@ class Unresolved(ClientError):
 
     Attributes:
         attempts: how often it was sent.
-        call_id: give it to the same call made again, and its events are applied at most once; None where nothing
+        request_id: give it to the same call made again, and its events are applied at most once; None where nothing
             was sent that could write events.
     """
 
-    def __init__(self, message: str, *, attempts: int, call_id: bytes | None) -> None:
+    def __init__(self, message: str, *, attempts: int, request_id: bytes | None) -> None:
         super().__init__(message)
         self.attempts = attempts
-        self.call_id = call_id
+        self.request_id = request_id
 
 
 class Unavailable(Unresolved):

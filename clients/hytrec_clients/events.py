@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hytrec_clients.answers import Key
 from hytrec_clients.errors import InvalidRequest
+from hytrec_clients.results import Key
 
 Keys = Sequence[Key] | NDArray[Any]
 """Keys of one tensor: a sequence of Python values, or a numpy array of one axis."""

@@ -11,13 +11,13 @@ from typing import Any, TypedDict, TypeVar, Unpack
 from hytrec import signature
 from hytrec.signature import Limit
 from hytrec_clients import codec
-from hytrec_clients.answers import Ranking, Receipt, Recommendation
-from hytrec_clients.call_ids import CallIds
+from hytrec_clients.error_mapping import given_up, refusal
 from hytrec_clients.errors import InvalidRequest, ModelChanged, ServerFailed, ServerMismatch
 from hytrec_clients.events import Events, Keys
-from hytrec_clients.refusals import given_up, refusal
+from hytrec_clients.flow import AskConfig, AskReady, Describe, Flow, Infer, RpcFailure, Step, Wait
+from hytrec_clients.request_ids import RequestIds
+from hytrec_clients.results import Ranking, Receipt, Recommendation
 from hytrec_clients.retry import Budget, RetryPolicy
-from hytrec_clients.rpc import AskConfig, AskReady, Describe, Flow, Infer, RpcFailure, Step, Wait
 
 DEFAULT_URL = "127.0.0.1:8001"
 DEFAULT_CHUNK = 1_024
@@ -34,16 +34,16 @@ class CallOptions(TypedDict, total=False):
     """Keyword arguments of every call that can write events.
 
     Args:
-        position: event_count the user's state must have before this call, else nothing is written and
+        expected_event_count: event_count the user's state must have before this call, else nothing is written and
             InvalidRequest names both counts. Unchecked when left out.
-        call_id: 16 bytes naming the logical call, made afresh when left out. A consumer that may see one message
+        request_id: 16 bytes naming the logical call, made afresh when left out. A consumer that may see one message
             twice gives an id of the message: the server remembers the last 32 of every user and applies none twice.
-            Ids with the same first 8 bytes share a strand and are forgotten sooner, see `hytrec_clients.call_ids`.
+            Ids with the same first 8 bytes share a strand and are forgotten sooner, see `hytrec_clients.request_ids`.
         timeout_s: for the whole call with all its attempts.
     """
 
-    position: int | None
-    call_id: bytes | None
+    expected_event_count: int | None
+    request_id: bytes | None
     timeout_s: float | None
 
 
@@ -82,7 +82,7 @@ class Session:
         self._pinned = model_fingerprint
         self._contracts: dict[str, codec.Contract] = {}
         self._limits: dict[Limit, int] | None = None
-        self._call_ids = CallIds()
+        self._request_ids = RequestIds()
         self._lock = threading.Lock()
 
     @property
@@ -139,7 +139,7 @@ class Session:
         return codec.decode_forgotten((yield from self._infer(signature.FORGET, arguments, timeout_s)))
 
     def backfill(self, user_id: str, events: Events, *, chunk: int, timeout_s: float | None) -> Flow[Receipt]:
-        """A long history in position-guarded appends, from where an earlier backfill stopped."""
+        """A long history in expected_event_count-guarded appends, from where an earlier backfill stopped."""
         if chunk < 1:
             raise InvalidRequest(f"chunk is {chunk}; it must be at least 1 event", field="chunk")
         receipt = yield from self.append(user_id, None, timeout_s=timeout_s)
@@ -154,7 +154,7 @@ class Session:
             chunk = min(chunk, limits.get(Limit.MAX_EVENTS) or chunk)
         for start in range(receipt.event_count, len(events), chunk):
             part = events.part(start, start + chunk)
-            receipt = yield from self.append(user_id, part, position=start, timeout_s=timeout_s)
+            receipt = yield from self.append(user_id, part, expected_event_count=start, timeout_s=timeout_s)
         return receipt
 
     def ready(self, *, wait_s: float) -> Flow[bool]:
@@ -189,16 +189,16 @@ class Session:
         events: Events | None,
         asked: dict[str, Any],
         *,
-        position: int | None = None,
-        call_id: bytes | None = None,
+        expected_event_count: int | None = None,
+        request_id: bytes | None = None,
         timeout_s: float | None = None,
     ) -> Flow[Answer]:
-        """One logical call of an ensemble: one call_id, however often it is sent."""
-        own_id = self._call_ids.take() if call_id is None else None
+        """One logical call of an ensemble: one request_id, however often it is sent."""
+        own_id = self._request_ids.take() if request_id is None else None
         arguments = asked | {
             signature.USER_ID.name: user_id,
-            signature.CALL_ID.name: own_id or call_id,
-            signature.POSITION.name: position,
+            signature.REQUEST_ID.name: own_id or request_id,
+            signature.EXPECTED_EVENT_COUNT.name: expected_event_count,
         }
         if events is not None and len(events):
             arguments[signature.ITEM_KEYS.name] = events.item_keys
@@ -206,7 +206,7 @@ class Session:
             arguments[signature.TIMES.name] = events.times
         answer = decode((yield from self._infer(endpoint, arguments, timeout_s)))
         if own_id:
-            self._call_ids.settle(own_id)
+            self._request_ids.settle(own_id)
         self._check_model(answer)
         return answer
 
@@ -214,11 +214,11 @@ class Session:
         budget = self._budget(timeout_s)
         contract = yield from self._contract(endpoint, budget)
         inputs = codec.encode(endpoint, arguments, contract)
-        call_id = arguments.get(signature.CALL_ID.name)
+        request_id = arguments.get(signature.REQUEST_ID.name)
         try:
             return (
                 yield from self._retried(
-                    endpoint, budget, lambda left_s: Infer(endpoint.name, inputs, left_s), call_id=call_id
+                    endpoint, budget, lambda left_s: Infer(endpoint.name, inputs, left_s), request_id=request_id
                 )
             )
         except InvalidRequest:
@@ -231,7 +231,7 @@ class Session:
         contract = self._contracts.get(endpoint.name)
         if contract is None:
             metadata = yield from self._retried(
-                endpoint, budget, lambda left_s: Describe(endpoint.name, left_s), call_id=None
+                endpoint, budget, lambda left_s: Describe(endpoint.name, left_s), request_id=None
             )
             contract = self._contracts[endpoint.name] = codec.Contract.of(endpoint, metadata)
             budget.attempts = 0
@@ -244,7 +244,7 @@ class Session:
             name = signature.APPEND.name
             try:
                 limits = codec.limits_of(
-                    (yield from self._retried(signature.APPEND, budget, lambda s: AskConfig(name, s), call_id=None))
+                    (yield from self._retried(signature.APPEND, budget, lambda s: AskConfig(name, s), request_id=None))
                 )
             except (ServerMismatch, ServerFailed):  # a gateway need not let the question through
                 limits = {}
@@ -252,7 +252,7 @@ class Session:
         return limits
 
     def _retried(
-        self, endpoint: codec.Endpoint, budget: Budget, step: Callable[[float], Step], *, call_id: bytes | None
+        self, endpoint: codec.Endpoint, budget: Budget, step: Callable[[float], Step], *, request_id: bytes | None
     ) -> Flow[Any]:
         """Send a step until it is answered, refused for good, or out of time."""
         said: RpcFailure | None = None
@@ -268,7 +268,7 @@ class Session:
                     said = failure
                 pause_s = budget.backoff_s()
                 if pause_s is None:
-                    raise given_up(endpoint.name, self.url, said, budget, call_id) from None
+                    raise given_up(endpoint.name, self.url, said, budget, request_id) from None
             yield Wait(pause_s)
 
     def _check_model(self, answer: Receipt | Ranking | Recommendation) -> None:

@@ -9,7 +9,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from hytrec_export.errors import OptionError
-from hytrec_export.serving import Limits
+from hytrec_export.settings import Limits
 
 
 class Target(StrEnum):
@@ -62,16 +62,16 @@ class StateKind(StrEnum):
     """Triton's sequence batcher, in memory, for a session"""
 
 
-class Steps(StrEnum):
+class Execution(StrEnum):
     """How the steps of an endpoint are Triton models."""
 
-    TOGETHER = "together"
+    FUSED = "fused"
     """one model takes them all, in one process; target embedded only, and its default"""
-    APART = "apart"
+    ENSEMBLE = "ensemble"
     """each a model of its own, as on every other target"""
 
 
-CHAIN_BATCH = 4
+FUSED_MAX_BATCH = 4
 """Most calls of a batch of the one model of steps together, where nothing else is asked for. Eight calls under way are
 then four for each of its two processes; without a limit the one that is free first takes them all and the other waits.
 More than four rankings also leave the processor's caches. Appends at high concurrency gain from larger ones, and so
@@ -108,11 +108,11 @@ class BuildOptions:
     Args:
         run: run folder of `hytrec train`.
         output: where the model repository goes; a repository that stands there is replaced.
-        fp16: half precision, as far as the target has it; see `hytrec_export.targets`.
+        fp16: half precision, as far as the target has it; see `hytrec_export.plan`.
         lowering: None takes the target's best.
         device: of target onnxruntime.
-        steps: None takes the target's best.
-        chain_batch: most calls of a batch of the one model of steps together; None takes `CHAIN_BATCH`.
+        execution: None takes the target's best.
+        fused_max_batch: most calls of a batch of the one model of steps together; None takes `FUSED_MAX_BATCH`.
         limits: largest call that the build accepts.
         atol: largest difference from PyTorch that the parity gate lets pass.
     """
@@ -124,17 +124,18 @@ class BuildOptions:
     lowering: Lowering | None = None
     device: Device = Device.CPU
     state: StateKind = StateKind.STORE
-    steps: Steps | None = None
-    chain_batch: int | None = None
+    execution: Execution | None = None
+    fused_max_batch: int | None = None
     engine: EngineOptions = field(default_factory=EngineOptions)
     limits: Limits = field(default_factory=Limits)
     atol: float = 1e-4
 
     def __post_init__(self) -> None:
-        """Raises: OptionError: atol is not a positive number, or chain_batch not at least 1."""
+        """Raises: OptionError: atol is not a positive number, or fused_max_batch not at least 1."""
         if not 0 < self.atol < math.inf:
             raise OptionError(f"atol is {self.atol}; it must be over 0, and 1e-4 is what a float32 build meets")
-        if self.chain_batch is not None and self.chain_batch < 1:
+        if self.fused_max_batch is not None and self.fused_max_batch < 1:
             raise OptionError(
-                f"chain batch is {self.chain_batch}; it must be at least 1 call, and {CHAIN_BATCH} is usual"
+                f"fused max batch is {self.fused_max_batch}; it must be at least 1 request, and "
+                f"{FUSED_MAX_BATCH} is usual"
             )

@@ -4,24 +4,24 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from hytrec.checkpoint import Run, load_run
+from hytrec.run_folder import Run, load_run
 from hytrec.signature import GRAPHS
-from hytrec_export import answers
-from hytrec_export.graph import export_graphs
-from hytrec_export.manifest import Manifest, describe
+from hytrec_export.exporters.onnx_graph import export_graphs
+from hytrec_export.exporters.preflight import check_packages
+from hytrec_export.exporters.tensorrt.build import build_engines, check_plan
 from hytrec_export.options import BuildOptions, Precision
-from hytrec_export.output import check_output, keep_own_files
-from hytrec_export.packages import check_packages
-from hytrec_export.parity import case_count, check_parity
+from hytrec_export.plan import BuildPlan, resolve_plan
 from hytrec_export.progress import Progress, silent
-from hytrec_export.quality import QualityBounds
-from hytrec_export.quality_gate import check_quality
-from hytrec_export.replace import NEW, put_in_place, staging_folder
-from hytrec_export.serving import ServingSettings
-from hytrec_export.targets import Plan, make_plan
-from hytrec_export.tensorrt.build import build_engines, check_plan
-from hytrec_export.triton_repository import write_repository
-from hytrec_export.verify_engines import check_built_engines
+from hytrec_export.repository.atomic_swap import NEW, put_in_place, staging_folder
+from hytrec_export.repository.manifest import Manifest, describe
+from hytrec_export.repository.output_guard import check_output, keep_own_files
+from hytrec_export.repository.writer import write_repository
+from hytrec_export.settings import ServingSettings
+from hytrec_export.verification.engines import check_built_engines
+from hytrec_export.verification.parity import golden as answers
+from hytrec_export.verification.parity.gate import case_count, check_parity
+from hytrec_export.verification.quality.bounds import QualityBounds
+from hytrec_export.verification.quality.gate import check_quality
 
 
 def build(options: BuildOptions, *, progress: Progress = silent) -> Manifest:
@@ -34,7 +34,7 @@ def build(options: BuildOptions, *, progress: Progress = silent) -> Manifest:
             graph differs from the signature table, its answers from PyTorch's, half precision from float32 by too
             much, or an engine cannot be built, or answers otherwise on the GPU here.
     """
-    plan = make_plan(options)
+    plan = resolve_plan(options)
     check_packages(plan)
     output = check_output(options.output)
     run = load_run(options.run)
@@ -85,7 +85,7 @@ def build(options: BuildOptions, *, progress: Progress = silent) -> Manifest:
 
 
 def _export(
-    run: Run, precision: Precision, plan: Plan, settings: ServingSettings, staging: Path, progress: Progress
+    run: Run, precision: Precision, plan: BuildPlan, settings: ServingSettings, staging: Path, progress: Progress
 ) -> dict[str, Path]:
     folder = staging / precision.value
     folder.mkdir()

@@ -1,17 +1,12 @@
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
-
 from hytrec.config import ModelConfig
-from hytrec.data import History
-from hytrec.model import HyTRec, build_model
+from hytrec.data.histories import History
+from hytrec.modeling.model import HyTRec, build_model
 
 CONFIG = ModelConfig(items=30, behaviors=2, width=8, heads=2, tadn_layers=2, softmax_layers=1, window=4, experts=2)
 

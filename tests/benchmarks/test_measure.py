@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-import measure
 from hytrec.errors import DataError
-from measures.context import Context, Log
-from measures.figures import BOUNDS, Bound, Relation
+from hytrec_benchmarks import measure
+from hytrec_benchmarks.fixtures.bounds import BOUNDS, Bound, Relation
+from hytrec_benchmarks.fixtures.context import Context, Log
 
 
 @pytest.fixture

@@ -40,7 +40,7 @@ class Trouble:
 @dataclass
 class User:
     events: list[tuple[Any, int]] = field(default_factory=list)
-    call_ids: list[bytes] = field(default_factory=list)
+    request_ids: list[bytes] = field(default_factory=list)
 
 
 class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
@@ -77,9 +77,9 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
     def stop(self) -> None:
         self.server.stop(0).wait()
 
-    def call_ids(self) -> list[bytes]:
+    def request_ids(self) -> list[bytes]:
         """Of every inference that arrived, in order."""
-        return [inputs["call_id"].tobytes() for _, inputs in self.calls]
+        return [inputs["request_id"].tobytes() for _, inputs in self.calls]
 
     def datatype(self, tensor: Tensor) -> str:
         keys = tensor.dtype in {DType.ITEM_KEY, DType.BEHAVIOR_KEY}
@@ -147,15 +147,15 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
             return {"forgotten": [self.users.pop(user_id, None) is not None], "model_fingerprint": self._fingerprint()}
         user = self.users.setdefault(user_id, User())
         times = inputs.get("times", np.zeros(0, np.int64))
-        known = inputs["call_id"].tobytes() in user.call_ids
-        position = int(inputs.get("position", [-1])[0])
-        if not known and position not in {-1, len(user.events)}:
-            text = f"position {position} does not fit: the user has {len(user.events)} events"
+        known = inputs["request_id"].tobytes() in user.request_ids
+        expected_event_count = int(inputs.get("expected_event_count", [-1])[0])
+        if not known and expected_event_count not in {-1, len(user.events)}:
+            text = f"expected_event_count {expected_event_count} does not fit: the user has {len(user.events)} events"
             context.abort(grpc.StatusCode.INVALID_ARGUMENT, f"in ensemble '{name}', {text}")
         applied = not known and len(times) > 0
         if applied:
             user.events += zip(inputs["item_keys"].tolist(), times.tolist(), strict=True)
-            user.call_ids.append(inputs["call_id"].tobytes())
+            user.request_ids.append(inputs["request_id"].tobytes())
         top = int(inputs.get("top_k", [10])[0])
         excluded = inputs.get("excluded_keys", np.zeros(0)).tolist()
         best = [key for key, _ in reversed(user.events) if key not in excluded][:top]

@@ -15,7 +15,11 @@ def test_a_history_is_fed_in_guarded_chunks(client: Any, fake: Any) -> None:
     receipt = client.backfill("ada", HISTORY, chunk=4)
     assert receipt.event_count == 10
     assert fake.users[b"ada"].events == WHOLE
-    sent = [(i["position"].tolist(), len(i["times"]), len(i["behavior_keys"])) for _, i in fake.calls if "times" in i]
+    sent = [
+        (i["expected_event_count"].tolist(), len(i["times"]), len(i["behavior_keys"]))
+        for _, i in fake.calls
+        if "times" in i
+    ]
     assert sent == [([0], 4, 4), ([4], 4, 4), ([8], 2, 2)]
 
 
@@ -54,12 +58,12 @@ def test_another_writer_in_between_is_noticed(client: Any, fake: Any) -> None:
     append = fake._answer
 
     def intrude(name: str, inputs: dict[str, Any], context: Any) -> Any:
-        if inputs.get("position", [-1])[0] == 6:
+        if inputs.get("expected_event_count", [-1])[0] == 6:
             fake.users[b"ada"].events.append((99, 1))
         return append(name, inputs, context)
 
     fake._answer = intrude
-    with pytest.raises(InvalidRequest, match="position 6 does not fit: the user has 7 events"):
+    with pytest.raises(InvalidRequest, match="expected_event_count 6 does not fit: the user has 7 events"):
         client.backfill("ada", HISTORY, chunk=4)
 
 

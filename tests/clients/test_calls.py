@@ -21,27 +21,27 @@ from hytrec_clients import (
 
 
 def test_append_sends_the_table_and_returns_a_receipt(client: Any, fake: Any) -> None:
-    receipt = client.append("ada", Events([50, 181], np.array([100, 200]), [1, 2]), position=0)
+    receipt = client.append("ada", Events([50, 181], np.array([100, 200]), [1, 2]), expected_event_count=0)
     assert receipt == Receipt(event_count=2, applied=True, model_fingerprint="0" * 32, state_status=StateStatus.KEPT)
     model, inputs = fake.calls[0]
     assert model == "hytrec_append"
-    given = {name: array.tolist() for name, array in inputs.items() if name != "call_id"}
+    given = {name: array.tolist() for name, array in inputs.items() if name != "request_id"}
     assert given == {
         "user_id": [b"ada"],
         "item_keys": [50, 181],
         "times": [100, 200],
         "behavior_keys": [1, 2],
-        "position": [0],
+        "expected_event_count": [0],
     }
-    assert inputs["call_id"].shape == (16,)
-    assert inputs["call_id"].dtype == np.uint8
+    assert inputs["request_id"].shape == (16,)
+    assert inputs["request_id"].dtype == np.uint8
 
 
 @pytest.mark.parametrize("events", [None, Events([], []), Events(np.zeros(0, np.int64), np.zeros(0, np.int64), [])])
 def test_a_call_without_events_sends_no_event_tensors(client: Any, fake: Any, events: Events | None) -> None:
     receipt = client.append("ada", events)
     assert (receipt.event_count, receipt.applied) == (0, False)
-    assert set(fake.calls[0][1]) == {"user_id", "call_id"}
+    assert set(fake.calls[0][1]) == {"user_id", "request_id"}
 
 
 def test_rank_returns_scores_in_the_order_given(client: Any, fake: Any) -> None:
@@ -115,9 +115,9 @@ def test_metadata_is_asked_once_an_endpoint(client: Any, fake: Any) -> None:
 def test_every_logical_call_has_its_own_call_id_unless_given_one(client: Any, fake: Any) -> None:
     for _ in range(3):
         client.append("ada")
-    assert len(set(fake.call_ids())) == 3
-    assert client.append("ada", Events.one(5, 1), call_id=b"kafka-0-00000042").applied
-    assert not client.append("ada", Events.one(5, 1), call_id=b"kafka-0-00000042").applied
+    assert len(set(fake.request_ids())) == 3
+    assert client.append("ada", Events.one(5, 1), request_id=b"kafka-0-00000042").applied
+    assert not client.append("ada", Events.one(5, 1), request_id=b"kafka-0-00000042").applied
     assert fake.users[b"ada"].events == [(5, 1)]
 
 

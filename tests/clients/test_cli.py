@@ -85,10 +85,10 @@ def test_a_call_made_again_by_its_call_id(ask: Any, fake: Any, trouble: Any) -> 
     fake.always = trouble(grpc.StatusCode.UNAVAILABLE, "Socket closed", applies=True)
     code, out, err = ask("append", "ada", "--item", "50", "--timeout", "0.5")
     assert (code, out) == (1, "")
-    found = re.fullmatch(r"error: hytrec_append at .*; call again with call_id ([0-9a-f]{32})\n", err)
+    found = re.fullmatch(r"error: hytrec_append at .*; call again with request_id ([0-9a-f]{32})\n", err)
     assert found
     fake.always = None
-    _, out, _ = ask("append", "ada", "--item", "50", "--call-id", found[1], "--json")
+    _, out, _ = ask("append", "ada", "--item", "50", "--request-id", found[1], "--json")
     assert json.loads(out)["applied"] is False
     assert len(fake.users[b"ada"].events) == 1
 
@@ -99,9 +99,12 @@ def test_a_call_made_again_by_its_call_id(ask: Any, fake: Any, trouble: Any) -> 
         (["append", "ada", "--item", "tt1"], "item_keys is tt1; the keys of this server are whole numbers"),
         (["append", "ada", "--time", "5"], "--time and --behavior belong to an event; give --item for each"),
         (["append", "ada", "--item", "5", "--time", "1", "--time", "2"], "times has 2 entries and item_keys 1"),
-        (["append", "ada", "--call-id", "xyz"], "call_id is 'xyz'; give 32 hex digits"),
-        (["append", "ada", "--call-id", "aa"], "call_id is b'\\xaa'; give 16 bytes"),
-        (["append", "ada", "--item", "5", "--position", "3"], "position 3 does not fit: the user has 0 events"),
+        (["append", "ada", "--request-id", "xyz"], "request_id is 'xyz'; give 32 hex digits"),
+        (["append", "ada", "--request-id", "aa"], "request_id is b'\\xaa'; give 16 bytes"),
+        (
+            ["append", "ada", "--item", "5", "--expected-event-count", "3"],
+            "expected_event_count 3 does not fit: the user has 0 events",
+        ),
         (["append", "ada", "--timeout", "0"], "timeout_s is 0.0; it must be over 0 seconds"),
     ],
 )

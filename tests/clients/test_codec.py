@@ -69,7 +69,10 @@ def test_keys_that_are_no_strings(keys: Any) -> None:
     ("arguments", "text"),
     [
         ({"user_id": 5}, "user_id is 5; give a str, such as str(5)"),
-        ({"user_id": "ada", "call_id": b"short"}, "call_id is b'short'; give 16 bytes, such as uuid.uuid4().bytes"),
+        (
+            {"user_id": "ada", "request_id": b"short"},
+            "request_id is b'short'; give 16 bytes, such as uuid.uuid4().bytes",
+        ),
         ({"user_id": "ada", "now": 1.5}, "now is 1.5; give a whole number of 64 bits"),
         ({"user_id": "ada", "now": 2**63}, f"now is {2**63}; give a whole number of 64 bits"),
         ({"user_id": "ada", "top_k": "10"}, "top_k is '10'; give a whole number of 64 bits"),
@@ -86,11 +89,11 @@ def test_arguments_of_the_wrong_type(arguments: Any, text: str) -> None:
 def test_every_input_of_the_table_can_be_sent() -> None:
     values = {
         "user_id": "ada",
-        "call_id": bytes(16),
+        "request_id": bytes(16),
         "item_keys": [1],
         "behavior_keys": [1],
         "times": np.array([1]),
-        "position": np.int64(0),
+        "expected_event_count": np.int64(0),
         "now": 1,
         "top_k": 1,
         "excluded_keys": [],
@@ -99,4 +102,4 @@ def test_every_input_of_the_table_can_be_sent() -> None:
     inputs = encode(**values)
     assert [i.name() for i in inputs] == [tensor.name for tensor in signature.RECOMMEND.inputs]
     sizes = {i.name(): list(i.shape()) for i in inputs}
-    assert sizes == {name: [1, 16 if name == "call_id" else 0 if name == "excluded_keys" else 1] for name in values}
+    assert sizes == {name: [1, 16 if name == "request_id" else 0 if name == "excluded_keys" else 1] for name in values}

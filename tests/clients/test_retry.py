@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from hytrec import signature
 from hytrec_clients import ClientError, Events, InvalidRequest, RetryPolicy, Unresolved
 from hytrec_clients.codec import TRITON_NAMES, Contract
+from hytrec_clients.flow import Flow, Infer, RpcFailure, Wait
 from hytrec_clients.retry import Budget
-from hytrec_clients.rpc import Flow, Infer, RpcFailure, Wait
 from hytrec_clients.session import Session
 
 POLICIES = st.builds(
@@ -69,8 +69,8 @@ def test_a_call_never_outlives_its_time_and_repeats_itself_exactly(
     assert error.attempts == len(sent) >= 1
     assert all(0 < step.timeout_s <= timeout_s + 1e-9 for step in sent)
     assert {id(step.inputs) for step in sent} == {id(sent[0].inputs)}
-    call_ids = [i._get_content() for i in sent[0].inputs if i.name() == "call_id"]
-    assert call_ids == [error.call_id]
+    request_ids = [i._get_content() for i in sent[0].inputs if i.name() == "request_id"]
+    assert request_ids == [error.request_id]
 
 
 @given(POLICIES, st.floats(0.01, 60))

@@ -27,10 +27,10 @@ CLICK = Events.one(5, 100)
 def test_conflicts_are_retried_with_the_same_call_id(client: Any, fake: Any, trouble: Any) -> None:
     fake.script += [trouble(UNAVAILABLE, "another writer was first; retry the call")] * 3
     assert client.append("ada", CLICK).applied
-    assert len(fake.call_ids()) == 4
-    assert len(set(fake.call_ids())) == 1
+    assert len(fake.request_ids()) == 4
+    assert len(set(fake.request_ids())) == 1
     client.append("ada", CLICK)
-    assert len(set(fake.call_ids())) == 2
+    assert len(set(fake.request_ids())) == 2
 
 
 @pytest.mark.parametrize(
@@ -57,7 +57,7 @@ def test_an_attempt_without_an_answer_leaves_time_for_the_next(client: Any, fake
     fake.script.append(trouble(None, applies=True))
     receipt = client.append("ada", CLICK, timeout_s=2.0)
     assert (receipt.event_count, receipt.applied) == (1, False)
-    assert len(set(fake.call_ids())) == 1
+    assert len(set(fake.request_ids())) == 1
 
 
 def test_a_recommendation_is_complete_after_a_lost_answer(client: Any, fake: Any, trouble: Any) -> None:
@@ -79,14 +79,14 @@ def test_unavailable_to_the_end(client: Any, fake: Any, trouble: Any) -> None:
         client.append("ada", CLICK, timeout_s=1.0)
     error: Any = caught.value
     assert error.attempts >= len(fake.calls) > 3  # the last one may be cut short before it arrives
-    assert error.call_id == fake.call_ids()[0]
+    assert error.request_id == fake.request_ids()[0]
     assert str(error) == (
         f"hytrec_append at {fake.url} was unavailable within 1 s (attempts: {error.attempts}, the last said: "
-        f"the state store is full (1 GiB)); call again with call_id {error.call_id.hex()}"
+        f"the state store is full (1 GiB)); call again with request_id {error.request_id.hex()}"
     )
     assert isinstance(error, Unresolved)
     fake.always = None
-    assert client.append("ada", CLICK, call_id=error.call_id).applied
+    assert client.append("ada", CLICK, request_id=error.request_id).applied
 
 
 def test_no_answer_to_the_end(client: Any, fake: Any, trouble: Any) -> None:
@@ -100,10 +100,10 @@ def test_no_answer_to_the_end(client: Any, fake: Any, trouble: Any) -> None:
     error: Any = caught.value
     assert str(error) == (
         f"no answer of hytrec_append at {fake.url} within 0.5 s (attempts: {error.attempts}); call again with "
-        f"call_id {error.call_id.hex()}, or give a larger timeout_s"
+        f"request_id {error.request_id.hex()}, or give a larger timeout_s"
     )
     fake.always = None
-    receipt = client.append("ada", CLICK, call_id=error.call_id)
+    receipt = client.append("ada", CLICK, request_id=error.request_id)
     assert (receipt.event_count, receipt.applied) == (1, False)
 
 
@@ -122,7 +122,7 @@ def test_no_server(make_client: Any) -> None:
         with pytest.raises(Unavailable, match=r"the last said: .*refused.*; call again$") as caught:
             make_client(f"127.0.0.1:{taken.getsockname()[1]}").append("ada", CLICK, timeout_s=0.3)
     assert caught.value.attempts > 1
-    assert caught.value.call_id is None
+    assert caught.value.request_id is None
 
 
 def test_a_server_restart_in_between(client: Any, fake: Any) -> None:
@@ -152,9 +152,9 @@ def test_a_server_stopped_in_mid_call(client: Any, fake: Any, trouble: Any) -> N
 
 def test_bad_input_is_never_retried(client: Any, fake: Any) -> None:
     client.append("ada", CLICK)
-    with pytest.raises(InvalidRequest, match=r"^position 7 does not fit: the user has 1 events$") as caught:
-        client.append("ada", CLICK, position=7)
-    assert caught.value.field == "position"
+    with pytest.raises(InvalidRequest, match=r"^expected_event_count 7 does not fit: the user has 1 events$") as caught:
+        client.append("ada", CLICK, expected_event_count=7)
+    assert caught.value.field == "expected_event_count"
     assert len(fake.calls) == 2
 
 
@@ -167,7 +167,7 @@ def test_bad_input_that_names_no_argument(client: Any, fake: Any, trouble: Any) 
 
 def test_a_position_holds_for_the_retries_of_its_own_call(client: Any, fake: Any, trouble: Any) -> None:
     fake.script.append(trouble(UNAVAILABLE, "Socket closed", applies=True))
-    assert client.append("ada", CLICK, position=0).event_count == 1
+    assert client.append("ada", CLICK, expected_event_count=0).event_count == 1
 
 
 def test_a_failing_server_is_not_asked_again(client: Any, fake: Any, trouble: Any) -> None:

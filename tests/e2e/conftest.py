@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import sys
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -16,19 +15,17 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
-
-from hytrec.checkpoint import save_run
 from hytrec.config import ModelConfig
-from hytrec.data import History
-from hytrec.model import build_model
-from hytrec.remember import set_to_remember
-from hytrec.vocabulary import Vocabulary
+from hytrec.data.histories import History
+from hytrec.data.vocabulary import Vocabulary
+from hytrec.modeling.model import build_model
+from hytrec.run_folder import save_run
+from hytrec_benchmarks.fixtures.remember import set_to_remember
 from hytrec_clients import HytrecClient
-from hytrec_export.options import BuildOptions, Steps
+from hytrec_export.options import BuildOptions, Execution
 from hytrec_export.pipeline import build
 from hytrec_export.server import EmbeddedServer, ServerOptions
-from hytrec_export.serving import Limits, ServingSettings
+from hytrec_export.settings import Limits, ServingSettings
 from hytrec_export.state.opening import open_store
 from hytrec_export.state.options import StoreOptions
 from hytrec_export.state.store import StateStore, StoredUser
@@ -81,7 +78,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Build:
 def built_apart(built: Build) -> Path:
     """The same with a model for every step, as on other targets."""
     repository = built.run.with_name("repository-apart")
-    build(BuildOptions(run=built.run, output=repository, limits=LIMITS, steps=Steps.APART))
+    build(BuildOptions(run=built.run, output=repository, limits=LIMITS, execution=Execution.ENSEMBLE))
     return repository
 
 

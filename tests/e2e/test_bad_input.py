@@ -54,21 +54,30 @@ BAD: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
         },
         ("has shape [2, 1]; its batch dimension must be 1, as in [1, n]: send one user a call",),
     ),
-    "position": (
-        {"position": [[7]]},
-        ("position is 7, but 2 events of the user are stored; read event_count again",),
+    "expected_event_count": (
+        {"expected_event_count": [[7]]},
+        ("expected_event_count is 7, but 2 events of the user are stored; read event_count again",),
     ),
-    "negative position": ({"position": [[-2]]}, ("position is -2; it must be the event_count you expect, or -1",)),
+    "negative expected_event_count": (
+        {"expected_event_count": [[-2]]},
+        ("expected_event_count is -2; it must be the event_count you expect, or -1",),
+    ),
     "dtype of times": ({"times": np.array([[5]], np.int32)}, ("'times'", "'INT32'", "expects 'INT64'")),
     "dtype of keys": ({"item_keys": STRINGS}, ("'item_keys'", "'BYTES'", "expects 'INT64'")),
     "dtype of behaviors": ({"behavior_keys": [[5]]}, ("'behavior_keys'", "'INT64'", "expects 'BYTES'")),
     "no batch axis": ({"times": [5]}, ("unexpected shape for input 'times'", "Expected [-1,-1], got [1]")),
     "three axes": ({"times": [[[5]]]}, ("unexpected shape for input 'times'", "Expected [-1,-1], got [1,1,1]")),
-    "two positions": ({"position": [[1, 2]]}, ("unexpected shape for input 'position'", "got [1,2]")),
-    "short call id": ({"call_id": np.ones((1, 4), np.uint8)}, ("for input 'call_id'", "Expected [-1,16], got [1,4]")),
+    "two positions": (
+        {"expected_event_count": [[1, 2]]},
+        ("unexpected shape for input 'expected_event_count'", "got [1,2]"),
+    ),
+    "short call id": (
+        {"request_id": np.ones((1, 4), np.uint8)},
+        ("for input 'request_id'", "Expected [-1,16], got [1,4]"),
+    ),
     "call id of zeros": (
-        {"call_id": np.zeros((1, 16), np.uint8)},
-        ("call_id is all zeros; it must be 16 random bytes",),
+        {"request_id": np.zeros((1, 16), np.uint8)},
+        ("request_id is all zeros; it must be 16 random bytes",),
     ),
 }
 
@@ -125,7 +134,7 @@ def test_sound_calls_among_bad_ones_are_all_answered(served: Any, before: Any) -
 def test_the_client_says_which_argument_it_was(served: Any, before: Any) -> None:
     with served.client() as client:
         for arguments, field in (
-            ({"position": 7}, "position"),
+            ({"expected_event_count": 7}, "expected_event_count"),
             ({"events": Events([1000], [1_700_000_000_000])}, "times"),
             ({"events": Events([1000] * 513, [5] * 513)}, "item_keys"),
         ):

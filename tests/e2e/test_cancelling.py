@@ -1,4 +1,4 @@
-"""Calls that are cancelled or run out of time, then made again under their call_id: every event once."""
+"""Calls that are cancelled or run out of time, then made again under their request_id: every event once."""
 
 import asyncio
 import os
@@ -14,11 +14,11 @@ pytestmark = pytest.mark.e2e
 CALLS = 60
 
 
-async def until_answered(client: AsyncHytrecClient, user: str, events: Events, call_id: bytes, rng: Any) -> Receipt:
+async def until_answered(client: AsyncHytrecClient, user: str, events: Events, request_id: bytes, rng: Any) -> Receipt:
     """Make a call again and again, each time with a little more patience, until it is answered."""
     patience_s = rng.uniform(0, 0.02)
     while True:
-        call = asyncio.create_task(client.append(user, events, call_id=call_id))
+        call = asyncio.create_task(client.append(user, events, request_id=request_id))
         done, _ = await asyncio.wait({call}, timeout=patience_s)
         if done:
             return call.result()
@@ -56,12 +56,12 @@ async def test_a_call_out_of_time_can_be_made_again(served: Any) -> None:
         await client.append("warm", Events.one(1000, 10))
         for number in range(20):
             events = Events([1000 + number], [20 + number])
-            call_id = os.urandom(16)
+            request_id = os.urandom(16)
             try:
-                receipt = await client.append("hurried", events, call_id=call_id, timeout_s=0.001 * (1 + number))
+                receipt = await client.append("hurried", events, request_id=request_id, timeout_s=0.001 * (1 + number))
             except DeadlineExceeded as error:
-                named.append(error.call_id == call_id)
-                receipt = await client.append("hurried", events, call_id=call_id)
+                named.append(error.request_id == request_id)
+                receipt = await client.append("hurried", events, request_id=request_id)
             assert receipt.event_count == number + 1
     assert named
     assert all(named)

@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
+from hytrec_benchmarks.faults.killing import kill_and_compare
+from hytrec_benchmarks.faults.lossy_proxy import LossyProxy
+from hytrec_benchmarks.faults.racing import Answer, overlaps, race
 from hytrec_clients import Events, HytrecClient, Unresolved
 from hytrec_export.server import EmbeddedServer
-from measures.killing import kill_and_compare
-from measures.lossy_proxy import LossyProxy
-from measures.racing import Answer, overlaps, race
 
 pytestmark = pytest.mark.e2e
 
@@ -49,13 +49,13 @@ def test_a_lost_answer_is_remembered_however_many_calls_come_between(served: Any
     ):
         unlucky.append("shared", click)
         proxy.loss = 1
-        call_id = os.urandom(16)
+        request_id = os.urandom(16)
         while not proxy.lost:  # the call was processed once an answer is lost
             with pytest.raises(Unresolved):
-                unlucky.append("shared", click, call_id=call_id, timeout_s=0.3)
+                unlucky.append("shared", click, request_id=request_id, timeout_s=0.3)
         for count in range(3, 103):
             assert busy.append("shared", click).event_count == count
-        again = busy.append("shared", click, call_id=call_id)
+        again = busy.append("shared", click, request_id=request_id)
     assert (again.event_count, again.applied) == (102, False)
 
 

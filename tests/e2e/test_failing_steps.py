@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from hytrec.signature import ENSEMBLES, WHOLE_CHAIN, Ensemble, Model, Tensor
-from measures.failing import STEPS, Survival, copy_faulty, fail_and_compare
+from hytrec.signature import ENSEMBLES, FUSED, Ensemble, Model, Tensor
+from hytrec_benchmarks.faults.failing import STEPS, Survival, copy_faulty, fail_and_compare
 
 pytestmark = pytest.mark.e2e
 
@@ -32,7 +32,7 @@ def test_a_failing_step_changes_nothing(faulty: Any, model: Model) -> None:
 def test_a_failing_chain_changes_nothing(serve: Any, built: Any, tmp_path: Path) -> None:
     repository = copy_faulty(built.repository, tmp_path / "repository")
     with serve(repository) as running:
-        survival = fail_and_compare(running.server, running.store, repository, WHOLE_CHAIN, failures=FAILURES)
+        survival = fail_and_compare(running.server, running.store, repository, FUSED, failures=FAILURES)
     assert survival == Survival(clean=FAILURES, unchanged=True, alive=True)
 
 

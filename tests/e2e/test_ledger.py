@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from hytrec.signature import StateStatus
+from hytrec_benchmarks.faults.event_ledger import Ledger, LedgerClosed, Task
+from hytrec_benchmarks.faults.writers import writing
 from hytrec_clients import Receipt
 from hytrec_export.state.store import StoredUser
-from measures.ledger import Ledger, LedgerClosed, Task
-from measures.writers import writing
 
 WINDOW = 6
 
@@ -152,13 +152,13 @@ def test_what_a_writer_failed_with_is_told(ledger: Ledger, monkeypatch: pytest.M
     def fail(*_: object) -> None:
         raise OSError("no network")
 
-    monkeypatch.setattr("measures.writers._append_until_answered", fail)
+    monkeypatch.setattr("hytrec_benchmarks.faults.writers._append_until_answered", fail)
     with pytest.raises(OSError, match=r"^no network$"), writing("127.0.0.1:1", ledger, writers=1):
         ledger.wait_for_calls(1)
 
 
 def test_nobody_waits_for_answers_when_the_measure_fails(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("measures.writers.PATIENT_S", 0.1)
+    monkeypatch.setattr("hytrec_benchmarks.faults.writers.PATIENT_S", 0.1)
     with pytest.raises(KeyError), writing("127.0.0.1:1", ledger, writers=2):
         raise KeyError
     assert ledger.abandoned

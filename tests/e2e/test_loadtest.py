@@ -14,14 +14,14 @@ import numpy as np
 import pytest
 
 from hytrec.errors import DataError
+from hytrec_benchmarks.peers.repository import PeerKind, write_peer
 from hytrec_export.errors import LoadTestError
-from hytrec_export.loadtest.analyzer import find_perf_analyzer
 from hytrec_export.loadtest.contenders import Served
 from hytrec_export.loadtest.history_traffic import GROWTH
 from hytrec_export.loadtest.options import LoadTestOptions, LogColumns, Peer, Scenario
+from hytrec_export.loadtest.perf_analyzer import find_perf_analyzer
 from hytrec_export.loadtest.run import run_and_report
 from hytrec_export.loadtest.traffic import SPACING, Visitor
-from peers.repository import PeerKind, write_peer
 
 pytestmark = pytest.mark.e2e
 USERS = 30
@@ -102,7 +102,7 @@ def test_every_scenario_leaves_a_report(
     assert set(point["endpoints"]) == {endpoint.name for endpoint in scenario.endpoints()}
     assert point["errors"] == point["replayed"] == point["states_lost"] == 0
     assert point["latency_ms"]["p50"] <= point["latency_ms"]["p99"]
-    assert point["models"]["hytrec_chain"]["compute_ms"] > 0
+    assert point["models"]["hytrec_fused"]["compute_ms"] > 0
     assert point["resources"]["memory_mib_max"] > 10
     longest = EVENTS if scenario is Scenario.COLD else EVENTS // 2
     assert max(row["events_to"] for row in point["by_history"]) >= longest

@@ -13,11 +13,11 @@ from typing import Any
 import pytest
 
 from hytrec_clients import DeadlineExceeded, Events, HytrecClient
-from hytrec_export.server.python_models import has_ended, python_models
+from hytrec_export.server.stub_processes import has_ended, python_models
 
 pytestmark = pytest.mark.e2e
 
-COMMAND = "from hytrec_export.cli import main; main()"
+COMMAND = "from hytrec_export.cli.app import main; main()"
 ANY_PORTS = ("--grpc-port", "0", "--http-port", "0", "--metrics-port", "0")
 Serve = Callable[..., "subprocess.Popen[str]"]
 
@@ -61,14 +61,14 @@ def test_it_serves_until_sigterm_and_keeps_what_it_was_told(command: Serve) -> N
     with HytrecClient(grpc_url(first)) as client:
         assert client.append("ada", Events([1000, 1001], [10, 20])).event_count == 2
     processes = processes_of(first)
-    assert sorted(processes.values()) == ["hytrec_chain", "hytrec_chain", "hytrec_forget", "tritonserver"]
+    assert sorted(processes.values()) == ["hytrec_fused", "hytrec_fused", "hytrec_forget", "tritonserver"]
     first.send_signal(signal.SIGTERM)
     _, stderr = first.communicate()
     assert first.returncode == 0, stderr
     assert all(map(has_ended, processes))
     second = command(*ANY_PORTS)
     with HytrecClient(grpc_url(second)) as client:
-        assert client.append("ada", Events.one(1002, 30), position=2).event_count == 3
+        assert client.append("ada", Events.one(1002, 30), expected_event_count=2).event_count == 3
     processes = processes_of(second)
     second.kill()  # SIGKILL: nobody tidies up
     while not all(map(has_ended, processes)):  # the test's own time limit ends it
@@ -93,14 +93,14 @@ def test_a_python_model_that_dies_ends_the_server_and_loses_nothing(command: Ser
     with HytrecClient(grpc_url(process)) as client:
         assert client.append("ada", Events([1000, 1001], [10, 20])).event_count == 2
     processes = processes_of(process)
-    chain, _ = (pid for pid, name in processes.items() if name == "hytrec_chain")
+    chain, _ = (pid for pid, name in processes.items() if name == "hytrec_fused")
     os.kill(chain, signal.SIGKILL)
     _, stderr = process.communicate()
     assert process.returncode == 1
-    assert "error: python model hytrec_chain ended by itself (killed, or out of memory); tritonserver" in stderr
+    assert "error: python model hytrec_fused ended by itself (killed, or out of memory); tritonserver" in stderr
     assert all(map(has_ended, processes))
     with HytrecClient(grpc_url(command(*ANY_PORTS))) as client:
-        assert client.append("ada", Events.one(1002, 30), position=2).event_count == 3
+        assert client.append("ada", Events.one(1002, 30), expected_event_count=2).event_count == 3
 
 
 @pytest.mark.timeout(120)
@@ -118,5 +118,5 @@ def test_without_its_guard_a_dead_python_model_means_no_answer_and_no_change(ser
             served.server.kill()
             served.server.start()
             served.server.wait_ready()
-            again = client.append("ada", Events.one(1002, 30), call_id=caught.value.call_id, timeout_s=30)
+            again = client.append("ada", Events.one(1002, 30), request_id=caught.value.request_id, timeout_s=30)
             assert (again.event_count, again.applied) == (count + 1, True)

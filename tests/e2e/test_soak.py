@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from hytrec_export.chain import split_every
-from hytrec_export.in_process import onnx_chain
-from soaking.book import Book, Sample
-from soaking.checking import compare
-from soaking.running import soak
+from hytrec_benchmarks.soak.book import Book, Sample
+from hytrec_benchmarks.soak.checking import compare
+from hytrec_benchmarks.soak.running import soak
+from hytrec_export.loadtest.in_process import onnx_chain
+from hytrec_export.runtime.model_chain import split_every
 
 pytestmark = pytest.mark.e2e
 

@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from hytrec_export.findings import Status
-from hytrec_export.verify_served import verify_served
+from hytrec_export.verification.findings import Status
+from hytrec_export.verification.served import verify_served
 
 pytestmark = pytest.mark.e2e
 

@@ -13,30 +13,32 @@ import numpy as np
 import pytest
 
 from hytrec.config import ModelConfig
-from hytrec.data import History
+from hytrec.data.histories import History
+from hytrec.data.vocabulary import Vocabulary
 from hytrec.signature import STATE, DType, Sizes
-from hytrec.vocabulary import Vocabulary
-from hytrec_export.counting import Event
-from hytrec_export.options import BuildOptions, Steps, Target
-from hytrec_export.serving import Limits, ServingSettings
+from hytrec_export.options import BuildOptions, Execution, Target
+from hytrec_export.plan import BuildPlan, resolve_plan
+from hytrec_export.serving.counters import ServerCounter
+from hytrec_export.settings import Limits, ServingSettings
 from hytrec_export.state.memory_store import MemoryStore
 from hytrec_export.state.rules import RecordRules
 from hytrec_export.state.store import State
-from hytrec_export.targets import Plan, make_plan
 
 SIZES = Sizes(layers=2, heads=2, key_size=4, value_size=4, width=8, window=4, retrieved=20)
 FINGERPRINT = "0123456789abcdef" * 2
 
 
-PlanOf = Callable[..., Plan]
+PlanOf = Callable[..., BuildPlan]
 
 
 @pytest.fixture(scope="session")
 def plan_of() -> PlanOf:
     """A plan of a target and other options, a model for every step if not told otherwise."""
 
-    def plan(target: Target = Target.EMBEDDED, steps: Steps = Steps.APART, **options: Any) -> Plan:
-        return make_plan(BuildOptions(run=Path("run"), target=target, steps=steps, **options), gpus=lambda: 0)
+    def plan(target: Target = Target.EMBEDDED, execution: Execution = Execution.ENSEMBLE, **options: Any) -> BuildPlan:
+        return resolve_plan(
+            BuildOptions(run=Path("run"), target=target, execution=execution, **options), gpus=lambda: 0
+        )
 
     return plan
 
@@ -90,9 +92,9 @@ class CountingCounters:
     """Counters that a test can read."""
 
     def __init__(self) -> None:
-        self.counts: Counter[Event] = Counter()
+        self.counts: Counter[ServerCounter] = Counter()
 
-    def add(self, event: Event, count: int) -> None:
+    def add(self, event: ServerCounter, count: int) -> None:
         self.counts[event] += count
 
 
@@ -152,8 +154,8 @@ def write_run(folder: Path, config: ModelConfig, vocabulary: Vocabulary) -> Path
     """A run folder of an untrained model whose reranker has an opinion of its own, with twelve histories."""
     import torch  # noqa: PLC0415  most tests here need none of it
 
-    from hytrec.checkpoint import save_run  # noqa: PLC0415
-    from hytrec.model import build_model  # noqa: PLC0415
+    from hytrec.modeling.model import build_model  # noqa: PLC0415
+    from hytrec.run_folder import save_run  # noqa: PLC0415
 
     torch.manual_seed(1)
     model = build_model(config)
@@ -186,11 +188,11 @@ def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def built(run_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The repository built from it, a model for every step; read only."""
-    from hytrec_export.options import BuildOptions, Steps  # noqa: PLC0415
+    from hytrec_export.options import BuildOptions, Execution  # noqa: PLC0415
     from hytrec_export.pipeline import build  # noqa: PLC0415
 
     output = tmp_path_factory.mktemp("built") / "repository"
-    build(BuildOptions(run=run_folder, output=output, limits=LIMITS, steps=Steps.APART))
+    build(BuildOptions(run=run_folder, output=output, limits=LIMITS, execution=Execution.ENSEMBLE))
     return output
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from hytrec.cli import TRAIN_PACKAGES
-from hytrec_export.cli import EXTRAS as PROGRAM_EXTRAS
+from hytrec_export.cli.app import EXTRAS as PROGRAM_EXTRAS
 
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -52,7 +52,9 @@ def test_each_compiler_has_an_extra_of_its_own() -> None:
     assert EXTRAS["tensorrt-rtx"] == {"tensorrt-rtx"}
 
 
-@pytest.mark.parametrize("module", ["hytrec_export.cli", "hytrec_export.tensorrt", "hytrec_clients.cli", "hytrec.cli"])
+@pytest.mark.parametrize(
+    "module", ["hytrec_export.cli.app", "hytrec_export.exporters.tensorrt", "hytrec_clients.cli", "hytrec.cli"]
+)
 def test_every_optional_package_may_be_missing(module: str) -> None:
     code = f"import sys; sys.modules.update(dict.fromkeys({sorted(IMPORTS.values())!r})); import {module}"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

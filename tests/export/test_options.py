@@ -7,7 +7,7 @@ import pytest
 
 from hytrec_export.errors import OptionError
 from hytrec_export.options import BuildOptions, EngineOptions, StateKind, Target
-from hytrec_export.serving import Limits
+from hytrec_export.settings import Limits
 
 
 def test_only_the_run_has_to_be_said() -> None:
@@ -28,11 +28,11 @@ def test_a_bound_that_bounds_nothing_is_refused(atol: float) -> None:
         BuildOptions(run=Path("run"), atol=atol)
 
 
-@pytest.mark.parametrize("chain_batch", [0, -3])
-def test_a_batch_of_nothing_is_refused(chain_batch: int) -> None:
-    message = f"chain batch is {chain_batch}; it must be at least 1 call, and 4 is usual"
+@pytest.mark.parametrize("fused_max_batch", [0, -3])
+def test_a_batch_of_nothing_is_refused(fused_max_batch: int) -> None:
+    message = f"fused max batch is {fused_max_batch}; it must be at least 1 request, and 4 is usual"
     with pytest.raises(OptionError, match=f"^{re.escape(message)}$"):
-        BuildOptions(run=Path("run"), chain_batch=chain_batch)
+        BuildOptions(run=Path("run"), fused_max_batch=fused_max_batch)
 
 
 @pytest.mark.parametrize("given", ["86", "sm8", "sm1200", "SM86", "sm86 "])

@@ -12,17 +12,17 @@ import pytest
 from hytrec.errors import RunError
 from hytrec.signature import GRAPHS
 from hytrec_export import optional, pipeline
-from hytrec_export.answers import FILE_NAME, load
-from hytrec_export.differences import Differences
 from hytrec_export.errors import BuildError, MissingPackageError, ParityError
-from hytrec_export.findings import Status, all_well
-from hytrec_export.manifest import Manifest
 from hytrec_export.options import BuildOptions, EngineOptions, Target
-from hytrec_export.parity import Gate
-from hytrec_export.serving import Limits, ServingSettings
-from hytrec_export.verify import verify
+from hytrec_export.repository.manifest import Manifest
+from hytrec_export.settings import Limits, ServingSettings
+from hytrec_export.verification.findings import Status, all_ok
+from hytrec_export.verification.parity.comparator import ParityReport
+from hytrec_export.verification.parity.gate import ParityResult
+from hytrec_export.verification.parity.golden import FILE_NAME, load
+from hytrec_export.verification.repository import verify
 
-KILLED_BUILD = Path(__file__).with_name("killed_build.py")
+KILLED_BUILD = Path(__file__).parent / "builders" / "killed_build.py"
 
 
 @pytest.fixture
@@ -33,8 +33,8 @@ def quick(built: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         graphs = {path.parent.parent.name: path for path in built.glob("*/1/model.onnx")}
         return {name: Path(shutil.copyfile(path, folder / f"{name}.onnx")) for name, path in graphs.items()}
 
-    differences = Differences(largest={}, cases={}, lists=0, lists_in_order=0)
-    gate = Gate(answers=load(built / FILE_NAME), differences=differences)
+    differences = ParityReport(largest={}, cases={}, lists=0, lists_in_order=0)
+    gate = ParityResult(answers=load(built / FILE_NAME), differences=differences)
     monkeypatch.setattr(pipeline, "export_graphs", export_graphs)
     monkeypatch.setattr(pipeline, "check_parity", lambda *_, **__: gate)
 
@@ -47,7 +47,7 @@ def test_a_build_carries_the_runs_vocabulary_and_the_options_limits(built: Path,
 
 
 def test_a_build_verifies(built: Path) -> None:
-    assert all_well(verify(built))
+    assert all_ok(verify(built))
 
 
 def nothing_begins(step: str, total: int) -> Any:
@@ -71,7 +71,7 @@ def test_an_old_repository_is_replaced_and_its_readme_kept(run_folder: Path, rep
     pipeline.build(BuildOptions(run=run_folder, output=repository))
     assert (repository / "README.md").read_text() == "mine"
     assert ServingSettings.load(repository).limits == Limits()
-    assert all_well(verify(repository))
+    assert all_ok(verify(repository))
     assert [path.name for path in repository.parent.iterdir()] == ["repository"]
 
 
@@ -89,7 +89,7 @@ def test_half_precision_stores_half_and_verifies(run_folder: Path, built: Path, 
         for files in (manifest.files, Manifest.load(built).files)
     )
     assert halved < whole
-    assert all_well(verify(output))
+    assert all_ok(verify(output))
 
 
 def test_engines_are_built_written_and_described(run_folder: Path, built: Path, tmp_path: Path) -> None:
@@ -139,14 +139,14 @@ def test_a_build_that_drifts_leaves_the_old_repository(
 ) -> None:
     before = Manifest.load(repository)
 
-    def drifts(*_: object, **__: object) -> Gate:
+    def drifts(*_: object, **__: object) -> ParityResult:
         raise ParityError("drifts")
 
     monkeypatch.setattr(pipeline, "check_parity", drifts)
     with pytest.raises(ParityError):
         pipeline.build(BuildOptions(run=run_folder, output=repository))
     assert Manifest.load(repository) == before
-    assert all_well(verify(repository))
+    assert all_ok(verify(repository))
     assert [path.name for path in repository.parent.iterdir()] == ["repository"]
 
 

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
+from hytrec_export.cli.progress_bar import progress_bar
 from hytrec_export.progress import silent
-from hytrec_export.terminal import progress_bar
 
 
 def test_a_bar_is_full_at_the_end_and_leaves_stdout_alone(capsys: pytest.CaptureFixture[str]) -> None:

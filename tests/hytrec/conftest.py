@@ -10,11 +10,11 @@ import pytest
 import torch
 
 from hytrec.config import ModelConfig
-from hytrec.data import Histories, History
-from hytrec.model import HyTRec, build_model
-from hytrec.options import TrainingOptions
-from hytrec.training import Trained, train
-from hytrec.vocabulary import Vocabulary
+from hytrec.data.histories import Histories, History
+from hytrec.data.vocabulary import Vocabulary
+from hytrec.modeling.model import HyTRec, build_model
+from hytrec.training.loop import Trained, train
+from hytrec.training.options import TrainingOptions
 
 ITEMS = 30
 CONFIG = ModelConfig(

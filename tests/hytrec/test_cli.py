@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from hytrec import cli
-from hytrec.data import Histories
+from hytrec.data.histories import Histories
 
 TINY = [
     "--width=8",
@@ -144,7 +144,7 @@ def test_the_defaults_of_the_command_line_are_those_of_the_options() -> None:
     import inspect  # noqa: PLC0415
 
     from hytrec.config import ModelConfig  # noqa: PLC0415
-    from hytrec.options import TrainingOptions  # noqa: PLC0415
+    from hytrec.training.options import TrainingOptions  # noqa: PLC0415
 
     defaults = {name: p.default for name, p in inspect.signature(cli.train).parameters.items()}
     stated = vars(TrainingOptions()) | {n: v for n, v in vars(ModelConfig(items=1)).items() if n in defaults}

@@ -10,7 +10,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from hytrec.data import History
+from hytrec.data.histories import History
+from hytrec.data.vocabulary import Vocabulary
 from hytrec.signature import (
     APPEND,
     BEHAVIOR_KEYS,
@@ -25,18 +26,17 @@ from hytrec.signature import (
     USER_ID,
     Ensemble,
 )
-from hytrec.vocabulary import Vocabulary
-from hytrec_export.in_process import InProcess
 from hytrec_export.loadtest import prefill
 from hytrec_export.loadtest.event_log import Keys
 from hytrec_export.loadtest.figures import Window
+from hytrec_export.loadtest.in_process import InProcessBackend
 from hytrec_export.loadtest.input_data import Requests
+from hytrec_export.loadtest.measurement import ServerWindows
 from hytrec_export.loadtest.options import HYTREC, IN_PROCESS
 from hytrec_export.loadtest.plan import Job
 from hytrec_export.loadtest.profile import Profile
 from hytrec_export.loadtest.server import LiveServer
 from hytrec_export.loadtest.traffic import Call, Visitor
-from hytrec_export.loadtest.windows import ServerWindows
 from hytrec_export.progress import silent
 
 
@@ -117,7 +117,7 @@ class Floor:
 
     def __init__(
         self,
-        in_process: InProcess,
+        in_process: InProcessBackend,
         vocabulary: Vocabulary,
         requests: Requests,
         *,

@@ -79,7 +79,7 @@ def read_event_log(
         MissingPackageError: pyarrow is not installed.
     """
     try:
-        from hytrec.readers import Columns, KeyColumn, read_log  # noqa: PLC0415  pyarrow
+        from hytrec.data.readers import Columns, KeyColumn, read_log  # noqa: PLC0415  pyarrow
     except ModuleNotFoundError as error:
         raise MissingPackageError(
             f"{error.name} is not installed; run: pip install 'hytrec-export[loadtest]'"

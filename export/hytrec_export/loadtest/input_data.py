@@ -14,13 +14,13 @@ from numpy.typing import NDArray
 
 from hytrec.signature import (
     BEHAVIOR_KEYS,
-    CALL_ID,
-    CALL_ID_BYTES,
     CANDIDATE_KEYS,
     DEFAULT_TOP_K,
     ITEM_KEYS,
     RANK,
     RECOMMEND,
+    REQUEST_ID,
+    REQUEST_ID_BYTES,
     TIMES,
     TOP_K,
     USER_ID,
@@ -58,7 +58,7 @@ class Requests:
             yield self.events(begin, min(begin + chunk, stop))
 
     def tensors(self, endpoint: Ensemble, call: Call) -> dict[str, NDArray[Any]]:
-        """Every tensor of a call but its call_id, (n,) each."""
+        """Every tensor of a call but its request_id, (n,) each."""
         tensors = {USER_ID.name: np.array([call.visitor.name.encode()]), **self.events(call.first, call.stop)}
         if endpoint is RANK:
             tensors[CANDIDATE_KEYS.name] = self.candidates[call.visitor.name]
@@ -68,11 +68,11 @@ class Requests:
 
 
 def write_input_data(path: Path, requests: Requests, endpoint: Ensemble, calls: Sequence[Call]) -> None:
-    """perf_analyzer's `--input-data` file: one entry a call, each with a call_id of its own."""
+    """perf_analyzer's `--input-data` file: one entry a call, each with a request_id of its own."""
     with path.open("w", encoding="utf-8") as file:
         file.write('{"data": [\n')
         for place, call in enumerate(calls):
-            tensors = {CALL_ID.name: np.frombuffer(os.urandom(CALL_ID_BYTES), np.uint8)}
+            tensors = {REQUEST_ID.name: np.frombuffer(os.urandom(REQUEST_ID_BYTES), np.uint8)}
             entry = _entry(tensors | requests.tensors(endpoint, call))
             file.write((",\n" if place else "") + json.dumps(entry, ensure_ascii=False))
         file.write("\n]}\n")

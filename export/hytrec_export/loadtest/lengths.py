@@ -6,23 +6,23 @@ from contextlib import ExitStack
 from functools import partial
 from typing import Any
 
+from hytrec.data.vocabulary import Vocabulary
 from hytrec.signature import APPEND, ENSEMBLES, RANK
-from hytrec.vocabulary import Vocabulary
 from hytrec_export.errors import LoadTestError
-from hytrec_export.in_process import InProcess, onnx_chain
 from hytrec_export.loadtest import prefill
 from hytrec_export.loadtest.at_length import AtLength
 from hytrec_export.loadtest.contenders import Contender, Floor, Served, same_model
 from hytrec_export.loadtest.contract import key_types
 from hytrec_export.loadtest.history_traffic import HistoryTraffic
+from hytrec_export.loadtest.in_process import InProcessBackend, onnx_chain
 from hytrec_export.loadtest.input_data import Requests
+from hytrec_export.loadtest.measurement import Analyzer, ServerWindows
 from hytrec_export.loadtest.options import HYTREC, LoadTestOptions, Peer
 from hytrec_export.loadtest.peer_figures import length_verdict, ratios, score_difference
 from hytrec_export.loadtest.preparation import Prepared, check_model
 from hytrec_export.loadtest.server import LiveServer
-from hytrec_export.loadtest.windows import Analyzer, ServerWindows
 from hytrec_export.progress import Progress, silent
-from hytrec_export.serving import VOCABULARY_FILE, ServingSettings
+from hytrec_export.settings import VOCABULARY_FILE, ServingSettings
 
 
 def run_lengths(
@@ -104,7 +104,7 @@ def _contenders(
     if (repository := options.in_process) is not None:
         settings = ServingSettings.load(repository)
         check_model(settings, repository, prepared.fingerprint)
-        in_process = InProcess(stack.enter_context(onnx_chain(repository, sizes=settings.sizes)))
+        in_process = InProcessBackend(stack.enter_context(onnx_chain(repository, sizes=settings.sizes)))
         vocabulary = Vocabulary.load(repository / VOCABULARY_FILE)
         found.append(
             Floor(

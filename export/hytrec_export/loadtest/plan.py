@@ -9,7 +9,7 @@ from hytrec.signature import Ensemble
 from hytrec_export.loadtest.event_log import EventLog
 from hytrec_export.loadtest.options import MIXED_SHARES, Load, LoadTestOptions, Scenario
 from hytrec_export.loadtest.traffic import Call, ColdTraffic, Traffic, Visitor
-from hytrec_export.serving import Limits
+from hytrec_export.settings import Limits
 
 WARMUP = 0.1
 """Share of a window's requests that come before those that count."""

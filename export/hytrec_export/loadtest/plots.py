@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from hytrec.signature import ENSEMBLES, GRAPHS, STATE_LOAD, STATE_SAVE, WHOLE_CHAIN
+from hytrec.signature import ENSEMBLES, FUSED, GRAPHS, STATE_LOAD, STATE_SAVE
 from hytrec_export.loadtest.options import HYTREC, LoadKind
 from hytrec_export.optional import require
 
 Points = Sequence[Mapping[str, Any]]
 _PUBLIC = frozenset(ensemble.name for ensemble in ENSEMBLES)
-_ORDER = {model.name: place for place, model in enumerate((WHOLE_CHAIN, STATE_LOAD, *GRAPHS, STATE_SAVE))}
+_ORDER = {model.name: place for place, model in enumerate((FUSED, STATE_LOAD, *GRAPHS, STATE_SAVE))}
 _SIZE = (7.0, 4.4)
 _DPI = 110
 

@@ -16,7 +16,7 @@ from hytrec_export.loadtest.contract import key_types
 from hytrec_export.loadtest.event_log import EventLog, read_event_log
 from hytrec_export.loadtest.options import LoadTestOptions
 from hytrec_export.loadtest.server import LiveServer
-from hytrec_export.serving import Limits, ServingSettings
+from hytrec_export.settings import Limits, ServingSettings
 
 FEW_KNOWN = 0.5
 """A model that knows a smaller share of the log's frequent items was trained on another log."""

@@ -15,7 +15,7 @@ from hytrec_export.errors import LoadTestError
 from hytrec_export.loadtest.figures import flat
 from hytrec_export.loadtest.page import page
 from hytrec_export.loadtest.plots import draw_plots
-from hytrec_export.manifest import git_revision, versions
+from hytrec_export.repository.manifest import git_revision, versions
 
 REPORT_FILE = "report.json"
 FIGURES_FILE = "figures.csv"

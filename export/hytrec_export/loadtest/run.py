@@ -17,7 +17,7 @@ from hytrec_export.loadtest.report import (
 from hytrec_export.loadtest.sweep import run_load_test
 from hytrec_export.optional import require
 from hytrec_export.progress import Progress, silent
-from hytrec_export.replace import NEW, put_in_place, staging_folder
+from hytrec_export.repository.atomic_swap import NEW, put_in_place, staging_folder
 
 
 def run_and_report(options: LoadTestOptions, *, command: str, progress: Progress = silent) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from hytrec.signature import CALL_ID, CALL_ID_BYTES, FORGET, RECOMMEND, USER_ID, DType, Ensemble, Limit, Model
+from hytrec.signature import FORGET, RECOMMEND, REQUEST_ID, REQUEST_ID_BYTES, USER_ID, DType, Ensemble, Limit, Model
 from hytrec_export.errors import LoadTestError
 from hytrec_export.loadtest.contract import TRITON_NAMES, check_contract
 from hytrec_export.loadtest.statistics import ModelTimes
@@ -112,7 +112,7 @@ class LiveServer:
             LoadTestError: the server refuses it or fails.
         """
         dtypes = self._dtypes[endpoint.name]
-        given = {CALL_ID.name: np.frombuffer(os.urandom(CALL_ID_BYTES), np.uint8), **arguments}
+        given = {REQUEST_ID.name: np.frombuffer(os.urandom(REQUEST_ID_BYTES), np.uint8), **arguments}
         result = self._infer(endpoint, [self._tensor(name, value, dtypes[name]) for name, value in given.items()])
         return {tensor.name: result.as_numpy(tensor.name)[0] for tensor in endpoint.outputs}
 

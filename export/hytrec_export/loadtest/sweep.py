@@ -9,15 +9,15 @@ from typing import Any
 
 from hytrec.signature import RANK
 from hytrec_export.loadtest import prefill
-from hytrec_export.loadtest.analyzer import find_perf_analyzer
 from hytrec_export.loadtest.figures import Window, mark_saturation, point_figures, verdict
 from hytrec_export.loadtest.input_data import Requests
 from hytrec_export.loadtest.lengths import run_lengths
+from hytrec_export.loadtest.measurement import Analyzer, ServerWindows
 from hytrec_export.loadtest.options import Load, LoadTestOptions, Scenario
+from hytrec_export.loadtest.perf_analyzer import find_perf_analyzer
 from hytrec_export.loadtest.plan import Plan
 from hytrec_export.loadtest.preparation import Prepared, prepare
 from hytrec_export.loadtest.server import LiveServer
-from hytrec_export.loadtest.windows import Analyzer, ServerWindows
 from hytrec_export.progress import Progress, silent
 
 

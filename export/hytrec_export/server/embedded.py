@@ -13,12 +13,12 @@ from typing import Self
 
 from hytrec_export.errors import RepositoryError, ServerError
 from hytrec_export.server.installation import Installation
-from hytrec_export.server.leftovers import Claim, remove_leftovers
 from hytrec_export.server.log import LogFollower, ServerLog, has_gpu
 from hytrec_export.server.options import ServerOptions
 from hytrec_export.server.ports import Ports, address_of, connect_host
 from hytrec_export.server.process import ServerProcess, describe_exit
-from hytrec_export.server.python_models import has_ended, python_models
+from hytrec_export.server.stale_resources import ServerLease, remove_leftovers
+from hytrec_export.server.stub_processes import has_ended, python_models
 
 _LOOK_S = 0.02
 _CONNECT_TIMEOUT_S = 2.0
@@ -40,7 +40,7 @@ class EmbeddedServer:
     def __init__(self, options: ServerOptions) -> None:
         self._options = options
         self._process: ServerProcess | None = None
-        self._claim: Claim | None = None
+        self._claim: ServerLease | None = None
         self._ports: Ports | None = None
         self._log: ServerLog | None = None
         self._follower: LogFollower | None = None
@@ -75,7 +75,7 @@ class EmbeddedServer:
         self._check_repository()
         installation = Installation.find()
         self._ports = self._choose_ports()
-        claim = self._claim = Claim()
+        claim = self._claim = ServerLease()
         backends = installation.link(claim.folder)
         log = self._log = ServerLog(claim.folder / "tritonserver.log")
         with claim.handed_over() as lock_file:

@@ -11,7 +11,7 @@ import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from hytrec_export import die_with_parent
+from hytrec_export import parent_death as die_with_parent
 from hytrec_export.errors import ServerError
 
 

@@ -11,7 +11,7 @@
         64      8  written at, unix seconds
         72      8  event_count
         80      8  calls applied since the record began
-        88    512  call_ids of 32 of them at most, oldest first; see `following_calls`
+        88    512  request_ids of 32 of them at most, oldest first; see `following_calls`
        600     36  0
        636      4  CRC-32 of the header up to here, then of the user id
        640      -  body: the arrays of `signature.STATE` in that order, each padded to a multiple of 8 bytes
@@ -32,14 +32,14 @@ import numpy as np
 from isal.isal_zlib import crc32
 from numpy.typing import NDArray
 
-from hytrec.signature import CALL_ID_BYTES, CALL_STRAND_BYTES, EVENT_COUNT, STATE, DType, Sizes, StateStatus
+from hytrec.signature import CLIENT_SLOT_BYTES, EVENT_COUNT, REQUEST_ID_BYTES, STATE, DType, Sizes, StateStatus
 from hytrec_export.errors import StateStoreError
 from hytrec_export.state.store import NO_REVISION, State
 
 MAGIC = b"HYTRECst"
 FORMAT_VERSION = 1
 KEPT_CALLS = 32
-_HEADER = struct.Struct(f"<8s3I6I4x16sqqQ{KEPT_CALLS * CALL_ID_BYTES}s36x")
+_HEADER = struct.Struct(f"<8s3I6I4x16sqqQ{KEPT_CALLS * REQUEST_ID_BYTES}s36x")
 _CHECKSUM = struct.Struct("<I")
 _VERSION = struct.Struct("<8sI")
 _BODY_CHECKSUM = struct.Struct("<I")
@@ -109,34 +109,34 @@ class Header:
 
     @property
     def revision(self) -> bytes:
-        """call_id of the last write."""
+        """request_id of the last write."""
         return (self.kept or (NO_REVISION,))[-1]
 
     @property
-    def call_ids(self) -> frozenset[bytes]:
+    def request_ids(self) -> frozenset[bytes]:
         """The kept calls."""
         return frozenset(self.kept)
 
     @cached_property
     def kept(self) -> tuple[bytes, ...]:
         """The kept calls, oldest first."""
-        stop = min(self.calls, KEPT_CALLS) * CALL_ID_BYTES
-        return tuple([self.ring[i : i + CALL_ID_BYTES] for i in range(0, stop, CALL_ID_BYTES)])
+        stop = min(self.calls, KEPT_CALLS) * REQUEST_ID_BYTES
+        return tuple([self.ring[i : i + REQUEST_ID_BYTES] for i in range(0, stop, REQUEST_ID_BYTES)])
 
 
-def following_calls(previous: Header | None, call_id: bytes) -> tuple[int, bytes]:
-    """How many calls there are, and the bytes of the kept ones, once `call_id` is applied.
+def following_calls(previous: Header | None, request_id: bytes) -> tuple[int, bytes]:
+    """How many calls there are, and the bytes of the kept ones, once `request_id` is applied.
 
-    Where there are too many, the strand that has most of them loses its oldest. A call that waits for a lost answer is
-    alone in its strand, so it stays known however fast others write, as long as fewer than 32 calls are under way.
+    Where there are too many, the client slot that has most of them loses its oldest. A request whose response was lost
+    is alone in its slot, so it stays known however fast others write, as long as fewer than 32 requests are in flight.
     """
-    kept = [*(previous.kept if previous else ()), call_id]
+    kept = [*(previous.kept if previous else ()), request_id]
     if len(kept) > KEPT_CALLS:
-        strands = [call[:CALL_STRAND_BYTES] for call in kept]
-        ((fullest, _),) = Counter(strands).most_common(1)  # of equal ones that whose oldest call came first
-        del kept[strands.index(fullest)]
+        client_slots = [call[:CLIENT_SLOT_BYTES] for call in kept]
+        ((fullest, _),) = Counter(client_slots).most_common(1)  # of equal ones that whose oldest call came first
+        del kept[client_slots.index(fullest)]
     calls = previous.calls if previous else 0
-    return calls + 1, b"".join(kept).ljust(KEPT_CALLS * CALL_ID_BYTES, b"\0")
+    return calls + 1, b"".join(kept).ljust(KEPT_CALLS * REQUEST_ID_BYTES, b"\0")
 
 
 def unsealed(state: State, sizes: Sizes) -> bytearray:

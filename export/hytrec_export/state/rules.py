@@ -71,7 +71,7 @@ class RecordRules:
             state=state,
             status=StateStatus.KEPT,
             revision=header.revision,
-            call_ids=header.call_ids,
+            request_ids=header.request_ids,
             event_count=header.event_count,
         )
 
@@ -99,9 +99,9 @@ class RecordRules:
         previous = None if isinstance(header, StateStatus) else header
         if not _expects(write, previous) and previous and raw is not None and parse_state(raw, previous) is None:
             previous = None  # damaged arrays: a reader was told that there is nothing
-        if not _expects(write, previous) or (previous and write.call_id in previous.call_ids):
+        if not _expects(write, previous) or (previous and write.request_id in previous.request_ids):
             return Verdict(accepted=False, event_count=previous.event_count if previous else 0)
-        calls, ring = following_calls(previous, write.call_id)
+        calls, ring = following_calls(previous, write.request_id)
         sealed = Header(
             sizes=self._sizes,
             fingerprint=self._fingerprint,

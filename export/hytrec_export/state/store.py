@@ -14,13 +14,13 @@ from typing import Any, Protocol, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from hytrec.signature import CALL_ID_BYTES, MAX_USER_ID_BYTES, StateStatus
+from hytrec.signature import MAX_USER_ID_BYTES, REQUEST_ID_BYTES, StateStatus
 from hytrec_export.errors import InputError
 
 State: TypeAlias = dict[str, NDArray[Any]]
 """One user's state: arrays by the names of `hytrec.signature.STATE`, shapes of `Sizes`, no batch axis."""
 
-NO_REVISION = bytes(CALL_ID_BYTES)
+NO_REVISION = bytes(REQUEST_ID_BYTES)
 """Revision of a user the store holds nothing usable of."""
 
 
@@ -31,15 +31,15 @@ class StoredUser:
     Args:
         state: None unless `status` is KEPT.
         status: NEW, KEPT, FOREIGN, CORRUPT or EXPIRED; all but KEPT count as absent.
-        revision: call_id of the last write; `NO_REVISION` when absent.
-        call_ids: the last calls that were applied, 32 at most; empty when absent.
+        revision: request_id of the last write; `NO_REVISION` when absent.
+        request_ids: the last calls that were applied, 32 at most; empty when absent.
         event_count: events absorbed; 0 when absent.
     """
 
     state: State | None
     status: StateStatus
     revision: bytes = NO_REVISION
-    call_ids: frozenset[bytes] = field(default_factory=frozenset)
+    request_ids: frozenset[bytes] = field(default_factory=frozenset)
     event_count: int = 0
 
 
@@ -54,17 +54,17 @@ class Write:
     """
 
     user_id: bytes
-    call_id: bytes
+    request_id: bytes
     expected_revision: bytes
     expected_event_count: int
     state: State
 
     def __post_init__(self) -> None:
         check_user_id(self.user_id)
-        for name in ("call_id", "expected_revision"):
+        for name in ("request_id", "expected_revision"):
             size = len(getattr(self, name))
-            if size != CALL_ID_BYTES:
-                raise InputError(f"{name} has {size} bytes; it must have {CALL_ID_BYTES}")
+            if size != REQUEST_ID_BYTES:
+                raise InputError(f"{name} has {size} bytes; it must have {REQUEST_ID_BYTES}")
 
     @property
     def event_count(self) -> int:

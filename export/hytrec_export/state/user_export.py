@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hytrec.data.vocabulary import Vocabulary
 from hytrec.signature import WINDOW_BEHAVIORS, WINDOW_ITEMS
-from hytrec.vocabulary import Vocabulary
 from hytrec_export.errors import OptionError, StateStoreError
 from hytrec_export.state.record import Header, parse_header, parse_state
 

@@ -11,9 +11,9 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+from hytrec_export.cli.loadtest import NOT_CLEAN, WORSE, loadtest
 from hytrec_export.loadtest import run
 from hytrec_export.loadtest.options import LoadTestOptions, LogColumns, Peer, Scenario
-from hytrec_export.loadtest_command import NOT_CLEAN, WORSE, loadtest
 
 MakeReport = Callable[..., dict[str, Any]]
 
@@ -105,6 +105,6 @@ def test_problems_and_regressions_are_exit_codes(typed: Any, make_report: MakeRe
 
 
 def test_the_command_is_light_to_import() -> None:
-    code = "import sys, hytrec_export.loadtest_command; print({'numpy', 'tritonclient', 'pyarrow'} & set(sys.modules))"
+    code = "import sys, hytrec_export.cli.loadtest; print({'numpy', 'tritonclient', 'pyarrow'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"

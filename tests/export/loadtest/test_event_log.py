@@ -86,6 +86,6 @@ def test_a_log_longer_than_unix_time_is_refused(make_log: Callable[..., EventLog
 
 def test_pyarrow_is_named_when_missing(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pyarrow", None)
-    monkeypatch.delitem(sys.modules, "hytrec.readers", raising=False)
+    monkeypatch.delitem(sys.modules, "hytrec.data.readers", raising=False)
     with pytest.raises(MissingPackageError, match=r"pyarrow is not installed; run: pip install 'hytrec-export\[load"):
         read(path)

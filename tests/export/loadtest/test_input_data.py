@@ -21,8 +21,8 @@ def test_every_entry_is_a_whole_call(log: EventLog, tmp_path: Path) -> None:
         assert entry["times"] == {"content": log.times[call.first : call.stop].tolist(), "shape": [len(call)]}
         assert entry["item_keys"]["content"] == log.item_keys[log.items[call.first : call.stop]].tolist()
         assert set(entry["behavior_keys"]["content"]) <= {"view", "buy"}
-    assert len({tuple(entry["call_id"]["content"]) for entry in entries}) == 40
-    assert all(len(entry["call_id"]["content"]) == 16 for entry in entries)
+    assert len({tuple(entry["request_id"]["content"]) for entry in entries}) == 40
+    assert all(len(entry["request_id"]["content"]) == 16 for entry in entries)
 
 
 def test_a_call_with_an_event_of_no_behavior_sends_none(log: EventLog) -> None:

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hytrec_export.cli.loadtest import numbers
 from hytrec_export.errors import OptionError
 from hytrec_export.loadtest.options import MIXED_SHARES, Load, LoadKind, LoadTestOptions, Peer, Scenario
-from hytrec_export.loadtest_command import numbers
 
 EAGER = Peer(name="eager", endpoint="127.0.0.1:9001")
 

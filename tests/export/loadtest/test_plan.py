@@ -7,7 +7,7 @@ import pytest
 from hytrec_export.loadtest.event_log import EventLog
 from hytrec_export.loadtest.options import LoadTestOptions, Scenario
 from hytrec_export.loadtest.plan import Plan
-from hytrec_export.serving import Limits
+from hytrec_export.settings import Limits
 
 
 def plan(log: EventLog, **options: object) -> Plan:

@@ -20,7 +20,7 @@ grpc: Any = require("tritonclient.grpc", extra="client")
 MODEL = """
 import ctypes, time
 import triton_python_backend_utils as pb_utils
-from hytrec_export.die_with_parent import die_with_parent
+from hytrec_export.parent_death import die_with_parent
 
 class TritonPythonModel:
     def initialize(self, args):

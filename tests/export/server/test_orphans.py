@@ -14,7 +14,7 @@ import pytest
 from tritonclient.utils import InferenceServerException
 
 from hytrec_export.server import EmbeddedServer, ServerOptions
-from hytrec_export.server.leftovers import SHARED_MEMORY, remove_leftovers
+from hytrec_export.server.stale_resources import SHARED_MEMORY, remove_leftovers
 
 Ask = Callable[[str, int], int]
 Processes = Callable[[int], list[int]]

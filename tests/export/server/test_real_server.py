@@ -10,7 +10,7 @@ import pytest
 
 from hytrec_export.errors import RepositoryError, ServerError
 from hytrec_export.server import EmbeddedServer, ServerOptions
-from hytrec_export.server.leftovers import SHARED_MEMORY
+from hytrec_export.server.stale_resources import SHARED_MEMORY
 
 Ask = Callable[[str, int], int]
 Processes = Callable[[int], list[int]]

@@ -20,7 +20,7 @@ SIZES = Sizes(layers=2, heads=2, key_size=32, value_size=32, width=64, window=16
 FINGERPRINT = "0123456789abcdef" * 2
 
 
-def append(store: StateStore, user_id: bytes, call_id: bytes) -> tuple[bool, int]:
+def append(store: StateStore, user_id: bytes, request_id: bytes) -> tuple[bool, int]:
     """Add one event, as a server would; each event adds 1 to every number of the state."""
     (user,) = store.read_many([user_id])
     state = user.state or {
@@ -29,7 +29,7 @@ def append(store: StateStore, user_id: bytes, call_id: bytes) -> tuple[bool, int
     }
     write = Write(
         user_id=user_id,
-        call_id=call_id,
+        request_id=request_id,
         expected_revision=user.revision,
         expected_event_count=user.event_count,
         state={name: array + array.dtype.type(1) for name, array in state.items()},
@@ -46,11 +46,11 @@ def main() -> None:
     done = 0
     while not int(writes) or done < int(writes):
         user_id = b"user-%d" % rng.randrange(int(users))
-        call_id = rng.randbytes(16)
-        written, count = append(store, user_id, call_id)
+        request_id = rng.randbytes(16)
+        written, count = append(store, user_id, request_id)
         if written:
             done += 1
-            sys.stdout.write(f"{user_id.decode()} {count} {call_id.hex()}\n")
+            sys.stdout.write(f"{user_id.decode()} {count} {request_id.hex()}\n")
             sys.stdout.flush()
     store.close()
 

@@ -50,13 +50,13 @@ class Kit:
         """A write that follows what was read or written before."""
         expected = (NO_REVISION, 0)
         if isinstance(previous, Write):
-            expected = (previous.call_id, previous.event_count)
+            expected = (previous.request_id, previous.event_count)
         elif previous:
             expected = (previous.revision, previous.event_count)
         sizes = changes.pop("sizes", self.small)
         values: dict[str, Any] = {
             "user_id": user_id,
-            "call_id": os.urandom(16),
+            "request_id": os.urandom(16),
             "expected_revision": expected[0],
             "expected_event_count": expected[1],
             "state": self.state(user_id, event_count, sizes),

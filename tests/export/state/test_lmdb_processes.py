@@ -28,16 +28,16 @@ KILLS = 5
 def parsed(output: str) -> list[tuple[bytes, int, bytes]]:
     """User, count and call id of the acknowledged writes; a line cut by the kill was not read by anybody."""
     lines = [line.split() for line in output.splitlines(keepends=True) if line.endswith("\n")]
-    return [(user.encode(), int(count), bytes.fromhex(call_id)) for user, count, call_id in lines]
+    return [(user.encode(), int(count), bytes.fromhex(request_id)) for user, count, request_id in lines]
 
 
-def assert_holds(store: StateStore, user_id: bytes, count: int, call_id: bytes) -> None:
+def assert_holds(store: StateStore, user_id: bytes, count: int, request_id: bytes) -> None:
     """The last acknowledged write of a user is there, or one that came after it, whole."""
     (user,) = store.read_many([user_id])
     assert user.status is StateStatus.KEPT
     assert user.state is not None
     assert user.event_count in {count, count + 1}
-    assert call_id in user.call_ids
+    assert request_id in user.request_ids
     for name, array in user.state.items():
         assert (array == user.event_count).all(), name
 
@@ -53,9 +53,9 @@ def test_writers_in_several_processes_lose_nothing(
     with kit.open(tmp_path, sizes=kit.large) as store:
         for user_id in (b"user-0", b"user-1"):
             (user,) = store.read_many([user_id])
-            calls = [call_id for _, call_id in sorted((c, i) for u, c, i in written if u == user_id)]
+            calls = [request_id for _, request_id in sorted((c, i) for u, c, i in written if u == user_id)]
             assert user.event_count == len(calls)
-            assert user.call_ids == set(calls[-32:])
+            assert user.request_ids == set(calls[-32:])
             assert (user.state["memory"] == len(calls)).all()
 
 
@@ -72,11 +72,11 @@ def test_kill_9_loses_no_acknowledged_write(
         for writer in writers:
             os.kill(writer.pid, signal.SIGKILL)
         for line, writer in zip(first, writers, strict=True):
-            for user_id, count, call_id in parsed(line + writer.communicate()[0]):
-                latest[user_id] = max(latest.get(user_id, (0, b"")), (count, call_id))
+            for user_id, count, request_id in parsed(line + writer.communicate()[0]):
+                latest[user_id] = max(latest.get(user_id, (0, b"")), (count, request_id))
         with kit.open(tmp_path, sizes=kit.large) as store:
-            for user_id, (count, call_id) in latest.items():
-                assert_holds(store, user_id, count, call_id)
+            for user_id, (count, request_id) in latest.items():
+                assert_holds(store, user_id, count, request_id)
     assert sum(count for count, _ in latest.values()) > KILLS
 
 
@@ -87,10 +87,10 @@ def test_a_reader_sees_what_another_process_acknowledged(
     assert writer.stdout
     with kit.open(tmp_path, sizes=kit.large) as store:
         for _ in range(30):
-            ((user_id, count, call_id),) = parsed(writer.stdout.readline())
+            ((user_id, count, request_id),) = parsed(writer.stdout.readline())
             (user,) = store.read_many([user_id])
             assert user.event_count >= count
-            assert user.event_count > count + 31 or call_id in user.call_ids
+            assert user.event_count > count + 31 or request_id in user.request_ids
             assert (user.state["memory"] == user.event_count).all()
 
 

@@ -30,7 +30,7 @@ def test_a_state_comes_back_as_it_went_in(kit: Any, sizes: tuple[int, ...], coun
     user = rules.read(user_id, memoryview(raw))
     assert len(raw) == record_bytes(build)
     assert user.status is StateStatus.KEPT
-    assert (user.revision, user.event_count, user.call_ids) == (write.call_id, count, {write.call_id})
+    assert (user.revision, user.event_count, user.request_ids) == (write.request_id, count, {write.request_id})
     assert kit.same(user.state, write.state)
 
 
@@ -101,7 +101,7 @@ def test_foreign_records_count_as_absent(kit: Any) -> None:
     raw = kit.record(kit.rules(), kit.write(b"u", 3))
     other_model = kit.rules(fingerprint="f" * 32)
     user = other_model.read(b"u", raw)
-    assert (user.state, user.revision, user.event_count, user.call_ids) == (None, bytes(16), 0, frozenset())
+    assert (user.state, user.revision, user.event_count, user.request_ids) == (None, bytes(16), 0, frozenset())
     replaced = kit.record(other_model, kit.write(b"u", 1, user), raw)
     assert other_model.read(b"u", replaced).event_count == 1
 
@@ -111,27 +111,27 @@ def test_the_last_32_calls_are_known(kit: Any) -> None:
     raw, previous, calls = None, None, []
     for count in range(1, 3 * KEPT_CALLS):
         previous = kit.write(b"u", count, previous)
-        calls.append(previous.call_id)
+        calls.append(previous.request_id)
         raw = kit.record(rules, previous, raw)
         user = rules.read(b"u", raw)
-        assert user.call_ids == set(calls[-KEPT_CALLS:])
+        assert user.request_ids == set(calls[-KEPT_CALLS:])
         assert user.revision == calls[-1]
 
 
 def test_a_call_that_waits_in_a_strand_of_its_own_stays_known(kit: Any) -> None:
     rules = kit.rules()
-    previous = waiting = kit.write(b"u", 1, call_id=b"waiting " + b"one call")
+    previous = waiting = kit.write(b"u", 1, request_id=b"waiting " + b"one call")
     raw = kit.record(rules, waiting)
     for count in range(2, 3 * KEPT_CALLS):
-        strand = (b"odd ones", b"even one")[count % 2]
-        previous = kit.write(b"u", count, previous, call_id=strand + count.to_bytes(8, "big"))
+        client_slot = (b"odd ones", b"even one")[count % 2]
+        previous = kit.write(b"u", count, previous, request_id=client_slot + count.to_bytes(8, "big"))
         raw = kit.record(rules, previous, raw)
         user = rules.read(b"u", raw)
-        assert waiting.call_id in user.call_ids
-        assert user.revision == previous.call_id
-        assert len(user.call_ids) == min(count, KEPT_CALLS)
+        assert waiting.request_id in user.request_ids
+        assert user.revision == previous.request_id
+        assert len(user.request_ids) == min(count, KEPT_CALLS)
     newest = {count.to_bytes(8, "big") for count in range(3 * KEPT_CALLS - KEPT_CALLS + 1, 3 * KEPT_CALLS)}
-    assert {call_id[8:] for call_id in user.call_ids} == {waiting.call_id[8:], *newest}
+    assert {request_id[8:] for request_id in user.request_ids} == {waiting.request_id[8:], *newest}
 
 
 def test_a_header_alone_says_who_and_when(kit: Any, clock: Any) -> None:

@@ -55,7 +55,7 @@ def outcomes(store: StateStore, *writes: Any) -> list[Outcome]:
 def test_an_unknown_user_is_new(store: StateStore) -> None:
     (user,) = store.read_many([b"nobody"])
     assert (user.state, user.status, user.revision) == (None, StateStatus.NEW, NO_REVISION)
-    assert (user.event_count, user.call_ids) == (0, frozenset())
+    assert (user.event_count, user.request_ids) == (0, frozenset())
 
 
 def test_written_states_are_read_in_order(store: StateStore, kit: Any) -> None:
@@ -66,7 +66,7 @@ def test_written_states_are_read_in_order(store: StateStore, kit: Any) -> None:
     assert [user.status for user in users] == [StateStatus.KEPT, StateStatus.NEW, StateStatus.KEPT, StateStatus.KEPT]
     for user, write in ((users[0], writes[4]), (users[2], writes[0]), (users[3], writes[4])):
         assert kit.same(user.state, write.state)
-        assert (user.revision, user.event_count) == (write.call_id, write.event_count)
+        assert (user.revision, user.event_count) == (write.request_id, write.event_count)
 
 
 def test_nothing_asked_for_is_nothing_done(store: StateStore) -> None:
@@ -89,7 +89,7 @@ def test_only_a_write_from_the_last_revision_goes_in(store: StateStore, kit: Any
 def test_revision_and_count_must_both_fit(store: StateStore, kit: Any, revision: bytes | None, count: int) -> None:
     first = kit.write(b"u", 1)
     store.write_many([first])
-    changes = {"expected_revision": revision or first.call_id, "expected_event_count": count}
+    changes = {"expected_revision": revision or first.request_id, "expected_event_count": count}
     assert outcomes(store, kit.write(b"u", 2, **changes)) == [CONFLICT]
 
 
@@ -105,10 +105,10 @@ def test_a_call_that_is_in_already_conflicts(store: StateStore, kit: Any) -> Non
     first = kit.write(b"u", 1)
     second = kit.write(b"u", 2, first)
     store.write_many([first, second])
-    again = kit.write(b"u", 3, second, call_id=first.call_id)
+    again = kit.write(b"u", 3, second, request_id=first.request_id)
     (result,) = store.write_many([again])
     assert (result.outcome, result.event_count) == (CONFLICT, 2)
-    assert store.read_many([b"u"])[0].call_ids == {first.call_id, second.call_id}
+    assert store.read_many([b"u"])[0].request_ids == {first.request_id, second.request_id}
 
 
 def test_a_forgotten_user_who_came_back_is_not_mistaken(store: StateStore, kit: Any) -> None:
@@ -213,7 +213,7 @@ def test_the_longest_user_id(store: StateStore, kit: Any) -> None:
     assert [user.user_id for user in store.users()] == [b"\0", longest]
 
 
-@pytest.mark.parametrize("name", ["call_id", "expected_revision"])
+@pytest.mark.parametrize("name", ["request_id", "expected_revision"])
 def test_call_ids_of_a_wrong_size(kit: Any, name: str) -> None:
     with pytest.raises(InputError, match=rf"^{name} has 3 bytes; it must have 16$"):
         kit.write(b"u", 1, **{name: b"abc"})

@@ -1,0 +1,1 @@
+"""Measures what the design promises; not in the wheel."""

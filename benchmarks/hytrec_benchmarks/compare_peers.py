@@ -1,0 +1,79 @@
+"""Compare a served HyTRec with its peers: build and start them all, then run `hytrec-export loadtest` as a user would.
+
+    python -m hytrec_benchmarks.compare_peers --output reports/peers
+
+Options that are not listed by --help go to the load test, as --windows 5 or --compare reports/before. Progress goes to
+stderr, the load test's summary to stdout; the exit status is the load test's, and 1 where it could not begin.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shlex
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+from hytrec.errors import HytrecError
+from hytrec_benchmarks.fixtures.context import LONG_EVENTS, Context, Log
+from hytrec_benchmarks.fixtures.loadtest_cli import command_of, environment
+from hytrec_benchmarks.fixtures.progress import say
+from hytrec_benchmarks.measure import DATA_VARIABLE, DEFAULT_DATA
+from hytrec_benchmarks.peers.contenders import started
+from hytrec_benchmarks.peers.measure import CONCURRENCY, LENGTHS, peer_repositories
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Compare; the exit status."""
+    options, more = _parser().parse_known_args(arguments)
+    data = Path(os.environ.get(DATA_VARIABLE) or DEFAULT_DATA)
+    context = Context(folder=options.folder, data=data, seed=options.seed)
+    with ExitStack() as stack:
+        state = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="hytrec-peers-")))
+        try:
+            events = context.log_file(Log.EDITS)
+            options.folder.mkdir(parents=True, exist_ok=True)
+            ours = context.repository(Log.EDITS, max_events=LONG_EVENTS)
+            say("starting hytrec")
+            endpoint = stack.enter_context(started(ours, state=state / "hytrec")).grpc_url
+            peers = _start_peers(peer_repositories(context), state, stack)
+        except (HytrecError, OSError) as error:
+            say(f"{error}")
+            return 1
+        command = command_of(endpoint, ours, events=events, concurrency=CONCURRENCY, lengths=LENGTHS, peers=peers)
+        command += [f"--output={options.output}", *more]
+        say(shlex.join(command))
+        return subprocess.run(command, check=False, env=environment()).returncode
+
+
+def _start_peers(repositories: Mapping[str, Path], state: Path, stack: ExitStack) -> dict[str, str]:
+    """Endpoints by name; a peer that does not start is left out, and why is said."""
+    found = {}
+    for name, repository in repositories.items():
+        say(f"starting {name}")
+        try:
+            found[name] = stack.enter_context(started(repository, state=state / name)).grpc_url
+        except HytrecError as error:
+            say(f"{name} is left out: {error}")
+    return found
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description="Compare a served HyTRec with its peers; further options go to hytrec-export loadtest.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--output", type=Path, default=Path("reports/peers"), help="folder of the report")
+    parser.add_argument(
+        "--folder", type=Path, default=Path("runs/peers"), help="the run and the repositories; those there are used"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of the training (0)")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

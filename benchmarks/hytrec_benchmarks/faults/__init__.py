@@ -1,0 +1,1 @@
+"""Kills, failures, races and lossy connections."""

@@ -1,0 +1,107 @@
+"""The trained model in PyTorch, the whole history encoded again for every question."""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from hytrec.data.histories import History
+from hytrec.modeling.delta_rule import DeltaRule, chunk_by_chunk
+from hytrec.modeling.model import HyTRec
+from hytrec.signature import ENCODER, RERANKER, Sizes
+from hytrec_benchmarks.peers.questions import Question
+from hytrec_export.exporters.wrapper import split
+from hytrec_export.runtime.batching import plan_groups
+from hytrec_export.runtime.model_chain import ModelChain, empty_state, padded
+from hytrec_export.runtime.runners import TorchRunner
+
+RUN_OVERHEAD = 64
+"""What one more run costs, in events."""
+MAX_ELEMENTS = 4_096
+"""Most events of one run; longer histories run alone, for they gain nothing together."""
+TRIES, TRIED_EVENTS = 5, 1_000
+"""How the number of threads is chosen."""
+
+
+class EncodingScorer:
+    """Encodes questions' histories and reranks their candidates; those of about one length together.
+
+    Args:
+        chain: open encoder and reranker.
+    """
+
+    def __init__(self, chain: ModelChain, *, sizes: Sizes) -> None:
+        self._chain = chain
+        self._sizes = sizes
+
+    def score(self, questions: Sequence[Question]) -> list[NDArray[np.float32]]:
+        """See `Scorer`."""
+        scores: dict[int, NDArray[np.float32]] = {}
+        lengths = [max(1, len(question.history)) for question in questions]
+        for group in plan_groups(lengths, run_overhead=RUN_OVERHEAD, max_elements=MAX_ELEMENTS):
+            asked = [questions[member] for member in group.members]
+            events = padded([question.history for question in asked], length=group.length)
+            users = self._chain.encode(empty_state(self._sizes, len(asked)), events)
+            candidates = np.zeros((len(asked), max(len(question.candidates) for question in asked)), np.int64)
+            for row, question in zip(candidates, asked, strict=True):
+                row[: len(question.candidates)] = question.candidates
+            now_s = np.array([[question.now_s] for question in asked], np.int64)
+            found = self._chain.rerank(users, now_s, candidates)
+            for member, question, row in zip(group.members, asked, found, strict=True):
+                scores[member] = row[: len(question.candidates)]
+        return [scores[position] for position in range(len(questions))]
+
+
+def encoding_scorer(model: HyTRec, *, sizes: Sizes, compiled: bool = False) -> EncodingScorer:
+    """A scorer open for as long as the process lives, with the number of threads that is fastest here and now.
+
+    Args:
+        compiled: compile the encoder and the reranker for symbolic sizes, now and not in somebody's call.
+    """
+    modules: dict[str, nn.Module] = split(model, delta_rule=uncompiled if compiled else chunk_by_chunk)
+    runners = {}
+    for served in (ENCODER, RERANKER):
+        module = modules[served.name].eval()
+        if compiled:
+            module = torch.compile(module, dynamic=True)  # type: ignore[assignment]
+        runner = TorchRunner(module, input_names=served.input_names(), output_names=served.output_names())
+        runners[served.name] = ExitStack().enter_context(runner)
+    scorer = EncodingScorer(ModelChain(runners, sizes=sizes), sizes=sizes)
+    if compiled:
+        for count, events in WARMING:
+            scorer.score([_any_question(events)] * count)
+    torch.set_num_threads(_fastest_threads(scorer))
+    return scorer
+
+
+def _fastest_threads(scorer: EncodingScorer) -> int:
+    """All cores, or one where others keep them busy."""
+    taken_s: dict[int, float] = {}
+    for threads in sorted({1, len(os.sched_getaffinity(0))}) * TRIES:
+        torch.set_num_threads(threads)
+        start = time.perf_counter()
+        scorer.score([_any_question(TRIED_EVENTS)])
+        taken_s[threads] = min(taken_s.get(threads, math.inf), time.perf_counter() - start)
+    return min(taken_s, key=taken_s.__getitem__)
+
+
+WARMING = ((1, 50), (1, 700), (2, 50), (3, 90))
+"""Questions and events that make dynamo meet every kind of size: one and many, short and long."""
+
+
+def _any_question(events: int) -> Question:
+    rows = np.ones(events, np.int64)
+    history = History(item_rows=rows, behavior_rows=rows * 0, times=np.arange(1, events + 1) * 1_000)
+    return Question(history=history, candidates=np.ones(500, np.int64), now_s=events * 2_000)
+
+
+uncompiled: DeltaRule = torch.compiler.disable(chunk_by_chunk)
+"""The loop over chunks, left to eager: dynamo would unroll it, and compile again for every number of chunks."""

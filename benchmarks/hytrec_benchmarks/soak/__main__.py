@@ -1,0 +1,69 @@
+"""Soak a server: mixed traffic, conflicting writers, clients that vanish, bad input; nothing may break.
+
+    python -m hytrec_benchmarks.soak --repository model_repository --output reports/soak.json
+
+Progress goes to stderr, the report to the output. Exit status 1 when anything happened that must not.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from hytrec.errors import HytrecError
+from hytrec.run_folder import write_json
+from hytrec_benchmarks.fixtures.context import Context, Log, Weights
+from hytrec_benchmarks.fixtures.machine import describe_machine
+from hytrec_benchmarks.fixtures.progress import say
+from hytrec_benchmarks.measure import DATA_VARIABLE, DEFAULT_DATA
+from hytrec_benchmarks.soak.running import soak
+
+SECONDS = 600.0
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Soak; the exit status."""
+    options = _parser().parse_args(arguments)
+    with tempfile.TemporaryDirectory(prefix="hytrec-soak-") as name:
+        folder = Path(name)
+        try:
+            repository = options.repository or _built(folder)
+            say(f"soak: {options.seconds:g} s on {repository}")
+            found = soak(repository, folder, seconds=options.seconds, seed=options.seed)
+        except (HytrecError, TimeoutError) as error:
+            say(f"the soak failed: {error or 'calls under way were never answered'}")
+            return 1
+    options.output.parent.mkdir(parents=True, exist_ok=True)
+    write_json(options.output, found.to_dict() | {"seed": options.seed} | describe_machine())
+    failures = found.failures()
+    for failure in failures:
+        say(failure)
+    calls = sum(found.outcomes.values())
+    say(
+        f"soak: {calls:,} calls, {found.comparison.compared} answers compared (largest difference "
+        f"{found.comparison.largest:.2g}), {len(failures)} failures; see {options.output}"
+    )
+    return 1 if failures else 0
+
+
+def _built(folder: Path) -> Path:
+    """A repository whose weights are set to remember: no wrong event in a history goes unnoticed."""
+    data = Path(os.environ.get(DATA_VARIABLE) or DEFAULT_DATA)
+    return Context(folder=folder, data=data).repository(Log.RATINGS, Weights.REMEMBERING)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description="Soak a server and say what must not have happened.")
+    parser.add_argument("--repository", type=Path, help="a built model repository; one is made if not given")
+    parser.add_argument("--seconds", type=float, default=SECONDS, help=f"how long ({SECONDS:g})")
+    parser.add_argument("--output", type=Path, default=Path("reports/soak.json"), help="where the report goes")
+    parser.add_argument("--seed", type=int, default=0, help="of every random choice (0)")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,98 @@
+"""Calls that must be refused, and what must be said to each. No client lets them through, so they are sent raw."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hytrec.signature import APPEND, RANK, RECOMMEND
+from hytrec_export.settings import ServingSettings
+
+USER = b"a caller of bad calls"
+"""Never to be stored: each of these calls is refused."""
+INVALID = "INVALID_ARGUMENT"
+SOON_S = 100_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class BadCall:
+    """A call and the code it must get.
+
+    Args:
+        torn: the tensor whose bytes are cut short.
+    """
+
+    name: str
+    endpoint: str
+    inputs: Mapping[str, NDArray[Any]]
+    code: str = INVALID
+    torn: str | None = None
+
+
+def bad_calls(settings: ServingSettings, item_key: NDArray[Any]) -> list[BadCall]:
+    """One of every kind.
+
+    Args:
+        item_key: (1,), known to the server.
+    """
+    limits = settings.limits
+    sound = {
+        "user_id": np.array([[USER]], object),
+        "item_keys": item_key[None],
+        "times": np.array([[1_500_000_000]]),
+        "candidate_keys": item_key[None],
+    }
+    other_type = np.array([[b"a"]], object) if item_key.dtype.kind == "i" else np.array([[1]])
+
+    def keys(count: int) -> NDArray[Any]:
+        return np.repeat(item_key[None], count, axis=1)
+
+    changes: dict[str, dict[str, NDArray[Any]]] = {
+        "times in milliseconds": {"times": np.array([[1_500_000_000_000]])},
+        "times in the future": {"times": np.array([[int(time.time()) + SOON_S]])},
+        "time zero": {"times": np.array([[0]])},
+        "negative time": {"times": np.array([[-5]])},
+        "now in the future": {"now": np.array([[int(time.time()) + SOON_S]])},
+        "empty user id": {"user_id": np.array([[b""]], object)},
+        "long user id": {"user_id": np.array([[b"u" * 257]], object)},
+        "user id that is no UTF-8": {"user_id": np.array([[b"\xff\xfe"]], object)},
+        "no candidates": {"candidate_keys": keys(0)},
+        "too many candidates": {"candidate_keys": keys(limits.max_candidates + 1)},
+        "too many events": {
+            "item_keys": keys(limits.max_events + 1),
+            "times": np.full((1, limits.max_events + 1), 1_500_000_000),
+        },
+        "uneven events": {"times": np.array([[5, 6]])},
+        "two users": {name: np.concatenate([values, values]) for name, values in sound.items()},
+        "another expected_event_count": {"expected_event_count": np.array([[7]])},
+        "negative expected_event_count": {"expected_event_count": np.array([[-2]])},
+        "type of times": {"times": np.array([[5]], np.int32)},
+        "type of keys": {"item_keys": other_type},
+        "no batch axis": {"times": np.array([5])},
+        "three axes": {"times": np.array([[[5]]])},
+        "short call id": {"request_id": np.ones((1, 4), np.uint8)},
+        "call id of zeros": {"request_id": np.zeros((1, 16), np.uint8)},
+        "a tensor nobody knows": {"surprise": np.array([[5]])},
+    }
+    calls = [BadCall(name=name, endpoint=RANK.name, inputs=sound | change) for name, change in changes.items()]
+    user = {"user_id": sound["user_id"]}
+    return [
+        *calls,
+        BadCall(name="top_k of zero", endpoint=RECOMMEND.name, inputs=user | {"top_k": np.array([[0]])}),
+        BadCall(name="huge top_k", endpoint=RECOMMEND.name, inputs=user | {"top_k": np.array([[1 << 40]])}),
+        BadCall(
+            name="too many excluded",
+            endpoint=RECOMMEND.name,
+            inputs=user | {"excluded_keys": keys(limits.max_excluded + 1)},
+        ),
+        BadCall(name="no user", endpoint=APPEND.name, inputs={"times": np.array([[5]]), "item_keys": keys(1)}),
+        BadCall(name="nothing", endpoint=APPEND.name, inputs={}),
+        BadCall(name="torn user id", endpoint=APPEND.name, inputs=user, torn="user_id"),
+        BadCall(name="torn times", endpoint=RANK.name, inputs=sound, torn="times"),
+        BadCall(name="no such model", endpoint="hytrec_nothing", inputs=user, code="NOT_FOUND"),
+    ]

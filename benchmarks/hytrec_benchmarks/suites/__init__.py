@@ -1,0 +1,1 @@
+"""Suites of `hytrec_benchmarks.measure`, one module each."""

@@ -1,0 +1,204 @@
+"""`hytrec-export`: build, verify and serve a model repository, look after its state store.
+
+Nothing heavy is imported here: `--help` needs neither torch nor onnx.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from hytrec.program import run_program
+from hytrec_export.cli.doctor import doctor
+from hytrec_export.cli.loadtest import loadtest
+from hytrec_export.cli.state import STATE_FOLDER, StateFolder, state_app
+from hytrec_export.options import (
+    FUSED_MAX_BATCH,
+    BuildOptions,
+    Device,
+    EngineOptions,
+    Execution,
+    Lowering,
+    StateKind,
+    Target,
+)
+from hytrec_export.server.options import ServerOptions
+from hytrec_export.settings import Limits
+from hytrec_export.state.options import Durability, StoreOptions
+from hytrec_export.verification.findings import all_ok, report
+
+app = typer.Typer(
+    help="Build, verify and serve Triton model repositories of trained HyTRec runs. "
+    "Results go to stdout, progress to stderr; a known error is one line and exit code 1.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+app.add_typer(state_app, name="state")
+app.command()(doctor)
+app.command()(loadtest)
+
+EXTRAS = dict.fromkeys(("torch", "safetensors"), "export") | {"pyarrow": "loadtest"}
+"""What the commands import as it stands; every other optional package comes through `optional.require`."""
+
+Repository = Annotated[Path, typer.Argument(help="Folder of a built model repository.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Port = Annotated[int, typer.Option(help="0 takes any free port.")]
+
+
+@app.command()
+def build(
+    run: Annotated[Path, typer.Argument(help="Run folder of `hytrec train`.", show_default=False)],
+    *,
+    output: Annotated[Path, typer.Option(help="Where the repository goes; an old one is replaced.")] = (
+        BuildOptions.output
+    ),
+    target: Annotated[Target, typer.Option(help="Who runs the graphs.")] = BuildOptions.target,
+    fp16: Annotated[bool, typer.Option("--fp16", help="Half precision, as far as the target has it.")] = (
+        BuildOptions.fp16
+    ),
+    lowering: Annotated[
+        Lowering | None, typer.Option(help="Form of the recurrence in the graph; by default the target's best.")
+    ] = BuildOptions.lowering,
+    device: Annotated[Device, typer.Option(help="Where target onnxruntime runs.")] = BuildOptions.device,
+    state: Annotated[StateKind, typer.Option(help="Who keeps the users' states.")] = BuildOptions.state,
+    execution: Annotated[
+        Execution | None,
+        typer.Option(help="Whether one Triton model takes all steps of a call; by default the quickest."),
+    ] = BuildOptions.execution,
+    compute_capability: Annotated[
+        str | None, typer.Option(help="GPU that target tensorrt-rtx builds for, as sm86.")
+    ] = EngineOptions.compute_capability,
+    hardware_compatibility: Annotated[
+        bool, typer.Option("--hardware-compatibility", help="Engines run on other GPUs too, more slowly.")
+    ] = EngineOptions.hardware_compatibility,
+    version_compatible: Annotated[
+        bool, typer.Option("--version-compatible", help="Engines run on later versions of TensorRT too.")
+    ] = EngineOptions.version_compatible,
+    timing_cache: Annotated[
+        Path | None, typer.Option(help="TensorRT's timing cache; by default it stands beside the repository.")
+    ] = EngineOptions.timing_cache,
+    max_events: Annotated[int, typer.Option(help="Most new events of a call.")] = Limits.max_events,
+    max_candidates: Annotated[int, typer.Option(help="Most candidates of a call.")] = Limits.max_candidates,
+    max_excluded: Annotated[int, typer.Option(help="Most excluded items of a call.")] = Limits.max_excluded,
+    max_batch: Annotated[int, typer.Option(help="Most calls that the server runs together.")] = Limits.max_batch,
+    fused_max_batch: Annotated[
+        int | None,
+        typer.Option(
+            help=f"Most calls that the one model of --execution fused runs together; by default {FUSED_MAX_BATCH}."
+        ),
+    ] = BuildOptions.fused_max_batch,
+    atol: Annotated[float, typer.Option(help="Largest difference from PyTorch.")] = BuildOptions.atol,
+    as_json: AsJson = False,
+) -> None:
+    """Make a verified model repository out of a trained run."""
+    limits = Limits(
+        max_events=max_events, max_candidates=max_candidates, max_excluded=max_excluded, max_batch=max_batch
+    )
+    options = BuildOptions(
+        run=run,
+        output=output,
+        target=target,
+        fp16=fp16,
+        lowering=lowering,
+        device=device,
+        state=state,
+        execution=execution,
+        fused_max_batch=fused_max_batch,
+        engine=EngineOptions(
+            compute_capability=compute_capability,
+            hardware_compatibility=hardware_compatibility,
+            version_compatible=version_compatible,
+            timing_cache=timing_cache,
+        ),
+        limits=limits,
+        atol=atol,
+    )
+    from hytrec_export.cli.progress_bar import progress_bar  # noqa: PLC0415 - --help is not to wait for rich
+    from hytrec_export.pipeline import build as build_repository  # noqa: PLC0415 - torch
+
+    manifest = build_repository(options, progress=progress_bar)
+    if as_json:
+        print(json.dumps(asdict(manifest) | {"output": str(output)}, indent=2))  # noqa: T201
+        return
+    print("\n".join([f"{output}: {len(manifest.files)} files, model {manifest.fingerprint}", *manifest.told()]))  # noqa: T201
+
+
+@app.command()
+def verify(
+    repository: Repository = BuildOptions.output,
+    *,
+    served: Annotated[
+        str | None, typer.Option(help="Ask a live server, grpc://host:port, instead of running the graphs here.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Check the files' hashes, and the graphs against PyTorch's stored answers; exit code 1 if something is wrong."""
+    from hytrec_export.cli.progress_bar import progress_bar  # noqa: PLC0415
+    from hytrec_export.repository.manifest import Manifest  # noqa: PLC0415 - numpy, for all of these
+    from hytrec_export.verification.repository import verify as verify_repository  # noqa: PLC0415
+    from hytrec_export.verification.repository import verify_files  # noqa: PLC0415
+    from hytrec_export.verification.served import verify_served  # noqa: PLC0415
+
+    if served is None:
+        findings = verify_repository(repository, progress=progress_bar)
+    else:
+        files = verify_files(repository, Manifest.load(repository), progress_bar)
+        findings = [*files, *verify_served(repository, served, progress=progress_bar)]
+    print(report(findings, as_json=as_json))  # noqa: T201
+    raise typer.Exit(0 if all_ok(findings) else 1)
+
+
+@app.command()
+def serve(
+    repository: Repository = BuildOptions.output,
+    *,
+    state: StateFolder = STATE_FOLDER,
+    durability: Annotated[Durability, typer.Option(help="What an acknowledged write survives.")] = (
+        StoreOptions.durability
+    ),
+    state_max_bytes: Annotated[int, typer.Option(help="Largest size of the state store.")] = StoreOptions.max_bytes,
+    state_ttl_s: Annotated[
+        int | None, typer.Option("--state-ttl", help="Forget users not written for so many seconds.")
+    ] = StoreOptions.ttl_s,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = ServerOptions.host,
+    grpc_port: Port = ServerOptions.grpc_port,
+    http_port: Port = ServerOptions.http_port,
+    metrics_port: Port = ServerOptions.metrics_port,
+    ready_timeout_s: Annotated[float, typer.Option("--ready-timeout", help="Seconds that loading may take.")] = (
+        ServerOptions.ready_timeout_s
+    ),
+    stop_timeout_s: Annotated[float, typer.Option("--stop-timeout", help="Seconds that stopping may take.")] = (
+        ServerOptions.stop_timeout_s
+    ),
+    log: Annotated[bool, typer.Option("--log", help="Show the server's log.")] = ServerOptions.log,
+    log_verbose: Annotated[int, typer.Option(help="tritonserver's --log-verbose.")] = ServerOptions.log_verbose,
+) -> None:
+    """Run Triton Inference Server on a repository until Ctrl-C."""
+    store = StoreOptions(path=state, durability=durability, max_bytes=state_max_bytes, ttl_s=state_ttl_s)
+    from hytrec_export.server import run_until_stopped  # noqa: PLC0415 - after the options were found good
+
+    run_until_stopped(
+        ServerOptions(
+            repository=repository,
+            host=host,
+            grpc_port=grpc_port,
+            http_port=http_port,
+            metrics_port=metrics_port,
+            ready_timeout_s=ready_timeout_s,
+            stop_timeout_s=stop_timeout_s,
+            log=log,
+            log_verbose=log_verbose,
+            environment=store.to_environment(),
+        )
+    )
+
+
+def main() -> None:
+    """Run the command line."""
+    run_program(app, extras=EXTRAS)

@@ -1,0 +1,47 @@
+"""`hytrec-export doctor`: whether this machine can serve a repository, before it hurts."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from hytrec_export.options import BuildOptions
+from hytrec_export.server.options import ServerOptions
+from hytrec_export.state.options import PATH_VARIABLE, StoreOptions
+from hytrec_export.verification.findings import all_ok, report
+
+Port = Annotated[int, typer.Option(help="Port that the server is to listen on.")]
+
+
+def doctor(
+    repository: Annotated[Path, typer.Argument(help="Folder of a built model repository.")] = BuildOptions.output,
+    *,
+    state: Annotated[
+        Path | None, typer.Option("--state", help="Folder of the state store; HYTREC_STATE_PATH by default.")
+    ] = None,
+    host: Annotated[str, typer.Option(help="Address that the server is to listen on.")] = ServerOptions.host,
+    grpc_port: Port = ServerOptions.grpc_port,
+    http_port: Port = ServerOptions.http_port,
+    metrics_port: Port = ServerOptions.metrics_port,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Check a machine: driver, GPU, TensorRT, server, ports, state store, files; exit code 1 if something is wrong."""
+    from hytrec_export.cli.progress_bar import progress_bar  # noqa: PLC0415 - --help is not to wait for rich
+    from hytrec_export.verification.doctor import run_doctor  # noqa: PLC0415 - numpy
+
+    server = ServerOptions(
+        repository=repository, host=host, grpc_port=grpc_port, http_port=http_port, metrics_port=metrics_port
+    )
+    findings = run_doctor(repository, server=server, store=_store(state), progress=progress_bar)
+    print(report(findings, as_json=as_json))  # noqa: T201
+    raise typer.Exit(0 if all_ok(findings) else 1)
+
+
+def _store(state: Path | None) -> StoreOptions | None:
+    """The store that the server would open; None where none is named."""
+    if state is not None:
+        return StoreOptions(path=state)
+    return StoreOptions.from_environment() if os.environ.get(PATH_VARIABLE) else None

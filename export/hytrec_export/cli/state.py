@@ -1,0 +1,101 @@
+"""`hytrec-export state`: what a server keeps of its users."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+STATE_FOLDER = Path("state")
+
+state_app = typer.Typer(help="Look after the state store of a server.", no_args_is_help=True)
+
+StateFolder = Annotated[Path, typer.Option("--state", help="Folder of the state store.")]
+UserId = Annotated[str, typer.Argument(help="The user's id.", show_default=False)]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+@state_app.command()
+def show(
+    user_id: Annotated[str | None, typer.Argument(help="One user; the whole store if none.")] = None,
+    *,
+    state: StateFolder = STATE_FOLDER,
+    users: Annotated[bool, typer.Option("--users", help="List every user.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """How full a store is, or what it holds of a user."""
+    from hytrec_export.state import commands  # noqa: PLC0415 - numpy
+
+    if user_id is not None:
+        _show(_plain(asdict(commands.show_user(state, user_id))), as_json=as_json)
+    elif users:
+        for summary in commands.list_users(state):
+            _show_line(_plain(asdict(summary)), as_json=as_json)
+    else:
+        view = asdict(commands.show_store(state))
+        _show(_plain(view.pop("stat") | view), as_json=as_json)
+
+
+@state_app.command()
+def export(
+    user_id: UserId,
+    output: Annotated[Path, typer.Argument(help="File to write, .npz or .json.", show_default=False)],
+    *,
+    state: StateFolder = STATE_FOLDER,
+    repository: Annotated[
+        Path | None, typer.Option(help="Model repository; with it, recent items are named by key too.")
+    ] = None,
+) -> None:
+    """Write everything kept of a user to a file."""
+    from hytrec.data.vocabulary import Vocabulary  # noqa: PLC0415 - numpy
+    from hytrec_export.settings import VOCABULARY_FILE  # noqa: PLC0415
+    from hytrec_export.state import commands  # noqa: PLC0415
+
+    vocabulary = Vocabulary.load(repository / VOCABULARY_FILE) if repository else None
+    print(commands.export_user(state, user_id, output, vocabulary=vocabulary))  # noqa: T201
+
+
+@state_app.command()
+def delete(user_id: UserId, *, state: StateFolder = STATE_FOLDER) -> None:
+    """Forget a user."""
+    from hytrec_export.state import commands  # noqa: PLC0415 - numpy
+
+    commands.delete_user(state, user_id)
+    print(f"forgot {user_id}")  # noqa: T201
+
+
+@state_app.command()
+def compact(*, state: StateFolder = STATE_FOLDER, as_json: AsJson = False) -> None:
+    """Remove expired and damaged records and give free space back; the server must be stopped."""
+    from hytrec_export.state import commands  # noqa: PLC0415 - numpy
+
+    _show(_plain(asdict(commands.compact_store(state))), as_json=as_json)
+
+
+def _plain(values: dict[str, Any]) -> dict[str, Any]:
+    """Values that JSON knows; times as text."""
+    return {name: _plain_value(name, value) for name, value in values.items()}
+
+
+def _plain_value(name: str, value: Any) -> Any:
+    if isinstance(value, bytes):
+        return value.decode(errors="backslashreplace")
+    if name == "written_at":
+        return datetime.fromtimestamp(value, UTC).isoformat()
+    return str(value) if isinstance(value, Path) else value
+
+
+def _show(values: dict[str, Any], *, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(values, indent=2))  # noqa: T201
+        return
+    for name, value in values.items():
+        print(f"{name.replace('_', ' '):<16}{'none' if value is None else value}")  # noqa: T201
+
+
+def _show_line(values: dict[str, Any], *, as_json: bool) -> None:
+    print(json.dumps(values) if as_json else "  ".join(str(value) for value in values.values()))  # noqa: T201

@@ -1,4 +1,0 @@
-"""Checks of a machine that is to serve a repository: each says what is so, or what to do."""
-
-from hytrec_export.doctor.examination import Machine as Machine
-from hytrec_export.doctor.examination import run_doctor as run_doctor

@@ -1,0 +1,1 @@
+"""PyTorch to ONNX graphs to TensorRT engines."""

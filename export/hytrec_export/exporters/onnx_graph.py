@@ -1,0 +1,221 @@
+"""One ONNX graph from one module: exported, cleaned, checked against the signature table."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from itertools import zip_longest
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from hytrec import __version__
+from hytrec.modeling.model import HyTRec
+from hytrec.signature import GRAPHS, DType, Model, Sizes, Tensor
+from hytrec_export.errors import BuildError
+from hytrec_export.exporters.fp16_weights import store_weights_as_fp16
+from hytrec_export.exporters.lowering import delta_rule_of
+from hytrec_export.exporters.mixed_precision import narrow_limit, to_mixed_precision
+from hytrec_export.exporters.precision_check import check_precision
+from hytrec_export.exporters.wrapper import split
+from hytrec_export.optional import require
+from hytrec_export.options import Lowering, Precision
+from hytrec_export.progress import Advance, ignore
+from hytrec_export.settings import ServingSettings
+
+OPSETS = {Lowering.FUSED: 23, Lowering.CHUNKED: 20}
+"""onnxruntime 1.31 reads up to 26, TensorRT 10 and 11 up to 24 and 25. 23 has RMSNormalization, one node for seven;
+older versions do not know it, and TensorRT fuses the seven itself."""
+PRODUCER = "hytrec-export"
+BATCH_AXIS = "B"
+EXAMPLE_SIZES = {BATCH_AXIS: 2, "T": 130, "N": 5, "X": 4}
+"""Sizes of the dynamic axes while tracing. No size may come out as 1, which the exporter takes for a constant: not B,
+nor the number of chunks of T."""
+MAX_GRAPH_BYTES = 2**31 - 1
+"""protobuf's limit for one file."""
+
+_TORCH_DTYPES = {DType.FLOAT32: torch.float32, DType.INT64: torch.int64}
+
+
+def export_graphs(
+    model: HyTRec,
+    folder: Path,
+    *,
+    settings: ServingSettings,
+    lowering: Lowering,
+    precision: Precision = Precision.FLOAT32,
+    on_graph: Advance = ignore,
+) -> dict[str, Path]:
+    """Write the three graphs into `folder`: their files by model name.
+
+    Args:
+        precision: of matrices and tables, and of their products.
+        on_graph: told how many graphs are done just now.
+
+    Raises:
+        BuildError: a graph's tensors are not those of the table, it is too large for one file, or it has not the
+            precision that it should have.
+        MissingPackageError: onnx or onnxscript is not installed.
+    """
+    exported = to_mixed_precision(model) if precision is Precision.MIXED else model
+    modules = split(exported, delta_rule=delta_rule_of(lowering, max_events=settings.limits.max_events))
+    metadata = {"fingerprint": settings.fingerprint, "lowering": lowering.value, "precision": precision.value}
+    paths = {}
+    for served in GRAPHS:
+        paths[served.name] = folder / f"{served.name}.onnx"
+        export_graph(
+            modules[served.name],
+            paths[served.name],
+            model=served,
+            sizes=settings.sizes,
+            opset=OPSETS[lowering],
+            metadata=metadata,
+            precision=precision,
+            narrow=narrow_limit(model),
+        )
+        on_graph(1)
+    return paths
+
+
+def export_graph(
+    module: nn.Module,
+    path: Path,
+    *,
+    model: Model,
+    sizes: Sizes,
+    opset: int,
+    metadata: Mapping[str, str],
+    precision: Precision = Precision.FLOAT32,
+    narrow: int = 0,
+) -> None:
+    """Write `module` as the ONNX graph of `model`.
+
+    Args:
+        module: its forward takes and returns the tensors of `model`, in the table's order.
+        opset: version of ONNX's operators to write.
+        metadata: strings kept in the graph.
+        precision: a mixed module comes as such (`exporters.mixed_precision`), and its graph is checked; half weights
+            are made of float32 ones here.
+        narrow: most columns of a weight that is float32 in either.
+
+    Raises:
+        BuildError: the graph's tensors are not those of the table, it is too large for one file, or it has not the
+            precision that it should have.
+        MissingPackageError: onnx or onnxscript is not installed.
+    """
+    onnx = require("onnx", extra="export")
+    require("onnxscript", extra="export")
+    parameter_bytes = sum(tensor.nbytes for tensor in (*module.parameters(), *module.buffers()))
+    if parameter_bytes > MAX_GRAPH_BYTES:
+        raise BuildError(
+            f"the weights of {model.name} take {parameter_bytes} bytes and an ONNX file holds {MAX_GRAPH_BYTES}; "
+            "train with fewer items or a smaller width"
+        )
+    graph = _traced(module, model, sizes, opset)
+    _strip(graph.graph)
+    graph.producer_name, graph.producer_version = PRODUCER, __version__
+    onnx.helper.set_model_props(graph, {"model": model.name, **metadata})
+    if precision is Precision.HALF_WEIGHTS:
+        store_weights_as_fp16(graph, model=model.name, narrow=narrow)
+    check_graph(graph, model=model, sizes=sizes)
+    if precision is Precision.MIXED:
+        check_precision(graph, model=model.name, narrow=narrow)
+    path.write_bytes(graph.SerializeToString())
+
+
+def check_graph(graph: Any, *, model: Model, sizes: Sizes) -> None:
+    """Compare a graph (an `onnx.ModelProto`) with the table.
+
+    Raises:
+        BuildError: onnx finds it invalid, or a tensor's name, place, type or axes differ from the table's.
+    """
+    onnx = require("onnx", extra="export")
+    try:
+        onnx.checker.check_model(graph)
+    except onnx.checker.ValidationError as error:
+        reason = " ".join(str(error).split())
+        raise BuildError(
+            f"the graph of {model.name} is not valid ONNX ({reason}); install the versions that pyproject.toml names"
+        ) from error
+    for side, tensors, values in (
+        ("input", model.inputs, graph.graph.input),
+        ("output", model.outputs, graph.graph.output),
+    ):
+        wanted = [_described(tensor, sizes) for tensor in tensors]
+        given = [_described_value(onnx, value) for value in values]
+        for number, (want, got) in enumerate(zip_longest(wanted, given, fillvalue="nothing"), 1):
+            if want != got:
+                raise BuildError(
+                    f"{side} {number} of the graph of {model.name} is {got}, hytrec.signature has {want}; "
+                    "bring hytrec_export.exporters.wrapper in line with the table"
+                )
+
+
+def _traced(module: nn.Module, model: Model, sizes: Sizes, opset: int) -> Any:
+    axes = {letter: torch.export.Dim(letter) for letter in EXAMPLE_SIZES}
+    with _quiet():
+        program = torch.onnx.export(
+            module.eval(),
+            tuple(_example(tensor, sizes) for tensor in model.inputs),
+            dynamo=True,
+            opset_version=opset,
+            input_names=model.input_names(),
+            output_names=model.output_names(),
+            dynamic_shapes=tuple(
+                {
+                    position: axes[letter]
+                    for position, letter in enumerate((BATCH_AXIS, *map(str, tensor.axes)))
+                    if letter in axes
+                }
+                for tensor in model.inputs
+            ),
+            verbose=False,
+        )
+    if program is None:  # for the type checker: only dynamo=False returns nothing
+        raise TypeError(program)
+    return program.model_proto
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the exporter's own warnings (torchvision missing, axis names reused) off the terminal."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+def _example(tensor: Tensor, sizes: Sizes) -> torch.Tensor:
+    shape = [EXAMPLE_SIZES[BATCH_AXIS], *(EXAMPLE_SIZES.get(str(axis)) or sizes.axis(axis) for axis in tensor.axes)]
+    return torch.ones(shape, dtype=_TORCH_DTYPES[tensor.dtype])
+
+
+def _strip(graph: Any) -> None:
+    """Drop the exporter's notes: stack traces with paths of the build machine, shapes of inner tensors."""
+    graph.ClearField("value_info")
+    graph.ClearField("metadata_props")
+    for node in graph.node:
+        node.ClearField("metadata_props")
+        node.ClearField("doc_string")
+
+
+def _described(tensor: Tensor, sizes: Sizes) -> str:
+    """For example "memory float32 [B, 6, 2, 64, 64]"."""
+    axes = [BATCH_AXIS, *(str(axis) if sizes.axis(axis) < 0 else str(sizes.axis(axis)) for axis in tensor.axes)]
+    return f"{tensor.name} {tensor.dtype.value} [{', '.join(axes)}]"
+
+
+def _described_value(onnx: Any, value: Any) -> str:
+    kind = value.type.tensor_type
+    dtype = onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type).name
+    axes = [axis.dim_param or str(axis.dim_value) for axis in kind.shape.dim]
+    return f"{value.name} {dtype} [{', '.join(axes)}]"

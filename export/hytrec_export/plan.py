@@ -1,0 +1,168 @@
+"""From the options to what is built: the target, and what follows from it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import Any
+
+from hytrec_export.cuda_driver import gpu_count
+from hytrec_export.errors import OptionError
+from hytrec_export.options import (
+    FUSED_MAX_BATCH,
+    BuildOptions,
+    Device,
+    EngineOptions,
+    Execution,
+    Lowering,
+    Precision,
+    StateKind,
+    Target,
+)
+from hytrec_export.settings import Limits
+
+ENGINE_TARGETS = frozenset({Target.TENSORRT, Target.TENSORRT_RTX})
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuildPlan:
+    """What is built, every choice made.
+
+    Args:
+        target: never AUTO.
+        reason: why this target, for people.
+    """
+
+    target: Target
+    reason: str
+    lowering: Lowering
+    precision: Precision
+    device: Device
+    state: StateKind
+    execution: Execution
+    fused_max_batch: int
+    engine: EngineOptions
+    limits: Limits
+    atol: float
+
+    @property
+    def has_engines(self) -> bool:
+        """Whether graphs are compiled."""
+        return self.target in ENGINE_TARGETS
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for the manifest; no paths, which mean nothing on another machine."""
+        engine = {
+            "compute_capability": self.engine.compute_capability,
+            "hardware_compatibility": self.engine.hardware_compatibility,
+            "version_compatible": self.engine.version_compatible,
+        }
+        return {
+            "target": self.target.value,
+            "reason": self.reason,
+            "lowering": self.lowering.value,
+            "precision": self.precision.value,
+            "device": self.device.value,
+            "state": self.state.value,
+            "execution": self.execution.value,
+            "atol": self.atol,
+            "max_events": self.limits.max_events,
+            "max_candidates": self.limits.max_candidates,
+            "max_excluded": self.limits.max_excluded,
+            "max_batch": self.limits.max_batch,
+            **({"fused_max_batch": self.fused_max_batch} if self.execution is Execution.FUSED else {}),
+            **(engine if self.has_engines else {}),
+        }
+
+
+def has_tensorrt() -> bool:
+    """Whether the package tensorrt is installed."""
+    return find_spec("tensorrt") is not None
+
+
+def resolve_plan(
+    options: BuildOptions, *, gpus: Callable[[], int] = gpu_count, tensorrt: Callable[[], bool] = has_tensorrt
+) -> BuildPlan:
+    """Choose what was left open.
+
+    Args:
+        gpus: counts the GPUs here. tensorrt: tells whether TensorRT is installed here.
+
+    Raises:
+        OptionError: two options do not go together.
+    """
+    target, reason = (
+        _automatic(gpus(), tensorrt()) if options.target is Target.AUTO else (options.target, "as asked for")
+    )
+    _check(options, target)
+    best = Lowering.CHUNKED if target in ENGINE_TARGETS else Lowering.FUSED
+    on_gpu = target in ENGINE_TARGETS or (target is Target.ONNXRUNTIME and options.device is Device.CUDA)
+    quickest = Execution.FUSED if target is Target.EMBEDDED else Execution.ENSEMBLE
+    half = Precision.MIXED if on_gpu else Precision.HALF_WEIGHTS
+    execution = options.execution or quickest
+    if options.fused_max_batch is not None and execution is not Execution.FUSED:
+        raise OptionError(
+            f"fused max batch {options.fused_max_batch} is for --execution fused, and this build has a model for every "
+            "step; "
+            "give --max-batch instead"
+        )
+    return BuildPlan(
+        target=target,
+        reason=reason,
+        lowering=options.lowering or best,
+        precision=half if options.fp16 else Precision.FLOAT32,
+        device=Device.CUDA if on_gpu else Device.CPU,
+        state=options.state,
+        execution=execution,
+        fused_max_batch=min(options.fused_max_batch or FUSED_MAX_BATCH, options.limits.max_batch),
+        engine=options.engine,
+        limits=options.limits,
+        atol=options.atol,
+    )
+
+
+def _automatic(gpus: int, tensorrt: bool) -> tuple[Target, str]:  # noqa: FBT001
+    if gpus and tensorrt:
+        return Target.TENSORRT, "TensorRT and a GPU were found"
+    if gpus:
+        return Target.EMBEDDED, "a GPU was found but not TensorRT; pip install 'hytrec-export[tensorrt]' brings it"
+    return Target.EMBEDDED, "no GPU was found"
+
+
+def _check(options: BuildOptions, target: Target) -> None:
+    """Refuse what does not go together."""
+    if options.lowering is Lowering.FUSED and target in ENGINE_TARGETS:
+        raise OptionError(
+            f"lowering fused is an operator of onnxruntime and target {target.value} has none like it; "
+            "leave --lowering out"
+        )
+    if options.device is Device.CUDA and target is not Target.ONNXRUNTIME:
+        raise OptionError(f"device cuda is for target onnxruntime; target {target.value} needs no --device")
+    if options.state is StateKind.SEQUENCE and target not in {Target.ONNXRUNTIME, Target.TENSORRT}:
+        raise OptionError(
+            f"state sequence needs Triton's onnxruntime or tensorrt backend, and target {target.value} has neither: "
+            "Triton's python backend never stores a state; choose --target onnxruntime, or --state store"
+        )
+    if options.execution is Execution.FUSED and target is not Target.EMBEDDED:
+        raise OptionError(
+            f"steps together is for target embedded, whose steps are all Python; the graphs of target {target.value} "
+            "are models of another Triton backend, so leave --steps out"
+        )
+    capability = options.engine.compute_capability
+    if target is Target.TENSORRT_RTX and capability is None:
+        raise OptionError(
+            "target tensorrt-rtx builds for a GPU that need not be here; name it: --compute-capability sm86"
+        )
+    if target is not Target.TENSORRT_RTX and capability is not None:
+        raise OptionError(
+            f"compute capability {capability} is for target tensorrt-rtx; target {target.value} "
+            + ("builds for the GPU it runs on" if target is Target.TENSORRT else "compiles nothing")
+        )
+    if target not in ENGINE_TARGETS and (options.engine.hardware_compatibility or options.engine.version_compatible):
+        raise OptionError(f"compatible engines are asked for, and target {target.value} has no engines; leave them out")
+    if target not in ENGINE_TARGETS and options.engine.timing_cache is not None:
+        raise OptionError(
+            f"timing cache {options.engine.timing_cache} is given, and target {target.value} compiles nothing; "
+            "leave --timing-cache out"
+        )

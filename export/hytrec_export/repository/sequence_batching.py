@@ -1,0 +1,51 @@
+"""Triton's sequence batcher keeping the encoder's state (implicit state): a session cache, not a store."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hytrec.contract import Tensor
+from hytrec.signature import NEXT_STATE, STATE
+from hytrec_export.repository.dynamic_batching import QUEUE_DELAY_US, preferred_batch_sizes
+from hytrec_export.repository.tensor_config import data_type, messages
+from hytrec_export.settings import ServingSettings
+
+IDLE_US = 30 * 60 * 1_000_000
+"""A session without a call for half an hour ends and its state is gone. Triton's own default is one second, after
+which the next call fails."""
+SESSIONS_PER_BATCH = 16
+"""Sessions that are live at once on an instance, in full batches; calls of further ones wait until a session ends.
+Each takes the size of a user's state, twice, for Triton keeps the input and the output state apart."""
+
+
+def sequence_batching(settings: ServingSettings) -> Any:
+    """ModelSequenceBatching message: oldest calls first, and every state tensor, starting from zeros.
+
+    Triton 2.51 pairs the output states with the input states by the rank of their names, whatever the config says
+    (seen); the `next_` names sort as the names do.
+    """
+    parts = messages().ModelSequenceBatching
+    max_batch = settings.limits.max_batch
+    return parts(
+        oldest=parts.StrategyOldest(
+            max_candidate_sequences=SESSIONS_PER_BATCH * max_batch,
+            preferred_batch_size=preferred_batch_sizes(max_batch),
+            max_queue_delay_microseconds=QUEUE_DELAY_US,
+        ),
+        max_sequence_idle_microseconds=IDLE_US,
+        state=[_state(before, after, settings) for before, after in zip(STATE, NEXT_STATE, strict=True)],
+    )
+
+
+def _state(before: Tensor, after: Tensor, settings: ServingSettings) -> Any:
+    """State message. Not in one buffer: a runtime may write an output before it has read the last input."""
+    parts = messages().ModelSequenceBatching
+    kind, dims = data_type(before, settings), settings.sizes.shape(before)
+    return parts.State(
+        input_name=before.name,
+        output_name=after.name,
+        data_type=kind,
+        dims=dims,
+        initial_state=[parts.InitialState(name="no events", data_type=kind, dims=dims, zero_data=True)],
+        use_same_buffer_for_input_output=False,
+    )

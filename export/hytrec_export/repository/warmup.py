@@ -1,0 +1,157 @@
+"""Requests that a server runs before it says that it is ready, made from a real history.
+
+The first run of a shape is the slow one: memory is reserved, kernels are loaded. Events, window and candidates are the
+history's; the memory is that of a user's first call, so that nothing is made up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hytrec.contract import Model
+from hytrec.data.histories import History, Int64Array
+from hytrec.signature import (
+    BEHAVIOR_ROWS,
+    CANDIDATE_ROWS,
+    ENCODER,
+    EXCLUDED_ROWS,
+    ITEM_ROWS,
+    LAST_TIME,
+    NOW,
+    RETRIEVER,
+    ROW_TIMES,
+    WINDOW_BEHAVIORS,
+    WINDOW_ITEMS,
+    WINDOW_TIMES,
+    DType,
+)
+from hytrec_export.repository.tensor_config import data_type, messages
+from hytrec_export.runtime.padding import bucket_length, pad
+from hytrec_export.runtime.runners import Arrays
+from hytrec_export.settings import ServingSettings
+
+FOLDER = "warmup"
+"""Where Triton looks for the files, inside a model's folder."""
+_TYPES: dict[DType, np.dtype[Any]] = {DType.FLOAT32: np.dtype("<f4"), DType.INT64: np.dtype("<i8")}
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class WarmupRequest:
+    """One request.
+
+    Args:
+        name: for the server's log and the files.
+        batch: how many of it are run as one batch.
+        inputs: without a batch axis.
+    """
+
+    name: str
+    batch: int
+    inputs: Arrays
+
+    def file_of(self, tensor: str) -> str:
+        """File of an input in `FOLDER`."""
+        return f"{self.name}_{tensor}"
+
+    def save(self, model_folder: Path) -> None:
+        """Write the files: elements in row-major order, little-endian, nothing else; none for an input of zeros."""
+        folder = model_folder / FOLDER
+        folder.mkdir(exist_ok=True)
+        for tensor, values in self.inputs.items():
+            if values.any():
+                (folder / self.file_of(tensor)).write_bytes(values.tobytes())
+
+
+def warmup_of(request: WarmupRequest, model: Model, settings: ServingSettings) -> Any:
+    """ModelWarmup message."""
+    parts = messages().ModelWarmup
+    inputs = {}
+    for tensor in model.inputs:
+        values = request.inputs[tensor.name]
+        source = {"input_data_file": request.file_of(tensor.name)} if values.any() else {"zero_data": True}
+        inputs[tensor.name] = parts.Input(data_type=data_type(tensor, settings), dims=values.shape, **source)
+    return parts(name=f"{request.name}_by_{request.batch}", batch_size=request.batch, count=1, inputs=inputs)
+
+
+def warmup_requests(model: Model, settings: ServingSettings, histories: Sequence[History]) -> list[WarmupRequest]:
+    """Requests for a neural model, none without a history that has events.
+
+    Args:
+        histories: the longest one is taken.
+    """
+    history = max(histories, key=len, default=None)
+    if history is None or not len(history):
+        return []
+    return [
+        WarmupRequest(name=name, batch=batch, inputs=_completed(model, settings, inputs))
+        for name, batches, inputs in _requests(model, settings, history)
+        for batch in sorted(batches)
+    ]
+
+
+def _requests(
+    model: Model, settings: ServingSettings, history: History
+) -> Iterator[tuple[str, set[int], dict[str, Int64Array]]]:
+    """Name, batch sizes and the inputs that are not zero."""
+    both = {1, settings.limits.max_batch}
+    if model.name == ENCODER.name:
+        yield "one_event", both, _events(history, 1, settings)
+        yield "history", {1}, _events(history, len(history), settings)
+    elif model.name == RETRIEVER.name:
+        yield "reading", both, _reading(history, settings) | {EXCLUDED_ROWS.name: history.item_rows[-1:]}
+    else:
+        for length in candidate_lengths(settings):
+            yield (
+                f"candidates_{length}",
+                both,
+                _reading(history, settings) | {CANDIDATE_ROWS.name: np.resize(history.item_rows, length)},
+            )
+
+
+def candidate_lengths(settings: ServingSettings) -> list[int]:
+    """Lengths that the reranker sees most: what the retriever hands over, and as many from a client, padded."""
+    retrieved, limit = settings.sizes.retrieved, settings.limits.max_candidates
+    return sorted({retrieved, bucket_length(min(retrieved, limit), limit)})
+
+
+def _events(history: History, count: int, settings: ServingSettings) -> dict[str, Int64Array]:
+    """Last `count` events, padded as load pads them."""
+    count = min(count, settings.limits.max_events)
+    length = bucket_length(count, settings.limits.max_events)
+    return {
+        ITEM_ROWS.name: pad(history.item_rows[-count:], length),
+        BEHAVIOR_ROWS.name: pad(history.behavior_rows[-count:], length),
+        ROW_TIMES.name: pad(history.times[-count:], length),
+    }
+
+
+def _reading(history: History, settings: ServingSettings) -> dict[str, Int64Array]:
+    """What retriever and reranker read of a user, the moment after the last event."""
+    window = settings.sizes.window
+
+    def recent(values: Int64Array) -> Int64Array:
+        return pad(values[-window:][::-1], window)[::-1]
+
+    last = history.times.max(keepdims=True)
+    return {
+        WINDOW_ITEMS.name: recent(history.item_rows),
+        WINDOW_BEHAVIORS.name: recent(history.behavior_rows),
+        WINDOW_TIMES.name: recent(history.times),
+        LAST_TIME.name: last,
+        NOW.name: last,
+    }
+
+
+def _completed(model: Model, settings: ServingSettings, inputs: dict[str, Int64Array]) -> Arrays:
+    """All inputs; zeros where none is given."""
+    return {
+        tensor.name: np.ascontiguousarray(inputs[tensor.name], _TYPES[tensor.dtype])
+        if tensor.name in inputs
+        else np.zeros(settings.sizes.shape(tensor), _TYPES[tensor.dtype])
+        for tensor in model.inputs
+    }

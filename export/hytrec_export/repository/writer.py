@@ -1,0 +1,91 @@
+"""Writes a Triton model repository: configs, shims, graphs or engines, and what the python models read at its root."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping, Sequence
+from importlib.resources import files as resources
+from pathlib import Path
+
+from hytrec.data.histories import History
+from hytrec.data.vocabulary import Vocabulary
+from hytrec_export.errors import BuildError
+from hytrec_export.options import Target
+from hytrec_export.plan import BuildPlan
+from hytrec_export.repository.config_pbtxt import config_texts
+from hytrec_export.repository.layout import CONFIG, MODULES, VERSION, Layout, layout_of
+from hytrec_export.repository.target_note import TARGET_NOTE, target_note
+from hytrec_export.repository.warmup import warmup_requests
+from hytrec_export.settings import VOCABULARY_FILE, ServingSettings
+
+README = "README.md"
+
+_SHIM = '''"""Triton loads this file; the model itself comes with the installed package hytrec-export."""
+
+from hytrec_export.serving.triton_models.{module} import TritonPythonModel
+
+__all__ = ["TritonPythonModel"]
+'''
+
+
+def write_repository(
+    staging: Path,
+    *,
+    settings: ServingSettings,
+    vocabulary: Vocabulary,
+    files: Mapping[str, Path],
+    plan: BuildPlan,
+    warmup: Sequence[History] = (),
+) -> None:
+    """Fill the empty folder `staging` with a whole repository.
+
+    Args:
+        files: .onnx file, or .plan file where the plan has engines, of every neural model, by model name.
+        warmup: real histories, from which the server's first requests to the neural models are made; the models of
+            target embedded need none.
+
+    Raises:
+        BuildError: a file is missing, one too many is given, or the folder cannot be written.
+        MissingPackageError: tritonclient is not installed.
+    """
+    layout = layout_of(plan)
+    _check(layout, files)
+    requests = {model.name: warmup_requests(model, settings, warmup) for model in layout.warmed}
+    texts = config_texts(settings, plan, warmup=requests)
+    modules = {model.name: MODULES[model.name] for model in layout.python_models}
+    try:
+        for name, text in texts.items():
+            version = staging / name / VERSION
+            version.mkdir(parents=True)
+            (staging / name / CONFIG).write_text(text)
+            if name in modules:
+                (version / "model.py").write_text(_SHIM.format(module=modules[name]))
+            for request in requests.get(name, ()):
+                request.save(staging / name)
+        for name, file in files.items():
+            shutil.copyfile(file, staging / layout.files[name])
+        settings.save(staging)
+        vocabulary.save(staging / VOCABULARY_FILE)
+        (staging / README).write_text(repository_readme())
+        if plan.target is not Target.EMBEDDED:
+            (staging / TARGET_NOTE).write_text(target_note(plan))
+    except OSError as error:
+        raise BuildError(
+            f"the model repository cannot be written to {staging} ({error.strerror or error}); "
+            "check the folder's permissions and the free space"
+        ) from error
+
+
+def repository_readme() -> str:
+    """README.md of every repository; the checkout's model_repository/README.md is the same text."""
+    return resources("hytrec_export").joinpath("repository_readme.md").read_text()
+
+
+def _check(layout: Layout, files: Mapping[str, Path]) -> None:
+    wanted = {model.name for model in layout.graphs}
+    if set(files) != wanted:
+        what = next(iter(layout.files.values())).suffix
+        raise BuildError(
+            f"{what} files are given for {', '.join(sorted(files)) or 'no model'}; "
+            f"a repository needs {', '.join(sorted(wanted))}"
+        )

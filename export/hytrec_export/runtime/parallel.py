@@ -1,0 +1,123 @@
+"""How a graph uses the processor's cores: one for what is short, all for what is long, pieces for what is wide.
+
+onnxruntime shares every single operator between its threads. Calls of a few milliseconds are hundreds of operators, so
+their threads mostly wait for one another, and for the cores that the models beside them use.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hytrec.signature import Model
+from hytrec_export.runtime.runners import Arrays, Runner, cores
+
+
+class SizeRouter:
+    """Short runs by one runner, the others by another.
+
+    Args:
+        model: whose dynamic axis, over all rows, is the size of a run.
+        short: takes runs of up to `short_elements` elements.
+        long: takes the others.
+    """
+
+    def __init__(self, model: Model, *, short: Runner, long: Runner, short_elements: int) -> None:
+        self._sized = next(tensor.name for tensor in model.inputs if tensor.dynamic)
+        self._short = short
+        self._long = long
+        self._short_slots = short_elements
+
+    def __enter__(self) -> Self:
+        """Load both; raises what the runners raise."""
+        self._short.__enter__()
+        self._long.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Let go of both."""
+        self._short.__exit__(kind, error, trace)
+        self._long.__exit__(kind, error, trace)
+
+    def infer(self, feed: Mapping[str, NDArray[Any]]) -> Arrays:
+        """All inputs by name -> all outputs by name."""
+        runner = self._short if feed[self._sized].size <= self._short_slots else self._long
+        return runner.infer(feed)
+
+
+class ShardedRunner:
+    """Cuts a run into pieces, one for each core, that run at the same time.
+
+    Rows are dealt to the pieces; of one row alone every piece takes a part of the dynamic axis, whose elements must not
+    depend on one another.
+
+    Args:
+        runner: runs one piece on one core; it is called from several threads at once.
+        fewest: elements of the dynamic axis, over all rows, that are worth a piece; half of them are, beyond one.
+        alone: whether nobody else needs the cores; else a run takes half of them.
+    """
+
+    def __init__(self, model: Model, runner: Runner, *, fewest: int, alone: Callable[[], bool] = lambda: True) -> None:
+        self._inputs = tuple(tensor.name for tensor in model.inputs if tensor.dynamic)
+        self._outputs = frozenset(tensor.name for tensor in model.outputs if tensor.dynamic)
+        self._runner = runner
+        self._fewest = fewest
+        self._alone = alone
+        self._cores = cores()
+        self._others: ThreadPoolExecutor | None = None
+
+    def __enter__(self) -> Self:
+        """Load the graph; raises what the runner raises."""
+        self._runner.__enter__()
+        self._others = ThreadPoolExecutor(max(1, self._cores - 1), thread_name_prefix="piece")
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Let go of it."""
+        if self._others is not None:
+            self._others.shutdown()
+            self._others = None
+        self._runner.__exit__(kind, error, trace)
+
+    def infer(self, feed: Mapping[str, NDArray[Any]]) -> Arrays:
+        """All inputs by name -> all outputs by name."""
+        rows, length = feed[self._inputs[0]].shape
+        count = min(self._cores, max(1, (2 * rows * length + self._fewest) // (2 * self._fewest)))
+        if count > 1 and not self._alone():
+            count = min(count, max(1, self._cores // 2))
+        if count == 1 or self._others is None:
+            return self._runner.infer(feed)
+        if rows > 1:
+            names, axis, cuts = list(feed), 0, even_cuts(rows, min(count, rows))
+        else:
+            names, axis, cuts = list(self._inputs), 1, even_cuts(length, min(count, length))
+        pieces = [{**feed, **{name: _part(feed[name], axis, start, stop) for name in names}} for start, stop in cuts]
+        later = [self._others.submit(self._runner.infer, piece) for piece in pieces[1:]]
+        first = self._runner.infer(pieces[0])
+        answers = [first, *(future.result() for future in later)]
+        return {
+            name: np.concatenate([answer[name] for answer in answers], axis)
+            if axis == 0 or name in self._outputs
+            else first[name]
+            for name in first
+        }
+
+
+def even_cuts(length: int, count: int) -> Sequence[tuple[int, int]]:
+    """Starts and ends of `count` parts of about one size."""
+    ends = [length * number // count for number in range(count + 1)]
+    return list(pairwise(ends))
+
+
+def _part(values: NDArray[Any], axis: int, start: int, stop: int) -> NDArray[Any]:
+    return np.ascontiguousarray(values[start:stop] if axis == 0 else values[:, start:stop])

@@ -1,0 +1,168 @@
+"""What a killed server leaves behind: python models that missed its end, shared memory, a temporary folder.
+
+Each server names its shared memory by a token of its own, and holds a lock on the file `/dev/shm/hytrec_TOKEN.lock`.
+The lock belongs to tritonserver and its python models, who inherit the open file, so it ends when the last of them
+does, whatever they died of. A free lock means that whatever carries the token is left over. A lock that only python
+models hold means that their server is dead: they are orphans. Those that asked the kernel (`die_with_parent`) are gone
+in milliseconds; one killed while it loads may not have asked yet, and idle ones were seen to wait for ever.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+import secrets
+import shutil
+import signal
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from hytrec_export.errors import ServerError
+from hytrec_export.parent_death import STUB_PROGRAM
+
+SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - the kernel's own place for it
+_STEM = "hytrec_"
+_LOCK_NAME = re.compile(r"hytrec_([0-9a-f]{16})\.lock")
+_LOOK_S = 0.01
+
+
+class ServerLease:
+    """A server's own names, kept alive by a lock that its processes inherit.
+
+    Raises:
+        ServerError: the shared memory or the temporary folder is not writable.
+
+    Attributes:
+        shm_prefix: what the names of the server's shared memory begin with.
+        folder: the server's temporary folder.
+    """
+
+    def __init__(self, shared_memory: Path = SHARED_MEMORY) -> None:
+        token = secrets.token_hex(8)
+        self.shm_prefix = f"{_STEM}{token}_"
+        self._path = shared_memory / f"{_STEM}{token}.lock"
+        self.folder = _folder_of(token)
+        try:
+            self.folder.mkdir(mode=0o700)
+            self._lock_file: int | None = _locked_file(self._path)
+        except OSError as error:
+            raise ServerError(
+                f"the server's files cannot be written ({error}); "
+                f"it needs {shared_memory} and {self.folder.parent} (or TMPDIR) to be writable"
+            ) from error
+
+    @contextmanager
+    def handed_over(self) -> Iterator[int]:
+        """The descriptor to start the server with; this process's own copy of the lock is closed after."""
+        if self._lock_file is None:
+            raise ValueError("the lock was handed over before")
+        try:
+            yield self._lock_file
+        finally:
+            self._close()
+
+    def _close(self) -> None:
+        if self._lock_file is not None:
+            os.close(self._lock_file)
+            self._lock_file = None
+
+    def remove(self, *, wait_s: float) -> bool:
+        """End the python models of a server that has ended, then remove what it left; False when one is still there."""
+        self._close()
+        deadline = time.monotonic() + wait_s
+        while not _remove_if_dead(self._path):
+            if time.monotonic() > deadline:
+                return False
+            end_orphans(self._path)
+            time.sleep(_LOOK_S)
+        return True
+
+
+def remove_leftovers(shared_memory: Path = SHARED_MEMORY) -> int:
+    """Remove what dead servers left; those of live servers and of other users are not touched.
+
+    Returns:
+        How many dead servers were cleaned up after.
+    """
+    removed = 0
+    for path in shared_memory.glob(f"{_STEM}*"):
+        if _LOCK_NAME.fullmatch(path.name):
+            if end_orphans(path):
+                time.sleep(_LOOK_S)
+            removed += _remove_if_dead(path)
+    return removed
+
+
+def end_orphans(lock: Path) -> int:
+    """Kill the processes that hold a server's lock, if all of them are python models; how many that were."""
+    holders = [process for process in Path("/proc").glob("[0-9]*") if _holds(process, lock)]
+    if any(_program(process) != STUB_PROGRAM for process in holders):
+        return 0
+    for process in holders:
+        with suppress(ProcessLookupError):
+            os.kill(int(process.name), signal.SIGKILL)
+    return len(holders)
+
+
+def _holds(process: Path, file: Path) -> bool:
+    """Whether a process (its folder in /proc) has a file open; False where that is not ours to know."""
+    try:
+        descriptors = list((process / "fd").iterdir())
+    except OSError:
+        return False
+    return any(_target(descriptor) == file for descriptor in descriptors)
+
+
+def _target(descriptor: Path) -> Path | None:
+    """What a descriptor stands for; None when it was closed meanwhile, as a busy server's are all the time."""
+    try:
+        return descriptor.readlink()
+    except OSError:
+        return None
+
+
+def _program(process: Path) -> str:
+    try:
+        return (process / "exe").readlink().name
+    except OSError:
+        return ""
+
+
+def _locked_file(path: Path) -> int:
+    """Create a locked file; it gets its name once locked, for an unlocked one is taken for a dead server's."""
+    unnamed = path.with_suffix(".new")
+    lock_file = os.open(unnamed, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600)
+    fcntl.flock(lock_file, fcntl.LOCK_EX)
+    unnamed.rename(path)
+    return lock_file
+
+
+def _remove_if_dead(lock: Path) -> bool:
+    """Remove a server's leftovers if nobody holds its lock; True when there is nothing left of it."""
+    try:
+        lock_file = os.open(lock, os.O_RDWR | os.O_NOFOLLOW)
+    except FileNotFoundError:
+        return True
+    except OSError:
+        return False
+    try:
+        fcntl.flock(lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    else:
+        token = lock.stem.removeprefix(_STEM)
+        for region in lock.parent.glob(f"{_STEM}{token}_*"):
+            region.unlink(missing_ok=True)
+        shutil.rmtree(_folder_of(token), ignore_errors=True)
+        lock.unlink(missing_ok=True)
+        return True
+    finally:
+        os.close(lock_file)
+
+
+def _folder_of(token: str) -> Path:
+    return Path(tempfile.gettempdir()) / f"hytrec-server-{token}"

@@ -1,0 +1,85 @@
+"""The call_context: what the load step tells the save step of a call, as opaque bytes that pass beside the graphs."""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hytrec.signature import MAX_USER_ID_BYTES, REQUEST_ID_BYTES, StateStatus
+from hytrec_export.errors import InputError
+
+_STATUSES = tuple(StateStatus)
+_MARK = b"HYT1"
+_FIXED = struct.Struct(f"<4s{REQUEST_ID_BYTES}s{REQUEST_ID_BYTES}sqIBIi")
+
+NO_CANDIDATES = -1
+"""`candidate_count` of a call that does not rank."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CallContext:
+    """One call on its way through the chain.
+
+    Args:
+        user_id: the caller's user id.
+        request_id: 16 bytes, one per logical call.
+        revision: of the stored record that the call started from (compare-and-set).
+        event_count: of that record.
+        events: events of this call that are applied; 0 writes nothing.
+        status: what the store held.
+        top_k: how many items to return.
+        candidate_count: candidates to rank, or `NO_CANDIDATES`.
+    """
+
+    user_id: bytes
+    request_id: bytes
+    revision: bytes
+    event_count: int
+    events: int
+    status: StateStatus
+    top_k: int
+    candidate_count: int = NO_CANDIDATES
+
+    def pack(self) -> NDArray[np.uint8]:
+        """Shape (Z,)."""
+        fixed = _FIXED.pack(
+            _MARK,
+            self.request_id,
+            self.revision,
+            self.event_count,
+            self.events,
+            _STATUSES.index(self.status),
+            self.top_k,
+            self.candidate_count,
+        )
+        return np.frombuffer(fixed + self.user_id, np.uint8)
+
+    @classmethod
+    def unpack(cls, packed: NDArray[np.uint8]) -> CallContext:
+        """Read what `pack` wrote, shape (Z,).
+
+        Raises:
+            InputError: it is no call_context; only a call that goes around the load step can bring one.
+        """
+        data = packed.tobytes()
+        size = len(data) - _FIXED.size
+        if not 1 <= size <= MAX_USER_ID_BYTES or not data.startswith(_MARK):
+            raise InputError(
+                f"call_context of {len(data)} bytes is not one of hytrec_state_load; call an ensemble instead"
+            )
+        _, request_id, revision, event_count, events, status, top_k, candidate_count = _FIXED.unpack_from(data)
+        if status >= len(_STATUSES):
+            raise InputError(f"call_context has status {status} of {len(_STATUSES)}; call an ensemble instead")
+        return cls(
+            user_id=data[_FIXED.size :],
+            request_id=request_id,
+            revision=revision,
+            event_count=event_count,
+            events=events,
+            status=_STATUSES[status],
+            top_k=top_k,
+            candidate_count=candidate_count,
+        )

@@ -1,0 +1,41 @@
+"""`python -m hytrec_export.serving.health URL`: whether a server answers a call, for a container's health check.
+
+Triton 2.51 says that it is ready after a python model of it has died (seen), so a call is made that goes through load,
+encoder and save. It carries no events, and nothing is stored. Only the standard library is needed.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+import sys
+import urllib.error
+import urllib.request
+from typing import Any
+
+TIMEOUT_S = 4.0
+ENDPOINT, SESSION_ENDPOINT = "hytrec_append", "hytrec_session_append"
+
+
+def answers(url: str, *, timeout_s: float = TIMEOUT_S) -> bool:
+    """Whether the server at `url` (http://host:port) answers a call without events."""
+    session = _ask(f"{url}/v2/models/{SESSION_ENDPOINT}/ready", None, timeout_s)
+    if session:
+        whole = {"sequence_id": secrets.randbelow(1 << 62) + 1, "sequence_start": True, "sequence_end": True}
+        times = {"name": "times", "shape": [1, 0], "datatype": "INT64", "data": []}
+        return _ask(f"{url}/v2/models/{SESSION_ENDPOINT}/infer", {"parameters": whole, "inputs": [times]}, timeout_s)
+    user = {"name": "user_id", "shape": [1, 1], "datatype": "BYTES", "data": [f"health-{secrets.token_hex(16)}"]}
+    return _ask(f"{url}/v2/models/{ENDPOINT}/infer", {"inputs": [user]}, timeout_s)
+
+
+def _ask(url: str, body: dict[str, Any] | None, timeout_s: float) -> bool:
+    data = None if body is None else json.dumps(body).encode()
+    try:
+        with urllib.request.urlopen(url, data, timeout=timeout_s) as answer:  # noqa: S310  the caller's own server
+            return bool(answer.status == 200)
+    except (OSError, urllib.error.URLError, ValueError):
+        return False
+
+
+if __name__ == "__main__":
+    sys.exit(0 if answers(sys.argv[1]) else 1)

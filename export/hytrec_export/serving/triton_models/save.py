@@ -1,0 +1,39 @@
+"""`hytrec_state_save` in Triton's python backend; the work is done by `hytrec_export.serving.save_step`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from hytrec.signature import STATE_SAVE
+from hytrec_export.serving.counters import ServerCounter
+from hytrec_export.serving.save_step import SaveStep
+from hytrec_export.serving.triton_models.metrics import TritonCounters
+from hytrec_export.serving.triton_models.responses import respond, tensors_of
+from hytrec_export.serving.triton_models.startup import settings_of, starting, store_of, vocabulary_of
+
+COUNTED = (ServerCounter.CONFLICT, ServerCounter.STORE_FULL)
+
+
+class TritonPythonModel:
+    """Last step of every chain: writes, then answers."""
+
+    @starting
+    def initialize(self, args: dict[str, str]) -> None:
+        """Open vocabulary and store."""
+        settings = settings_of(args)
+        self._store = store_of(settings)
+        self._saver = SaveStep(
+            settings=settings,
+            vocabulary=vocabulary_of(args),
+            store=self._store,
+            counters=TritonCounters(model=STATE_SAVE, events=COUNTED),
+        )
+
+    def execute(self, requests: Sequence[Any]) -> list[Any]:
+        """Answer one server batch."""
+        return respond(requests, self._saver.answer, model=STATE_SAVE, read=tensors_of)
+
+    def finalize(self) -> None:
+        """Close the store."""
+        self._store.close()

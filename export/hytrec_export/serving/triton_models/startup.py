@@ -1,0 +1,104 @@
+"""What a python model needs when Triton starts it: the build's settings, its vocabulary, the store, the graph."""
+
+from __future__ import annotations
+
+import asyncio  # noqa: F401 - else the stub imports it in the model's first call, which then takes 60 ms longer
+import gc
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from functools import wraps
+from pathlib import Path
+from typing import Any, TypeVar
+
+import triton_python_backend_utils as pb_utils
+
+from hytrec.data.vocabulary import Vocabulary
+from hytrec.errors import HytrecError
+from hytrec.signature import Model
+from hytrec_export.parent_death import die_with_parent, in_stub
+from hytrec_export.repository.layout import GRAPH_FILE
+from hytrec_export.runtime.chunked_encoder import open_runner
+from hytrec_export.serving.batched_graph import BatchedGraph
+from hytrec_export.settings import VOCABULARY_FILE, ServingSettings
+from hytrec_export.state.opening import open_store
+from hytrec_export.state.options import StoreOptions
+from hytrec_export.state.store import StateStore
+
+MAX_ELEMENTS = 1 << 14
+"""Most elements of one run; at the default sizes each takes up to 8 KB of memory."""
+
+_Returned = TypeVar("_Returned")
+
+
+def starting(initialize: Callable[[Any, dict[str, str]], _Returned]) -> Callable[[Any, dict[str, str]], _Returned]:
+    """Wrap a model's `initialize`: bind its life to the server's, and turn known errors into Triton's."""
+
+    @wraps(initialize)
+    def started(model: Any, args: dict[str, str]) -> _Returned:
+        die_with_parent()
+        try:
+            made = initialize(model, args)
+        except HytrecError as error:
+            raise pb_utils.TritonModelException(str(error)) from error
+        if in_stub():  # what is there now stays; to look through it again and again would only hold up calls
+            gc.collect()
+            gc.freeze()
+        return made
+
+    return started
+
+
+def graph_of(args: Mapping[str, str]) -> Path:
+    """The graph in the model's version folder."""
+    return Path(args["model_repository"]) / args["model_version"] / GRAPH_FILE
+
+
+def runner_of(
+    graph: Path, model: Model, *, run_overhead: int, alone: Callable[[], bool] = lambda: True
+) -> BatchedGraph:
+    """A graph, open for as long as the process lives.
+
+    Args:
+        run_overhead: see `BatchedGraph`.
+        alone: see `open_runner`.
+
+    Raises:
+        RepositoryError: the graph is missing, or onnxruntime refuses it.
+        MissingPackageError: onnxruntime is not installed.
+    """
+    session = ExitStack().enter_context(open_runner(model, graph, alone=alone))
+    return BatchedGraph(model=model, infer=session.infer, run_overhead=run_overhead, max_elements=MAX_ELEMENTS)
+
+
+def settings_of(args: Mapping[str, str]) -> ServingSettings:
+    """Settings of the build that the model belongs to.
+
+    Raises:
+        RepositoryError: they are missing or damaged.
+    """
+    return ServingSettings.load(repository_of(args))
+
+
+def vocabulary_of(args: Mapping[str, str]) -> Vocabulary:
+    """Vocabulary of the build that the model belongs to.
+
+    Raises:
+        VocabularyError: it is missing or damaged.
+    """
+    return Vocabulary.load(repository_of(args) / VOCABULARY_FILE)
+
+
+def store_of(settings: ServingSettings) -> StateStore:
+    """The state store that the server's environment names.
+
+    Raises:
+        OptionError: a variable is wrong, or names a store that cannot be shared between processes.
+        StateStoreError: the store cannot be opened.
+    """
+    options = StoreOptions.from_environment()
+    return open_store(options, sizes=settings.sizes, fingerprint=settings.fingerprint, served=True)
+
+
+def repository_of(args: Mapping[str, str]) -> Path:
+    """The repository that the model stands in."""
+    return Path(args["model_repository"]).parent

@@ -1,0 +1,125 @@
+"""Files, server, ports, state store, room: what every target needs."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from hytrec.errors import HytrecError
+from hytrec_export.options import StateKind, Target
+from hytrec_export.progress import Progress
+from hytrec_export.repository.manifest import Manifest
+from hytrec_export.server.installation import Installation
+from hytrec_export.server.options import ServerOptions
+from hytrec_export.server.ports import Ports
+from hytrec_export.settings import ServingSettings
+from hytrec_export.state.opening import open_store
+from hytrec_export.state.options import StoreOptions
+from hytrec_export.verification.findings import Finding, Status, failed, ok, skipped
+from hytrec_export.verification.repository import verify_files
+
+CONTAINER_SERVER = Path("/opt/tritonserver")
+BACKENDS = {Target.TENSORRT: "tensorrt", Target.ONNXRUNTIME: "onnxruntime"}
+MIN_SHARED_BYTES = 256 << 20
+"""Triton's python models hand tensors over in shared memory; a container gets 64 MiB unless told otherwise."""
+MIN_DISK_BYTES = 1 << 30
+_MIB = 1 << 20
+
+FreeBytes = Callable[[Path], int]
+
+
+def free_bytes(folder: Path) -> int:
+    """Room in the file system of a folder."""
+    return shutil.disk_usage(folder).free
+
+
+def check_files(repository: Path, manifest: Manifest, progress: Progress) -> Iterator[Finding]:
+    """Hashes of the manifest."""
+    for finding in verify_files(repository, manifest, progress):
+        if finding.status is Status.NOT_OK:
+            yield failed(f"{finding.text}; copy the repository again, or build it again")
+        else:
+            yield finding
+
+
+def check_server(target: Target, container: Path = CONTAINER_SERVER) -> Finding:
+    """A tritonserver that has the target's backend."""
+    program = container / "bin" / "tritonserver"
+    if target in BACKENDS:
+        backend = container / "backends" / BACKENDS[target]
+        if not program.is_file():
+            return failed(
+                f"{program} is not there; target {target.value} needs NVIDIA's Triton image, "
+                "start it with: docker compose -f deploy/compose.yaml up"
+            )
+        if not backend.is_dir():
+            return failed(
+                f"{backend} is not there; this Triton has no {BACKENDS[target]} backend, use the full py3 image"
+            )
+        return ok(f"{program} has the {BACKENDS[target]} backend")
+    if target is Target.TENSORRT_RTX:
+        return skipped("tritonserver: none has a backend for engines of TensorRT for RTX")
+    try:
+        return ok(f"{Installation.find().program} is installed")
+    except HytrecError as error:
+        return failed(str(error))
+
+
+def check_ports(options: ServerOptions) -> Finding:
+    """Whether a server could listen."""
+    ports = f"ports {options.grpc_port} (gRPC), {options.http_port} (HTTP) and {options.metrics_port} (metrics)"
+    try:
+        Ports.take(options)
+    except HytrecError as error:
+        return failed(str(error))
+    return ok(f"{ports} are free on {options.host}")
+
+
+def check_store(stored: StoreOptions | None, state: StateKind, settings: ServingSettings) -> Finding:
+    """Whether load and save could open the state store; a folder that is missing is not made."""
+    if state is StateKind.SEQUENCE:
+        return skipped("state store: Triton keeps the sessions")
+    if stored is None:
+        return skipped("state store: none is named; give --state FOLDER, or set HYTREC_STATE_PATH")
+    folder = stored.path.absolute()
+    if not folder.exists():
+        parent = next(above for above in folder.parents if above.exists())
+        if os.access(parent, os.W_OK | os.X_OK):
+            return ok(f"the state store {folder} will be made by the server")
+        return failed(f"the state store {folder} cannot be made, {parent} is not writable; change its owner or --state")
+    try:
+        store = open_store(stored, sizes=settings.sizes, fingerprint=settings.fingerprint, served=True)
+    except HytrecError as error:
+        return failed(f"{error}")
+    try:
+        stat = store.stat()
+    finally:
+        store.close()
+    used, limit = stat.used_bytes // _MIB, stat.limit_bytes // _MIB
+    return ok(f"the state store {folder} can be written, {stat.users} users take {used} MiB of {limit} MiB")
+
+
+def check_room(folder: Path, shared: Path, free: FreeBytes) -> Iterator[Finding]:
+    """Disk for states, and shared memory."""
+    existing = next(above for above in (folder.absolute(), *folder.absolute().parents) if above.exists())
+    disk = free(existing)
+    if disk < MIN_DISK_BYTES:
+        yield failed(
+            f"{existing} has {disk // _MIB} MiB free and {MIN_DISK_BYTES // _MIB} MiB are wanted; "
+            "make room, or put the state store elsewhere with --state"
+        )
+    else:
+        yield ok(f"{existing} has {disk // _MIB} MiB free")
+    if not shared.is_dir():
+        yield skipped(f"shared memory: there is no {shared}")
+        return
+    memory = free(shared)
+    if memory < MIN_SHARED_BYTES:
+        yield failed(
+            f"{shared} has {memory // _MIB} MiB free and Triton's python models want {MIN_SHARED_BYTES // _MIB} MiB; "
+            "run the container with --shm-size 1g"
+        )
+    else:
+        yield ok(f"{shared} has {memory // _MIB} MiB free")

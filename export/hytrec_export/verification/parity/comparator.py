@@ -1,0 +1,143 @@
+"""How far two runtimes are apart: the largest difference of each kind, and where it was seen."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hytrec_export.errors import ParityError
+from hytrec_export.progress import Advance, ignore
+
+TOP = 10
+"""Length of the lists that are compared."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Difference:
+    """The largest difference of one kind.
+
+    Args:
+        value: max |diff|; of a state, over max(1, max |state|). Infinite where one side is not finite.
+        where: the case it was seen in.
+    """
+
+    value: float
+    where: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ParityReport:
+    """What a parity check measured.
+
+    Args:
+        largest: by kind, for example "history scores".
+        cases: how many cases of each sort were compared.
+        lists: top-10 lists compared.
+        lists_in_order: how many were the same item by item; the others differ by ties inside the tolerance.
+    """
+
+    largest: dict[str, Difference]
+    cases: dict[str, int]
+    lists: int
+    lists_in_order: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return asdict(self)
+
+    @property
+    def worst(self) -> float:
+        """The largest difference of all; 0 where nothing was compared."""
+        return max((found.value for found in self.largest.values()), default=0.0)
+
+    def check(self, atol: float, *, subject: str) -> None:
+        """Compare with the bound.
+
+        Args:
+            subject: what drifts, for the message.
+
+        Raises:
+            ParityError: some difference is over it.
+        """
+        over = [(found.value, kind, found.where) for kind, found in self.largest.items() if not found.value <= atol]
+        if over:
+            value, kind, where = max(over)
+            raise ParityError(
+                f"{subject} drifts from PyTorch: {kind} max |diff| {value:.3g} > {atol:g} at {where}; "
+                "raise --atol, or choose the other --lowering"
+            )
+
+
+class Comparator:
+    """Collects differences.
+
+    Args:
+        on_case: told how many cases were compared just now.
+    """
+
+    def __init__(self, *, on_case: Advance = ignore) -> None:
+        self._on_case = on_case
+        self._largest: dict[str, Difference] = {}
+        self._cases: dict[str, int] = {}
+        self._lists = self._lists_in_order = 0
+
+    def case(self, sort: str, count: int = 1) -> None:
+        """Count cases that were compared."""
+        self._cases[sort] = self._cases.get(sort, 0) + count
+        self._on_case(count)
+
+    def scores(self, kind: str, got: NDArray[Any], want: NDArray[Any], where: str) -> None:
+        """Absolute difference."""
+        self._keep(kind, largest_difference(got, want), where)
+
+    def state(self, kind: str, got: Mapping[str, NDArray[Any]], want: Mapping[str, NDArray[Any]], where: str) -> None:
+        """Difference of each tensor of `want` over max(1, max |tensor|); whole numbers have to be equal."""
+        for name, wanted in want.items():
+            difference = largest_difference(got[name], wanted)
+            if wanted.dtype.kind == "f":
+                difference /= max(1.0, float(np.abs(wanted).max(initial=0)))
+            self._keep(kind, difference, f"{where}, {name}")
+
+    def lists(
+        self, kind: str, rows: tuple[NDArray[Any], NDArray[Any]], scores: tuple[NDArray[Any], NDArray[Any]], where: str
+    ) -> None:
+        """Two lists, best first: how far apart PyTorch's scores are where the rows differ; ties are close.
+
+        Args:
+            rows: the list to check and PyTorch's (n,).
+            scores: PyTorch's scores of the one's rows and of the other's (n,); -inf of a row that must not be there.
+        """
+        (got, want), (got_scores, want_scores) = rows, scores
+        differ = (got != want) & (got_scores != want_scores)  # -inf - -inf is no number
+        apart = np.abs(got_scores[differ].astype(np.float64) - want_scores[differ])
+        self._lists += 1
+        self._lists_in_order += bool((got[:TOP] == want[:TOP]).all())
+        self._keep(kind, float(apart.max(initial=0)), where)
+
+    def result(self) -> ParityReport:
+        """What was seen so far."""
+        return ParityReport(
+            largest=dict(self._largest),
+            cases=dict(self._cases),
+            lists=self._lists,
+            lists_in_order=self._lists_in_order,
+        )
+
+    def _keep(self, kind: str, value: float, where: str) -> None:
+        if kind not in self._largest or value > self._largest[kind].value:
+            self._largest[kind] = Difference(value=value, where=where)
+
+
+def largest_difference(got: NDArray[Any], want: NDArray[Any]) -> float:
+    """Max |got - want|; infinite where the shapes differ or a value is not finite, 0 of nothing."""
+    if got.shape != want.shape:
+        return float("inf")
+    if got.dtype.kind != "f":
+        return float(np.abs(got - want).max(initial=0))
+    if not (np.isfinite(got).all() and np.isfinite(want).all()):
+        return float("inf")
+    return float(np.abs(got.astype(np.float64) - want).max(initial=0))

@@ -1,0 +1,43 @@
+"""Replays a repository's stored histories through whatever runs its graphs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import ExitStack
+from pathlib import Path
+
+from hytrec_export.errors import ParityError
+from hytrec_export.progress import Progress
+from hytrec_export.repository.manifest import Manifest
+from hytrec_export.runtime.model_chain import ModelChain
+from hytrec_export.runtime.runners import Runner
+from hytrec_export.settings import ServingSettings
+from hytrec_export.verification.findings import Finding, failed, ok
+from hytrec_export.verification.parity.comparator import Comparator
+from hytrec_export.verification.parity.golden import FILE_NAME, compare, load
+
+
+def replay_answers(
+    repository: Path, manifest: Manifest, runners: Mapping[str, Runner], *, subject: str, progress: Progress
+) -> Finding:
+    """Compare with PyTorch's stored answers.
+
+    Args:
+        runners: by model name, not yet open.
+        subject: what runs the graphs, for the message.
+    """
+    settings = ServingSettings.load(repository)
+    answers = load(repository / FILE_NAME)
+    with ExitStack() as stack:
+        opened = {name: stack.enter_context(runner) for name, runner in runners.items()}
+        meter = Comparator(on_case=stack.enter_context(progress("comparing with PyTorch's answers", len(answers))))
+        compare(ModelChain(opened, sizes=settings.sizes), answers, limits=settings.limits, meter=meter)
+    differences = meter.result()
+    try:
+        differences.check(manifest.bound, subject=subject)
+    except ParityError as error:
+        return failed(str(error))
+    return ok(
+        f"{len(answers)} histories are answered as by PyTorch "
+        f"(max |diff| {differences.worst:.2g}, bound {manifest.bound:.3g})"
+    )

@@ -1,0 +1,127 @@
+"""Made-up cases for the parity gate: the shapes and the histories where runtimes fall apart."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+from itertools import product
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hytrec.data.histories import History, Int64Array
+from hytrec.signature import EVENT_COUNT, LAST_TIME, LONG_VECTOR, MEMORY, WINDOW_BEHAVIORS, WINDOW_ITEMS, WINDOW_TIMES
+from hytrec_export.runtime.model_chain import padded
+from hytrec_export.runtime.runners import Arrays
+from hytrec_export.settings import Limits, ServingSettings
+
+_BATCHES = (1, 2, 3)
+_EVENTS = (1, 2, 63, 64, 65)
+"""Around the 64 steps of a chunk."""
+_EXCLUDED = (1, 2, 65)
+_START_S = 1_000_000_000
+_TEN_YEARS_S = 10 * 365 * 86_400
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShapeCase:
+    """Sizes of the dynamic axes: B, T, N and X."""
+
+    batch: int
+    events: int
+    candidates: int
+    excluded: int
+
+    def __str__(self) -> str:
+        return f"(B={self.batch}, T={self.events}, N={self.candidates}, X={self.excluded})"
+
+
+def corners(limits: Limits) -> list[ShapeCase]:
+    """The grid, cut to what the build accepts: the largest size of each axis is in it, though not all at once."""
+    large = ShapeCase(
+        batch=limits.max_batch,
+        events=limits.max_events,
+        candidates=limits.max_candidates,
+        excluded=max(1, limits.max_excluded),
+    )
+    small = product(_BATCHES, _EVENTS)
+    grid = [
+        ShapeCase(batch=batch, events=events, candidates=_EVENTS[-number % 5], excluded=_EXCLUDED[number % 3])
+        for number, (batch, events) in enumerate(small)
+    ]
+    grid += [
+        replace(grid[0], batch=large.batch),
+        replace(grid[1], batch=large.batch, events=17),
+        replace(grid[0], events=large.events, candidates=large.candidates),
+        replace(grid[-1], events=1_001, excluded=large.excluded),
+    ]
+    cut = (ShapeCase(**{name: min(size, getattr(large, name)) for name, size in asdict(c).items()}) for c in grid)
+    return list(dict.fromkeys(cut))
+
+
+class InputGenerator:
+    """Makes inputs; the same ones every time.
+
+    Args:
+        settings: catalogue, sizes and limits of the build.
+        behaviors: rows of behaviors, 0 for none.
+    """
+
+    def __init__(self, settings: ServingSettings, *, behaviors: int) -> None:
+        self._random = np.random.default_rng(0)
+        self._settings = settings
+        self._behaviors = behaviors
+
+    def history(self, events: int) -> History:
+        """Random items (unknown ones too) at times with ties, clock jumps back and gaps of ten years."""
+        steps = self._random.choice([0, 1, 60, 3_600, 86_400, -30], events)
+        steps[self._random.integers(0, max(1, events), 10)[:events]] = _TEN_YEARS_S
+        return self._history(self._rows(events), _START_S + np.maximum(0, np.cumsum(steps)))
+
+    def habits(self, events: int) -> list[History]:
+        """One item repeated, and two in turn."""
+        times = _START_S + 60 * np.arange(events)
+        one, other = self._rows(2)
+        return [self._history(np.full(events, one), times), self._history(np.resize([one, other], events), times)]
+
+    def inputs(self, corner: ShapeCase) -> tuple[Arrays, Arrays]:
+        """A state and events: of a full row, of one without events, and of rows in between; some users are new."""
+        counts = [corner.events, 0, *self._random.integers(0, corner.events + 1, corner.batch)][: corner.batch]
+        events = padded([self.history(count) for count in counts], length=corner.events)
+        return self._state(corner.batch), events
+
+    def question(self, corner: ShapeCase, state: Arrays) -> tuple[Int64Array, Int64Array, Int64Array]:
+        """now_s (B, 1) around the last event, candidate rows (B, N) and excluded rows (B, X), padding among them."""
+        now = state[LAST_TIME.name] + self._random.choice([-5, 0, 60, _TEN_YEARS_S], (corner.batch, 1))
+        candidates = self._random.integers(0, self._settings.items + 2, (corner.batch, corner.candidates))
+        excluded = self._random.integers(0, self._settings.items + 1, (corner.batch, corner.excluded))
+        return np.maximum(1, now), candidates, excluded
+
+    def _state(self, batch: int) -> Arrays:
+        sizes = self._settings.sizes
+        filled = self._random.integers(0, sizes.window + 1, batch)
+        filled[::3] = 0
+        seen = np.arange(sizes.window) >= sizes.window - filled[:, None]  # right-aligned
+        times = _START_S - 60 * np.arange(sizes.window, 0, -1)
+        old = filled[:, None] > 0
+        scale = np.where(old, 1.0, 0.0)
+        return {
+            MEMORY.name: self._normal(batch, *sizes.shape(MEMORY)) * scale[:, :, None, None, None].astype(np.float32),
+            WINDOW_ITEMS.name: np.where(seen, self._rows(batch, sizes.window), 0),
+            WINDOW_BEHAVIORS.name: np.where(seen, self._behavior_rows(batch, sizes.window), 0),
+            WINDOW_TIMES.name: np.where(seen, times, 0),
+            LONG_VECTOR.name: self._normal(batch, sizes.width) * scale.astype(np.float32),
+            LAST_TIME.name: np.where(old, times[-1:], 0),
+            EVENT_COUNT.name: filled[:, None] * np.int64(3),
+        }
+
+    def _history(self, item_rows: Int64Array, times: Int64Array) -> History:
+        return History(item_rows=item_rows, behavior_rows=self._behavior_rows(item_rows.size), times=times)
+
+    def _rows(self, *shape: int) -> Int64Array:
+        return self._random.integers(1, self._settings.items + 2, shape)
+
+    def _behavior_rows(self, *shape: int) -> Int64Array:
+        return self._random.integers(0, self._behaviors + 1, shape)
+
+    def _normal(self, *shape: int) -> NDArray[np.float32]:
+        return self._random.standard_normal(shape, np.float32)

@@ -1,0 +1,72 @@
+"""The quality gate of half precision: on real histories it recommends what float32 recommends, or there is no build.
+
+Both sets of graphs answer by the evaluation protocol of `hytrec.data.split`: the last event of a history is to be
+predicted from those before it, at its time, seen items removed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+from hytrec.data.histories import History
+from hytrec_export.errors import QualityError
+from hytrec_export.progress import Advance, ignore
+from hytrec_export.runtime.model_chain import batches
+from hytrec_export.settings import ServingSettings
+from hytrec_export.verification.quality.accumulator import QualityAccumulator
+from hytrec_export.verification.quality.bounds import QualityBounds, QualityReport
+from hytrec_export.verification.quality.drift import batch_difference, measure_drift
+from hytrec_export.verification.quality.ranking import opened, question_of
+
+DRIFT_APPENDS = 100
+"""Single events fed one by one, if the longest history has as many; the benchmark feeds 10,000."""
+
+
+def check_quality(
+    float32: Mapping[str, Path],
+    half: Mapping[str, Path],
+    samples: Sequence[History],
+    *,
+    settings: ServingSettings,
+    bounds: QualityBounds = QualityBounds(),  # noqa: B008  frozen
+    on_case: Advance = ignore,
+) -> QualityReport:
+    """Compare the graphs of half precision with those of float32.
+
+    Args:
+        float32, half: .onnx files by model name; a mixed graph is run with every rounding that is written in it.
+        samples: real histories.
+        on_case: told how many of the samples are done just now.
+
+    Raises:
+        QualityError: half precision changes the answers by more than a bound, or there is no history to judge by.
+        RepositoryError: a graph cannot be run.
+    """
+    questions = [question_of(history, items=settings.items) for history in samples if len(history)]
+    if not questions:
+        raise QualityError(
+            "there are no sample histories in the run, and nothing else tells what float16 changes; "
+            "train on a log with some events, or build without --fp16"
+        )
+    with ExitStack() as stack:
+        sides = [opened(graphs, settings, stack) for graphs in (float32, half)]
+        tally = QualityAccumulator(items=settings.items)
+        for positions in batches(
+            [question.history for question in questions],
+            max_rows=settings.limits.max_batch,
+            max_events=settings.limits.max_events,
+        ):
+            asked = [questions[position] for position in positions]
+            tally.add(asked, [side.reply(asked) for side in sides], sides)
+            on_case(len(positions))
+        longest = max(questions, key=lambda question: len(question.history))
+        quality = tally.result(
+            drift=measure_drift(sides[0], sides[1], longest, appends=DRIFT_APPENDS),
+            batched={
+                name: batch_difference(side, questions) for name, side in zip(("float32", "half"), sides, strict=True)
+            },
+        )
+    quality.check(bounds)
+    return quality

@@ -1,0 +1,51 @@
+"""Re-checks a repository where it stands: every file's hash, and graphs or engines against PyTorch's stored answers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from hytrec_export.progress import Progress, silent
+from hytrec_export.repository import manifest as manifests
+from hytrec_export.repository.layout import graph_files
+from hytrec_export.repository.manifest import Manifest
+from hytrec_export.runtime.runners import OnnxRunner
+from hytrec_export.verification.engines import verify_engines
+from hytrec_export.verification.findings import Finding, all_ok, failed, ok
+from hytrec_export.verification.parity.replay import replay_answers
+
+
+def verify(repository: Path, *, progress: Progress = silent) -> list[Finding]:
+    """Check hashes, then, where the files are those of the build, parity.
+
+    Raises:
+        RepositoryError: there is no repository, or its manifest, settings or stored answers cannot be used.
+        MissingPackageError: onnxruntime is not installed.
+    """
+    manifest = Manifest.load(repository)
+    findings = verify_files(repository, manifest, progress)
+    if not all_ok(findings):
+        return [*findings, failed("parity was not checked: the files are not those of the build")]
+    if manifest.engines:
+        return [*findings, *verify_engines(repository, manifest, progress=progress)]
+    runners = {name: OnnxRunner(graph) for name, graph in graph_files(repository).items()}
+    subject = "onnxruntime on this machine"
+    return [*findings, replay_answers(repository, manifest, runners, subject=subject, progress=progress)]
+
+
+def verify_files(repository: Path, manifest: Manifest, progress: Progress) -> list[Finding]:
+    """Compare the folder with the manifest's list."""
+    there = set(manifests.file_names(repository))
+    names = sorted(there | set(manifest.files))
+    wrong = []
+    with progress("hashing the files", len(names)) as advance:
+        for name in names:
+            if name not in manifest.files:
+                wrong.append(f"{name} is extra: it is not part of the build")
+            elif name not in there:
+                wrong.append(f"{name} is missing")
+            elif manifests.stored(repository / name) != manifest.files[name]:
+                wrong.append(f"{name} was altered after the build")
+            advance(1)
+    if wrong:
+        return [failed(text) for text in wrong]
+    return [ok(f"{len(names)} files are as they were built")]

@@ -1,0 +1,1 @@
+"""Event logs, histories, keys and the split."""

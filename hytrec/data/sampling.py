@@ -1,0 +1,139 @@
+"""Batches for training: histories cut to a window, bucketed by length, with positions to read the user at.
+
+Everything random is drawn from a generator that is seeded by (seed, epoch): a resumed run draws what an uninterrupted
+one would have drawn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hytrec.data.histories import Histories, History, Int64Array
+
+__all__ = ["TrainingBatch", "sampled_histories", "training_batches", "training_users"]
+
+_LEAST_EVENTS = 2
+_MAX_BATCH = 512
+_SAMPLES = 400
+_LONGEST_SAMPLES = 20
+_SAMPLE_EVENTS = 150_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingBatch:
+    """B histories of at most T events, padded at the end, and what came after every event.
+
+    Args:
+        item_rows, behavior_rows, times: (B, T) int64; time 0 marks padding.
+        targets: (B, T) int64, item row of the next event; 0 where there is nothing to learn from.
+        next_times: (B, T) int64 unix seconds, time of the next event.
+        positions: (B, P) int64, where the user vector is trained; repeated where a history is shorter than P.
+        chosen: (B, P) bool, False at the repeats.
+    """
+
+    item_rows: Tensor
+    behavior_rows: Tensor
+    times: Tensor
+    targets: Tensor
+    next_times: Tensor
+    positions: Tensor
+    chosen: Tensor
+
+    @property
+    def events(self) -> int:
+        """Events that are encoded, padding left out."""
+        return int((self.times > 0).sum())
+
+
+def training_users(histories: Histories) -> Int64Array:
+    """Users with an event to learn from and one to predict."""
+    return np.flatnonzero(histories.lengths >= _LEAST_EVENTS)
+
+
+def training_batches(
+    histories: Histories,
+    *,
+    items: int,
+    max_history: int,
+    batch_events: int,
+    positions: int,
+    unknown_rate: float,
+    random: np.random.Generator,
+) -> Iterator[TrainingBatch]:
+    """One epoch: every user once, in batches of like lengths and of about `batch_events` events, padding included.
+
+    Args:
+        items: I.
+        max_history: longer histories are cut to a random stretch of this many events and the one after it.
+        positions: P.
+        unknown_rate: share of the input items replaced by the unknown item, so that its row is learned.
+    """
+    users = training_users(histories)
+    lengths = np.minimum(histories.lengths[users] - 1, max_history)
+    order = np.argsort(lengths * random.uniform(0.9, 1.1, lengths.size), kind="stable")
+    groups = _grouped(lengths[order], batch_events)
+    starts = histories.offsets[users] + random.integers(0, histories.lengths[users] - lengths)
+    for group in random.permutation(len(groups)):
+        members = order[groups[group]]
+        yield _batch(histories, starts[members], lengths[members], items, positions, unknown_rate, random)
+
+
+def _grouped(lengths: Int64Array, batch_events: int) -> list[slice]:
+    """Cut increasing lengths into runs whose padded size stays near `batch_events`."""
+    groups, start = [], 0
+    while start < lengths.size:
+        stop = start + 1
+        while stop < lengths.size and stop - start < _MAX_BATCH:
+            if lengths[start : stop + 1].max() * (stop + 1 - start) > batch_events:
+                break
+            stop += 1
+        groups.append(slice(start, stop))
+        start = stop
+    return groups
+
+
+def _batch(
+    histories: Histories,
+    starts: Int64Array,
+    lengths: Int64Array,
+    items: int,
+    positions: int,
+    unknown_rate: float,
+    random: np.random.Generator,
+) -> TrainingBatch:
+    steps = np.arange(lengths.max())
+    real = steps < lengths[:, None]
+    places = starts[:, None] + np.minimum(steps, lengths[:, None] - 1)
+
+    def gathered(values: Int64Array, shift: int = 0) -> Int64Array:
+        return np.where(real, values[places + shift], 0)
+
+    rows = gathered(histories.item_rows)
+    targets = gathered(histories.item_rows, 1)
+    unknown = real & (random.random(rows.shape) < unknown_rate)
+    drawn = np.where(real, random.random(rows.shape), 2.0).argsort(1)[:, :positions]  # real positions first
+    chosen = np.arange(drawn.shape[1]) < lengths[:, None]
+    return TrainingBatch(
+        item_rows=torch.from_numpy(np.where(unknown, items + 1, rows)),
+        behavior_rows=torch.from_numpy(gathered(histories.behavior_rows)),
+        times=torch.from_numpy(gathered(histories.times)),
+        targets=torch.from_numpy(np.where(targets <= items, targets, 0)),
+        next_times=torch.from_numpy(gathered(histories.times, 1)),
+        positions=torch.from_numpy(np.where(chosen, drawn, drawn[:, :1])),
+        chosen=torch.from_numpy(chosen),
+    )
+
+
+def sampled_histories(histories: Histories) -> list[History]:
+    """Real histories for a run folder: the 20 longest, others evenly spaced; at most 400, about 150,000 events."""
+    order = np.argsort(-histories.lengths, kind="stable")
+    spread = order[np.unique(np.linspace(0, order.size - 1, min(_SAMPLES, order.size)).astype(np.int64))]
+    chosen = [*order[:_LONGEST_SAMPLES], *spread[~np.isin(spread, order[:_LONGEST_SAMPLES])][::-1]]
+    ends = np.cumsum(histories.lengths[chosen])
+    within = (ends <= _SAMPLE_EVENTS) | (np.arange(len(chosen)) < 1)
+    return [histories.history(user) for user, fits in zip(chosen, within, strict=True) if fits]

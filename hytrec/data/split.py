@@ -1,0 +1,158 @@
+"""Leave-last-out: a user's last event is the test, the last but one the validation, the rest the training.
+
+"Last" goes by time; at equal times the order of the source decides. A user of one or two events is training only: there
+would be nothing to learn from or to predict with. Every choice is made on the validation part.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from enum import StrEnum
+
+import numpy as np
+
+from hytrec.data.histories import Histories, History, Int64Array
+
+__all__ = ["Evaluation", "EvaluationBatch", "Part", "evaluation", "training"]
+
+_LEAST_EVENTS = 3
+
+
+class Part(StrEnum):
+    """Which event is predicted."""
+
+    VALIDATION = "validation"
+    TEST = "test"
+
+    @property
+    def from_end(self) -> int:
+        """1 for the last event of a history, 2 for the one before."""
+        return 1 if self is Part.TEST else 2
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class EvaluationBatch:
+    """Some users of an evaluation.
+
+    Args:
+        histories: B histories, all events before the predicted one.
+        targets: (B,) int64 item row of the predicted event.
+        now: (B,) int64 unix seconds, its time.
+        seen: (B, X) int64 item rows that may not be recommended, padded with 0; X = 0 if repeats are allowed.
+    """
+
+    histories: list[History]
+    targets: Int64Array
+    now: Int64Array
+    seen: Int64Array
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Evaluation:
+    """The events to predict of one part, one for each user that can be evaluated.
+
+    Args:
+        histories: the whole log.
+        users: (n,) int64 positions in `histories`, increasing.
+        events: (n,) int64 position of each user's predicted event in the flat arrays.
+        allow_repeats: whether seen items may be recommended.
+        short_users: users left out because they have under three events.
+        unanswerable_users: users left out because their item is unknown, or seen before and repeats are not allowed.
+    """
+
+    histories: Histories
+    users: Int64Array
+    events: Int64Array
+    allow_repeats: bool
+    short_users: int
+    unanswerable_users: int
+
+    def __len__(self) -> int:
+        return self.users.size
+
+    @property
+    def targets(self) -> Int64Array:
+        """(n,) int64 item rows of the predicted events, 1..I."""
+        return self.histories.item_rows[self.events]
+
+    @property
+    def now(self) -> Int64Array:
+        """(n,) int64 unix seconds, times of the predicted events."""
+        return self.histories.times[self.events]
+
+    def history(self, index: int) -> History:
+        """Events of user `index` of this evaluation before the predicted one, validation event included at the test."""
+        user = self.users[index]
+        return self.histories.history(user).before(self.events[index] - self.histories.offsets[user])
+
+    def seen(self, index: int) -> Int64Array:
+        """Different item rows that may not be recommended to user `index`, increasing."""
+        if self.allow_repeats:
+            return np.empty(0, dtype=np.int64)
+        return np.unique(self.history(index).item_rows)
+
+    def thinned(self, users: int) -> Evaluation:
+        """At most `users` users, evenly spaced."""
+        chosen = np.unique(np.linspace(0, len(self) - 1, min(users, len(self))).astype(np.int64))
+        return replace(self, users=self.users[chosen], events=self.events[chosen])
+
+    def batches(self, size: int = 256) -> Iterator[EvaluationBatch]:
+        """All users in order, `size` at a time."""
+        for start in range(0, len(self), size):
+            indices = range(start, min(start + size, len(self)))
+            yield EvaluationBatch(
+                histories=[self.history(index) for index in indices],
+                targets=self.targets[start : indices.stop],
+                now=self.now[start : indices.stop],
+                seen=_padded([self.seen(index) for index in indices]),
+            )
+
+
+def _padded(rows: list[Int64Array]) -> Int64Array:
+    padded = np.zeros((len(rows), max(map(len, rows))), dtype=np.int64)
+    for line, values in zip(padded, rows, strict=True):
+        line[: values.size] = values
+    return padded
+
+
+def training(histories: Histories) -> Histories:
+    """Every history without its last two events; histories of one or two events whole."""
+    lengths = histories.lengths
+    kept = np.where(lengths < _LEAST_EVENTS, lengths, lengths - 2)
+    places = np.arange(histories.times.size) - np.repeat(histories.offsets[:-1], lengths)
+    chosen = places < np.repeat(kept, lengths)
+    return Histories(
+        user_keys=histories.user_keys,
+        offsets=np.concatenate(([0], np.cumsum(kept))).astype(np.int64),
+        item_rows=histories.item_rows[chosen],
+        behavior_rows=histories.behavior_rows[chosen],
+        times=histories.times[chosen],
+    )
+
+
+def evaluation(histories: Histories, part: Part, *, items: int, allow_repeats: bool = False) -> Evaluation:
+    """The events to predict.
+
+    Args:
+        items: I; an item the vocabulary does not know (row I + 1) cannot be ranked: its user is left out.
+        allow_repeats: False removes a user's seen items from the ranking; then a user whose predicted item was seen
+            before is left out too. Both are counted.
+    """
+    users = np.flatnonzero(histories.lengths >= _LEAST_EVENTS)
+    events = histories.offsets[users + 1] - part.from_end
+    targets = histories.item_rows[events]
+    answerable = targets <= items
+    if not allow_repeats:
+        starts = histories.offsets[users]
+        earlier = [histories.item_rows[start:event] for start, event in zip(starts, events, strict=True)]
+        new = [target not in rows for target, rows in zip(targets, earlier, strict=True)]
+        answerable &= np.array(new, dtype=bool)
+    return Evaluation(
+        histories=histories,
+        users=users[answerable],
+        events=events[answerable],
+        allow_repeats=allow_repeats,
+        short_users=len(histories) - users.size,
+        unanswerable_users=int(np.sum(~answerable)),
+    )

@@ -1,0 +1,290 @@
+"""HyTRec: the encoder, the reading of a user, the retriever and the reranker.
+
+Notation, here and in every docstring of the project:
+
+    B  users in a batch              H  heads                      P  sampled positions of a history
+    T  new events                    K, V  head sizes, D / H       N  candidates
+    D  model width                   W  recent window              I  items in the catalogue
+    L  TADN layers                   M  softmax layers             R  retrieved items, min(500, I)
+    X  excluded items                E  experts                    C  chunk of the delta rule
+
+A method takes and returns tensors named as in `hytrec.signature`, always with the batch axis first. The exporter traces
+these very methods, and training calls them too: there is no second implementation to keep in step.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from hytrec.config import Branches, ModelConfig
+from hytrec.modeling.delta_rule import DeltaRule, chunked, memory_at
+from hytrec.modeling.layers import (
+    GAP_BUCKETS,
+    Dropout,
+    FeedForward,
+    GatedFusion,
+    MatrixProduct,
+    TADNLayer,
+    TemporalDecay,
+    bucket_of_duration,
+    recall,
+    spaced_periods,
+)
+from hytrec.modeling.reranker import Reranker
+from hytrec.modeling.sequences import larger, last_of, running_maximum, slide_window
+from hytrec.modeling.short_branch import ShortBranch
+from hytrec.modeling.states import Encoded, Reading, State
+
+__all__ = ["Encoded", "HyTRec", "Reading", "State", "build_model"]
+
+
+class HyTRec(nn.Module):
+    """The whole model; sizes as in `hytrec.config.ModelConfig`, build it with `build_model`.
+
+    Args:
+        items: I. behaviors: rows of the behavior table less one. width: D. heads: H. tadn_layers: L.
+        softmax_layers: M. window: W. experts: E. hidden: width of feed-forward blocks.
+        read_long, read_short: which memory is read; an ablation switches one off.
+    """
+
+    def __init__(
+        self,
+        *,
+        items: int,
+        behaviors: int,
+        width: int,
+        heads: int,
+        tadn_layers: int,
+        softmax_layers: int,
+        window: int,
+        experts: int,
+        hidden: int,
+        retrieved: int,
+        dropout: float,
+        read_long: bool,
+        read_short: bool,
+    ) -> None:
+        super().__init__()
+        self.items, self.window, self.retrieved, self.heads, self.width = items, window, retrieved, heads, width
+        self.tadn_layers = tadn_layers
+        self.read_long, self.read_short = read_long, read_short
+        self.item_table = nn.Embedding(items + 2, width)
+        self.catalogue_product = MatrixProduct()
+        self.behavior_table = nn.Embedding(behaviors + 1, width)
+        self.gap_table = nn.Embedding(GAP_BUCKETS, width)
+        self.dropout = Dropout(dropout)
+        self.layers = nn.ModuleList(
+            TADNLayer(width=width, heads=heads, hidden=hidden, periods_s=periods, dropout=dropout)
+            for periods in spaced_periods(tadn_layers, heads)
+        )
+        self.norm = nn.RMSNorm(width, eps=1e-6)
+        self.short = ShortBranch(
+            width=width, heads=heads, layers=softmax_layers, window=window, hidden=hidden, dropout=dropout
+        )
+        self.user_query = nn.Linear(width, width, bias=False)
+        self.user_read = nn.Linear(width, width, bias=False)
+        self.user_fusion = GatedFusion(width=width)
+        self.user_ffn = FeedForward(width=width, hidden=hidden, dropout=dropout)
+        self.user_norm = nn.RMSNorm(width, eps=1e-6)
+        self.reranker = Reranker(
+            width=width, heads=heads, experts=experts, dropout=dropout, read_long=read_long, read_short=read_short
+        )
+        self._initialize()
+
+    def _initialize(self) -> None:
+        for table in (self.item_table, self.behavior_table, self.gap_table, self.short.age):
+            nn.init.normal_(table.weight, std=1 / math.sqrt(self.width))
+        for module in self.modules():
+            if isinstance(module, nn.Linear) and module.weight.shape[0] > self.heads:
+                nn.init.normal_(module.weight, std=1 / math.sqrt(module.weight.shape[1]))
+        self.reranker.weigh(0.0)  # training begins with the retriever alone
+
+    # --- encoder ---
+
+    def empty_state(self, batch: int) -> State:
+        """State of `batch` users without events: zeros."""
+        weight = self.norm.weight
+        size = self.width // self.heads
+
+        def whole(*shape: int) -> Tensor:
+            return torch.zeros(batch, *shape, dtype=torch.int64, device=weight.device)
+
+        return State(
+            memory=weight.new_zeros(batch, self.tadn_layers, self.heads, size, size),
+            window_items=whole(self.window),
+            window_behaviors=whole(self.window),
+            window_times=whole(self.window),
+            long_vector=weight.new_zeros(batch, self.width),
+            last_time=whole(1),
+            event_count=whole(1),
+        )
+
+    def encode_sequence(
+        self,
+        item_rows: Tensor,
+        behavior_rows: Tensor,
+        event_times: Tensor,
+        memory: Tensor,
+        last_time: Tensor,
+        delta_rule: DeltaRule = chunked,
+    ) -> Encoded:
+        """The embedding and L TADN layers over new events.
+
+        Args:
+            item_rows, behavior_rows, event_times: (B, T) int64; time 0 marks padding, which stands at the end.
+            memory: (B, L, H, K, V). last_time: (B, 1) int64 seconds, 0 before the first event.
+        """
+        real = event_times > 0
+        times = running_maximum(event_times, last_time)  # (B, T), m_t
+        before = torch.cat([last_time, times[:, :-1]], 1)
+        gap_s = torch.where(real & (before > 0), times - before, 0)
+        x = self._embed(item_rows, behavior_rows) + self.gap_table(bucket_of_duration(gap_s))
+        x = self.dropout(x)
+        memories, last_inputs = [], x
+        for index, layer in enumerate(self.layers):
+            last_inputs = x
+            x, layer_memory = layer(x, gap_s, real, memory[:, index], delta_rule)
+            memories.append(layer_memory)
+        return Encoded(
+            outputs=self.norm(x),
+            memory=torch.stack(memories, 1),
+            event_times=times,
+            gap_s=gap_s,
+            real=real,
+            last_inputs=last_inputs,
+        )
+
+    def encode(
+        self,
+        state: State,
+        item_rows: Tensor,
+        behavior_rows: Tensor,
+        event_times: Tensor,
+        delta_rule: DeltaRule = chunked,
+    ) -> tuple[State, Tensor]:
+        """Absorb new events (B, T): the state after them, and the last layer's memory (B, H, K, V).
+
+        With no new event (padding only) every state tensor passes through unchanged. The memory needs no choice for it,
+        as padding writes nothing and decays nothing (beta 0, log-decay 0).
+        """
+        encoded = self.encode_sequence(item_rows, behavior_rows, event_times, state.memory, state.last_time, delta_rule)
+        count = encoded.real.to(torch.int64).sum(1, keepdim=True)
+        some = count > 0
+        moved = {
+            name: slide_window(getattr(state, name), new, count)
+            for name, new in (
+                ("window_items", item_rows),
+                ("window_behaviors", behavior_rows),
+                ("window_times", event_times),
+            )
+        }
+        after = State(
+            memory=encoded.memory,
+            **moved,
+            long_vector=torch.where(some, last_of(encoded.outputs, count), state.long_vector),
+            last_time=torch.where(some, last_of(encoded.event_times.unsqueeze(-1), count), state.last_time),
+            event_count=state.event_count + count,
+        )
+        return after, encoded.memory[:, -1]
+
+    def memory_at(self, encoded: Encoded, positions: Tensor, memory: Tensor) -> Tensor:
+        """Last layer's memory after the events at `positions` (B, P): (B, P, H, K, V).
+
+        Args:
+            memory: S_0 of every layer, (B, L, H, K, V).
+        """
+        layer = self.layers[-1]
+        _, key, value, beta, log_decay = layer.write(  # type: ignore[operator]
+            encoded.last_inputs, encoded.gap_s, encoded.real
+        )
+        return memory_at(positions, key, value, beta, log_decay, memory[:, -1])
+
+    # --- reading a user ---
+
+    def read(
+        self,
+        last_memory: Tensor,
+        window_items: Tensor,
+        window_behaviors: Tensor,
+        window_times: Tensor,
+        long_vector: Tensor,
+        last_time: Tensor,
+        now_s: Tensor,
+        *,
+        summary_only: bool = False,
+    ) -> Reading:
+        """Decay the memory to now, attend over the window, fuse both to the user vector u.
+
+        Args:
+            summary_only: for the retriever, which needs no tokens but the null one; a reranker needs them all.
+        """
+        idle = self._last_decay().idle(larger(now_s - last_time, torch.zeros_like(last_time)))  # (B, H)
+        memory = idle[:, :, None, None] * last_memory
+        tokens, present = self.short(
+            self._embed(window_items, window_behaviors), window_times, now_s, summary_only=summary_only
+        )
+        summary = tokens[:, -1]  # (B, D), the null token
+        if self.read_long:
+            query = long_vector + summary if self.read_short else long_vector
+            recalled = recall(memory, self.user_query(query).unsqueeze(1)).squeeze(1)
+            long = long_vector + self.user_read(recalled)
+            user = self.user_fusion(long, summary) if self.read_short else long
+        else:
+            user = summary
+        user = self.user_norm(user + self.user_ffn(user))
+        return Reading(user=user, memory=memory, tokens=tokens, present=present)
+
+    def retrieve_scores(self, user: Tensor) -> Tensor:
+        """u . item table: (..., D) -> (..., I + 2)."""
+        return self.catalogue_product(user, self.item_table.weight.T)  # type: ignore[no-any-return]
+
+    def retrieve(self, reading: Reading, excluded_rows: Tensor) -> Tensor:
+        """Best item rows, best first: (B, R) int64; 0 where fewer than R items are left. excluded_rows (B, X) int64."""
+        scores = self.retrieve_scores(reading.user)
+        never = torch.tensor([0, self.items + 1], dtype=torch.int64, device=scores.device).expand(scores.shape[0], 2)
+        hidden = torch.cat([never, excluded_rows], 1)
+        scores = scores.scatter(1, hidden, torch.full_like(hidden, -math.inf, dtype=scores.dtype))
+        best, rows = torch.topk(scores, self.retrieved, dim=1)
+        return torch.where(best > -math.inf, rows, 0)
+
+    def rerank(self, reading: Reading, candidate_rows: Tensor) -> Tensor:
+        """Score of every candidate row (B, N) int64: (B, N) float; the retriever's and a correction."""
+        retrieved = (self.item_table(candidate_rows) * reading.user.unsqueeze(1)).sum(-1)
+        return retrieved + self.correct(reading, candidate_rows)  # type: ignore[no-any-return]
+
+    def correct(self, reading: Reading, candidate_rows: Tensor) -> Tensor:
+        """What the reranker adds to the retriever's score of every candidate row (B, N) int64: (B, N) float."""
+        return self.reranker(self.item_table(candidate_rows), reading)  # type: ignore[no-any-return]
+
+    def _embed(self, item_rows: Tensor, behavior_rows: Tensor) -> Tensor:
+        # Rows start at length one, as logits want them; the residual stream wants entries of size one.
+        rows = self.item_table(item_rows) + self.behavior_table(behavior_rows)
+        return rows * math.sqrt(self.width)  # type: ignore[no-any-return]
+
+    def _last_decay(self) -> TemporalDecay:
+        decay = self.layers[-1].decay
+        if not isinstance(decay, TemporalDecay):  # for the type checker: ModuleList forgets what it holds
+            raise TypeError(type(decay))
+        return decay
+
+
+def build_model(config: ModelConfig) -> HyTRec:
+    """A freshly initialised model of the configured sizes; seed torch before."""
+    return HyTRec(
+        items=config.items,
+        behaviors=config.behaviors,
+        width=config.width,
+        heads=config.heads,
+        tadn_layers=config.tadn_layers,
+        softmax_layers=config.softmax_layers,
+        window=config.window,
+        experts=config.experts,
+        hidden=config.ffn_multiple * config.width,
+        retrieved=config.retrieved,
+        dropout=config.dropout,
+        read_long=config.branches is not Branches.SHORT,
+        read_short=config.branches is not Branches.LONG,
+    )

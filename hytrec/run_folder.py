@@ -1,0 +1,169 @@
+"""A run folder: everything needed to use a trained model, and nothing that names a user.
+
+config.json          format version, model sizes, how it was trained
+weights.safetensors  float32 weights
+vocabulary.npz       the caller's item and behavior keys
+samples.npz          some real histories as rows, without user ids: what a build's parity gate replays
+metrics.json, memory.json, ...   reports of training, not read back here
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from hytrec.config import ModelConfig
+from hytrec.data.histories import History
+from hytrec.data.vocabulary import Vocabulary
+from hytrec.errors import ConfigError, HytrecError, RunError
+from hytrec.modeling.model import HyTRec, build_model
+
+FORMAT_VERSION = 1
+CONFIG_FILE = "config.json"
+WEIGHTS_FILE = "weights.safetensors"
+VOCABULARY_FILE = "vocabulary.npz"
+SAMPLES_FILE = "samples.npz"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """A trained model as read from a run folder; `model` is in evaluation mode, float32, on the CPU."""
+
+    path: Path
+    config: ModelConfig
+    training: dict[str, Any]
+    model: HyTRec
+    vocabulary: Vocabulary
+    samples: list[History]
+    fingerprint: str
+
+
+def model_fingerprint(model: HyTRec, config: ModelConfig, vocabulary: Vocabulary) -> str:
+    """32 hex digits over weights, sizes and vocabulary; not over build target or precision."""
+    digest = hashlib.sha256(json.dumps(config.to_dict(), sort_keys=True).encode())
+    digest.update(vocabulary.digest().encode())
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:32]
+
+
+def save_run(
+    path: Path,
+    *,
+    config: ModelConfig,
+    training: dict[str, Any],
+    model: HyTRec,
+    vocabulary: Vocabulary,
+    samples: Sequence[History],
+) -> None:
+    """Write a run folder; every file appears whole or not at all, the config last.
+
+    Args:
+        training: JSON-able values that say how the model was trained.
+        samples: real histories for the parity gate.
+    """
+    path.mkdir(parents=True, exist_ok=True)
+    vocabulary.save(path / VOCABULARY_FILE)
+    _save_samples(path / SAMPLES_FILE, samples)
+    weights = path / (WEIGHTS_FILE + ".tmp")
+    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}, weights)
+    weights.replace(path / WEIGHTS_FILE)
+    write_json(path / CONFIG_FILE, {"format_version": FORMAT_VERSION, "model": config.to_dict(), "training": training})
+
+
+def write_json(path: Path, values: dict[str, Any]) -> None:
+    """Write indented JSON under a temporary name, then rename."""
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(json.dumps(values, indent=2) + "\n")
+    temporary.replace(path)
+
+
+def load_run(path: Path) -> Run:
+    """Read a run folder.
+
+    Raises:
+        RunError: a file is missing or damaged, the format is another version's, or weights and config disagree.
+        VocabularyError: the vocabulary is missing or damaged.
+    """
+    config, training = _load_config(path)
+    vocabulary = Vocabulary.load(path / VOCABULARY_FILE)
+    if len(vocabulary.item_keys) != config.items or len(vocabulary.behavior_keys) != config.behaviors:
+        raise RunError(
+            f"{path}: the vocabulary has {len(vocabulary.item_keys)} items and {len(vocabulary.behavior_keys)} "
+            f"behaviors, the config {config.items} and {config.behaviors}; they are not of one run: train again"
+        )
+    model = build_model(config)
+    weights = path / WEIGHTS_FILE
+    try:
+        model.load_state_dict(load_file(weights))
+    except FileNotFoundError:
+        raise RunError(f"{weights} is missing; train again, or resume: hytrec train --resume") from None
+    except (SafetensorError, RuntimeError, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise RunError(f"{weights} is damaged or of another config ({reason}); train again") from error
+    model.eval().requires_grad_(False)
+    return Run(
+        path=path,
+        config=config,
+        training=training,
+        model=model,
+        vocabulary=vocabulary,
+        samples=_load_samples(path / SAMPLES_FILE),
+        fingerprint=model_fingerprint(model, config, vocabulary),
+    )
+
+
+def _load_config(path: Path) -> tuple[ModelConfig, dict[str, Any]]:
+    file = path / CONFIG_FILE
+    if not path.is_dir():
+        raise RunError(f"there is no run folder {path}; make one with: hytrec train EVENTS --output {path}")
+    try:
+        values = json.loads(file.read_text())
+        version = values["format_version"]
+        if version == FORMAT_VERSION:
+            return ModelConfig.from_dict(values["model"]), values["training"]
+    except FileNotFoundError:
+        raise RunError(f"{file} is missing; {path} is not a run folder, or its training never finished") from None
+    except (ConfigError, OSError, ValueError, KeyError, TypeError) as error:
+        raise RunError(f"{file} is damaged ({error}); train again") from error
+    raise RunError(f"{file} has format version {version}; this hytrec reads {FORMAT_VERSION}: train again")
+
+
+def _save_samples(path: Path, samples: Sequence[History]) -> None:
+    temporary = path.with_name("writing-" + path.name)
+    empty = np.zeros(0, np.int64)
+    np.savez_compressed(
+        temporary,
+        lengths=np.array([len(sample) for sample in samples], np.int64),
+        item_rows=np.concatenate([empty, *(sample.item_rows for sample in samples)]),
+        behavior_rows=np.concatenate([empty, *(sample.behavior_rows for sample in samples)]),
+        times=np.concatenate([empty, *(sample.times for sample in samples)]),
+    )
+    temporary.replace(path)
+
+
+def _load_samples(path: Path) -> list[History]:
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+            ends = np.cumsum(arrays["lengths"])
+            names = ("item_rows", "behavior_rows", "times")
+            split = {name: np.split(arrays[name], ends)[:-1] for name in names}  # what follows the last end is empty
+    except FileNotFoundError:
+        raise RunError(f"{path} is missing; train again, or resume: hytrec train --resume") from None
+    except Exception as error:  # np.load raises whatever the damaged bytes lead it to
+        if isinstance(error, HytrecError):
+            raise
+        raise RunError(f"{path} is damaged ({error}); train again") from error
+    return [
+        History(item_rows=items, behavior_rows=behaviors, times=times)
+        for items, behaviors, times in zip(*split.values(), strict=True)
+    ]

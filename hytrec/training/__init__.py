@@ -1,0 +1,1 @@
+"""Losses, trainer, training loop."""

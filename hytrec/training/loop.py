@@ -1,0 +1,193 @@
+"""Train a model on an event log and leave a run folder; killed at any time, it goes on from its last epoch."""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+
+from hytrec.config import ModelConfig
+from hytrec.data.histories import Histories
+from hytrec.data.sampling import sampled_histories, training_users
+from hytrec.data.split import Evaluation, Part, evaluation, training
+from hytrec.data.vocabulary import Vocabulary
+from hytrec.errors import DataError, TrainingError
+from hytrec.evaluation.evaluate import RETRIEVER, evaluate, weigh_reranker
+from hytrec.evaluation.half_life import memory_half_lives
+from hytrec.modeling.model import HyTRec, build_model
+from hytrec.run_folder import save_run, write_json
+from hytrec.training.checkpoint import Epoch, Progress, Resumable
+from hytrec.training.options import TrainingOptions
+from hytrec.training.trainer import StepLoss, Trainer
+
+__all__ = ["Epoch", "Observer", "Silent", "Trained", "train"]
+
+METRICS_FILE = "metrics.json"
+MEMORY_FILE = "memory.json"
+
+
+class Observer(Protocol):
+    """Told how a training goes on."""
+
+    def step(self, epoch: int, loss: StepLoss, events_per_s: float) -> None:
+        """After every step."""
+
+    def epoch(self, epoch: Epoch) -> None:
+        """After every epoch and its validation."""
+
+
+class Silent:
+    """Says nothing."""
+
+    def step(self, epoch: int, loss: StepLoss, events_per_s: float) -> None:
+        """Nothing."""
+
+    def epoch(self, epoch: Epoch) -> None:
+        """Nothing."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trained:
+    """What a training ends with.
+
+    Args:
+        metrics: validation and test metrics of retriever and retrieve-then-rerank.
+        half_lives: of every layer and head, in events.
+    """
+
+    model: HyTRec
+    epochs: list[Epoch]
+    metrics: dict[str, Any]
+    half_lives: list[list[float]]
+
+
+def train(
+    histories: Histories,
+    vocabulary: Vocabulary,
+    *,
+    output: Path,
+    config: ModelConfig,
+    options: TrainingOptions | None = None,
+    resume: bool = False,
+    observer: Observer | None = None,
+    source: dict[str, Any] | None = None,
+) -> Trained:
+    """Train, choose the best epoch by NDCG@10 on the validation part, and write the run folder.
+
+    Args:
+        histories: the whole log; the last two events of a history are held out (`hytrec.data.split`).
+        output: the run folder.
+        resume: go on from the checkpoint in `output`, if there is one.
+        source: where the log came from, JSON-able; kept in the run's config for `hytrec evaluate`.
+
+    Raises:
+        DataError: no history is long enough to train on and to validate with.
+        RunError: there is a run already and `resume` is off, or its checkpoint does not fit.
+    """
+    options, observer = options or TrainingOptions(), observer or Silent()
+    known = training(histories)
+    validation = evaluation(histories, Part.VALIDATION, items=config.items)
+    if not training_users(known).size or not len(validation):
+        raise DataError(
+            f"none of {len(histories)} users can be trained on and validated with; "
+            "give a log in which users have at least four events of different items"
+        )
+    torch.manual_seed(options.seed)
+    trainer = Trainer(build_model(config), known, options)
+    resumable = Resumable.of(output, config=config, options=options, vocabulary=vocabulary)
+    progress = resumable.restore(trainer) if resume else resumable.start()
+    sample = validation.thinned(options.validation_users)
+    while not _finished(progress, options):
+        _train_epoch(trainer, sample, progress, options, observer)
+        resumable.save(trainer, progress)
+    best = build_model(config)
+    best.load_state_dict(progress.best_weights)
+    best.eval().requires_grad_(False)
+    return _conclude(best, histories, vocabulary, output, config, options, progress, source)
+
+
+def _finished(progress: Progress, options: TrainingOptions) -> bool:
+    """Whether epochs, patience or minutes are used up; there is at least one epoch, cut short by the minutes."""
+    if not progress.epochs:
+        return False
+    done = len(progress.epochs)
+    return (
+        done >= options.epochs
+        or done - 1 - progress.best_epoch >= options.patience
+        or (options.max_minutes is not None and progress.seconds >= 60 * options.max_minutes)
+    )
+
+
+def _train_epoch(
+    trainer: Trainer, validation: Evaluation, progress: Progress, options: TrainingOptions, observer: Observer
+) -> None:
+    """Train one epoch, or what is left of the minutes, and keep the weights if they are the best so far."""
+    number, start = len(progress.epochs), time.monotonic()
+    losses: list[StepLoss] = []
+    events = 0
+    allowed = math.inf if options.max_minutes is None else 60 * options.max_minutes
+    for loss in trainer.epoch(number, spent=lambda: (progress.seconds + time.monotonic() - start) / allowed):
+        losses.append(loss)
+        events += loss.events
+        elapsed = time.monotonic() - start
+        observer.step(number, loss, events / elapsed)
+        if not math.isfinite(loss.total):
+            raise TrainingError(
+                f"the loss is {loss.total} in epoch {number}; lower --learning-rate (it is {options.learning_rate:g})"
+            )
+        if progress.seconds + elapsed > allowed:
+            break
+    seconds = time.monotonic() - start
+    gain = evaluate(trainer.average, validation, ks=(10,), rerank=False)[RETRIEVER]["ndcg@10"]
+    if gain > progress.best:
+        progress.best, progress.best_epoch = gain, number
+        progress.best_weights = copy.deepcopy(trainer.average.state_dict())
+    progress.seconds += time.monotonic() - start
+    progress.epochs.append(
+        Epoch(
+            number=number,
+            long=float(np.mean([loss.long for loss in losses])),
+            user=float(np.mean([loss.user for loss in losses])),
+            rerank=float(np.mean([loss.rerank for loss in losses])),
+            validation=gain,
+            seconds=seconds,
+            events_per_s=events / seconds,
+        )
+    )
+    observer.epoch(progress.epochs[-1])
+
+
+def _conclude(
+    model: HyTRec,
+    histories: Histories,
+    vocabulary: Vocabulary,
+    output: Path,
+    config: ModelConfig,
+    options: TrainingOptions,
+    progress: Progress,
+    source: dict[str, Any] | None,
+) -> Trained:
+    """Weigh the reranker on the validation part, measure, and write the run folder."""
+    parts = {part: evaluation(histories, part, items=config.items) for part in Part}
+    weight = weigh_reranker(model, parts[Part.VALIDATION].thinned(options.validation_users))
+    metrics = {part.value: evaluate(model, parts[part]) for part in Part}
+    samples = sampled_histories(histories)
+    half_lives = memory_half_lives(model, samples)
+    training_record = {
+        "source": source,
+        "options": options.to_dict(),
+        "best_epoch": progress.best_epoch,
+        "epochs": len(progress.epochs),
+        "minutes": round(progress.seconds / 60, 2),
+        "rerank_weight": weight,
+    }
+    write_json(output / METRICS_FILE, {**metrics, "epochs": [asdict(epoch) for epoch in progress.epochs]})
+    write_json(output / MEMORY_FILE, {"half_life_events": half_lives})
+    save_run(output, config=config, training=training_record, model=model, vocabulary=vocabulary, samples=samples)
+    return Trained(model=model, epochs=progress.epochs, metrics=metrics, half_lives=half_lives)

@@ -1,0 +1,133 @@
+"""What training minimises: cross-entropy of the next item, from the long vector, the user vector and the reranker."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+from typing import Self, TypeVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from hytrec.data.sampling import TrainingBatch
+from hytrec.modeling.delta_rule import chunk_by_chunk
+from hytrec.modeling.model import Encoded, HyTRec, Reading
+
+__all__ = ["Negatives", "encode_batch", "next_item_loss", "read_positions", "rerank_loss"]
+
+_Rows = TypeVar("_Rows", TrainingBatch, Encoded)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Negatives:
+    """Items that every position of a batch is compared with.
+
+    Args:
+        rows: (n,) int64 item rows; all of 1..I means full softmax.
+        log_expected: (n,) float, log of how often each row is expected among the drawn; None for full softmax.
+    """
+
+    rows: Tensor
+    log_expected: Tensor | None
+
+    @classmethod
+    def drawn(cls, popularity: Tensor, *, count: int) -> Self:
+        """`count` rows by popularity (I,), with replacement; all items where `count` reaches I."""
+        items = popularity.numel()
+        if count >= items:
+            return cls(rows=torch.arange(1, items + 1), log_expected=None)
+        rows = torch.multinomial(popularity, count, replacement=True)
+        share = popularity / popularity.sum()
+        return cls(rows=rows + 1, log_expected=(share[rows] * count).log())
+
+
+def next_item_loss(model: HyTRec, vectors: Tensor, targets: Tensor, negatives: Negatives) -> Tensor:
+    """Mean cross-entropy of the next item: vectors (n, D), targets (n,) item rows.
+
+    Sampled softmax is corrected by the log of the sampling rate (logQ), so that it estimates the full one.
+    """
+    if negatives.log_expected is None:
+        return _mean_cross_entropy(vectors @ model.item_table.weight[1:-1].T, targets - 1)
+    table = model.item_table
+    scores = vectors @ table(negatives.rows).T - negatives.log_expected
+    scores = scores.masked_fill(negatives.rows == targets.unsqueeze(-1), -torch.inf)
+    own = (vectors * table(targets)).sum(-1, keepdim=True)
+    return _mean_cross_entropy(torch.cat([own, scores], -1), torch.zeros_like(targets))
+
+
+def encode_batch(model: HyTRec, batch: TrainingBatch) -> Encoded:
+    """The encoder over a batch from an empty state."""
+    state = model.empty_state(batch.times.shape[0])
+    return model.encode_sequence(
+        batch.item_rows, batch.behavior_rows, batch.times, state.memory, state.last_time, chunk_by_chunk
+    )
+
+
+def read_positions(
+    model: HyTRec, batch: TrainingBatch, encoded: Encoded, positions: Tensor, *, summary_only: bool = False
+) -> Reading:
+    """Every user as `HyTRec.read` sees them after the events at `positions` (B, P): B * P rows.
+
+    `now` is the time of the next event. The windows are gathered for each position, as a state would hold them.
+    """
+    steps = batch.times.shape[1]
+    size = min(model.window, steps)
+    places = positions.unsqueeze(-1) + torch.arange(1 - size, 1)  # (B, P, w)
+    inside = places >= 0
+
+    def window(values: Tensor) -> Tensor:
+        spread = values.unsqueeze(1).expand(-1, positions.shape[1], -1)
+        return torch.where(inside, spread.gather(2, places.clamp(min=0)), 0).flatten(0, 1)
+
+    def at(values: Tensor) -> Tensor:
+        return values.gather(1, positions).reshape(-1, 1)
+
+    memory = model.empty_state(batch.times.shape[0]).memory
+    last = model.memory_at(encoded, positions, memory)
+    index = positions.unsqueeze(-1).expand(-1, -1, model.width)
+    return model.read(
+        last.flatten(0, 1),
+        window(batch.item_rows),
+        window(batch.behavior_rows),
+        window(batch.times),
+        encoded.outputs.gather(1, index).flatten(0, 1),
+        at(encoded.event_times),
+        at(batch.next_times),
+        summary_only=summary_only,
+    )
+
+
+def rerank_loss(model: HyTRec, batch: TrainingBatch, encoded: Encoded, *, candidates: int, positions: int) -> Tensor:
+    """Mean cross-entropy of the next item among itself and retrieved items, at some of the batch's positions.
+
+    The reading and the item table are taken as they are: the reranker learns, the retriever does not.
+
+    Args:
+        candidates: how many of the retrieved stand against the next item.
+        positions: about how many positions of the whole batch are taken, the same number of every history.
+    """
+    users = torch.randperm(batch.times.shape[0])[:positions]
+    batch, encoded = _rows_of(batch, users), _rows_of(encoded, users)
+    places = batch.positions[:, : max(1, positions // users.numel())]
+    targets = batch.targets.gather(1, places).reshape(-1, 1)
+    known = targets.squeeze(1) > 0
+    with torch.no_grad():
+        reading = read_positions(model, batch, encoded, places)
+        past = torch.arange(batch.times.shape[1]) <= places.unsqueeze(-1)
+        passed = torch.where(past, batch.item_rows.unsqueeze(1), 0).flatten(0, 1)
+        retrieved = model.retrieve(reading, torch.cat([passed, targets], 1))
+        rows = torch.cat([targets, retrieved[:, torch.randperm(retrieved.shape[1])[:candidates]]], 1)
+    model.item_table.requires_grad_(False)
+    scores = model.correct(reading, rows).masked_fill(rows == 0, -torch.inf)
+    model.item_table.requires_grad_(True)
+    return _mean_cross_entropy(scores[known], torch.zeros_like(targets.squeeze(1)[known]))
+
+
+def _rows_of(values: _Rows, index: Tensor) -> _Rows:
+    """Some rows of the batch axis of every tensor of a dataclass."""
+    return replace(values, **{field.name: getattr(values, field.name)[index] for field in fields(values)})
+
+
+def _mean_cross_entropy(logits: Tensor, classes: Tensor) -> Tensor:
+    """0 where there is nothing to take the mean of."""
+    return F.cross_entropy(logits, classes, reduction="sum") / max(1, classes.numel())

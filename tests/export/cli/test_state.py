@@ -1,0 +1,109 @@
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hytrec.data.vocabulary import Vocabulary
+from hytrec_export.cli import app as cli
+from hytrec_export.settings import ServingSettings
+from hytrec_export.state.opening import open_store
+from hytrec_export.state.options import StoreOptions
+from hytrec_export.state.store import NO_REVISION, State, Write
+
+Command = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def store(tmp_path: Path, settings: ServingSettings, state: State) -> Path:
+    """A store of user "ann" with three events."""
+    write = Write(
+        user_id=b"ann", request_id=bytes(range(16)), expected_revision=NO_REVISION, expected_event_count=0, state=state
+    )
+    folder = tmp_path / "store"
+    opened = open_store(StoreOptions(path=folder), sizes=settings.sizes, fingerprint=settings.fingerprint)
+    opened.write_many([write])
+    opened.close()
+    return folder
+
+
+@pytest.fixture
+def command(store: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
+    """Runs `hytrec-export state` on the store: its exit code, stdout and stderr."""
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["hytrec-export", "state", *map(str, arguments), "--state", str(store)])
+        with pytest.raises(SystemExit) as stopped:
+            cli.main()
+        out, err = capsys.readouterr()
+        code = stopped.value.code
+        assert code is None or isinstance(code, int)
+        return code or 0, out, err
+
+    return run
+
+
+def test_a_store_is_shown(command: Command, store: Path) -> None:
+    _, out, _ = command("show", "--json")
+    told = json.loads(out)
+    assert told["users"] == 1
+    assert told["path"] == str(store)
+    assert told["ttl_s"] is None
+    _, out, _ = command("show")
+    assert "users           1\n" in out
+    assert "ttl s           none\n" in out
+
+
+def test_a_user_is_shown(command: Command) -> None:
+    _, out, _ = command("show", "ann", "--json")
+    told = json.loads(out)
+    assert (told["user_id"], told["status"], told["event_count"]) == ("ann", "kept", 3)
+    assert told["written_at"].endswith("+00:00")
+    _, out, _ = command("show", "ann")
+    assert "event count     3\n" in out
+
+
+def test_users_are_listed_one_a_line(command: Command) -> None:
+    _, out, _ = command("show", "--users", "--json")
+    assert [json.loads(line)["user_id"] for line in out.splitlines()] == ["ann"]
+    _, out, _ = command("show", "--users")
+    assert out.startswith("ann  kept  3  ")
+
+
+def test_a_user_is_exported_with_keys_by_name(command: Command, tmp_path: Path, vocabulary: Vocabulary) -> None:
+    output = tmp_path / "ann.json"
+    code, out, _ = command("export", "ann", output)
+    assert (code, out) == (0, f"{output}\n")
+    assert json.loads(output.read_text())["user_id"] == "ann"
+    (tmp_path / "repository").mkdir()
+    vocabulary.save(tmp_path / "repository" / "vocabulary.npz")
+    command("export", "ann", tmp_path / "ann.npz", "--repository", tmp_path / "repository")
+    with np.load(tmp_path / "ann.npz") as arrays:
+        assert arrays["window_item_keys"].tolist() == ["100", "101", "102"]
+
+
+def test_a_user_is_forgotten(command: Command) -> None:
+    assert command("delete", "ann") == (0, "forgot ann\n", "")
+    code, out, err = command("delete", "ann")
+    assert (code, out) == (1, "")
+    assert "holds nothing of user 'ann'" in err
+    assert err.count("\n") == 1
+
+
+def test_a_store_is_compacted(command: Command) -> None:
+    _, out, _ = command("compact", "--json")
+    told = json.loads(out)
+    assert (told["users"], told["expired"], told["damaged"]) == (1, 0, 0)
+
+
+def test_a_missing_store_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["hytrec-export", "state", "show", "--state", str(tmp_path)])
+    with pytest.raises(SystemExit):
+        cli.main()
+    assert capsys.readouterr().err.startswith(f"error: there is no state store in {tmp_path}")

@@ -1,0 +1,172 @@
+from __future__ import annotations
+
+import signal
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hytrec.signature import ENCODER, GRAPHS
+from hytrec_export.errors import BuildError, OptionError
+from hytrec_export.exporters.tensorrt import EngineRecord, build_engines
+from hytrec_export.exporters.tensorrt.build import check_plan, check_width
+from hytrec_export.exporters.tensorrt.monitor import PARTS
+from hytrec_export.exporters.tensorrt.profiles import profiles_of
+from hytrec_export.options import BuildOptions, Precision, Target
+from hytrec_export.plan import resolve_plan
+from hytrec_export.progress import Advance
+from hytrec_export.settings import ServingSettings
+
+Build = Callable[[Precision], dict[str, EngineRecord]]
+BOTH = [Precision.FLOAT32, Precision.MIXED]
+
+
+class Shown:
+    """A Progress that counts."""
+
+    def __init__(self) -> None:
+        self.done: dict[str, int] = defaultdict(int)
+
+    @contextmanager
+    def __call__(self, step: str, total: int, /) -> Iterator[Advance]:
+        assert total == PARTS
+
+        def advance(done: int) -> None:
+            assert done > 0
+            self.done[step] += done
+
+        yield advance
+
+
+@pytest.fixture(scope="module")
+def shown() -> Shown:
+    return Shown()
+
+
+@pytest.fixture(scope="module")
+def build(
+    graphs_of: Any, plan_of: Any, tiny: ServingSettings, shown: Shown, tmp_path_factory: pytest.TempPathFactory
+) -> Build:
+    """Engines of a precision, compiled once."""
+    made: dict[Precision, dict[str, EngineRecord]] = {}
+    cache = tmp_path_factory.mktemp("cache") / "timing.cache"
+
+    def engines(precision: Precision) -> dict[str, EngineRecord]:
+        if precision not in made:
+            folder = tmp_path_factory.mktemp("engines")
+            plan = plan_of(precision)
+            made[precision] = build_engines(
+                graphs_of(precision), folder, plan=plan, settings=tiny, timing_cache=cache, progress=shown
+            )
+        return made[precision]
+
+    return engines
+
+
+@pytest.mark.parametrize("precision", BOTH)
+def test_every_graph_becomes_an_engine(build: Build, precision: Precision, tensorrt: Any) -> None:
+    records = build(precision)
+    assert list(records) == [model.name for model in GRAPHS]
+    for name, record in records.items():
+        assert record.path.name == f"{name}.plan"
+        assert record.path.stat().st_size == record.size_bytes > 100_000
+        assert (record.precision, record.compute_capability) == (precision, "sm86")
+        assert record.tensorrt_version == tensorrt.version
+        assert record.notes == []
+        assert record.seconds > 0
+
+
+@pytest.mark.parametrize("model", GRAPHS, ids=lambda model: model.name)
+def test_the_record_holds_the_profiles(build: Build, model: Any, tiny: ServingSettings) -> None:
+    made = profiles_of(model, sizes=tiny.sizes, limits=tiny.limits)
+    expected = [{name: shapes.to_dict() for name, shapes in profile.items()} for profile in made]
+    assert build(Precision.FLOAT32)[model.name].profiles == expected
+
+
+def test_products_are_float16_in_a_mixed_build_only(build: Build) -> None:
+    full, mixed = build(Precision.FLOAT32), build(Precision.MIXED)
+    for name in full:
+        assert full[name].layers["matrix_multiply"].keys() == {"float32"}
+        assert mixed[name].layers["matrix_multiply"]["float16"] > 0
+    delta_rule = mixed[ENCODER.name].layers["matrix_multiply"]["float32"]
+    assert delta_rule > mixed[ENCODER.name].layers["matrix_multiply"]["float16"]
+
+
+def test_progress_is_told_up_to_the_end(build: Build, shown: Shown) -> None:
+    build(Precision.FLOAT32)
+    build(Precision.MIXED)
+    assert shown.done == {f"compiling {model.name}": 2 * PARTS for model in GRAPHS}
+
+
+def test_what_the_compiler_lacks_is_refused_before_it_starts(
+    plan_of: Any, tiny: ServingSettings, tmp_path: Path
+) -> None:
+    def build(**option: bool) -> None:
+        build_engines({}, tmp_path, plan=plan_of(**option), settings=tiny, timing_cache=tmp_path / "cache")
+
+    message = (
+        "^target tensorrt-rtx has no --hardware-compatibility; leave it out and build for each GPU with "
+        "--compute-capability$"
+    )
+    with pytest.raises(OptionError, match=message):
+        build(hardware_compatibility=True)
+    message = (
+        "^target tensorrt-rtx has no --version-compatible, its engines run on the version that compiled them alone; "
+        "leave it out and build again with each version$"
+    )
+    with pytest.raises(OptionError, match=message):
+        build(version_compatible=True)
+
+
+def test_a_gpu_that_nothing_is_built_for_is_told_before(plan_of: Any, tiny: ServingSettings) -> None:
+    check_plan(plan_of(), tiny)
+    message = r"^compute capability is sm99; tensorrt_rtx [\d.]+ builds for sm120, sm121, sm75, sm80, sm86, sm89$"
+    with pytest.raises(BuildError, match=message):
+        check_plan(plan_of(compute_capability="sm99"), tiny)
+
+
+def test_a_missing_gpu_is_told_before(tiny: ServingSettings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hytrec_export.exporters.tensorrt.package.gpu_count.__defaults__", (_no_driver,))
+    plan = resolve_plan(BuildOptions(run=Path("run"), target=Target.TENSORRT))
+    with pytest.raises(BuildError, match=r"^target tensorrt compiles on the GPU that it compiles for, and no GPU was"):
+        check_plan(plan, tiny)
+
+
+def _no_driver(_library: str) -> Any:
+    raise OSError("libcuda.so.1: cannot open shared object file")
+
+
+def test_a_build_can_be_interrupted(graphs_of: Any, plan_of: Any, tiny: ServingSettings, tmp_path: Path) -> None:
+    class Interrupting(Shown):
+        @contextmanager
+        def __call__(self, step: str, total: int, /) -> Iterator[Advance]:
+            def interrupt(_done: int) -> None:
+                signal.raise_signal(signal.SIGINT)
+
+            yield interrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        build_engines(
+            graphs_of(Precision.FLOAT32),
+            tmp_path,
+            plan=plan_of(),
+            settings=tiny,
+            timing_cache=tmp_path / "cache",
+            progress=Interrupting(),
+        )
+    assert not list(tmp_path.glob("*.plan"))
+
+
+@pytest.mark.parametrize(("width", "other"), [(8, 16), (66, 64), (72, 64), (127, 112)])
+def test_a_width_that_the_compiler_fails_on_is_told_before(plan_of: Any, width: int, other: int) -> None:
+    message = (
+        f"^the model's width is {width}, and TensorRT for RTX compiles --fp16 only where it is a multiple of 16; build "
+        f"without --fp16, or train with --width {other}$"
+    )
+    with pytest.raises(OptionError, match=message):
+        check_width(plan_of(Precision.MIXED), width)
+    check_width(plan_of(Precision.FLOAT32), width)
+    check_width(plan_of(Precision.MIXED), other)

@@ -1,0 +1,87 @@
+"""Triton's configs of engines against the graphs that are compiled and against what TensorRT reads of them."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+import pytest
+
+from hytrec.signature import GRAPHS
+from hytrec_export.exporters.tensorrt.log import Log
+from hytrec_export.exporters.tensorrt.network import dtype_of, parse
+from hytrec_export.exporters.tensorrt.profiles import profiles_of
+from hytrec_export.options import BuildOptions, EngineOptions, Lowering, Precision, StateKind, Target
+from hytrec_export.plan import resolve_plan
+from hytrec_export.repository.config_pbtxt import config_texts
+from hytrec_export.repository.layout import layout_of
+from hytrec_export.settings import ServingSettings
+
+text_format: Any = importlib.import_module("google.protobuf.text_format")
+model_config_pb2: Any = importlib.import_module("tritonclient.grpc.model_config_pb2")
+
+BOTH = [Precision.FLOAT32, Precision.MIXED]
+OPTIONS: dict[str, dict[str, Any]] = {
+    "tensorrt": {"target": Target.TENSORRT},
+    "tensorrt-session": {"target": Target.TENSORRT, "state": StateKind.SEQUENCE},
+    "tensorrt-rtx": {"target": Target.TENSORRT_RTX, "engine": EngineOptions(compute_capability="sm86")},
+    "onnxruntime": {"target": Target.ONNXRUNTIME, "lowering": Lowering.CHUNKED},
+}
+
+
+@pytest.fixture(params=OPTIONS)
+def configs(request: pytest.FixtureRequest, tiny: ServingSettings, tmp_path: Any) -> dict[str, Any]:
+    plan = resolve_plan(BuildOptions(run=tmp_path, **OPTIONS[request.param]), gpus=lambda: 0)
+    texts = config_texts(tiny, plan)
+    return {
+        model.name: text_format.Parse(texts[model.name], model_config_pb2.ModelConfig())
+        for model in layout_of(plan).graphs
+    }
+
+
+@pytest.mark.parametrize("precision", BOTH)
+def test_every_tensor_of_every_graph_stands_in_its_config(
+    precision: Precision, configs: dict[str, Any], graphs_of: Any, declared_in: Any, declared_of: Any
+) -> None:
+    for name, graph in graphs_of(precision).items():
+        assert declared_in(configs[name]) == declared_of(graph)
+
+
+@pytest.mark.parametrize("precision", BOTH)
+def test_every_tensor_that_tensorrt_reads_stands_in_its_config(
+    precision: Precision, configs: dict[str, Any], graphs_of: Any, declared_in: Any, trt: Any
+) -> None:
+    for name, graph in graphs_of(precision).items():
+        log = Log(trt)
+        builder = trt.Builder(log.logger)
+        network = parse(trt, builder, graph, log)
+        sides = (
+            [network.get_input(number) for number in range(network.num_inputs)],
+            [network.get_output(number) for number in range(network.num_outputs)],
+        )
+        inputs, outputs = (
+            {tensor.name: (dtype_of(tensor), [int(size) for size in tensor.shape][1:]) for tensor in side}
+            for side in sides
+        )
+        assert (inputs, outputs) == declared_in(configs[name])
+
+
+def test_every_captured_shape_fits_a_profile(tiny: ServingSettings, configs: dict[str, Any]) -> None:
+    for model in GRAPHS:
+        profiles = profiles_of(model, sizes=tiny.sizes, limits=tiny.limits)
+        config = configs[model.name]
+        (group,) = config.instance_group
+        if config.platform != "tensorrt_plan":
+            assert not group.profile
+            continue
+        assert list(group.profile) == [str(number) for number in range(len(profiles))]
+        for spec in config.optimization.cuda.graph_spec:
+            shapes = {name: (spec.batch_size, *shape.dim) for name, shape in spec.input.items()}
+            assert any(
+                all(
+                    low <= size <= high
+                    for name, shape in shapes.items()
+                    for low, size, high in zip(profile[name].minimum, shape, profile[name].maximum, strict=True)
+                )
+                for profile in profiles
+            ), shapes

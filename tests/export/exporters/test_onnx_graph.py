@@ -1,0 +1,184 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from torch import nn
+
+from hytrec import __version__
+from hytrec.config import Branches, ModelConfig
+from hytrec.data.vocabulary import Vocabulary
+from hytrec.signature import ENCODER, GRAPHS, RERANKER, Model, Sizes
+from hytrec_export.errors import BuildError
+from hytrec_export.exporters import onnx_graph as graph_module
+from hytrec_export.exporters.onnx_graph import check_graph, export_graph
+from hytrec_export.options import BuildOptions, Lowering
+from hytrec_export.pipeline import build
+from hytrec_export.repository.layout import graph_files
+from hytrec_export.runtime.runners import OnnxRunner
+from hytrec_export.settings import Limits, ServingSettings
+from hytrec_export.verification.parity.shape_grid import InputGenerator, ShapeCase
+
+
+def load(repository: Path, model: Model) -> Any:
+    return onnx.load(graph_files(repository)[model.name])
+
+
+@pytest.fixture(scope="module")
+def sizes(built: Path) -> Sizes:
+    return ServingSettings.load(built).sizes
+
+
+@pytest.fixture
+def encoder(built: Path) -> Any:
+    return load(built, ENCODER)
+
+
+def axes(value: Any) -> list[str | int]:
+    return [axis.dim_param or axis.dim_value for axis in value.type.tensor_type.shape.dim]
+
+
+def test_tensors_are_those_of_the_table(built: Path) -> None:
+    for model in GRAPHS:
+        graph = load(built, model).graph
+        assert tuple(value.name for value in graph.input) == model.input_names()
+        assert tuple(value.name for value in graph.output) == model.output_names()
+    rerank = {value.name: axes(value) for value in load(built, RERANKER).graph.input}
+    assert rerank["last_memory"] == ["B", 2, 8, 8]
+    assert rerank["candidate_rows"] == ["B", "N"]
+
+
+def test_the_recurrence_is_the_fused_operator(encoder: Any) -> None:
+    operators = [node.op_type for node in encoder.graph.node if node.domain == "com.microsoft"]
+    assert operators == ["LinearAttention"] * 2
+
+
+def test_a_call_of_padding_alone_leaves_the_state_exactly_as_it_is(built: Path) -> None:
+    maker = InputGenerator(ServingSettings.load(built), behaviors=2)
+    state, events = maker.inputs(ShapeCase(batch=4, events=20, candidates=1, excluded=1))
+    assert not events["event_times"][1].any()
+    state["memory"][1] = np.random.default_rng(0).standard_normal(state["memory"][1].shape)
+    with OnnxRunner(graph_files(built)[ENCODER.name]) as runner:
+        after = runner.infer(state | events)
+    for name, before in state.items():
+        assert np.array_equal(after[f"next_{name}"][1], before[1]), name
+
+
+def test_a_graph_says_what_it_is_and_nothing_of_the_machine(built: Path) -> None:
+    for model in GRAPHS:
+        graph = load(built, model)
+        assert (graph.producer_name, graph.producer_version) == ("hytrec-export", __version__)
+        metadata = {entry.key: entry.value for entry in graph.metadata_props}
+        fingerprint = ServingSettings.load(built).fingerprint
+        assert metadata == {
+            "model": model.name,
+            "lowering": "fused",
+            "precision": "float32",
+            "fingerprint": fingerprint,
+        }
+        assert str(Path(graph_module.__file__).parent).encode() not in graph.SerializeToString()
+        assert not graph.graph.value_info
+        assert not any(node.metadata_props or node.doc_string for node in graph.graph.node)
+
+
+def test_no_graph_takes_a_maximum_of_times(built: Path) -> None:
+    """onnxruntime gets int64 maxima over 2^31 wrong; what the graphs take maxima of stays under 2^31."""
+    for model in GRAPHS:
+        inferred = onnx.shape_inference.infer_shapes(load(built, model))
+        types = {value.name: value.type.tensor_type.elem_type for value in inferred.graph.value_info}
+        for node in inferred.graph.node:
+            if node.op_type in {"Max", "Min", "Clip", "Sign"}:
+                assert types.get(node.output[0]) != onnx.TensorProto.INT64 or node.op_type == "Clip", node
+
+
+@pytest.mark.parametrize(
+    ("lowering", "config"),
+    [
+        (
+            Lowering.FUSED,
+            ModelConfig(
+                items=7,
+                width=18,
+                heads=3,
+                tadn_layers=1,
+                softmax_layers=1,
+                window=5,
+                experts=1,
+                branches=Branches.SHORT,
+            ),
+        ),
+        (
+            Lowering.CHUNKED,
+            ModelConfig(
+                items=7, width=18, heads=3, tadn_layers=1, softmax_layers=1, window=5, experts=1, branches=Branches.LONG
+            ),
+        ),
+    ],
+    ids=["short branch", "long branch, chunked"],
+)
+def test_ablations_odd_sizes_and_string_keys_pass_the_gate(
+    lowering: Lowering, config: ModelConfig, make_run: Callable[..., Path], tmp_path: Path
+) -> None:
+    run = make_run(tmp_path / "run", config, Vocabulary([b"%d" % row for row in range(7)], []))
+    limits = Limits(max_events=130, max_candidates=9, max_excluded=0, max_batch=3)
+    output = tmp_path / "repository"
+    manifest = build(BuildOptions(run=run, output=output, lowering=lowering, limits=limits))
+    assert manifest.worst_difference <= 1e-4
+    for model in GRAPHS:
+        assert tuple(value.name for value in load(output, model).graph.input) == model.input_names()
+    fused = any(node.op_type == "LinearAttention" for node in load(output, ENCODER).graph.node)
+    assert fused == (lowering is Lowering.FUSED)
+
+
+def test_a_renamed_tensor_is_told(encoder: Any, sizes: Sizes) -> None:
+    encoder.graph.input[9].name = "when"
+    for node in encoder.graph.node:
+        node.input[:] = ["when" if name == "event_times" else name for name in node.input]
+    with pytest.raises(
+        BuildError,
+        match=r"^input 10 of the graph of hytrec_encoder is when int64 \[B, T\], hytrec.signature has "
+        r"event_times int64 \[B, T\]; bring hytrec_export.exporters.wrapper in line with the table$",
+    ):
+        check_graph(encoder, model=ENCODER, sizes=sizes)
+
+
+def test_a_fixed_axis_is_told(encoder: Any, sizes: Sizes) -> None:
+    encoder.graph.input[7].type.tensor_type.shape.dim[1].dim_value = 130
+    with pytest.raises(BuildError, match=r"^input 8 .* item_rows int64 \[B, 130\], .* has item_rows int64 \[B, T\];"):
+        check_graph(encoder, model=ENCODER, sizes=sizes)
+
+
+def test_a_lost_output_is_told(encoder: Any, sizes: Sizes) -> None:
+    del encoder.graph.output[7]
+    with pytest.raises(BuildError, match=r"^output 8 of the graph of hytrec_encoder is nothing, .* has last_memory "):
+        check_graph(encoder, model=ENCODER, sizes=sizes)
+
+
+def test_an_invalid_graph_is_told(encoder: Any, sizes: Sizes) -> None:
+    encoder.graph.node[0].op_type = "NoSuchOperator"
+    with pytest.raises(
+        BuildError,
+        match=r"^the graph of hytrec_encoder is not valid ONNX \(.*NoSuchOperator.*\); install the versions that ",
+    ):
+        check_graph(encoder, model=ENCODER, sizes=sizes)
+
+
+def test_weights_beyond_one_file_are_refused_before_the_export(
+    sizes: Sizes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(graph_module, "MAX_GRAPH_BYTES", 100)
+    with pytest.raises(
+        BuildError,
+        match=r"^the weights of hytrec_encoder take 440 bytes and an ONNX file holds 100; train with fewer items or a ",
+    ):
+        export_graph(nn.Linear(10, 10), tmp_path / "graph.onnx", model=ENCODER, sizes=sizes, opset=20, metadata={})
+    assert not list(tmp_path.iterdir())
+
+
+def test_example_sizes_come_out_as_no_constant() -> None:
+    assert np.all(np.array(list(graph_module.EXAMPLE_SIZES.values())) > 1)
+    assert graph_module.EXAMPLE_SIZES["T"] > 64

@@ -1,0 +1,149 @@
+"""Execution played by functions that note what they get: the wiring is that of the ensembles."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+
+from hytrec.signature import (
+    APPEND,
+    CANDIDATE_KEYS,
+    CANDIDATE_ROWS,
+    ENCODER,
+    ENSEMBLES,
+    FUSED,
+    FUSED_ENSEMBLES,
+    RANK,
+    RAW_SCORES,
+    RECEIPT,
+    RECOMMEND,
+    RERANKER,
+    RETRIEVER,
+    STATE_LOAD,
+    STATE_SAVE,
+    USER_ID,
+    WINDOW_ITEMS,
+    Ensemble,
+    Model,
+    next_name,
+)
+from hytrec_export.errors import InputError
+from hytrec_export.serving.fused_pipeline import FusedPipeline, PipelineRequest, endpoint_of
+from hytrec_export.serving.load_step import StepResult
+from hytrec_export.serving.validation import Inputs
+
+MODELS = (STATE_LOAD, ENCODER, RETRIEVER, RERANKER, STATE_SAVE)
+
+
+class Execution:
+    """Every output of a model is its name and its place in the batch; a user called like a model fails there."""
+
+    def __init__(self) -> None:
+        self.given: dict[str, list[Inputs]] = {}
+
+    def __getitem__(self, name: str) -> Any:
+        model = next(model for model in MODELS if model.name == name)
+
+        def answer(batch: Sequence[Inputs]) -> list[StepResult]:
+            self.given[name] = list(batch)
+            return [self._one(model, place, inputs) for place, inputs in enumerate(batch)]
+
+        return answer
+
+    def _one(self, model: Model, place: int, inputs: Inputs) -> StepResult:
+        if any(str(values.flat[0]).endswith(f"fails in {model.name}") for values in inputs.values()):
+            return ValueError(model.name)
+        origin = next((str(values.flat[0]) for values in inputs.values() if "fails in" in str(values.flat[0])), "")
+        return {name: np.array([f"{model.name} {name} {place} {origin}".strip()]) for name in model.output_names()}
+
+
+def call(endpoint: Ensemble, user: str = "ada") -> PipelineRequest:
+    inputs = {USER_ID.name: np.array([user])}
+    if endpoint is RANK:
+        inputs[CANDIDATE_KEYS.name] = np.array(["candidate"])
+    return PipelineRequest(endpoint=endpoint, inputs=inputs)
+
+
+def run(*calls: PipelineRequest) -> tuple[list[StepResult], dict[str, list[Inputs]]]:
+    steps = Execution()
+    answers = FusedPipeline(steps).answer(calls)  # type: ignore[arg-type]
+    return answers, steps.given
+
+
+def test_every_call_goes_through_the_steps_of_its_endpoint() -> None:
+    answers, given = run(call(APPEND), call(RANK), call(RECOMMEND))
+    assert {name: len(batch) for name, batch in given.items()} == {
+        STATE_LOAD.name: 3,
+        ENCODER.name: 3,
+        RETRIEVER.name: 1,
+        RERANKER.name: 2,
+        STATE_SAVE.name: 3,
+    }
+    for place, answer in enumerate(answers):
+        assert not isinstance(answer, Exception)
+        assert set(answer) == set(STATE_SAVE.output_names())
+        assert {str(values[0]).split()[-1] for values in answer.values()} == {str(place)}
+
+
+def test_a_step_reads_what_the_ensemble_maps_to_it() -> None:
+    _, given = run(call(APPEND), call(RANK), call(RECOMMEND))
+    ranked, recommended = given[RERANKER.name]
+    for place, inputs in ((1, ranked), (2, recommended)):
+        assert inputs[WINDOW_ITEMS.name] == [f"{ENCODER.name} {next_name(WINDOW_ITEMS.name)} {place}"]
+    assert ranked[CANDIDATE_ROWS.name] == [f"{STATE_LOAD.name} {CANDIDATE_ROWS.name} 1"]
+    assert recommended[CANDIDATE_ROWS.name] == [f"{RETRIEVER.name} {CANDIDATE_ROWS.name} 0"]
+    appended, saved, _ = given[STATE_SAVE.name]
+    assert RAW_SCORES.name not in appended
+    assert CANDIDATE_ROWS.name not in appended
+    assert saved[RAW_SCORES.name] == [f"{RERANKER.name} {RAW_SCORES.name} 0"]
+    assert CANDIDATE_KEYS.name not in given[STATE_LOAD.name][0]
+
+
+@pytest.mark.parametrize("model", MODELS, ids=lambda model: model.name)
+def test_a_call_that_fails_in_a_step_fails_alone_and_goes_no_further(model: Model) -> None:
+    calls = [call(RECOMMEND), call(RECOMMEND, f"fails in {model.name}"), call(RECOMMEND)]
+    (first, failed, last), given = run(*calls)
+    assert isinstance(failed, ValueError)
+    assert str(failed) == model.name
+    assert not isinstance(first, Exception)
+    assert not isinstance(last, Exception)
+    later = MODELS[MODELS.index(model) + 1 :]
+    assert all(len(given[name.name]) == 2 for name in later)
+
+
+def test_when_all_have_failed_the_later_steps_are_not_asked() -> None:
+    (answer,), given = run(call(RANK, f"fails in {STATE_LOAD.name}"))
+    assert isinstance(answer, ValueError)
+    assert list(given) == [STATE_LOAD.name]
+
+
+@pytest.mark.parametrize("endpoint", ENSEMBLES, ids=lambda endpoint: endpoint.name)
+def test_the_outputs_asked_for_tell_the_endpoint(endpoint: Ensemble) -> None:
+    assert endpoint_of(frozenset(tensor.name for tensor in endpoint.outputs)) is endpoint
+    own = {tensor.name for tensor in endpoint.outputs} - {tensor.name for tensor in RECEIPT}
+    assert all(endpoint_of(frozenset({name})) is endpoint for name in own)
+    assert endpoint_of(frozenset(tensor.name for tensor in RECEIPT)) is APPEND
+
+
+def test_the_endpoints_are_the_same_for_callers() -> None:
+    for apart, together in zip(ENSEMBLES, FUSED_ENSEMBLES, strict=True):
+        assert (together.name, together.inputs, together.outputs) == (apart.name, apart.inputs, apart.outputs)
+        (step,) = together.steps
+        assert step.model is FUSED
+        assert step.inputs == {tensor.name: tensor.name for tensor in together.inputs}
+        assert step.outputs == {tensor.name: tensor.name for tensor in together.outputs}
+
+
+@pytest.mark.parametrize(("endpoint", "given"), [(APPEND, True), (RANK, False), (RECOMMEND, True)])
+def test_a_call_around_the_endpoints_is_refused(endpoint: Ensemble, given: bool) -> None:
+    inputs = {USER_ID.name: np.array(["ada"])} | ({CANDIDATE_KEYS.name: np.array(["a"])} if given else {})
+    (answer,), asked = run(PipelineRequest(endpoint=endpoint, inputs=inputs))
+    assert isinstance(answer, InputError)
+    assert str(answer) == (
+        f"candidate_keys are {'given' if given else 'missing'} and the outputs asked for are those of {endpoint.name}; "
+        "call hytrec_append, hytrec_rank or hytrec_recommend, not hytrec_fused"
+    )
+    assert not asked

@@ -1,0 +1,214 @@
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from hytrec.data.vocabulary import Vocabulary
+from hytrec.signature import MODEL_FINGERPRINT, RECEIPT, StateStatus, next_name
+from hytrec_export.errors import GraphError, InputError, StateConflictError, StateStoreError, StoreFullError
+from hytrec_export.serving.call_context import NO_CANDIDATES, CallContext
+from hytrec_export.serving.counters import Counters, ServerCounter
+from hytrec_export.serving.load_step import StepResult
+from hytrec_export.serving.save_step import SaveStep, best_items
+from hytrec_export.settings import ServingSettings
+from hytrec_export.state.memory_store import MemoryStore
+from hytrec_export.state.rules import RecordRules
+from hytrec_export.state.store import NO_REVISION, State, Write, WriteResult
+
+
+@pytest.fixture
+def saver(settings: ServingSettings, vocabulary: Vocabulary, store: MemoryStore, counters: Counters) -> SaveStep:
+    return SaveStep(settings=settings, vocabulary=vocabulary, store=store, counters=counters)
+
+
+@pytest.fixture
+def finished(state: State) -> "Finished":
+    return Finished(state)
+
+
+class Finished:
+    """Makes what reaches the save step of a new user's call with three events."""
+
+    def __init__(self, state: State) -> None:
+        self.state = state
+
+    def __call__(
+        self, user_id: bytes = b"ada", *, events: int = 3, candidates: int = NO_CANDIDATES, top_k: int = 10, **more: Any
+    ) -> dict[str, NDArray[Any]]:
+        call_context = CallContext(
+            user_id=user_id,
+            request_id=b"c" * 16,
+            revision=NO_REVISION,
+            event_count=0,
+            events=events,
+            status=StateStatus.NEW,
+            top_k=top_k,
+            candidate_count=candidates,
+        )
+        tensors = {next_name(name): values[None] for name, values in self.state.items()}
+        return (
+            tensors
+            | {"call_context": call_context.pack()[None]}
+            | {name: np.asarray(values) for name, values in more.items()}
+        )
+
+
+def _scores(values: list[list[float]]) -> NDArray[np.float32]:
+    return np.array(values, np.float32)
+
+
+def _outputs(answer: StepResult) -> dict[str, NDArray[Any]]:
+    assert isinstance(answer, dict), answer
+    return answer
+
+
+def test_an_append_is_stored_and_receipted(saver: SaveStep, store: MemoryStore, finished: Finished) -> None:
+    outputs = _outputs(saver.answer([finished()])[0])
+    assert {name: values.tolist() for name, values in outputs.items()} == {
+        "event_count": [[3]],
+        "applied": [[True]],
+        "model_fingerprint": [[b"0123456789abcdef" * 2]],
+        "state_status": [[b"new"]],
+    }
+    (user,) = store.read_many([b"ada"])
+    assert user.revision == b"c" * 16
+    assert user.state is not None
+    for name, values in finished.state.items():
+        np.testing.assert_array_equal(user.state[name], values)
+
+
+def test_a_call_without_events_writes_nothing(saver: SaveStep, store: MemoryStore, finished: Finished) -> None:
+    outputs = _outputs(saver.answer([finished(events=0)])[0])
+    assert (outputs["event_count"].tolist(), outputs["applied"].tolist()) == ([[0]], [[False]])
+    assert not store.records
+
+
+def test_a_batch_is_one_transaction(
+    saver: SaveStep, store: MemoryStore, finished: Finished, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batches = []
+    write_many = store.write_many
+
+    def counted(writes: list[Write]) -> list[WriteResult]:
+        batches.append(len(writes))
+        return write_many(writes)
+
+    monkeypatch.setattr(store, "write_many", counted)
+    saver.answer([finished(b"a"), finished(b"b", events=0), finished(b"c")])
+    assert batches == [2]
+
+
+def test_the_second_of_two_writers_is_told_to_retry(saver: SaveStep, counters: Any, finished: Finished) -> None:
+    first, second = saver.answer([finished(), finished()])
+    assert isinstance(first, dict)
+    assert isinstance(second, StateConflictError)
+    assert str(second) == (
+        "the user's state changed while this call ran (expected event_count 0, found 3); retry the call"
+    )
+    assert counters.counts == {ServerCounter.CONFLICT: 1}
+
+
+def test_a_full_store_is_named_and_readers_are_answered(
+    settings: ServingSettings, vocabulary: Vocabulary, counters: Any, finished: Finished
+) -> None:
+    rules = RecordRules(sizes=settings.sizes, fingerprint=settings.fingerprint)
+    store = MemoryStore(rules=rules, max_bytes=10)
+    saver = SaveStep(settings=settings, vocabulary=vocabulary, store=store, counters=counters)
+    writer, reader = saver.answer([finished(), finished(events=0)])
+    assert isinstance(reader, dict)
+    assert isinstance(writer, StoreFullError)
+    assert str(writer) == (
+        "the state store is full, so nothing of this call was stored; raise its size limit, "
+        "or delete users with: hytrec-export state delete"
+    )
+    assert counters.counts == {ServerCounter.STORE_FULL: 1}
+
+
+def test_a_failing_store_fails_the_writers_alone(
+    saver: SaveStep, store: MemoryStore, finished: Finished, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_: object) -> None:
+        raise StateStoreError("the disk is gone")
+
+    monkeypatch.setattr(store, "write_many", fail)
+    writer, reader = saver.answer([finished(), finished(b"b", events=0)])
+    assert isinstance(writer, StateStoreError)
+    assert isinstance(reader, dict)
+
+
+def test_ranking_trims_the_padding(saver: SaveStep, finished: Finished) -> None:
+    outputs = _outputs(saver.answer([finished(candidates=2, raw_scores=_scores([[0.5, 2, 9, 9]]))])[0])
+    assert outputs["scores"].tolist() == [[0.5, 2]]
+    assert "recommended_keys" not in outputs
+
+
+def test_recommending_sorts_and_maps_rows_back(saver: SaveStep, finished: Finished) -> None:
+    rows, scores = [[20, 0, 4, 2, 3]], _scores([[1, 9, 2, 2, -np.inf]])
+    outputs = _outputs(saver.answer([finished(top_k=3, candidate_rows=rows, raw_scores=scores)])[0])
+    assert outputs["recommended_keys"].tolist() == [[101, 103, 119]]
+    assert outputs["recommended_scores"].tolist() == [[2, 2, 1]]
+    assert "scores" not in outputs
+
+
+def test_string_keys_come_back_as_bytes_objects(
+    settings: ServingSettings, store: MemoryStore, counters: Any, finished: Finished
+) -> None:
+    saver = SaveStep(settings=settings, vocabulary=Vocabulary([b"a", b"bb"]), store=store, counters=counters)
+    scores = _scores([[1, 2]])
+    keys = _outputs(saver.answer([finished(candidate_rows=[[1, 2]], raw_scores=scores)])[0])["recommended_keys"]
+    assert keys.dtype == object
+    assert keys.tolist() == [[b"bb", b"a"]]
+
+
+def test_a_state_that_is_not_finite_is_never_stored(saver: SaveStep, store: MemoryStore, finished: Finished) -> None:
+    for name, title in (("memory", "the encoder's memory"), ("long_vector", "the encoder's long vector")):
+        broken = finished()
+        broken[next_name(name)] = np.full_like(broken[next_name(name)], np.nan)
+        bad, good = saver.answer([broken, finished(name.encode())])
+        assert isinstance(bad, GraphError)
+        assert (
+            str(bad) == f"{title} are not finite numbers, so nothing was stored; run: hytrec-export verify REPOSITORY"
+        )
+        assert isinstance(good, dict)
+    assert set(store.records) == {b"memory", b"long_vector"}
+
+
+def test_scores_that_are_not_finite_are_never_answered(saver: SaveStep, store: MemoryStore, finished: Finished) -> None:
+    scores = _scores([[1, np.nan]])
+    ranked, recommended = saver.answer(
+        [finished(candidates=2, raw_scores=scores), finished(candidate_rows=[[1, 2]], raw_scores=scores)]
+    )
+    for answer in (ranked, recommended):
+        assert isinstance(answer, GraphError)
+        assert str(answer).startswith("the reranker's scores are not finite numbers")
+    assert not store.records
+
+
+def test_a_wrong_count_of_events_is_never_stored(saver: SaveStep, store: MemoryStore, finished: Finished) -> None:
+    (answer,) = saver.answer([finished(events=2)])
+    assert isinstance(answer, GraphError)
+    assert str(answer) == "the encoder counted 3 events instead of 2; build the repository again"
+    assert not store.records
+
+
+def test_a_forged_ticket_fails_alone(saver: SaveStep, finished: Finished) -> None:
+    bad, good = saver.answer([finished(call_context=np.zeros((1, 9), np.uint8)), finished()])
+    assert isinstance(bad, InputError)
+    assert isinstance(good, dict)
+
+
+@given(st.lists(st.tuples(st.integers(0, 5), st.sampled_from([-np.inf, -1.0, 0.0, 2.5]))), st.integers(1, 8))
+def test_best_items_are_the_sorted_ones(pairs: list[tuple[int, float]], top_k: int) -> None:
+    rows = np.array([row for row, _ in pairs], np.int64)
+    scores = np.array([score for _, score in pairs], np.float32)
+    wanted = sorted(((-score, row) for row, score in pairs if row and score != -np.inf))[:top_k]
+    best_rows, best_scores = best_items(rows, scores, top_k)
+    assert list(zip((-best_scores).tolist(), best_rows.tolist(), strict=True)) == wanted
+
+
+def test_the_receipt_is_whole(saver: SaveStep, finished: Finished) -> None:
+    assert set(_outputs(saver.answer([finished()])[0])) == {tensor.name for tensor in RECEIPT}
+    assert MODEL_FINGERPRINT in RECEIPT

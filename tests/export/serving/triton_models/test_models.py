@@ -1,0 +1,275 @@
+"""The python models from `initialize` to `finalize`, against a repository on disk and a fake of Triton."""
+
+import importlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from hytrec.data.vocabulary import Vocabulary
+from hytrec.signature import (
+    APPEND,
+    CANDIDATE_ROWS,
+    ENCODER,
+    FORGET,
+    FUSED,
+    RANK,
+    RECOMMEND,
+    RERANKER,
+    RETRIEVER,
+    SESSION_LOAD,
+    SESSION_SAVE,
+    STATE_LOAD,
+    STATE_SAVE,
+    Ensemble,
+    Model,
+    next_name,
+)
+from hytrec_export.options import Execution
+from hytrec_export.repository.layout import MODULES
+from hytrec_export.runtime.padding import bucket_length
+from hytrec_export.serving.batched_graph import BatchedGraph
+from hytrec_export.serving.load_step import StepResult
+from hytrec_export.serving.validation import Inputs
+from hytrec_export.settings import ServingSettings
+from hytrec_export.state.memory_store import MemoryStore
+from hytrec_export.state.options import StoreOptions
+
+pytestmark = pytest.mark.usefixtures("pb_utils")
+
+
+@pytest.fixture
+def repository(
+    tmp_path: Path,
+    settings: ServingSettings,
+    vocabulary: Vocabulary,
+    write_stand_in_repository: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Path:
+    for name, value in StoreOptions(path=tmp_path / "state", max_bytes=1 << 20).to_environment().items():
+        monkeypatch.setenv(name, value)
+    path: Path = write_stand_in_repository(tmp_path, settings, vocabulary)
+    return path
+
+
+def _start(repository: Path, model: Model) -> Any:
+    python_model = importlib.import_module(
+        f"hytrec_export.serving.triton_models.{MODULES[model.name]}"
+    ).TritonPythonModel()
+    python_model.initialize({"model_repository": str(repository / model.name), "model_version": "1"})
+    return python_model
+
+
+@pytest.fixture
+def models(repository: Path, store: MemoryStore, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Any]]:
+    # One process may open an LMDB store once; a server's models are processes of their own.
+    monkeypatch.setattr("hytrec_export.serving.triton_models.startup.open_store", lambda *_, **__: store)
+    started = {
+        model.name: _start(repository, model)
+        for model in (STATE_LOAD, ENCODER, RETRIEVER, RERANKER, STATE_SAVE, FORGET)
+    }
+    yield started
+    for python_model in started.values():
+        if hasattr(python_model, "finalize"):
+            python_model.finalize()
+
+
+class Chain:
+    """Plays the ensembles: hands every step's outputs to the next."""
+
+    def __init__(self, models: dict[str, Any], make_request: Any) -> None:
+        self._models = models
+        self._make_request = make_request
+
+    def run(self, model: Model, tensors: dict[str, Any]) -> dict[str, Any]:
+        inputs = {}
+        for tensor in model.inputs:
+            values = tensors.get(next_name(tensor.name), tensors.get(tensor.name))
+            if values is not None:
+                inputs[tensor.name] = values
+        request = self._make_request(model.output_names(), **inputs)
+        (response,) = self._models[model.name].execute([request])
+        if response is None:
+            self._models[model.name].finalize()
+            (response,) = request.sent
+        assert response.error is None, response.error.text
+        return {**tensors, **response.outputs}
+
+    def __call__(self, *steps: Model, **public: Any) -> dict[str, Any]:
+        tensors = {name: np.asarray(values) for name, values in public.items()}
+        for step in steps:
+            tensors = self.run(step, tensors)
+        return tensors
+
+
+@pytest.fixture
+def chain(models: dict[str, Any], make_request: Any) -> Chain:
+    return Chain(models, make_request)
+
+
+ADA = np.array([[b"ada"]], object)
+
+
+@pytest.fixture
+def together(
+    repository: Path,
+    write_stand_in_repository: Any,
+    settings: ServingSettings,
+    vocabulary: Vocabulary,
+    store: MemoryStore,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Path:
+    """A repository with one model for all steps; its users are in memory."""
+    monkeypatch.setattr("hytrec_export.serving.triton_models.startup.open_store", lambda *_, **__: store)
+    folder = repository.parent / "together"
+    folder.mkdir()
+    path: Path = write_stand_in_repository(folder, settings, vocabulary, Execution.FUSED)
+    return path
+
+
+def test_one_model_takes_all_steps(together: Path, make_request: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = _start(together, FUSED)
+    times = np.array([[5, 6]])
+
+    def request(endpoint: Ensemble, **inputs: Any) -> Any:
+        return make_request([tensor.name for tensor in endpoint.outputs], user_id=ADA, **inputs)
+
+    fed, refused = model.execute(
+        [request(APPEND, item_keys=[[100, 101]], times=times), request(APPEND, item_keys=[[100]], times=times)]
+    )
+    assert fed.outputs["event_count"].tolist() == [[2]]
+    assert refused.error.code == "INVALID_ARG"
+    ranked, recommended = model.execute(
+        [
+            request(RANK, candidate_keys=[[119, 100, 7]]),
+            request(RECOMMEND, top_k=[[2]], exclude_recent=[[True]]),
+        ]
+    )
+    assert ranked.outputs["scores"].tolist() == [[2980, 2999, 2979]]
+    assert recommended.outputs["recommended_keys"].tolist() == [[102, 103]]
+    monkeypatch.setattr("hytrec_export.serving.triton_models.encoder.LONG_EVENTS", 3)
+    long = request(APPEND, item_keys=[[100] * 3], times=[[7, 8, 9]])
+    assert model.execute([long]) == [None]
+    model.finalize()
+    (answer,) = long.sent
+    assert answer.outputs["event_count"].tolist() == [[5]]
+
+
+def test_one_model_for_all_steps_pads_less(
+    together: Path, settings: ServingSettings, make_request: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ranked: list[tuple[int, ...]] = []
+    answer_all = BatchedGraph.answer
+
+    def watched(runner: BatchedGraph, batch: Sequence[Inputs]) -> list[StepResult]:
+        ranked.extend(inputs[CANDIDATE_ROWS.name].shape for inputs in batch if CANDIDATE_ROWS.name in inputs)
+        return answer_all(runner, batch)
+
+    monkeypatch.setattr(BatchedGraph, "answer", watched)
+    model = _start(together, FUSED)
+    outputs = [tensor.name for tensor in RANK.outputs]
+    (answer,) = model.execute([make_request(outputs, user_id=ADA, candidate_keys=[[100] * 9])])
+    model.finalize()
+    assert answer.outputs["scores"].shape == (1, 9)
+    assert ranked == [(1, 9)]
+    assert bucket_length(9, settings.limits.max_candidates) > 9
+
+
+def test_a_user_is_fed_ranked_recommended_to_and_forgotten(chain: Chain) -> None:
+    fed = chain(STATE_LOAD, ENCODER, STATE_SAVE, user_id=ADA, item_keys=[[100, 101]], times=[[5, 6]])
+    assert (fed["event_count"].tolist(), fed["applied"].tolist()) == ([[2]], [[True]])
+    ranked = chain(STATE_LOAD, ENCODER, RERANKER, STATE_SAVE, user_id=ADA, candidate_keys=[[119, 100, 7]])
+    assert ranked["scores"].tolist() == [[2980, 2999, 2979]]
+    recommended = chain(
+        STATE_LOAD, ENCODER, RETRIEVER, RERANKER, STATE_SAVE, user_id=ADA, top_k=[[2]], exclude_recent=[[True]]
+    )
+    assert recommended["recommended_keys"].tolist() == [[102, 103]]
+    assert chain(FORGET, user_id=ADA)["forgotten"].tolist() == [[True]]
+    assert chain(FORGET, user_id=ADA)["forgotten"].tolist() == [[False]]
+
+
+def test_a_long_history_goes_through_the_long_lane(chain: Chain, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hytrec_export.serving.triton_models.encoder.LONG_EVENTS", 32)
+    keys, times = [[100] * 40], [[*range(1, 41)]]
+    assert chain(STATE_LOAD, ENCODER, STATE_SAVE, user_id=ADA, item_keys=keys, times=times)["event_count"] == 40
+
+
+def test_a_session_needs_no_store(repository: Path, make_request: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("HYTREC_STATE_PATH")
+    models = {model.name: _start(repository, model) for model in (SESSION_LOAD, SESSION_SAVE)}
+    chain = Chain(models, make_request)
+    tensors = chain(SESSION_LOAD, item_keys=[[100, 101]], times=[[5, 6]], candidate_keys=[[102]])
+    tensors |= {"next_event_count": np.array([[2]]), "raw_scores": np.array([[0.5]], np.float32)}
+    answer = chain.run(SESSION_SAVE, tensors)
+    assert (answer["event_count"].tolist(), answer["scores"].tolist()) == ([[2]], [[0.5]])
+
+
+def test_counts_are_published(chain: Chain, pb_utils: Any) -> None:
+    chain(STATE_LOAD, user_id=ADA, item_keys=[[7, 8]], times=[[5, 6]])
+    published = pb_utils.MetricFamily.published
+    assert published["hytrec_unknown_items_total{'model': 'hytrec_state_load'}"] == 2
+    assert published["hytrec_state_conflicts_total{'model': 'hytrec_state_save'}"] == 0
+
+
+def test_a_server_without_metrics_counts_nothing(
+    repository: Path, pb_utils: Any, monkeypatch: pytest.MonkeyPatch, make_request: Any
+) -> None:
+    class NoMetrics:
+        COUNTER = 1
+
+        def __init__(self, **_: Any) -> None:
+            raise pb_utils.TritonModelException("metrics are off")
+
+    monkeypatch.setattr(pb_utils, "MetricFamily", NoMetrics)
+    model = _start(repository, STATE_LOAD)
+    (response,) = model.execute([make_request([], user_id=ADA, item_keys=[[7]], times=[[5]])])
+    model.finalize()
+    assert response.error is None
+    assert pb_utils.Logger.lines == ["hytrec_state_load publishes no metrics of its own: metrics are off"]
+
+
+@pytest.mark.parametrize("model", [STATE_LOAD, STATE_SAVE, FORGET], ids=lambda model: model.name)
+def test_a_store_of_one_process_is_refused(
+    repository: Path, model: Model, pb_utils: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HYTREC_STATE_STORE", "memory")
+    with pytest.raises(pb_utils.TritonModelException, match="the memory state store cannot be served"):
+        _start(repository, model)
+
+
+def test_a_missing_vocabulary_is_named(repository: Path, pb_utils: Any) -> None:
+    (repository / "vocabulary.npz").unlink()
+    with pytest.raises(pb_utils.TritonModelException, match=r"vocabulary.npz is missing"):
+        _start(repository, STATE_LOAD)
+
+
+def test_a_missing_graph_is_named(repository: Path, pb_utils: Any) -> None:
+    (repository / "hytrec_encoder/1/model.onnx").unlink()
+    with pytest.raises(
+        pb_utils.TritonModelException,
+        match=r"model.onnx is missing; build the repository again",
+    ):
+        _start(repository, ENCODER)
+
+
+def test_a_damaged_graph_is_named_in_one_line(repository: Path, pb_utils: Any) -> None:
+    (repository / "hytrec_encoder/1/model.onnx").write_bytes(b"\n\x01not onnx")
+    with pytest.raises(
+        pb_utils.TritonModelException, match=r"^onnxruntime refuses .*model.onnx \(.*\); build the repository again$"
+    ):
+        _start(repository, ENCODER)
+
+
+def test_the_models_die_with_the_server(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = SimpleNamespace(count=0)
+
+    def ask() -> None:
+        asked.count += 1
+
+    monkeypatch.setattr("hytrec_export.serving.triton_models.startup.die_with_parent", ask)
+    for model in (STATE_LOAD, ENCODER, RETRIEVER, RERANKER, STATE_SAVE, FORGET):
+        _start(repository, model)
+    assert asked.count == 6

@@ -1,0 +1,106 @@
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pytest
+
+from hytrec.signature import STATE_SAVE
+from hytrec_export.errors import GraphError, InputError, StateConflictError, StoreFullError
+from hytrec_export.serving.load_step import StepResult
+from hytrec_export.serving.triton_models.responses import respond as respond_to
+from hytrec_export.serving.triton_models.responses import tensors_of
+from hytrec_export.serving.validation import Inputs
+
+respond = partial(respond_to, model=STATE_SAVE, read=tensors_of)
+
+
+def _doubled(batch: Sequence[Inputs]) -> list[StepResult]:
+    return [{"y": inputs["x"] * 2, "z": inputs["x"]} for inputs in batch]
+
+
+def test_every_request_gets_what_it_asked_for(make_request: Any) -> None:
+    both, one = respond(
+        [make_request(["y", "z"], x=[[1]]), make_request(["y"], x=[[2, 3]])],
+        _doubled,
+    )
+    assert {name: values.tolist() for name, values in both.outputs.items()} == {"y": [[2]], "z": [[1]]}
+    assert {name: values.tolist() for name, values in one.outputs.items()} == {"y": [[4, 6]]}
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "text"),
+    [
+        (InputError("x is 3;\n it must be 1"), "INVALID_ARG", "x is 3; it must be 1"),
+        (StateConflictError("retry the call"), "UNAVAILABLE", "retry the call"),
+        (StoreFullError("full"), "UNAVAILABLE", "full"),
+        (GraphError("bad graph"), "INTERNAL", "bad graph"),
+        (
+            KeyError("x"),
+            "INTERNAL",
+            "hytrec_state_save failed (KeyError: 'x'); repeat the call with its request_id, or see the server's log",
+        ),
+    ],
+)
+def test_an_error_reaches_its_own_request_in_one_line(
+    make_request: Any, error: Exception, code: str, text: str
+) -> None:
+    requests = [make_request(["y"], x=[[1]]), make_request(["y"], x=[[2]])]
+    bad, good = respond(requests, lambda batch: [error, *_doubled(batch)[1:]])
+    assert (bad.error.code, bad.error.text) == (code, text)
+    assert good.error is None
+
+
+def test_internal_errors_leave_a_trace_in_the_log(make_request: Any, pb_utils: Any) -> None:
+    respond([make_request([], x=[[1]])], lambda _: [ValueError("odd")])
+    respond([make_request([], x=[[1]])], lambda _: [InputError("yours")])
+    (line,) = pb_utils.Logger.lines
+    assert line.endswith("ValueError: odd\n")
+
+
+def test_an_exception_of_the_step_answers_everyone(make_request: Any) -> None:
+    def fail(_: object) -> list[StepResult]:
+        raise RuntimeError("boom")
+
+    responses = respond([make_request(["y"], x=[[1]])] * 3, fail)
+    assert [response.error.code for response in responses] == ["INTERNAL"] * 3
+    assert responses[0].error.text.startswith("hytrec_state_save failed (RuntimeError: boom)")
+    assert len({id(response.error) for response in responses}) == 3  # a shared one crashes Triton 2.51
+
+
+def test_too_few_answers_are_an_error_of_everyone(make_request: Any) -> None:
+    responses = respond([make_request(["y"], x=[[1]])] * 2, lambda _: [{"y": np.ones(1)}])
+    assert [response.error.code for response in responses] == ["INTERNAL"] * 2
+    assert "the step gave no answer" in responses[0].error.text
+
+
+def test_a_request_that_cannot_be_read_fails_alone(make_request: Any) -> None:
+    class Torn:
+        def name(self) -> str:
+            return "x"
+
+        def as_numpy(self) -> None:
+            raise ValueError("unpack requires a buffer of 4 bytes")
+
+    torn = make_request(["y"])
+    torn._inputs = [Torn()]
+    bad, good = respond([torn, make_request(["y"], x=[[1]])], _doubled)
+    assert bad.error.code == "INVALID_ARG"
+    assert bad.error.text == (
+        "a tensor of the request cannot be read (unpack requires a buffer of 4 bytes); check its encoding"
+    )
+    assert good.outputs["y"].tolist() == [[2]]
+
+
+def test_an_answer_that_cannot_be_sent_fails_alone(make_request: Any, pb_utils: Any, monkeypatch: Any) -> None:
+    make_tensor = pb_utils.Tensor
+
+    def picky(name: str, values: Any) -> Any:
+        if values.sum() > 2:
+            raise TypeError("unsupported")
+        return make_tensor(name, values)
+
+    monkeypatch.setattr(pb_utils, "Tensor", picky)
+    bad, good = respond([make_request(["y"], x=[[9]]), make_request(["y"], x=[[1]])], _doubled)
+    assert bad.error.text.startswith("hytrec_state_save failed (TypeError: unsupported)")
+    assert good.error is None

@@ -1,0 +1,165 @@
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hytrec_export import plan as targets
+from hytrec_export.errors import OptionError
+from hytrec_export.options import BuildOptions, Device, EngineOptions, Execution, Lowering, Precision, StateKind, Target
+from hytrec_export.plan import has_tensorrt, resolve_plan
+from hytrec_export.settings import Limits
+
+SM86 = EngineOptions(compute_capability="sm86")
+
+
+def options(**values: Any) -> BuildOptions:
+    return BuildOptions(run=Path("run"), **values)
+
+
+@pytest.mark.parametrize(
+    ("gpus", "tensorrt", "target", "reason"),
+    [
+        (0, False, Target.EMBEDDED, "no GPU was found"),
+        (0, True, Target.EMBEDDED, "no GPU was found"),
+        (
+            2,
+            False,
+            Target.EMBEDDED,
+            "a GPU was found but not TensorRT; pip install 'hytrec-export[tensorrt]' brings it",
+        ),
+        (1, True, Target.TENSORRT, "TensorRT and a GPU were found"),
+    ],
+)
+def test_the_target_follows_from_what_is_here(gpus: int, tensorrt: bool, target: Target, reason: str) -> None:
+    plan = resolve_plan(options(), gpus=lambda: gpus, tensorrt=lambda: tensorrt)
+    assert (plan.target, plan.reason) == (target, reason)
+
+
+@pytest.mark.parametrize("installed", [True, False])
+def test_tensorrt_is_looked_for_without_importing_it(monkeypatch: pytest.MonkeyPatch, installed: bool) -> None:
+    monkeypatch.setattr(targets, "find_spec", lambda name: object() if installed and name == "tensorrt" else None)
+    assert has_tensorrt() is installed
+
+
+@pytest.mark.parametrize(
+    ("given", "lowering", "precision", "device"),
+    [
+        (options(target=Target.EMBEDDED), Lowering.FUSED, Precision.FLOAT32, Device.CPU),
+        (options(target=Target.EMBEDDED, fp16=True), Lowering.FUSED, Precision.HALF_WEIGHTS, Device.CPU),
+        (options(target=Target.ONNXRUNTIME, fp16=True), Lowering.FUSED, Precision.HALF_WEIGHTS, Device.CPU),
+        (
+            options(target=Target.ONNXRUNTIME, fp16=True, device=Device.CUDA, lowering=Lowering.CHUNKED),
+            Lowering.CHUNKED,
+            Precision.MIXED,
+            Device.CUDA,
+        ),
+        (options(target=Target.TENSORRT), Lowering.CHUNKED, Precision.FLOAT32, Device.CUDA),
+        (options(target=Target.TENSORRT_RTX, engine=SM86, fp16=True), Lowering.CHUNKED, Precision.MIXED, Device.CUDA),
+    ],
+)
+def test_the_rest_follows_from_the_target(
+    given: BuildOptions, lowering: Lowering, precision: Precision, device: Device
+) -> None:
+    plan = resolve_plan(given)
+    assert (plan.target, plan.lowering, plan.precision, plan.device) == (given.target, lowering, precision, device)
+    assert plan.reason == "as asked for"
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (
+            options(target=Target.TENSORRT, lowering=Lowering.FUSED),
+            "lowering fused is an operator of onnxruntime and target tensorrt has none like it; leave --lowering out",
+        ),
+        (
+            options(target=Target.EMBEDDED, device=Device.CUDA),
+            "device cuda is for target onnxruntime; target embedded needs no --device",
+        ),
+        (
+            options(target=Target.EMBEDDED, state=StateKind.SEQUENCE),
+            (
+                "state sequence needs Triton's onnxruntime or tensorrt backend, and target embedded has neither: "
+                "Triton's python backend never stores a state; choose --target onnxruntime, or --state store"
+            ),
+        ),
+        (
+            options(target=Target.TENSORRT_RTX),
+            "target tensorrt-rtx builds for a GPU that need not be here; name it: --compute-capability sm86",
+        ),
+        (
+            options(target=Target.TENSORRT, engine=SM86),
+            "compute capability sm86 is for target tensorrt-rtx; target tensorrt builds for the GPU it runs on",
+        ),
+        (
+            options(target=Target.EMBEDDED, engine=SM86),
+            "compute capability sm86 is for target tensorrt-rtx; target embedded compiles nothing",
+        ),
+        (
+            options(target=Target.EMBEDDED, engine=EngineOptions(version_compatible=True)),
+            "compatible engines are asked for, and target embedded has no engines; leave them out",
+        ),
+        (
+            options(target=Target.ONNXRUNTIME, engine=EngineOptions(timing_cache=Path("cache"))),
+            "timing cache cache is given, and target onnxruntime compiles nothing; leave --timing-cache out",
+        ),
+        (
+            options(target=Target.EMBEDDED, execution=Execution.ENSEMBLE, fused_max_batch=8),
+            (
+                "fused max batch 8 is for --execution fused, and this build has a model for every step; "
+                "give --max-batch instead"
+            ),
+        ),
+    ],
+)
+def test_what_does_not_go_together_is_refused(given: BuildOptions, message: str) -> None:
+    with pytest.raises(OptionError, match=f"^{re.escape(message)}$"):
+        resolve_plan(given)
+
+
+def test_the_manifest_gets_every_choice_but_the_paths() -> None:
+    given = options(target=Target.EMBEDDED, lowering=Lowering.CHUNKED, limits=Limits(max_events=7))
+    assert resolve_plan(given).to_dict() == {
+        "target": "embedded",
+        "reason": "as asked for",
+        "lowering": "chunked",
+        "precision": "float32",
+        "device": "cpu",
+        "state": "store",
+        "execution": "fused",
+        "atol": 1e-4,
+        "max_events": 7,
+        "max_candidates": 1024,
+        "max_excluded": 4096,
+        "max_batch": 64,
+        "fused_max_batch": 4,
+    }
+    assert (
+        "fused_max_batch" not in resolve_plan(options(target=Target.EMBEDDED, execution=Execution.ENSEMBLE)).to_dict()
+    )
+    engine = resolve_plan(options(target=Target.TENSORRT_RTX, engine=SM86)).to_dict()
+    assert engine["compute_capability"] == "sm86"
+    assert engine["hardware_compatibility"] is False
+
+
+@pytest.mark.parametrize("target", [target for target in Target if target is not Target.AUTO])
+def test_one_model_takes_all_steps_where_all_are_python(target: Target) -> None:
+    engine = SM86 if target is Target.TENSORRT_RTX else EngineOptions()
+    embedded = target is Target.EMBEDDED
+    plan = resolve_plan(options(target=target, engine=engine))
+    assert plan.execution is (Execution.FUSED if embedded else Execution.ENSEMBLE)
+    assert plan.to_dict()["execution"] == plan.execution
+    assert (
+        resolve_plan(options(target=target, engine=engine, execution=Execution.ENSEMBLE)).execution
+        is Execution.ENSEMBLE
+    )
+    if not embedded:
+        message = (
+            "steps together is for target embedded, whose steps are all Python; the graphs of target "
+            f"{target.value} are models of another Triton backend, so leave --steps out"
+        )
+        with pytest.raises(OptionError, match=f"^{re.escape(message)}$"):
+            resolve_plan(options(target=target, engine=engine, execution=Execution.FUSED))

@@ -1,0 +1,109 @@
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import pytest
+
+from hytrec_export.errors import ParityError
+from hytrec_export.verification.parity.comparator import Comparator, Difference, ParityReport, largest_difference
+
+
+def test_the_largest_difference_and_its_place_are_kept() -> None:
+    meter = Comparator()
+    for value, where in ((0.1, "first"), (0.3, "second"), (0.2, "third")):
+        meter.scores("scores", np.array([1.0, 1.0 + value]), np.array([1.0, 1.0]), where)
+    found = meter.result().largest["scores"]
+    assert found.where == "second"
+    assert found.value == pytest.approx(0.3)
+
+
+@pytest.mark.parametrize("broken", [np.nan, np.inf, -np.inf])
+def test_what_is_not_finite_is_infinitely_far(broken: float) -> None:
+    assert largest_difference(np.array([broken]), np.array([1.0])) == np.inf
+    assert largest_difference(np.array([1.0]), np.array([broken])) == np.inf
+    assert largest_difference(np.array([broken]), np.array([broken])) == np.inf
+
+
+def test_another_shape_is_infinitely_far() -> None:
+    assert largest_difference(np.zeros((2, 1)), np.zeros((2, 2))) == np.inf
+
+
+def test_whole_numbers_are_compared_as_such() -> None:
+    assert largest_difference(np.array([2**60 + 1]), np.array([2**60])) == 1
+    assert largest_difference(np.zeros(0, np.int64), np.zeros(0, np.int64)) == 0
+
+
+def test_a_large_state_is_compared_relatively_a_small_one_absolutely() -> None:
+    meter = Comparator()
+    meter.state("large", {"memory": np.array([10.0, 0.001])}, {"memory": np.array([10.0, 0.0])}, "case")
+    meter.state("small", {"memory": np.array([0.1, 0.001])}, {"memory": np.array([0.1, 0.0])}, "case")
+    meter.state("times", {"last_time": np.array([10**10])}, {"last_time": np.array([10**10 - 5])}, "case")
+    largest = meter.result().largest
+    assert largest["large"].where == "case, memory"
+    assert largest["large"].value == pytest.approx(0.0001)
+    assert largest["small"].value == pytest.approx(0.001)
+    assert largest["times"].value == 5
+
+
+def test_lists_that_differ_by_a_tie_are_as_far_apart_as_the_tie() -> None:
+    meter = Comparator()
+    meter.lists(
+        "list", (np.array([7, 4, 5]), np.array([7, 5, 4])), (np.array([3.0, 1.5, 2.0]), np.array([3.0, 2.0, 1.5])), "a"
+    )
+    result = meter.result()
+    assert result.largest["list"].value == 0.5
+    assert (result.lists, result.lists_in_order) == (1, 0)
+
+
+def test_an_item_that_must_not_be_there_is_infinitely_far() -> None:
+    meter = Comparator()
+    meter.lists("list", (np.array([9]), np.array([7])), (np.array([-np.inf]), np.array([3.0])), "a")
+    assert meter.result().largest["list"].value == np.inf
+
+
+def test_places_left_empty_on_both_sides_are_equal() -> None:
+    meter = Comparator()
+    empty = np.array([3.0, -np.inf])
+    meter.lists("list", (np.array([7, 0]), np.array([7, 0])), (empty, empty), "a")
+    meter.lists("list", (np.array([7, 0]), np.array([7, 31])), (empty, empty), "a")
+    result = meter.result()
+    assert result.largest["list"].value == 0
+    assert (result.lists, result.lists_in_order) == (2, 1)
+
+
+def test_cases_are_counted_and_told() -> None:
+    told: list[int] = []
+    meter = Comparator(on_case=told.append)
+    meter.case("corners")
+    meter.case("histories", 3)
+    meter.case("histories", 2)
+    assert meter.result().cases == {"corners": 1, "histories": 5}
+    assert told == [1, 3, 2]
+
+
+def result_of(**values: float) -> ParityReport:
+    largest = {kind: Difference(value=value, where="(B=8, T=2048)") for kind, value in values.items()}
+    return ParityReport(largest=largest, cases={}, lists=0, lists_in_order=0)
+
+
+def test_over_the_bound_the_worst_is_told_with_its_place() -> None:
+    message = (
+        "the build drifts from PyTorch: scores max |diff| 0.031 > 0.01 at (B=8, T=2048); "
+        "raise --atol, or choose the other --lowering"
+    )
+    with pytest.raises(ParityError, match=f"^{re.escape(message)}$"):
+        result_of(state=0.02, scores=0.031, other=0.001).check(0.01, subject="the build")
+
+
+@pytest.mark.parametrize("value", [float("inf"), float("nan")])
+def test_no_bound_lets_pass_what_is_not_finite(value: float) -> None:
+    with pytest.raises(ParityError, match=r"^the build drifts from PyTorch: scores max \|diff\| (inf|nan) > 1e\+30 at"):
+        result_of(scores=value).check(1e30, subject="the build")
+
+
+def test_at_the_bound_passes() -> None:
+    found = result_of(scores=0.01, state=0.001)
+    found.check(0.01, subject="the build")
+    assert found.worst == 0.01
+    assert result_of().worst == 0

@@ -1,0 +1,201 @@
+"""What is asked of a live server and how its answers are judged; tests/e2e asks a real one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from hytrec.data.vocabulary import Vocabulary
+from hytrec_export.errors import ServerError
+from hytrec_export.repository.manifest import Manifest
+from hytrec_export.settings import ServingSettings
+from hytrec_export.verification import served as module
+from hytrec_export.verification.findings import Finding, Status, failed, ok
+from hytrec_export.verification.parity.comparator import Comparator
+from hytrec_export.verification.parity.golden import FILE_NAME, GoldenCase, load
+from hytrec_export.verification.quality.bounds import QualityBounds
+from hytrec_export.verification.served import ServedReplay, bound_of, unknown_key, verify_served
+
+NOW = 2_000_000_000
+
+
+class FakeVisitor:
+    """Answers as PyTorch did, spoiled where a test says so."""
+
+    def __init__(self, server: FakeServer) -> None:
+        self.server = server
+        self.count = 0
+        self.items: list[int] = []
+
+    def append(self, events: Mapping[str, Any]) -> dict[str, Any]:
+        assert events["item_keys"].shape == events["times"].shape == events["behavior_keys"].shape
+        self.items += events["item_keys"][0].tolist()
+        self.count += events["times"].shape[1]
+        return {}
+
+    def rank(self, candidate_keys: Any, now_s: int) -> dict[str, Any]:
+        scores = np.array([self.score(key) for key in candidate_keys], np.float32)
+        return {"scores": scores[None]} | self.receipt()
+
+    def recommend(self, excluded_keys: Any, now_s: int, top_k: int) -> dict[str, Any]:
+        assert not set(excluded_keys.tolist()) - set(self.server.keys)
+        answer = self.answer
+        best = sorted(
+            (key for key, row in self.server.rows.items() if row in answer.candidate_rows), key=self.score, reverse=True
+        )[self.server.skipped :][:top_k]
+        scores = np.array([self.score(key) for key in best], np.float32)
+        return {"recommended_keys": np.array([best]), "recommended_scores": scores[None]} | self.receipt()
+
+    def leave(self) -> None:
+        self.server.left += 1
+
+    @property
+    def answer(self) -> GoldenCase:
+        """Of the history that was fed."""
+        keys = [self.server.key_of(row) for row in range(33)]
+        return next(
+            answer
+            for answer in self.server.answers
+            if [keys[row] for row in answer.history.item_rows.tolist()] == self.items
+        )
+
+    def score(self, key: int) -> float:
+        answer = self.answer
+        place = answer.candidate_rows.tolist().index(self.server.rows[key])
+        return float(answer.scores[place]) + self.server.error
+
+    def receipt(self) -> dict[str, Any]:
+        count = self.count + self.server.miscounted
+        return {
+            "event_count": np.array([[count]]),
+            "model_fingerprint": np.array([[self.server.fingerprint.encode()]], object),
+        }
+
+
+class FakeServer:
+    """Stands for `Endpoints`."""
+
+    def __init__(self, repository: Path) -> None:
+        vocabulary = Vocabulary.load(repository / "vocabulary.npz")
+        self.keys = vocabulary.item_keys.tolist()
+        self.rows = {key: row for row, key in enumerate(self.keys, 1)}
+        self.answers = load(repository / FILE_NAME)
+        self.fingerprint = ServingSettings.load(repository).fingerprint
+        self.unready = ""
+        self.error = 0.0
+        self.miscounted = self.skipped = self.left = 0
+        self.sessions: list[bool] = []
+
+    def __call__(self, url: str) -> FakeServer:
+        return self
+
+    def check_ready(self) -> None:
+        if self.unready:
+            raise ServerError(self.unready)
+
+    def visitor(self, *, session: bool) -> FakeVisitor:
+        self.sessions.append(session)
+        return FakeVisitor(self)
+
+    def key_of(self, row: int) -> int:
+        return self.keys[row - 1] if 1 <= row <= len(self.keys) else 0
+
+    def close(self) -> None: ...
+
+
+@pytest.fixture
+def server(built: Path, monkeypatch: pytest.MonkeyPatch) -> FakeServer:
+    server = FakeServer(built)
+    monkeypatch.setattr(module, "Endpoints", server)
+    return server
+
+
+def verified(built: Path, **options: Any) -> Finding:
+    (finding,) = verify_served(built, "grpc://there:1", **{"clock": lambda: NOW, **options})
+    return finding
+
+
+def test_a_server_that_answers_as_pytorch_did(built: Path, server: FakeServer) -> None:
+    assert verified(built) == ok(
+        "12 histories are answered through grpc://there:1 as by PyTorch (max |diff| 0, bound 0.0001)",
+    )
+    assert server.left == 12
+    assert server.sessions == [False] * 12
+
+
+def test_what_asks_about_the_future_is_left_out(built: Path, server: FakeServer) -> None:
+    """A server refuses times that its clock has not reached; some stored questions are asked ten years later."""
+    latest = sorted(answer.now_s for answer in server.answers)[9]
+    finding = verified(built, clock=lambda: latest)
+    assert finding.status is Status.OK
+    assert finding.text.startswith("10 histories are answered")
+    assert finding.text.endswith("; 2 that ask about the future were left out")
+
+
+def test_nothing_to_ask_is_not_ok(built: Path, server: FakeServer) -> None:
+    finding = verified(built, clock=lambda: 0)
+    assert (finding.status, finding.text.partition(" through")[0]) == (Status.NOT_OK, "0 histories are answered")
+
+
+@pytest.mark.parametrize(("atol", "status"), [(None, Status.NOT_OK), (0.02, Status.OK)])
+def test_scores_over_the_bound(built: Path, server: FakeServer, atol: float | None, status: Status) -> None:
+    server.error = 0.01
+    finding = verified(built, atol=atol)
+    assert finding.status is status
+    if status is Status.NOT_OK:
+        assert finding.text.startswith("the server drifts from PyTorch: served ")
+        assert "max |diff| 0.01 > 0.0001 at sample history" in finding.text
+
+
+def test_a_best_item_that_is_not_recommended(built: Path, server: FakeServer) -> None:
+    server.skipped = 1
+    assert "missed recommendations max |diff|" in verified(built).text
+
+
+def test_a_server_of_another_model(built: Path, server: FakeServer) -> None:
+    mine, server.fingerprint = server.fingerprint, "f" * 32
+    finding = verified(built)
+    assert finding == failed(
+        f"the server has model {'f' * 32} and the repository {mine}; restart the server on this repository",
+    )
+    assert server.left == 1  # the user is forgotten all the same
+
+
+def test_a_server_that_counts_otherwise(built: Path, server: FakeServer) -> None:
+    server.miscounted = 1
+    count = len(server.answers[0].history)
+    assert verified(built).text == (
+        f"the server counted {count + 1} events of {count}; see the server's log, "
+        "and build the repository again if it is not damaged"
+    )
+
+
+def test_a_server_that_is_not_ready(built: Path, server: FakeServer) -> None:
+    server.unready = "not now"
+    assert verified(built) == failed("not now")
+
+
+def test_a_session_is_asked_where_the_build_keeps_sessions(built: Path, server: FakeServer) -> None:
+    settings = ServingSettings.load(built)
+    replay = ServedReplay(settings=settings, vocabulary=Vocabulary.load(built / "vocabulary.npz"), session=True)
+    replay.compare(server, server.answers[0], "here", Comparator())  # type: ignore[arg-type]
+    assert server.sessions == [True]
+
+
+def test_half_precision_may_differ_by_its_own_bound_too(built: Path) -> None:
+    manifest = Manifest.load(built)
+    assert bound_of(manifest) == 1e-4
+    assert bound_of(replace(manifest, quality={"spread": 2.0})) == pytest.approx(1e-4 + 2 * QualityBounds().score)
+
+
+def test_an_unknown_key_is_none_of_the_known_ones() -> None:
+    assert unknown_key(np.array([0, 1, 2, 4])) == 3
+    assert unknown_key(np.empty(0, np.int64)) == 0
+    key = unknown_key(np.array([b"a"]))
+    assert isinstance(key, bytes)
+    assert key.startswith(b"hytrec-verify-")

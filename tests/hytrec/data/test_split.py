@@ -1,0 +1,111 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hytrec.data.histories import Histories
+from hytrec.data.split import Evaluation, Part, evaluation, training
+
+ITEMS = 6
+
+
+def log(*users: list[int]) -> Histories:
+    """Users by their item rows; event e of the log happens at time e + 1."""
+    flat = np.array([item for user in users for item in user], dtype=np.int64)
+    return Histories(
+        user_keys=np.arange(len(users)),
+        offsets=np.cumsum([0, *map(len, users)]),
+        item_rows=flat,
+        behavior_rows=flat % 2,
+        times=np.arange(flat.size) + 1,
+    )
+
+
+def inputs(part: Evaluation) -> list[list[int]]:
+    return [part.history(index).item_rows.tolist() for index in range(len(part))]
+
+
+LOG = log([1, 2, 3, 4], [5], [6, 5], [2, 4, 6])
+
+
+def test_the_last_event_is_the_test_and_the_one_before_the_validation() -> None:
+    test, validation = (evaluation(LOG, part, items=ITEMS) for part in (Part.TEST, Part.VALIDATION))
+    assert (test.targets.tolist(), inputs(test)) == ([4, 6], [[1, 2, 3], [2, 4]])
+    assert (validation.targets.tolist(), inputs(validation)) == ([3, 4], [[1, 2], [2]])
+    assert (test.now.tolist(), validation.now.tolist()) == ([4, 10], [3, 9])
+    assert test.users.tolist() == [0, 3]
+
+
+def test_every_field_of_the_history_ends_before_the_target() -> None:
+    history = evaluation(LOG, Part.TEST, items=ITEMS).history(1)
+    assert (history.behavior_rows.tolist(), history.times.tolist()) == ([0, 0], [8, 9])
+
+
+def test_training_is_the_rest_and_short_histories_are_training_only() -> None:
+    rest = training(LOG)
+    assert [history.item_rows.tolist() for history in rest] == [[1, 2], [5], [6, 5], [2]]
+    assert [history.times.tolist() for history in rest] == [[1, 2], [5], [6, 7], [8]]
+    assert [history.behavior_rows.tolist() for history in rest] == [[1, 0], [1], [0, 1], [0]]
+    test = evaluation(LOG, Part.TEST, items=ITEMS)
+    assert (test.short_users, test.unanswerable_users) == (2, 0)
+
+
+def test_seen_items_are_those_of_the_history_each_once() -> None:
+    part = evaluation(log([3, 1, 3, 2, 5]), Part.TEST, items=ITEMS)
+    assert part.seen(0).tolist() == [1, 2, 3]
+
+
+def test_a_repeated_item_cannot_be_asked_for_unless_repeats_are_allowed() -> None:
+    repeats = log([1, 2, 1], [1, 2, 3])
+    removed = evaluation(repeats, Part.TEST, items=ITEMS)
+    assert (removed.users.tolist(), removed.unanswerable_users) == ([1], 1)
+    allowed = evaluation(repeats, Part.TEST, items=ITEMS, allow_repeats=True)
+    assert (allowed.targets.tolist(), allowed.unanswerable_users) == ([1, 3], 0)
+    assert allowed.seen(0).tolist() == []
+
+
+@pytest.mark.parametrize("allow_repeats", [False, True])
+def test_an_unknown_item_cannot_be_asked_for(allow_repeats: bool) -> None:
+    part = evaluation(log([1, 2, ITEMS + 1], [1, 2, 3]), Part.TEST, items=ITEMS, allow_repeats=allow_repeats)
+    assert (part.users.tolist(), part.unanswerable_users) == ([1], 1)
+
+
+def test_nobody_to_evaluate_is_an_empty_part() -> None:
+    part = evaluation(log([1], [2, 3]), Part.TEST, items=ITEMS)
+    assert len(part) == 0
+    assert list(part.batches()) == []
+
+
+@pytest.mark.parametrize("size", [1, 2, 5])
+def test_batches_hold_every_user_once_in_order(size: int) -> None:
+    part = evaluation(log([1, 2, 3], [1, 2, 3, 4, 5], [4, 4, 6]), Part.TEST, items=ITEMS)
+    batches = list(part.batches(size))
+    assert [history.item_rows.tolist() for batch in batches for history in batch.histories] == inputs(part)
+    assert np.concatenate([batch.targets for batch in batches]).tolist() == part.targets.tolist()
+    assert np.concatenate([batch.now for batch in batches]).tolist() == part.now.tolist()
+    seen = [[row for row in line if row] for batch in batches for line in batch.seen.tolist()]
+    assert seen == [[1, 2], [1, 2, 3, 4], [4]]
+
+
+def test_no_seen_items_make_an_empty_axis() -> None:
+    part = evaluation(LOG, Part.TEST, items=ITEMS, allow_repeats=True)
+    assert next(part.batches()).seen.shape == (2, 0)
+
+
+@given(st.lists(st.lists(st.integers(1, ITEMS), min_size=1, max_size=6), min_size=1, max_size=6))
+def test_training_validation_and_test_never_share_an_event(users: list[list[int]]) -> None:
+    whole = log(*users)
+    known = set(training(whole).times.tolist())
+    parts = [set(evaluation(whole, part, items=ITEMS, allow_repeats=True).now.tolist()) for part in Part]
+    assert sum(map(len, parts), len(known)) == whole.times.size
+    assert known.union(*parts) == set(whole.times.tolist())
+    for part in Part:
+        found = evaluation(whole, part, items=ITEMS, allow_repeats=True)
+        assert all(found.history(index).times[-1] < found.now[index] for index in range(len(found)))
+
+
+@pytest.mark.parametrize(("users", "expected"), [(2, [0, 9]), (4, [0, 3, 6, 9]), (50, list(range(10)))])
+def test_thinned_keeps_evenly_spaced_users(users: int, expected: list[int]) -> None:
+    part = evaluation(log(*[[1, 2, 3]] * 10), Part.TEST, items=ITEMS).thinned(users)
+    assert part.users.tolist() == expected
+    assert part.now.tolist() == [3 * user + 3 for user in expected]

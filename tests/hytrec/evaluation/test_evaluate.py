@@ -1,0 +1,74 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from hytrec.data.histories import Histories
+from hytrec.data.split import Evaluation, Part, evaluation
+from hytrec.evaluation.evaluate import RERANKER, RETRIEVER, evaluate, in_order, padded, weigh_reranker
+from hytrec.modeling.model import HyTRec
+
+
+@pytest.fixture
+def test_part(log: Histories) -> Evaluation:
+    return evaluation(log, Part.TEST, items=30)
+
+
+def plain_ranks(model: HyTRec, part: Evaluation, *, rerank: bool) -> list[int]:
+    """Rank of every user's target, one user at a time."""
+    ranks = []
+    for index in range(len(part)):
+        history = part.history(index)
+        batch = padded([history])
+        state, memory = model.encode(model.empty_state(1), batch.item_rows, batch.behavior_rows, batch.times)
+        window = (state.window_items, state.window_behaviors, state.window_times)
+        now = torch.tensor([[part.now[index]]])
+        reading = model.read(memory, *window, state.long_vector, state.last_time, now)
+        allowed = sorted(set(range(1, 31)) - set(history.item_rows.tolist()))
+        rows = torch.tensor([allowed])
+        scores = model.rerank(reading, rows)[0] if rerank else model.retrieve_scores(reading.user)[0, allowed]
+        ranks.append(int((scores > scores[allowed.index(part.targets[index])]).sum()))
+    return ranks
+
+
+@pytest.mark.parametrize("rerank", [False, True])
+def test_metrics_are_those_of_users_taken_one_by_one(model: HyTRec, test_part: Evaluation, rerank: bool) -> None:
+    ranks = plain_ranks(model, test_part, rerank=rerank)
+    measured = evaluate(model, test_part, ks=(3, 10))[RERANKER if rerank else RETRIEVER]
+    for k in (3, 10):
+        assert measured[f"hr@{k}"] == pytest.approx(np.mean([rank < k for rank in ranks]))
+        gains = [1 / math.log2(rank + 2) if rank < k else 0 for rank in ranks]
+        assert measured[f"ndcg@{k}"] == pytest.approx(np.mean(gains))
+    assert ("auc" in measured) == (not rerank)
+
+
+def test_progress_counts_every_user_and_training_mode_is_kept(model: HyTRec, test_part: Evaluation) -> None:
+    done: list[int] = []
+    model.train()
+    result = evaluate(model, test_part, rerank=False, progress=done.append)
+    assert sum(done) == len(test_part)
+    assert model.training
+    assert list(result) == [RETRIEVER]
+
+
+def test_empty_places_stay_last_and_equal_scores_keep_their_order() -> None:
+    rows, scores = torch.tensor([[4, 0, 7, 9]]), torch.tensor([[1.0, 9.0, 1.0, 2.0]])
+    assert in_order(rows, scores).tolist() == [[9, 4, 7, 0]]
+
+
+def test_a_weighed_reranker_is_never_below_the_retriever(model: HyTRec, log: Histories) -> None:
+    validation = evaluation(log, Part.VALIDATION, items=30)
+    weight = weigh_reranker(model, validation)
+    measured = evaluate(model, validation, ks=(10,))
+    assert 0 <= weight <= 1
+    assert measured[RERANKER]["ndcg@10"] >= measured[RETRIEVER]["ndcg@10"]
+
+
+def test_weighing_scales_the_correction(model: HyTRec, log: Histories, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hytrec.evaluation.evaluate.RERANK_WEIGHTS", (0.25,))
+    before = model.reranker.score.weight.clone()
+    assert weigh_reranker(model, evaluation(log, Part.VALIDATION, items=30)) == 0.25
+    torch.testing.assert_close(model.reranker.score.weight, before / 4)

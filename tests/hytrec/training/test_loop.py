@@ -1,0 +1,239 @@
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from hytrec.config import ModelConfig
+from hytrec.data.histories import Histories
+from hytrec.data.sampling import TrainingBatch, training_batches
+from hytrec.data.split import Part, training
+from hytrec.data.vocabulary import Vocabulary
+from hytrec.errors import DataError, RunError, TrainingError
+from hytrec.evaluation.evaluate import padded
+from hytrec.modeling.delta_rule import chunked
+from hytrec.modeling.model import HyTRec
+from hytrec.run_folder import load_run
+from hytrec.training.loop import Epoch, Silent, Trained, train
+from hytrec.training.losses import encode_batch, read_positions
+from hytrec.training.options import TrainingOptions
+from hytrec.training.trainer import StepLoss, Trainer
+
+
+class KilledError(Exception):
+    """Stands for kill -9 between two steps."""
+
+
+class KilledIn(Silent):
+    def __init__(self, epoch: int) -> None:
+        self.last = epoch
+
+    def step(self, epoch: int, loss: StepLoss, events_per_s: float) -> None:
+        if epoch == self.last:
+            raise KilledError
+
+
+class Lines(Silent):
+    def __init__(self) -> None:
+        self.epochs: list[Epoch] = []
+
+    def epoch(self, epoch: Epoch) -> None:
+        self.epochs.append(epoch)
+
+
+def batches(log: Histories, options: TrainingOptions, seed: int = 0) -> Iterator[TrainingBatch]:
+    return training_batches(
+        training(log),
+        items=30,
+        max_history=options.max_history,
+        batch_events=options.batch_events,
+        positions=options.positions,
+        unknown_rate=0.1,
+        random=np.random.default_rng(seed),
+    )
+
+
+def test_the_training_path_is_the_exported_path(model: HyTRec, log: Histories, options: TrainingOptions) -> None:
+    compared = 0
+    for batch in batches(log, options):
+        reading = read_positions(model, batch, encode_batch(model, batch), batch.positions)
+        rows = iter(zip(reading.user, reading.memory, strict=True))
+        for row in range(batch.times.shape[0]):
+            for position in batch.positions[row].tolist():
+                cut = slice(0, position + 1)
+                state, last_memory = model.encode(
+                    model.empty_state(1),
+                    batch.item_rows[row : row + 1, cut],
+                    batch.behavior_rows[row : row + 1, cut],
+                    batch.times[row : row + 1, cut],
+                    chunked,
+                )
+                now = batch.next_times[row, position].view(1, 1)
+                window = (state.window_items, state.window_behaviors, state.window_times)
+                exported = model.read(last_memory, *window, state.long_vector, state.last_time, now)
+                user, memory = next(rows)
+                torch.testing.assert_close(user, exported.user[0], atol=1e-5, rtol=0)
+                torch.testing.assert_close(memory, exported.memory[0], atol=1e-5, rtol=0)
+                compared += 1
+    assert compared > 60
+
+
+def test_a_resumed_training_equals_an_uninterrupted_one(
+    trained: tuple[Path, Trained],
+    log: Histories,
+    vocabulary: Vocabulary,
+    config: ModelConfig,
+    options: TrainingOptions,
+    tmp_path: Path,
+) -> None:
+    with pytest.raises(KilledError):
+        train(log, vocabulary, output=tmp_path, config=config, options=options, observer=KilledIn(2))
+    lines = Lines()
+    resumed = train(log, vocabulary, output=tmp_path, config=config, options=options, resume=True, observer=lines)
+    assert [epoch.number for epoch in lines.epochs] == [2, 3]
+    whole = trained[1]
+    assert resumed.metrics == whole.metrics
+    for name, weights in whole.model.state_dict().items():
+        assert torch.equal(resumed.model.state_dict()[name], weights), name
+    assert load_run(tmp_path).fingerprint == load_run(trained[0]).fingerprint
+
+
+def test_another_seed_gives_another_model(
+    trained: tuple[Path, Trained],
+    log: Histories,
+    vocabulary: Vocabulary,
+    config: ModelConfig,
+    options: TrainingOptions,
+    tmp_path: Path,
+) -> None:
+    other = train(log, vocabulary, output=tmp_path, config=config, options=replace(options, seed=1, epochs=1))
+    assert not torch.equal(other.model.item_table.weight, trained[1].model.item_table.weight)
+
+
+def test_losses_fall(trained: tuple[Path, Trained]) -> None:
+    first, *_, last = trained[1].epochs
+    assert last.long < first.long
+    assert last.user < first.user
+
+
+def test_the_run_folder_is_whole(trained: tuple[Path, Trained], log: Histories) -> None:
+    output, result = trained
+    run = load_run(output)
+    assert run.training["epochs"] == 4
+    assert run.training["options"]["batch_events"] == 128
+    metrics = json.loads((output / "metrics.json").read_text())
+    assert metrics["test"] == result.metrics[Part.TEST]
+    assert len(metrics["epochs"]) == 4
+    half_lives = json.loads((output / "memory.json").read_text())["half_life_events"]
+    assert np.shape(half_lives) == (3, 2)
+    assert (np.array(half_lives) > 0).all()
+    assert max(map(len, run.samples)) == log.lengths.max()
+    assert len(run.samples) == len(log)
+
+
+def test_the_minutes_end_a_training_within_an_epoch(
+    log: Histories, vocabulary: Vocabulary, config: ModelConfig, options: TrainingOptions, tmp_path: Path
+) -> None:
+    result = train(log, vocabulary, output=tmp_path, config=config, options=replace(options, max_minutes=1e-6))
+    assert len(result.epochs) == 1
+    assert load_run(tmp_path).training["epochs"] == 1
+
+
+def test_patience_ends_a_training(
+    log: Histories, vocabulary: Vocabulary, config: ModelConfig, options: TrainingOptions, tmp_path: Path
+) -> None:
+    still = replace(options, epochs=20, patience=1, learning_rate=1e-9)
+    result = train(log, vocabulary, output=tmp_path, config=config, options=still)
+    assert 2 <= len(result.epochs) < 20
+
+
+def test_a_second_training_in_the_same_folder_is_refused(
+    trained: tuple[Path, Trained], log: Histories, vocabulary: Vocabulary, config: ModelConfig, options: TrainingOptions
+) -> None:
+    with pytest.raises(RunError, match=r"holds a training already; go on with --resume, or give another --output"):
+        train(log, vocabulary, output=trained[0], config=config, options=options)
+
+
+@pytest.mark.parametrize(
+    ("model_change", "option_change", "named"),
+    [
+        ({"window": 7}, {}, "window 6, not 7"),
+        ({}, {"learning_rate": 0.5}, "learning_rate 0.01, not 0.5"),
+    ],
+)
+def test_resuming_with_something_else_is_refused(
+    model_change: dict[str, Any],
+    option_change: dict[str, Any],
+    named: str,
+    trained: tuple[Path, Trained],
+    log: Histories,
+    vocabulary: Vocabulary,
+    config: ModelConfig,
+    options: TrainingOptions,
+) -> None:
+    with pytest.raises(RunError, match=f"was made with {named}; resume with the same, or give another --output"):
+        train(
+            log,
+            vocabulary,
+            output=trained[0],
+            config=replace(config, **model_change),
+            options=replace(options, **option_change),
+            resume=True,
+        )
+
+
+def test_resuming_with_another_vocabulary_is_refused(
+    trained: tuple[Path, Trained], log: Histories, config: ModelConfig, options: TrainingOptions
+) -> None:
+    other = Vocabulary(np.arange(30), [b"view", b"buy"])
+    with pytest.raises(RunError, match="was made with another vocabulary; resume with the same"):
+        train(log, other, output=trained[0], config=config, options=options, resume=True)
+
+
+def test_a_damaged_checkpoint_is_told(
+    trained: tuple[Path, Trained],
+    log: Histories,
+    vocabulary: Vocabulary,
+    config: ModelConfig,
+    options: TrainingOptions,
+    tmp_path: Path,
+) -> None:
+    shutil.copytree(trained[0], tmp_path / "run")
+    file = tmp_path / "run" / "training.pt"
+    file.write_bytes(file.read_bytes()[:1000])
+    with pytest.raises(RunError, match=r"training.pt is damaged \(.+\); remove it and train again"):
+        train(log, vocabulary, output=tmp_path / "run", config=config, options=options, resume=True)
+
+
+def test_a_diverged_loss_is_told(
+    log: Histories,
+    vocabulary: Vocabulary,
+    config: ModelConfig,
+    options: TrainingOptions,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    nan = StepLoss(long=float("nan"), user=1.0, rerank=1.0, events=5, users=1)
+    monkeypatch.setattr(Trainer, "epoch", lambda *_, **__: iter([nan]))
+    with pytest.raises(TrainingError, match=r"the loss is nan in epoch 0; lower --learning-rate \(it is 0.01\)"):
+        train(log, vocabulary, output=tmp_path, config=config, options=options)
+
+
+def test_a_log_of_short_histories_is_refused(vocabulary: Vocabulary, config: ModelConfig, tmp_path: Path) -> None:
+    rows = np.array([1, 2, 3, 4])
+    short = Histories(
+        user_keys=np.arange(2), offsets=np.array([0, 2, 4]), item_rows=rows, behavior_rows=rows * 0, times=rows + 9
+    )
+    with pytest.raises(DataError, match="none of 2 users can be trained on and validated with; give a log in which"):
+        train(short, vocabulary, output=tmp_path, config=config)
+
+
+def test_the_padded_batch_of_no_events_has_one_step() -> None:
+    assert padded([]).times.shape == (0, 1)
