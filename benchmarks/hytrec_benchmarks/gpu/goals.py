@@ -1,0 +1,127 @@
+"""What a run on a card is held against."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from hytrec_benchmarks.fixtures.bounds import Bound, Relation
+from hytrec_benchmarks.gpu.results import find
+from hytrec_export.verification.quality.bounds import QualityBounds
+
+Records = Sequence[Mapping[str, Any]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Goal:
+    """One goal.
+
+    Args:
+        text: for the table.
+        measured: of a run's records; None where it was not measured.
+    """
+
+    text: str
+    bound: Bound
+    measured: Callable[[list[dict[str, Any]]], float | None]
+
+
+def _least(figure: str, **of: Any) -> Callable[[list[dict[str, Any]]], float | None]:
+    return lambda records: min(find(records, figure, **of), default=None)
+
+
+def _most(figure: str, **of: Any) -> Callable[[list[dict[str, Any]]], float | None]:
+    return lambda records: max(find(records, figure, **of), default=None)
+
+
+def _append_spread(records: list[dict[str, Any]]) -> float | None:
+    """Largest over smallest time of one event, over the lengths of history, less one; of the mode with the least."""
+    spreads = []
+    for precision in ("float32", "mixed-float16"):
+        for mode in ("cuda-graph", "eager"):
+            times = find(records, "append_after_ms", precision=precision, mode=mode)
+            if times:
+                spreads.append(max(times) / min(times) - 1)
+                break
+    return max(spreads, default=None)
+
+
+def _over_softmax(records: list[dict[str, Any]]) -> float | None:
+    """Softmax's time over ours after 10,000 events, the best mode and precision of both."""
+    theirs = min(find(records, "softmax_rank_ms", history=10_000, batch=1), default=None)
+    ours = min(find(records, "hytrec_rank_ms", history=10_000, batch=1), default=None)
+    return None if theirs is None or ours is None else theirs / ours
+
+
+_BOUNDS = QualityBounds()
+_FLOAT32 = {"precision": "float32", "runtime": "pytorch"}
+_MIXED = {"precision": "mixed-float16", "runtime": "pytorch"}
+
+GOALS = (
+    Goal(
+        text="float32 state against float64, of the largest number",
+        bound=Bound(Relation.AT_MOST, 1e-4),
+        measured=_most("worst_state_max_rel_diff", **_FLOAT32),
+    ),
+    Goal(
+        text="float32 scores against float64",
+        bound=Bound(Relation.AT_MOST, 1e-4),
+        measured=_most("worst_score_max_abs_diff", **_FLOAT32),
+    ),
+    Goal(
+        text="mixed float16 scores, over their spread",
+        bound=Bound(Relation.AT_MOST, _BOUNDS.score),
+        measured=_most("worst_score_max_diff_over_spread", **_MIXED),
+    ),
+    Goal(
+        text="numbers of a state that padding changes",
+        bound=Bound(Relation.EXACTLY, 0),
+        measured=_most("padding_changed_numbers"),
+    ),
+    Goal(
+        text="numbers of a state that batch-mates change",
+        bound=Bound(Relation.EXACTLY, 0),
+        measured=_most("batch_mates_changed_numbers"),
+    ),
+    Goal(
+        text="float32 streaming against whole, of the largest number",
+        bound=Bound(Relation.AT_MOST, 1e-4),
+        measured=_most("stream_state_max_rel_diff", precision="float32"),
+    ),
+    Goal(
+        text="10,000 events at batch 1, ms",
+        bound=Bound(Relation.AT_MOST, 1.5),
+        measured=_least("encode_ms", events=10_000, batch=1),
+    ),
+    Goal(
+        text="events a second at batch 64",
+        bound=Bound(Relation.AT_LEAST, 5e6),
+        measured=_most("encode_events_per_s", batch=64),
+    ),
+    Goal(
+        text="one event and 500 candidates by CUDA graph, ms",
+        bound=Bound(Relation.AT_MOST, 0.2),
+        measured=_least("append_and_rank_ms", batch=1, mode="cuda-graph"),
+    ),
+    Goal(
+        text="one event after any history: largest time over smallest, less one",
+        bound=Bound(Relation.AT_MOST, 0.05),
+        measured=_append_spread,
+    ),
+    Goal(
+        text="rate of a ranking after 10,000 events over softmax attention's",
+        bound=Bound(Relation.AT_LEAST, 20),
+        measured=_over_softmax,
+    ),
+)
+
+
+def held_against(records: list[dict[str, Any]]) -> list[tuple[str, str, str, str]]:
+    """Goal, bound, measured, verdict: one row each."""
+    rows = []
+    for goal in GOALS:
+        value = goal.measured(records)
+        verdict = "not measured" if value is None else "holds" if goal.bound.holds(value) else "**missed**"
+        rows.append((goal.text, str(goal.bound), "" if value is None else f"{value:.4g}", verdict))
+    return rows

@@ -1,0 +1,164 @@
+"""The exported graphs where a runtime for them is found: onnxruntime on CUDA, TensorRT, TensorRT for RTX, Triton."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hytrec.signature import (
+    CANDIDATE_ROWS,
+    ENCODER,
+    EXCLUDED_ROWS,
+    GRAPHS,
+    LAST_MEMORY,
+    NOW,
+    RAW_SCORES,
+    RERANKER,
+    RETRIEVED_ROWS,
+    RETRIEVER,
+    STATE,
+    next_name,
+)
+from hytrec_benchmarks.gpu.bundle import Arrays, Bundle, Case
+from hytrec_benchmarks.gpu.device import Device
+from hytrec_benchmarks.gpu.model_steps import event_arrays
+from hytrec_benchmarks.gpu.parity_checks import differences
+from hytrec_benchmarks.gpu.results import Result
+from hytrec_export.options import BuildOptions, EngineOptions, Lowering, Precision, Target
+from hytrec_export.plan import resolve_plan
+from hytrec_export.runtime.model_chain import empty_state
+from hytrec_export.runtime.runners import Runner
+
+QUICK_EVENTS = 200
+
+
+def onnxruntime_parity(bundle: Bundle, device: Device, *, quick: bool) -> Iterator[Result]:
+    """Every set of graphs through onnxruntime on the device: outputs and time of a call."""
+    if find_spec("onnxruntime") is None:
+        yield Result(figure="worst_state_max_rel_diff", value=None, of={"runtime": "onnxruntime"}, note="not installed")
+        return
+    import onnxruntime  # noqa: PLC0415  only where it is found
+
+    provider = "CUDAExecutionProvider" if device.is_cuda else "CPUExecutionProvider"
+    of = {"runtime": f"onnxruntime {onnxruntime.__version__} {provider}"}
+    if provider not in onnxruntime.get_available_providers():
+        yield Result(figure="worst_state_max_rel_diff", value=None, of=of, note=f"this onnxruntime has no {provider}")
+        return
+    options: dict[str, str] = {"use_tf32": "0"} if device.is_cuda else {}
+    for name, folder in bundle.graphs().items():
+        runners = {
+            model.name: _Session(
+                onnxruntime.InferenceSession(folder / f"{model.name}.onnx", providers=[(provider, options)])
+            )
+            for model in GRAPHS
+        }
+        labels = {**of, "graphs": name}
+        used = {runner.provider for runner in runners.values()}
+        if used != {provider}:
+            yield Result(figure="worst_state_max_rel_diff", value=None, of=labels, note=f"it fell back to {used}")
+            continue
+        yield from compare_runners(runners, bundle, labels, quick=quick)
+
+
+class _Session:
+    def __init__(self, session: Any) -> None:
+        self._session = session
+        self.provider = session.get_providers()[0]
+
+    def infer(self, feed: Mapping[str, Any]) -> Arrays:
+        names = [output.name for output in self._session.get_outputs()]
+        return dict(zip(names, self._session.run(None, dict(feed)), strict=True))
+
+
+def engines(bundle: Bundle, device: Device, *, quick: bool) -> Iterator[Result]:
+    """Engines compiled here from the chunked graphs and run: real TensorRT, and TensorRT for RTX."""
+    for target in (Target.TENSORRT, Target.TENSORRT_RTX):
+        yield from _engines_of(target, bundle, device, quick=quick)
+
+
+def _engines_of(target: Target, bundle: Bundle, device: Device, *, quick: bool) -> Iterator[Result]:
+    from hytrec_export.exporters.tensorrt.package import MODULES  # noqa: PLC0415
+
+    of = {"runtime": MODULES[target]}
+    if not device.is_cuda or find_spec(MODULES[target]) is None:
+        why = "needs a GPU" if not device.is_cuda else "not installed"
+        yield Result(figure="worst_state_max_rel_diff", value=None, of=of, note=why)
+        return
+    import torch  # noqa: PLC0415  the others of this module do without
+
+    from hytrec_export.exporters.tensorrt import build_engines  # noqa: PLC0415  only where the compiler is found
+    from hytrec_export.exporters.tensorrt.package import load_tensorrt  # noqa: PLC0415
+    from hytrec_export.exporters.tensorrt.runner import TensorRTRunner  # noqa: PLC0415
+
+    capability = "sm{}{}".format(*torch.cuda.get_device_capability(device.torch_device))
+    named = EngineOptions(compute_capability=capability if target is Target.TENSORRT_RTX else None)
+    tensorrt = load_tensorrt(target)
+    for precision in (Precision.FLOAT32, Precision.MIXED):
+        graphs = bundle.graphs()[f"{Lowering.CHUNKED.value}-{precision.value}"]
+        options = BuildOptions(run=bundle.folder, target=target, fp16=precision is Precision.MIXED, engine=named)
+        with tempfile.TemporaryDirectory() as staging, ExitStack() as stack:
+            records = build_engines(
+                {model.name: graphs / f"{model.name}.onnx" for model in GRAPHS},
+                Path(staging),
+                plan=resolve_plan(options, gpus=lambda: 1),
+                settings=bundle.settings(),
+                timing_cache=Path(staging) / "timing.cache",
+            )
+            runners: dict[str, Any] = {
+                name: stack.enter_context(TensorRTRunner(tensorrt, record.path)) for name, record in records.items()
+            }
+            labels = {"runtime": f"{MODULES[target]} {tensorrt.version}", "precision": precision.value}
+            yield from compare_runners(runners, bundle, labels, quick=quick)
+
+
+def compare_runners(
+    runners: Mapping[str, Any], bundle: Bundle, of: Mapping[str, Any], *, quick: bool
+) -> Iterator[Result]:
+    """Encoder, retriever and reranker of another runtime against every case; the worst of each kind."""
+    worst: dict[str, float] = {}
+    for case in bundle.cases:
+        if quick and len(case) > QUICK_EVENTS:
+            continue
+        for figure, value in _differences(runners, bundle, case).items():
+            pick = min if "overlap" in figure else max
+            worst[figure] = pick(worst.get(figure, value), value)
+    for figure, value in worst.items():
+        yield Result(figure=f"worst_{figure}", value=value, of=dict(of))
+
+
+def _differences(runners: Mapping[str, Runner], bundle: Bundle, case: Case) -> dict[str, float]:
+    encoded = runners[ENCODER.name].infer(empty_state(bundle.config.sizes(), 1) | event_arrays([case]))
+    state = {tensor.name: encoded[next_name(tensor.name)] for tensor in STATE}
+    user = state | {LAST_MEMORY.name: encoded[LAST_MEMORY.name], NOW.name: np.array([[case.now_s]], np.int64)}
+    rows = _read(runners, RETRIEVER.name, user | {EXCLUDED_ROWS.name: np.zeros((1, 0), np.int64)})
+    scores = _read(runners, RERANKER.name, user | {CANDIDATE_ROWS.name: case.candidate_rows[None]})
+    return differences(case, state=state, rows=rows[RETRIEVED_ROWS.name][0], scores=scores[RAW_SCORES.name][0])
+
+
+def _read(runners: Mapping[str, Runner], name: str, user: Arrays) -> Arrays:
+    names = {RETRIEVER.name: RETRIEVER, RERANKER.name: RERANKER}[name].input_names()
+    return runners[name].infer({tensor: user[tensor] for tensor in names})
+
+
+def triton(bundle: Bundle, device: Device, *, quick: bool) -> Iterator[Result]:
+    """Which tritonserver there is. Serving needs the project's environment: `verify --served` proves it there."""
+    del bundle, device, quick
+    program = shutil.which("tritonserver") or "/opt/tritonserver/bin/tritonserver"
+    if not Path(program).exists():
+        yield Result(figure="tritonserver_found", value=0, note="no tritonserver on this machine")
+        return
+    done = subprocess.run([program, "--help"], capture_output=True, text=True, timeout=60, check=False)
+    yield Result(
+        figure="tritonserver_found",
+        value=1,
+        of={"program": program, "starts": done.returncode in {0, 1}},
+        note="to prove it: hytrec-export build, serve in this image, hytrec-export verify --served",
+    )
