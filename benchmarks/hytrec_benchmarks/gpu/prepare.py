@@ -17,7 +17,7 @@ from hytrec.modeling.model import HyTRec
 from hytrec.run_folder import CONFIG_FILE as RUN_CONFIG_FILE
 from hytrec.run_folder import Run, load_run
 from hytrec.signature import EXCLUDED_ROWS, NOW, RETRIEVER
-from hytrec_benchmarks.fixtures.movielens import LOG_FILE, fetch_movielens
+from hytrec_benchmarks.fixtures.movielens import fetch_movielens
 from hytrec_benchmarks.fixtures.reference_models import in_float64, oracle, whole
 from hytrec_benchmarks.fixtures.training import train_briefly
 from hytrec_benchmarks.gpu.bundle import (
@@ -60,8 +60,8 @@ Name the Python and the versions of the machine; what is already there need not 
     $fetch tensorrt-rtx-cu13-libs tensorrt-rtx-cu13-bindings tensorrt-rtx-cu13             # TensorRT for RTX
     for wheel in wheels/*.whl; do split --bytes=60M --numeric-suffixes "$wheel" "$wheel.part-"; done
 
-On the GPU machine: `cat` each wheel's parts together, `pip install --no-index --no-deps --target site wheels/*.whl`, and
-put it on PYTHONPATH. TensorRT itself comes from NVIDIA's own index, pypi.nvidia.com, or with NVIDIA's containers.
+On the GPU machine: join each wheel's parts, `pip install --no-index --no-deps --target site wheels/*.whl`, and
+put that on PYTHONPATH. TensorRT itself comes from NVIDIA's own index, pypi.nvidia.com, or with NVIDIA's containers.
 """
 
 
@@ -160,7 +160,8 @@ def _catalogue(model: HyTRec, user: EncodedUsers, now_s: Int64Array) -> NDArray[
     scores = CatalogueScores(model=copy.deepcopy(model).double())
     names = [name for name in RETRIEVER.input_names() if name != EXCLUDED_ROWS.name]
     with TorchRunner(scores, input_names=names, output_names=["scores"]) as runner:
-        return runner.infer(user.reading | {NOW.name: now_s})["scores"][0].astype(np.float64)
+        found: NDArray[np.float64] = runner.infer(user.reading | {NOW.name: now_s})["scores"][0].astype(np.float64)
+        return found
 
 
 def _export(run: Run, folder: Path, say: Callable[[str], None]) -> None:
@@ -205,5 +206,5 @@ def trained_run(folder: Path, *, quick: bool, say: Callable[[str], None]) -> Pat
     """
     if not (folder / RUN_CONFIG_FILE).exists():
         say(f"training {folder} on MovieLens-100K")
-        train_briefly(fetch_movielens(folder.with_name("ml-100k")) / LOG_FILE, folder, seed=0, quick=quick)
+        train_briefly(fetch_movielens(folder.with_name("ml-100k")), folder, seed=0, quick=quick)
     return folder
