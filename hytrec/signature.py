@@ -16,15 +16,7 @@ T, N, X, S and Z vary from call to call; the others are fixed by a build. See DE
 
 from __future__ import annotations
 
-from hytrec.contract import DType as DType  # noqa: PLC0414  the table's readers find its types here too
-from hytrec.contract import Ensemble as Ensemble  # noqa: PLC0414
-from hytrec.contract import Limit as Limit  # noqa: PLC0414
-from hytrec.contract import Model as Model  # noqa: PLC0414
-from hytrec.contract import Sizes as Sizes  # noqa: PLC0414
-from hytrec.contract import StateStatus as StateStatus  # noqa: PLC0414
-from hytrec.contract import Tensor as Tensor  # noqa: PLC0414
-from hytrec.contract import chain
-from hytrec.contract import next_name as next_name  # noqa: PLC0414
+from hytrec.contract import DType, Model, Tensor, chain, next_name
 
 REQUEST_ID_BYTES = 16
 """Size of a `request_id`; random, made by the client once per logical call."""

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hytrec import signature
-from hytrec.signature import DType, Ensemble, Limit, Model, StateStatus, Tensor
+from hytrec.contract import DType, Ensemble, Limit, Model, StateStatus, Tensor
 from hytrec_clients.errors import InvalidRequest, ServerMismatch
 from hytrec_clients.events import as_sequence
 from hytrec_clients.optional import require

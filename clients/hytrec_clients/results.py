@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from hytrec.signature import StateStatus
+from hytrec.contract import StateStatus
 
 Key = int | str
 """An item or behavior key; which of the two, the server's vocabulary says."""

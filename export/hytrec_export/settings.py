@@ -6,7 +6,7 @@ import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from hytrec.signature import DType, Sizes
+from hytrec.contract import DType, Sizes
 from hytrec_export.errors import OptionError, RepositoryError
 
 FILE_NAME = "serving.json"

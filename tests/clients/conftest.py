@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from tritonclient import utils
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
-from hytrec.signature import ENSEMBLES, FORGET, STATE_STATUS, DType, Tensor
+from hytrec.contract import DType, Tensor
+from hytrec.signature import ENSEMBLES, FORGET, STATE_STATUS
 from hytrec_clients import AsyncHytrecClient, HytrecClient, RetryPolicy
 
 OLD_MODEL = "0" * 32

@@ -7,7 +7,7 @@ import grpc
 import numpy as np
 import pytest
 
-from hytrec.signature import StateStatus
+from hytrec.contract import StateStatus
 from hytrec_clients import (
     AsyncHytrecClient,
     ClientClosed,

@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hytrec import signature
+from hytrec.contract import DType
 from hytrec_clients import ClientError, Events, InvalidRequest, RetryPolicy, Unresolved
 from hytrec_clients.codec import TRITON_NAMES, Contract
 from hytrec_clients.flow import Flow, Infer, RpcFailure, Wait
@@ -33,7 +34,7 @@ class Clock:
 def known_session(policy: RetryPolicy, clock: Clock) -> Session:
     """A session that has asked for metadata before."""
     session = Session(url="host:1", timeout_s=5, policy=policy, model_fingerprint=None, clock=clock)
-    dtypes = {t.name: t.dtype if t.dtype in TRITON_NAMES else signature.DType.INT64 for t in signature.APPEND.inputs}
+    dtypes = {t.name: t.dtype if t.dtype in TRITON_NAMES else DType.INT64 for t in signature.APPEND.inputs}
     session._contracts[signature.APPEND.name] = Contract(dtypes)
     return session
 

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from hytrec.signature import StateStatus
+from hytrec.contract import StateStatus
 from hytrec_benchmarks.faults.event_ledger import Ledger, LedgerClosed, Task
 from hytrec_benchmarks.faults.writers import writing
 from hytrec_clients import Receipt

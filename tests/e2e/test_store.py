@@ -11,7 +11,7 @@ import lmdb
 import numpy as np
 import pytest
 
-from hytrec.signature import StateStatus
+from hytrec.contract import StateStatus
 from hytrec_clients import Events, ModelChanged, Unavailable
 from hytrec_export.state.lmdb_values import DATABASES, VALUES
 

@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 
 from hytrec.config import ModelConfig
+from hytrec.contract import DType, Sizes
 from hytrec.data.histories import History
 from hytrec.data.vocabulary import Vocabulary
-from hytrec.signature import STATE, DType, Sizes
+from hytrec.signature import STATE
 from hytrec_export.options import BuildOptions, Execution, Target
 from hytrec_export.plan import BuildPlan, resolve_plan
 from hytrec_export.serving.counters import ServerCounter

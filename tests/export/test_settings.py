@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from hytrec.signature import DType
+from hytrec.contract import DType
 from hytrec_export.errors import OptionError, RepositoryError
 from hytrec_export.settings import FILE_NAME, Limits, ServingSettings
 

@@ -13,10 +13,11 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from hytrec.contract import Sizes
 from hytrec.data.histories import History
 from hytrec.modeling.delta_rule import DeltaRule, chunk_by_chunk
 from hytrec.modeling.model import HyTRec
-from hytrec.signature import ENCODER, RERANKER, Sizes
+from hytrec.signature import ENCODER, RERANKER
 from hytrec_benchmarks.peers.questions import Question
 from hytrec_export.exporters.wrapper import split
 from hytrec_export.runtime.batching import plan_groups

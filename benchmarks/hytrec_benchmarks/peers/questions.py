@@ -10,9 +10,10 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from hytrec.contract import StateStatus
 from hytrec.data.histories import History, Int64Array
 from hytrec.data.vocabulary import Vocabulary
-from hytrec.signature import APPLIED, MODEL_FINGERPRINT, NEW_EVENT_COUNT, SCORES, STATE_STATUS, StateStatus
+from hytrec.signature import APPLIED, MODEL_FINGERPRINT, NEW_EVENT_COUNT, SCORES, STATE_STATUS
 from hytrec_export.errors import InputError
 from hytrec_export.serving.load_step import StepResult
 from hytrec_export.serving.validation import Inputs, ValidatedRequest, validate_request

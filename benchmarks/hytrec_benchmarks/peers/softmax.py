@@ -19,10 +19,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from hytrec.config import ModelConfig
+from hytrec.contract import DType, Model
+from hytrec.contract import Tensor as ServedTensor
 from hytrec.data.histories import Int64Array
 from hytrec.modeling.layers import FeedForward
-from hytrec.signature import CANDIDATE_ROWS, ITEM_ROWS, RAW_SCORES, DType, Model
-from hytrec.signature import Tensor as ServedTensor
+from hytrec.signature import CANDIDATE_ROWS, ITEM_ROWS, RAW_SCORES
 from hytrec_benchmarks.peers.questions import Question
 from hytrec_export.exporters.onnx_graph import export_graph
 from hytrec_export.runtime.batching import plan_groups

@@ -14,8 +14,9 @@ import torch
 from torch import nn
 
 from hytrec import __version__
+from hytrec.contract import DType, Model, Sizes, Tensor
 from hytrec.modeling.model import HyTRec
-from hytrec.signature import GRAPHS, DType, Model, Sizes, Tensor
+from hytrec.signature import GRAPHS
 from hytrec_export.errors import BuildError
 from hytrec_export.exporters.fp16_weights import store_weights_as_fp16
 from hytrec_export.exporters.lowering import delta_rule_of

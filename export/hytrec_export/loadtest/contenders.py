@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from hytrec.contract import Ensemble
 from hytrec.data.histories import History
 from hytrec.data.vocabulary import Vocabulary
 from hytrec.signature import (
@@ -24,7 +25,6 @@ from hytrec.signature import (
     SCORES,
     TIMES,
     USER_ID,
-    Ensemble,
 )
 from hytrec_export.loadtest import prefill
 from hytrec_export.loadtest.event_log import Keys

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from hytrec.signature import BEHAVIOR_KEYS, ITEM_KEYS, DType, Ensemble
+from hytrec.contract import DType, Ensemble
+from hytrec.signature import BEHAVIOR_KEYS, ITEM_KEYS
 from hytrec_export.errors import LoadTestError
 
 TRITON_NAMES = {

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hytrec.contract import DType
 from hytrec.errors import DataError
-from hytrec.signature import DType
 from hytrec_export.errors import MissingPackageError
 from hytrec_export.loadtest.options import LogColumns
 

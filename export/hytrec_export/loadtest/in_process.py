@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from hytrec.contract import Sizes
 from hytrec.data.histories import History, Int64Array
-from hytrec.signature import GRAPHS, Sizes
+from hytrec.signature import GRAPHS
 from hytrec_export.repository.layout import graph_files
 from hytrec_export.runtime.chunked_encoder import open_runner
 from hytrec_export.runtime.model_chain import EncodedUsers, ModelChain, padded

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hytrec.contract import Ensemble
 from hytrec.signature import (
     BEHAVIOR_KEYS,
     CANDIDATE_KEYS,
@@ -24,7 +25,6 @@ from hytrec.signature import (
     TIMES,
     TOP_K,
     USER_ID,
-    Ensemble,
 )
 from hytrec_export.loadtest.event_log import EventLog
 from hytrec_export.loadtest.traffic import Call

@@ -8,7 +8,8 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Self
 
-from hytrec.signature import APPEND, ENSEMBLES, MAX_RETRIEVED, RANK, RECOMMEND, Ensemble
+from hytrec.contract import Ensemble
+from hytrec.signature import APPEND, ENSEMBLES, MAX_RETRIEVED, RANK, RECOMMEND
 from hytrec_export.errors import OptionError
 
 RATE_THREADS = 16

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from hytrec.signature import Ensemble
+from hytrec.contract import Ensemble
 from hytrec_export.loadtest.event_log import EventLog
 from hytrec_export.loadtest.options import MIXED_SHARES, Load, LoadTestOptions, Scenario
 from hytrec_export.loadtest.traffic import Call, ColdTraffic, Traffic, Visitor

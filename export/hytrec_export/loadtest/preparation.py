@@ -9,7 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from hytrec.signature import ENSEMBLES, DType
+from hytrec.contract import DType
+from hytrec.signature import ENSEMBLES
 from hytrec_export.errors import LoadTestError
 from hytrec_export.loadtest import prefill
 from hytrec_export.loadtest.contract import key_types

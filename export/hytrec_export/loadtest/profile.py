@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hytrec.signature import APPLIED, NEW_EVENT_COUNT, STATE_STATUS, TIMES, USER_ID, StateStatus
+from hytrec.contract import StateStatus
+from hytrec.signature import APPLIED, NEW_EVENT_COUNT, STATE_STATUS, TIMES, USER_ID
 from hytrec_export.errors import LoadTestError
 from hytrec_export.loadtest.event_log import Int64Array
 

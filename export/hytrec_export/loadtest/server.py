@@ -11,7 +11,8 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from hytrec.signature import FORGET, RECOMMEND, REQUEST_ID, REQUEST_ID_BYTES, USER_ID, DType, Ensemble, Limit, Model
+from hytrec.contract import DType, Ensemble, Limit, Model
+from hytrec.signature import FORGET, RECOMMEND, REQUEST_ID, REQUEST_ID_BYTES, USER_ID
 from hytrec_export.errors import LoadTestError
 from hytrec_export.loadtest.contract import TRITON_NAMES, check_contract
 from hytrec_export.loadtest.statistics import ModelTimes

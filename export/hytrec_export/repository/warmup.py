@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from hytrec.contract import Model
+from hytrec.contract import DType, Model
 from hytrec.data.histories import History, Int64Array
 from hytrec.signature import (
     BEHAVIOR_ROWS,
@@ -28,7 +28,6 @@ from hytrec.signature import (
     WINDOW_BEHAVIORS,
     WINDOW_ITEMS,
     WINDOW_TIMES,
-    DType,
 )
 from hytrec_export.repository.tensor_config import data_type, messages
 from hytrec_export.runtime.padding import bucket_length, pad

@@ -10,7 +10,8 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from hytrec.signature import BEHAVIOR_ROWS, ENCODER, ITEM_ROWS, RERANKER, ROW_TIMES, STATE, Model, next_name
+from hytrec.contract import Model, next_name
+from hytrec.signature import BEHAVIOR_ROWS, ENCODER, ITEM_ROWS, RERANKER, ROW_TIMES, STATE
 from hytrec_export.runtime.parallel import ShardedRunner, SizeRouter
 from hytrec_export.runtime.runners import Arrays, OnnxRunner, Runner
 

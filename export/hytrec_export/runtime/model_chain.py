@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from hytrec.contract import DType, Sizes, next_name
 from hytrec.data.histories import History, Int64Array
 from hytrec.signature import (
     BEHAVIOR_ROWS,
@@ -23,9 +24,6 @@ from hytrec.signature import (
     RETRIEVER,
     ROW_TIMES,
     STATE,
-    DType,
-    Sizes,
-    next_name,
 )
 from hytrec_export.runtime.runners import Arrays, Runner
 

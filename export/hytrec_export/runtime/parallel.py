@@ -15,7 +15,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from hytrec.signature import Model
+from hytrec.contract import Model
 from hytrec_export.runtime.runners import Arrays, Runner, cores
 
 

@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from hytrec.signature import Model
+from hytrec.contract import Model
 from hytrec_export.errors import GraphError, InputError
 from hytrec_export.runtime.batching import Group, plan_groups
 from hytrec_export.serving.load_step import StepResult

@@ -13,6 +13,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from hytrec.contract import DType, StateStatus
 from hytrec.data.vocabulary import Vocabulary
 from hytrec.signature import (
     BEHAVIOR_ROWS,
@@ -25,8 +26,6 @@ from hytrec.signature import (
     STATE,
     UNCHECKED_EVENT_COUNT,
     WINDOW_ITEMS,
-    DType,
-    StateStatus,
 )
 from hytrec_export.errors import InputError
 from hytrec_export.runtime.padding import STEPS_PER_OCTAVE, bucket_length, pad

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hytrec.contract import next_name
 from hytrec.data.vocabulary import Vocabulary
 from hytrec.signature import (
     APPLIED,
@@ -24,7 +25,6 @@ from hytrec.signature import (
     SCORES,
     STATE,
     STATE_STATUS,
-    next_name,
 )
 from hytrec_export.errors import GraphError, StateConflictError, StoreFullError
 from hytrec_export.serving.call_context import NO_CANDIDATES, CallContext

@@ -10,8 +10,9 @@ from dataclasses import replace
 
 import numpy as np
 
+from hytrec.contract import Model
 from hytrec.data.vocabulary import Vocabulary
-from hytrec.signature import CALL_CONTEXT, NEXT_EVENT_COUNT, SESSION_LOAD, SESSION_SAVE, USER_ID, Model
+from hytrec.signature import CALL_CONTEXT, NEXT_EVENT_COUNT, SESSION_LOAD, SESSION_SAVE, USER_ID
 from hytrec_export.serving.call_context import CallContext
 from hytrec_export.serving.counters import Counters
 from hytrec_export.serving.load_step import LoadStep, StepResult

@@ -10,6 +10,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from hytrec.contract import Tensor
 from hytrec.signature import (
     BEHAVIOR_KEYS,
     CANDIDATE_KEYS,
@@ -28,7 +29,6 @@ from hytrec.signature import (
     TOP_K,
     UNCHECKED_EVENT_COUNT,
     USER_ID,
-    Tensor,
 )
 from hytrec_export.errors import InputError
 from hytrec_export.settings import Limits

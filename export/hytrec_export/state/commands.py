@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hytrec.contract import StateStatus
 from hytrec.data.vocabulary import Vocabulary
-from hytrec.signature import StateStatus
 from hytrec_export.errors import UnknownUserError
 from hytrec_export.optional import require
 from hytrec_export.state.folder import FolderSettings

@@ -14,7 +14,7 @@ from pathlib import Path
 import lmdb
 from lmdb.verify import VerifyError, verify
 
-from hytrec.signature import StateStatus
+from hytrec.contract import StateStatus
 from hytrec_export.state.folder import (
     COMPACTED_FOLDER,
     DATA_FILE,

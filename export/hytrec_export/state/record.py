@@ -32,7 +32,8 @@ import numpy as np
 from isal.isal_zlib import crc32
 from numpy.typing import NDArray
 
-from hytrec.signature import CLIENT_SLOT_BYTES, EVENT_COUNT, REQUEST_ID_BYTES, STATE, DType, Sizes, StateStatus
+from hytrec.contract import DType, Sizes, StateStatus
+from hytrec.signature import CLIENT_SLOT_BYTES, EVENT_COUNT, REQUEST_ID_BYTES, STATE
 from hytrec_export.errors import StateStoreError
 from hytrec_export.state.store import NO_REVISION, State
 

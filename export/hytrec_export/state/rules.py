@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from hytrec.signature import Sizes, StateStatus
+from hytrec.contract import Sizes, StateStatus
 from hytrec_export.errors import StateStoreError
 from hytrec_export.state.record import (
     Buffer,

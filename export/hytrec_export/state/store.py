@@ -14,7 +14,8 @@ from typing import Any, Protocol, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from hytrec.signature import MAX_USER_ID_BYTES, REQUEST_ID_BYTES, StateStatus
+from hytrec.contract import StateStatus
+from hytrec.signature import MAX_USER_ID_BYTES, REQUEST_ID_BYTES
 from hytrec_export.errors import InputError
 
 State: TypeAlias = dict[str, NDArray[Any]]

@@ -10,8 +10,9 @@ from typing import cast
 import numpy as np
 import pytest
 
+from hytrec.contract import StateStatus
 from hytrec.data.vocabulary import Vocabulary
-from hytrec.signature import WINDOW_TIMES, StateStatus
+from hytrec.signature import WINDOW_TIMES
 from hytrec_benchmarks.faults.cutting_proxy import CuttingProxy
 from hytrec_benchmarks.fixtures.resources import Use
 from hytrec_benchmarks.soak.actors import Actor

@@ -6,9 +6,10 @@ import pytest
 import torch
 
 from hytrec.config import ModelConfig
+from hytrec.contract import Model
 from hytrec.modeling.delta_rule import chunked
 from hytrec.modeling.model import HyTRec, State, build_model
-from hytrec.signature import ENCODER, GRAPHS, RERANKER, RETRIEVER, STATE, Model
+from hytrec.signature import ENCODER, GRAPHS, RERANKER, RETRIEVER, STATE
 from hytrec_export.exporters.wrapper import CatalogueScores, split
 
 CONFIG = ModelConfig(items=9, width=8, tadn_layers=2, softmax_layers=1, window=4, experts=2, dropout=0.0)

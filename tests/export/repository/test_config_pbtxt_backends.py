@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
+from hytrec.contract import DType
 from hytrec.run_folder import Run, load_run
-from hytrec.signature import ENCODER, GRAPHS, NEXT_STATE, RERANKER, RETRIEVER, STATE, DType
+from hytrec.signature import ENCODER, GRAPHS, NEXT_STATE, RERANKER, RETRIEVER, STATE
 from hytrec_export.options import Device, EngineOptions, Lowering, StateKind, Target
 from hytrec_export.plan import BuildPlan
 from hytrec_export.repository.backend_config import graph_lengths

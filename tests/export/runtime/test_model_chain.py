@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hytrec.contract import Sizes
 from hytrec.data.histories import History
-from hytrec.signature import ENCODER, Sizes
+from hytrec.signature import ENCODER
 from hytrec_export.runtime.model_chain import ModelChain, batches, empty_state, padded, split_at, split_every
 from hytrec_export.runtime.runners import Arrays
 from hytrec_export.settings import ServingSettings

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from hytrec.signature import CANDIDATE_ROWS, ENCODER, ITEM_ROWS, RAW_SCORES, RERANKER, ROW_TIMES, STATE, next_name
+from hytrec.contract import next_name
+from hytrec.signature import CANDIDATE_ROWS, ENCODER, ITEM_ROWS, RAW_SCORES, RERANKER, ROW_TIMES, STATE
 from hytrec_export.runtime import parallel as cores
 from hytrec_export.runtime.model_chain import empty_state, padded
 from hytrec_export.runtime.parallel import ShardedRunner, SizeRouter, even_cuts

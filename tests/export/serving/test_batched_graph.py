@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from hytrec.signature import DType, Model, Tensor
+from hytrec.contract import DType, Model, Tensor
 from hytrec_export.errors import GraphError, InputError
 from hytrec_export.serving.batched_graph import BatchedGraph
 from hytrec_export.serving.load_step import StepResult

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from hytrec.contract import Ensemble, Model, next_name
 from hytrec.signature import (
     APPEND,
     CANDIDATE_KEYS,
@@ -26,9 +27,6 @@ from hytrec.signature import (
     STATE_SAVE,
     USER_ID,
     WINDOW_ITEMS,
-    Ensemble,
-    Model,
-    next_name,
 )
 from hytrec_export.errors import InputError
 from hytrec_export.serving.fused_pipeline import FusedPipeline, PipelineRequest, endpoint_of

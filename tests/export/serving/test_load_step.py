@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from hytrec.contract import DType, StateStatus
 from hytrec.data.vocabulary import Vocabulary
-from hytrec.signature import STATE_LOAD, DType, StateStatus
+from hytrec.signature import STATE_LOAD
 from hytrec_export.errors import InputError, StoreUnavailableError
 from hytrec_export.runtime.padding import FINE_STEPS_PER_OCTAVE
 from hytrec_export.serving.call_context import NO_CANDIDATES, CallContext

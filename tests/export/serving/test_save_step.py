@@ -6,8 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from hytrec.contract import StateStatus, next_name
 from hytrec.data.vocabulary import Vocabulary
-from hytrec.signature import MODEL_FINGERPRINT, RECEIPT, StateStatus, next_name
+from hytrec.signature import MODEL_FINGERPRINT, RECEIPT
 from hytrec_export.errors import GraphError, InputError, StateConflictError, StateStoreError, StoreFullError
 from hytrec_export.serving.call_context import NO_CANDIDATES, CallContext
 from hytrec_export.serving.counters import Counters, ServerCounter

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from hytrec.contract import StateStatus
 from hytrec.data.vocabulary import Vocabulary
-from hytrec.signature import StateStatus
 from hytrec_export.errors import (
     InputError,
     OptionError,

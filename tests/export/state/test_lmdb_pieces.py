@@ -9,7 +9,7 @@ from typing import Any
 import lmdb
 import pytest
 
-from hytrec.signature import Sizes, StateStatus
+from hytrec.contract import Sizes, StateStatus
 from hytrec_export.state.lmdb_values import DATABASES, Values
 from hytrec_export.state.record import HEADER_BYTES
 from hytrec_export.state.store import Outcome, StateStore, Write

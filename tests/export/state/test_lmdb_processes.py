@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from hytrec.signature import StateStatus
+from hytrec.contract import StateStatus
 from hytrec_export.errors import StoreUnavailableError
 from hytrec_export.state.opening import open_store
 from hytrec_export.state.options import StoreOptions

@@ -14,7 +14,7 @@ import lmdb
 import pytest
 from lmdb.verify import verify
 
-from hytrec.signature import StateStatus
+from hytrec.contract import StateStatus
 from hytrec_export.errors import StoreUnavailableError
 from hytrec_export.state.folder import boot_id
 from hytrec_export.state.lmdb_open import open_beside

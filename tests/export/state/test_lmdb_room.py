@@ -11,7 +11,7 @@ from typing import Any
 import lmdb
 import pytest
 
-from hytrec.signature import StateStatus
+from hytrec.contract import StateStatus
 from hytrec_export.errors import StoreFullError, StoreUnavailableError
 from hytrec_export.state.lmdb_values import Values
 from hytrec_export.state.store import Outcome, StateStore, Write

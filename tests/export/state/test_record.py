@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hytrec.signature import Sizes, StateStatus
+from hytrec.contract import Sizes, StateStatus
 from hytrec_export.errors import StateStoreError
 from hytrec_export.state.record import FORMAT_VERSION, HEADER_BYTES, KEPT_CALLS, record_bytes
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from hytrec.signature import StateStatus
+from hytrec.contract import StateStatus
 from hytrec_export.errors import InputError, StateStoreError
 from hytrec_export.state.memory_store import MemoryStore
 from hytrec_export.state.opening import open_store

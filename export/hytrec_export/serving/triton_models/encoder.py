@@ -7,7 +7,8 @@ from typing import Any
 
 import triton_python_backend_utils as pb_utils
 
-from hytrec.signature import ENCODER, ROW_TIMES, Tensor
+from hytrec.contract import Tensor
+from hytrec.signature import ENCODER, ROW_TIMES
 from hytrec_export.serving.triton_models.long_request_queue import LongRequestQueue
 from hytrec_export.serving.triton_models.responses import tensors_of
 from hytrec_export.serving.triton_models.startup import graph_of, runner_of, starting

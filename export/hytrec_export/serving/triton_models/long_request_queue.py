@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import triton_python_backend_utils as pb_utils
 
-from hytrec.signature import Model
+from hytrec.contract import Model
 from hytrec_export.serving.load_step import StepResult
 from hytrec_export.serving.triton_models.responses import respond
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import triton_python_backend_utils as pb_utils
 
-from hytrec.signature import Model
+from hytrec.contract import Model
 from hytrec_export.serving.counters import DESCRIPTIONS, ServerCounter
 
 

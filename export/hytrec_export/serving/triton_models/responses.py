@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import triton_python_backend_utils as pb_utils
 from numpy.typing import NDArray
 
-from hytrec.signature import Model
+from hytrec.contract import Model
 from hytrec_export.errors import ExportError, InputError, StateStoreError
 from hytrec_export.serving.load_step import StepResult
 from hytrec_export.serving.validation import Inputs

@@ -12,9 +12,9 @@ from typing import Any, TypeVar
 
 import triton_python_backend_utils as pb_utils
 
+from hytrec.contract import Model
 from hytrec.data.vocabulary import Vocabulary
 from hytrec.errors import HytrecError
-from hytrec.signature import Model
 from hytrec_export.parent_death import die_with_parent, in_stub
 from hytrec_export.repository.layout import GRAPH_FILE
 from hytrec_export.runtime.chunked_encoder import open_runner

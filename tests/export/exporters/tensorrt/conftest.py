@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from hytrec.config import ModelConfig
-from hytrec.signature import DType, Model, Sizes, Tensor
+from hytrec.contract import DType, Model, Sizes, Tensor
 from hytrec_export.exporters.tensorrt.compiler import CompileJob
 from hytrec_export.exporters.tensorrt.package import TensorRT, find_tensorrt
 from hytrec_export.exporters.tensorrt.profiles import Profile, Shapes

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from hytrec.contract import Ensemble, Model, next_name
 from hytrec.data.vocabulary import Vocabulary
 from hytrec.signature import (
     APPEND,
@@ -24,9 +25,6 @@ from hytrec.signature import (
     SESSION_SAVE,
     STATE_LOAD,
     STATE_SAVE,
-    Ensemble,
-    Model,
-    next_name,
 )
 from hytrec_export.options import Execution
 from hytrec_export.repository.layout import MODULES

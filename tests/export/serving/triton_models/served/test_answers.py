@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from hytrec.contract import DType, Ensemble
 from hytrec.data.vocabulary import Vocabulary
-from hytrec.signature import ENSEMBLES, DType, Ensemble
+from hytrec.signature import ENSEMBLES
 from hytrec_export.settings import ServingSettings
 from hytrec_export.state.rules import RecordRules, Verdict
 from hytrec_export.state.store import NO_REVISION, State, Write

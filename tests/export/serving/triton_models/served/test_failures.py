@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from hytrec.contract import Model
 from hytrec.data.vocabulary import Vocabulary
-from hytrec.signature import ENCODER, RERANKER, RETRIEVER, STATE_LOAD, STATE_SAVE, Model
+from hytrec.signature import ENCODER, RERANKER, RETRIEVER, STATE_LOAD, STATE_SAVE
 from hytrec_export.repository.layout import MODULES
 from hytrec_export.settings import ServingSettings
 
