@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import StrEnum
+from enum import IntEnum, StrEnum
 from functools import cached_property
 
 DYNAMIC_AXES = frozenset("TNXSZ")
@@ -21,17 +21,26 @@ class DType(StrEnum):
     BEHAVIOR_KEY = "behavior_key"
 
 
-class StateStatus(StrEnum):
-    """What the store held for the user when the call began."""
+class StateStatus(IntEnum):
+    """What the store held for the user when the request began. The values are public: never renumber them."""
 
-    NEW = "new"
-    KEPT = "kept"
-    FOREIGN = "foreign"
-    """a record of another model (fingerprint): treated as absent"""
-    CORRUPT = "corrupt"
+    NEW = 0
+    FOUND = 1
+    REBUILT = 2
+    """the state was encoded again from the stored history; reserved, not produced yet"""
+    DAMAGED = 3
     """a damaged record: treated as absent"""
-    EXPIRED = "expired"
+    EXPIRED = 4
     """older than the time-to-live: treated as absent"""
+    TRUNCATED = 5
+    """rebuilt from a history whose oldest events are not stored any more; reserved, not produced yet"""
+    MODEL_MISMATCH = 6
+    """a record of another model (fingerprint): treated as absent"""
+
+    @property
+    def label(self) -> str:
+        """Lower-case name, for people and JSON: `model_mismatch`."""
+        return self.name.lower()
 
 
 class Limit(StrEnum):

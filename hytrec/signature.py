@@ -23,6 +23,8 @@ REQUEST_ID_BYTES = 16
 CLIENT_SLOT_BYTES = 8
 """First bytes of a `request_id`: the client slot. A client has one request at a time in a slot, so that the store,
 which keeps 32 ids of a user, forgets those of busy slots first and not one whose response was lost."""
+FINGERPRINT_BYTES = 16
+"""Size of a `model_fingerprint`; settings, clients and JSON write it as 32 hex digits."""
 MAX_USER_ID_BYTES = 256
 MAX_TIME_S = 100_000_000_000
 """Largest unix time accepted, in seconds; anything over it is most likely milliseconds."""
@@ -87,8 +89,10 @@ EXCLUDE_RECENT = _tensor("exclude_recent", DType.BOOL, _ONE, "leave out the item
 
 NEW_EVENT_COUNT = _tensor("event_count", DType.INT64, _ONE, "events absorbed, this call's included")
 APPLIED = _tensor("applied", DType.BOOL, _ONE, "whether this call's events were written now")
-MODEL_FINGERPRINT = _tensor("model_fingerprint", DType.BYTES, _ONE, "32 hex digits over weights, config, vocabulary")
-STATE_STATUS = _tensor("state_status", DType.BYTES, _ONE, "what the store held before: a StateStatus")
+MODEL_FINGERPRINT = _tensor(
+    "model_fingerprint", DType.UINT8, (FINGERPRINT_BYTES,), "hash of weights, config and vocabulary"
+)
+STATE_STATUS = _tensor("state_status", DType.INT64, _ONE, "what the store held before: a StateStatus")
 RECEIPT = (NEW_EVENT_COUNT, APPLIED, MODEL_FINGERPRINT, STATE_STATUS)
 SCORES = _tensor("scores", DType.FLOAT32, "N", "score of every candidate, in the order given")
 RETURNED_KEYS = _tensor("recommended_keys", DType.ITEM_KEY, "S", "best items, best first")

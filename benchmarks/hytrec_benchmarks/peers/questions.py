@@ -89,12 +89,12 @@ class Peer:
         return history
 
     def _receipt(self, call: ValidatedRequest, events: int) -> dict[str, NDArray[Any]]:
-        status = StateStatus.KEPT if events > len(call.times) else StateStatus.NEW
+        status = StateStatus.FOUND if events > len(call.times) else StateStatus.NEW
         return {
             NEW_EVENT_COUNT.name: np.array([[events]], np.int64),
             APPLIED.name: np.array([[len(call.times) > 0]]),
-            MODEL_FINGERPRINT.name: np.array([[self._settings.fingerprint.encode()]], object),
-            STATE_STATUS.name: np.array([[status.value.encode()]], object),
+            MODEL_FINGERPRINT.name: np.frombuffer(bytes.fromhex(self._settings.fingerprint), np.uint8)[None],
+            STATE_STATUS.name: np.array([[status]], np.int64),
         }
 
 

@@ -96,7 +96,7 @@ def fingerprint(server: LiveServer, user: str) -> str:
     Raises:
         LoadTestError: the server refuses the call.
     """
-    return bytes(server.call(APPEND, {USER_ID.name: [user]})[MODEL_FINGERPRINT.name][0]).decode()
+    return server.call(APPEND, {USER_ID.name: [user]})[MODEL_FINGERPRINT.name].tobytes().hex()
 
 
 def check_known_items(server: LiveServer, log: EventLog, user: str, *, items: int) -> float:

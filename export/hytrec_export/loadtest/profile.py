@@ -19,7 +19,7 @@ from hytrec_export.loadtest.event_log import Int64Array
 NS_PER_MS = 1e6
 NS_PER_S = 1e9
 PERCENTILES = (50, 90, 95, 99)
-_GOOD = frozenset({StateStatus.NEW.value, StateStatus.KEPT.value})
+_GOOD = frozenset({StateStatus.NEW, StateStatus.FOUND})
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -31,7 +31,7 @@ class Profile:
         history: events the server had of the user before the request.
         events: that the request brought.
         replayed: requests whose events the server had already.
-        lost: requests that found a user's state foreign, damaged or expired.
+        lost: requests that found a user's state damaged, expired or of another model.
         begun_ns: when counting began; None is when the first request was sent.
     """
 
@@ -150,5 +150,5 @@ def _row(request: Mapping[str, Any]) -> tuple[int, int, int, int, bool, bool]:
         int(outputs[NEW_EVENT_COUNT.name]),
         len(times) if isinstance(times, list) else 1,
         bool(outputs[APPLIED.name]),
-        outputs[STATE_STATUS.name] in _GOOD,
+        int(outputs[STATE_STATUS.name]) in _GOOD,
     )

@@ -12,7 +12,7 @@ from hytrec.contract import StateStatus
 from hytrec.signature import MAX_USER_ID_BYTES, REQUEST_ID_BYTES
 from hytrec_export.errors import InputError
 
-_STATUSES = tuple(StateStatus)
+_STATUSES = frozenset(StateStatus)
 _MARK = b"HYT1"
 _FIXED = struct.Struct(f"<4s{REQUEST_ID_BYTES}s{REQUEST_ID_BYTES}sqIBIi")
 
@@ -52,7 +52,7 @@ class CallContext:
             self.revision,
             self.event_count,
             self.events,
-            _STATUSES.index(self.status),
+            self.status,
             self.top_k,
             self.candidate_count,
         )
@@ -72,15 +72,15 @@ class CallContext:
                 f"call_context of {len(data)} bytes is not one of hytrec_state_load; call an ensemble instead"
             )
         _, request_id, revision, event_count, events, status, top_k, candidate_count = _FIXED.unpack_from(data)
-        if status >= len(_STATUSES):
-            raise InputError(f"call_context has status {status} of {len(_STATUSES)}; call an ensemble instead")
+        if status not in _STATUSES:
+            raise InputError(f"call_context has the unknown state_status {status}; call an ensemble instead")
         return cls(
             user_id=data[_FIXED.size :],
             request_id=request_id,
             revision=revision,
             event_count=event_count,
             events=events,
-            status=_STATUSES[status],
+            status=StateStatus(status),
             top_k=top_k,
             candidate_count=candidate_count,
         )

@@ -11,8 +11,8 @@ class ServerCounter(StrEnum):
 
     UNKNOWN_ITEM = "hytrec_unknown_items_total"
     UNKNOWN_BEHAVIOR = "hytrec_unknown_behaviors_total"
-    FOREIGN_STATE = "hytrec_foreign_states_total"
-    CORRUPT_STATE = "hytrec_corrupt_states_total"
+    MODEL_MISMATCH = "hytrec_model_mismatch_states_total"
+    DAMAGED_STATE = "hytrec_damaged_states_total"
     EXPIRED_STATE = "hytrec_expired_states_total"
     REPLAYED_REQUEST = "hytrec_replayed_requests_total"
     REJECTED_REQUEST = "hytrec_rejected_requests_total"
@@ -23,8 +23,8 @@ class ServerCounter(StrEnum):
 DESCRIPTIONS = {
     ServerCounter.UNKNOWN_ITEM: "Item keys of events and candidates that the vocabulary does not hold",
     ServerCounter.UNKNOWN_BEHAVIOR: "Behavior keys of events that the vocabulary does not hold",
-    ServerCounter.FOREIGN_STATE: "Calls that found a record of another model and treated it as absent",
-    ServerCounter.CORRUPT_STATE: "Calls that found a damaged record and treated it as absent",
+    ServerCounter.MODEL_MISMATCH: "Calls that found a record of another model and treated it as absent",
+    ServerCounter.DAMAGED_STATE: "Calls that found a damaged record and treated it as absent",
     ServerCounter.EXPIRED_STATE: "Calls that found a record older than the time-to-live and treated it as absent",
     ServerCounter.REPLAYED_REQUEST: "Calls whose request_id was known, so that their events were not applied again",
     ServerCounter.REJECTED_REQUEST: "Calls refused because of their input",

@@ -18,7 +18,7 @@ class ForgetStep:
 
     def __init__(self, *, settings: ServingSettings, store: StateStore) -> None:
         self._store = store
-        self._fingerprint = np.array([[settings.fingerprint.encode()]], object)
+        self._fingerprint = np.frombuffer(bytes.fromhex(settings.fingerprint), np.uint8)[None]
 
     def answer(self, batch: Sequence[Inputs]) -> list[StepResult]:
         """Inputs of `hytrec_forget` -> its outputs, one answer per request, in order."""

@@ -41,8 +41,8 @@ ItemRows: TypeAlias = NDArray[np.int64]
 
 _NO_ROWS: ItemRows = np.empty(0, np.int64)
 _UNUSABLE = {
-    StateStatus.FOREIGN: ServerCounter.FOREIGN_STATE,
-    StateStatus.CORRUPT: ServerCounter.CORRUPT_STATE,
+    StateStatus.MODEL_MISMATCH: ServerCounter.MODEL_MISMATCH,
+    StateStatus.DAMAGED: ServerCounter.DAMAGED_STATE,
     StateStatus.EXPIRED: ServerCounter.EXPIRED_STATE,
 }
 

@@ -44,7 +44,7 @@ class SaveStep:
         self._vocabulary = vocabulary
         self._store = store
         self._counters = counters
-        self._fingerprint = np.array([[settings.fingerprint.encode()]], object)
+        self._fingerprint = np.frombuffer(bytes.fromhex(settings.fingerprint), np.uint8)[None]
 
     def answer(self, batch: Sequence[Inputs]) -> list[StepResult]:
         """Inputs of `hytrec_state_save` -> its outputs, one answer per request, in order."""
@@ -70,7 +70,7 @@ class SaveStep:
             NEW_EVENT_COUNT.name: np.array([[count]], np.int64),
             APPLIED.name: np.array([[call_context.events > 0]]),
             MODEL_FINGERPRINT.name: self._fingerprint,
-            STATE_STATUS.name: np.array([[call_context.status.value.encode()]], object),
+            STATE_STATUS.name: np.array([[call_context.status]], np.int64),
         }
         raw_scores = inputs.get(RAW_SCORES.name)
         if raw_scores is None:

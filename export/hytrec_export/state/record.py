@@ -49,7 +49,7 @@ _ALIGNMENT = 8
 _DTYPES: dict[DType, np.dtype[Any]] = {DType.FLOAT32: np.dtype("<f4"), DType.INT64: np.dtype("<i8")}
 
 Buffer: TypeAlias = bytes | bytearray | memoryview
-Damage: TypeAlias = Literal[StateStatus.CORRUPT, StateStatus.FOREIGN]
+Damage: TypeAlias = Literal[StateStatus.DAMAGED, StateStatus.MODEL_MISMATCH]
 
 
 @dataclass(frozen=True)
@@ -181,16 +181,16 @@ def seal(record: bytearray, header: Header, user_id: bytes) -> None:
 
 
 def parse_header(raw: Buffer, user_id: bytes) -> Header | Damage:
-    """Read a header; `raw` may end with it. Another format version is FOREIGN, anything else amiss CORRUPT."""
+    """Read a header; `raw` may end with it. Another format version is MODEL_MISMATCH, anything else amiss DAMAGED."""
     if len(raw) < HEADER_BYTES:
-        return StateStatus.CORRUPT
+        return StateStatus.DAMAGED
     magic, version = _VERSION.unpack_from(raw)
     if magic != MAGIC:
-        return StateStatus.CORRUPT
+        return StateStatus.DAMAGED
     if version != FORMAT_VERSION:
-        return StateStatus.FOREIGN
+        return StateStatus.MODEL_MISMATCH
     if _CHECKSUM.unpack_from(raw, _HEADER.size)[0] != _header_checksum(raw, user_id):
-        return StateStatus.CORRUPT
+        return StateStatus.DAMAGED
     fields = _HEADER.unpack_from(raw)
     return Header(
         sizes=_sizes_of(fields[4:10]),

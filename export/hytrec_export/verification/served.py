@@ -148,7 +148,7 @@ class ServedReplay:
         meter.scores("missed recommendations", np.array([max(missed, default=0.0)]), np.zeros(1), where)
 
     def _check_receipt(self, answered: Tensors, answer: GoldenCase) -> None:
-        fingerprint = answered[MODEL_FINGERPRINT.name][0, 0].decode()
+        fingerprint = answered[MODEL_FINGERPRINT.name].tobytes().hex()
         if fingerprint != self._settings.fingerprint:
             raise ServerError(
                 f"the server has model {fingerprint} and the repository {self._settings.fingerprint}; "

@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from hytrec.config import ModelConfig
+from hytrec.contract import StateStatus
 from hytrec.data.histories import History
 from hytrec.data.vocabulary import Vocabulary
 from hytrec.modeling.delta_rule import reference
@@ -115,8 +116,8 @@ def test_a_peer_keeps_histories_in_order_and_refuses_bad_calls(config: ModelConf
     assert isinstance(appended, dict)
     assert isinstance(ranked, dict)
     assert "scores" not in appended
-    assert (appended["event_count"].item(), appended["state_status"].item()) == (2, b"new")
-    assert (ranked["event_count"].item(), ranked["state_status"].item()) == (4, b"kept")
+    assert (appended["event_count"].item(), appended["state_status"].item()) == (2, StateStatus.NEW)
+    assert (ranked["event_count"].item(), ranked["state_status"].item()) == (4, StateStatus.FOUND)
     assert ranked["scores"].tolist() == [[4.0, 4.0]]
     assert isinstance(refused, InputError)
     assert "candidate_keys holds 5 keys; 1 to 4 are allowed" in str(refused)

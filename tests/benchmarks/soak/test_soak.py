@@ -35,7 +35,7 @@ class Store:
     def read_many(self, user_ids: Sequence[bytes]) -> list[StoredUser]:
         window = np.array([0, 0, *self.times], np.int64)[-2:]
         state = {WINDOW_TIMES.name: window}
-        return [StoredUser(state=state, status=StateStatus.KEPT, event_count=len(self.times)) for _ in user_ids]
+        return [StoredUser(state=state, status=StateStatus.FOUND, event_count=len(self.times)) for _ in user_ids]
 
 
 def new_book(**changes: int) -> Book:
@@ -43,7 +43,7 @@ def new_book(**changes: int) -> Book:
 
 
 def receipt(event_count: int, *, applied: bool = True) -> Receipt:
-    return Receipt(event_count=event_count, applied=applied, model_fingerprint="f" * 32, state_status=StateStatus.KEPT)
+    return Receipt(event_count=event_count, applied=applied, model_fingerprint="f" * 32, state_status=StateStatus.FOUND)
 
 
 def looked(book: Book, times: Sequence[int]) -> dict[str, int]:

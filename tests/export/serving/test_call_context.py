@@ -39,5 +39,5 @@ def test_other_bytes_are_refused(packed: bytes) -> None:
 def test_an_unknown_status_is_refused(call_context: CallContext) -> None:
     packed = call_context.pack().copy()
     packed[4 + 16 + 16 + 8 + 4] = 9
-    with pytest.raises(InputError, match=r"^call_context has status 9 of 5; call an ensemble instead$"):
+    with pytest.raises(InputError, match=r"^call_context has the unknown state_status 9; call an ensemble instead$"):
         CallContext.unpack(packed)

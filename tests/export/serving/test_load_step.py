@@ -98,7 +98,7 @@ def test_a_known_user_brings_the_state(loader: LoadStep, kept: bytes, state: Sta
         revision=CALL,
         event_count=3,
         events=1,
-        status=StateStatus.KEPT,
+        status=StateStatus.FOUND,
         top_k=4,
     )
 
@@ -177,7 +177,7 @@ def test_unknown_keys_are_counted(loader: LoadStep, counters: Any) -> None:
     assert counters.counts == {ServerCounter.UNKNOWN_ITEM: 3, ServerCounter.UNKNOWN_BEHAVIOR: 1}
 
 
-def test_a_foreign_record_counts_and_is_not_used(
+def test_a_record_of_another_model_counts_and_is_not_used(
     settings: ServingSettings, vocabulary: Vocabulary, store: MemoryStore, kept: bytes, counters: Any
 ) -> None:
     other = MemoryStore(rules=RecordRules(sizes=settings.sizes, fingerprint="f" * 32), max_bytes=1 << 20)
@@ -185,8 +185,8 @@ def test_a_foreign_record_counts_and_is_not_used(
     loader = LoadStep(settings=settings, vocabulary=vocabulary, store=other, counters=counters)
     (outputs,) = _load(loader, _call(kept))
     assert not outputs["memory"].any()
-    assert CallContext.unpack(outputs["call_context"][0]).status is StateStatus.FOREIGN
-    assert counters.counts == {ServerCounter.FOREIGN_STATE: 1}
+    assert CallContext.unpack(outputs["call_context"][0]).status is StateStatus.MODEL_MISMATCH
+    assert counters.counts == {ServerCounter.MODEL_MISMATCH: 1}
 
 
 def test_string_keys_of_a_whole_batch_are_mapped_at_once(

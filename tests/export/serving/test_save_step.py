@@ -71,8 +71,8 @@ def test_an_append_is_stored_and_receipted(saver: SaveStep, store: MemoryStore, 
     assert {name: values.tolist() for name, values in outputs.items()} == {
         "event_count": [[3]],
         "applied": [[True]],
-        "model_fingerprint": [[b"0123456789abcdef" * 2]],
-        "state_status": [[b"new"]],
+        "model_fingerprint": [list(bytes.fromhex("0123456789abcdef" * 2))],
+        "state_status": [[StateStatus.NEW]],
     }
     (user,) = store.read_many([b"ada"])
     assert user.revision == b"c" * 16

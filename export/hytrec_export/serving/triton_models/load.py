@@ -15,8 +15,8 @@ from hytrec_export.serving.triton_models.startup import settings_of, starting, s
 COUNTED = (
     ServerCounter.UNKNOWN_ITEM,
     ServerCounter.UNKNOWN_BEHAVIOR,
-    ServerCounter.FOREIGN_STATE,
-    ServerCounter.CORRUPT_STATE,
+    ServerCounter.MODEL_MISMATCH,
+    ServerCounter.DAMAGED_STATE,
     ServerCounter.EXPIRED_STATE,
     ServerCounter.REPLAYED_REQUEST,
     ServerCounter.REJECTED_REQUEST,

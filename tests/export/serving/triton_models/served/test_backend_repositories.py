@@ -232,7 +232,7 @@ def test_a_session_goes_from_call_to_call(client: Any) -> None:
     session = {"sequence_id": 7}
     start = session | {"sequence_start": True}
     fed = call(client, "hytrec_session_append", sequence=start, item_keys=[[100, 101]], times=[[5, 6]])
-    assert fed == {"event_count": [[2]], "model_fingerprint": [[b"0123456789abcdef" * 2]]}
+    assert fed == {"event_count": [[2]], "model_fingerprint": [list(bytes.fromhex("0123456789abcdef" * 2))]}
     ranked = call(client, "hytrec_session_rank", sequence=session, candidate_keys=[[119, 100, 7]])
     assert ranked["scores"] == [[2980, 2999, 2979]]
     best = call(
