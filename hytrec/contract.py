@@ -21,6 +21,16 @@ class DType(StrEnum):
     BEHAVIOR_KEY = "behavior_key"
 
 
+class Content(StrEnum):
+    """What the whole numbers of a tensor are."""
+
+    ITEM_ROW = "item_row"
+    BEHAVIOR_ROW = "behavior_row"
+    TIME_S = "time_s"
+    """unix time in seconds"""
+    COUNT = "count"
+
+
 class StateStatus(IntEnum):
     """What the store held for the user when the request began. The values are public: never renumber them."""
 
@@ -55,13 +65,17 @@ class Limit(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class Tensor:
-    """One served tensor: `axes` are letters of the table above or plain sizes, batch axis left out."""
+    """One served tensor: `axes` are letters of the table above or plain sizes, batch axis left out.
+
+    `content` says what the whole numbers of a state tensor or of a graph's input are.
+    """
 
     name: str
     dtype: DType
     axes: tuple[str | int, ...]
     doc: str
     optional: bool = False
+    content: Content | None = None
 
     @property
     def dynamic(self) -> bool:

@@ -16,7 +16,9 @@ T, N, X, S and Z vary from call to call; the others are fixed by a build. See DE
 
 from __future__ import annotations
 
-from hytrec.contract import DType, Model, Tensor, chain, next_name
+from dataclasses import replace
+
+from hytrec.contract import Content, DType, Model, Tensor, chain, next_name
 
 REQUEST_ID_BYTES = 16
 """Size of a `request_id`; random, made by the client once per logical call."""
@@ -40,28 +42,36 @@ def _tensor(name: str, dtype: DType, axes: str | tuple[str | int, ...], doc: str
     return Tensor(name=name, dtype=dtype, axes=tuple(axes), doc=doc, optional=optional)
 
 
+def _numbers(name: str, content: Content, axes: str | tuple[str | int, ...], doc: str) -> Tensor:
+    return Tensor(name=name, dtype=DType.INT64, axes=tuple(axes), doc=doc, content=content)
+
+
 _ONE = (1,)
 
 # --- the state of one user (DESIGN section 3) ---
 MEMORY = _tensor("memory", DType.FLOAT32, "LHKV", "S of every TADN layer")
-WINDOW_ITEMS = _tensor("window_items", DType.INT64, "W", "item rows of the last W events, right-aligned, 0 = none")
-WINDOW_BEHAVIORS = _tensor("window_behaviors", DType.INT64, "W", "their behavior rows")
-WINDOW_TIMES = _tensor("window_times", DType.INT64, "W", "their unix times in seconds, 0 = none")
+WINDOW_ITEMS = _numbers(
+    "window_items", Content.ITEM_ROW, "W", "item rows of the last W events, right-aligned, 0 = none"
+)
+WINDOW_BEHAVIORS = _numbers("window_behaviors", Content.BEHAVIOR_ROW, "W", "their behavior rows")
+WINDOW_TIMES = _numbers("window_times", Content.TIME_S, "W", "their unix times in seconds, 0 = none")
 LONG_VECTOR = _tensor("long_vector", DType.FLOAT32, "D", "encoder output at the last event")
-LAST_TIME = _tensor("last_time", DType.INT64, _ONE, "event time m of the last event in seconds, 0 before the first")
-EVENT_COUNT = _tensor("event_count", DType.INT64, _ONE, "events absorbed so far")
+LAST_TIME = _numbers("last_time", Content.TIME_S, _ONE, "event time m of the last event in seconds, 0 before the first")
+EVENT_COUNT = _numbers("event_count", Content.COUNT, _ONE, "events absorbed so far")
 STATE = (MEMORY, WINDOW_ITEMS, WINDOW_BEHAVIORS, WINDOW_TIMES, LONG_VECTOR, LAST_TIME, EVENT_COUNT)
 
-NEXT_STATE = tuple(_tensor(next_name(t.name), t.dtype, t.axes, t.doc + ", after this call") for t in STATE)
+NEXT_STATE = tuple(replace(t, name=next_name(t.name), doc=t.doc + ", after this call") for t in STATE)
 
 # --- tensors between the steps ---
-ITEM_ROWS = _tensor("item_rows", DType.INT64, "T", "item rows, right-padded with 0; I + 1 = unknown item")
-BEHAVIOR_ROWS = _tensor("behavior_rows", DType.INT64, "T", "behavior rows, 0 = none")
-ROW_TIMES = _tensor("event_times", DType.INT64, "T", "unix times in seconds; 0 marks padding, which stands at the end")
+ITEM_ROWS = _numbers("item_rows", Content.ITEM_ROW, "T", "item rows, right-padded with 0; I + 1 = unknown item")
+BEHAVIOR_ROWS = _numbers("behavior_rows", Content.BEHAVIOR_ROW, "T", "behavior rows, 0 = none")
+ROW_TIMES = _numbers(
+    "event_times", Content.TIME_S, "T", "unix times in seconds; 0 marks padding, which stands at the end"
+)
 LAST_MEMORY = _tensor("last_memory", DType.FLOAT32, "HKV", "S of the last TADN layer, not decayed to now")
-NOW = _tensor("now_s", DType.INT64, _ONE, "the time of the question, unix seconds")
-EXCLUDED_ROWS = _tensor("excluded_rows", DType.INT64, "X", "item rows not to retrieve, padded with 0")
-CANDIDATE_ROWS = _tensor("candidate_rows", DType.INT64, "N", "item rows to score, padded with 0 at the end")
+NOW = _numbers("now_s", Content.TIME_S, _ONE, "the time of the question, unix seconds")
+EXCLUDED_ROWS = _numbers("excluded_rows", Content.ITEM_ROW, "X", "item rows not to retrieve, padded with 0")
+CANDIDATE_ROWS = _numbers("candidate_rows", Content.ITEM_ROW, "N", "item rows to score, padded with 0 at the end")
 RETRIEVED_ROWS = _tensor(
     "candidate_rows", DType.INT64, "R", "best item rows, best first; 0 where fewer than R items are left"
 )
@@ -105,7 +115,7 @@ RECOMMEND_INPUTS = (PUBLIC_NOW, TOP_K, EXCLUDED_KEYS, EXCLUDE_RECENT)
 
 
 def _optional(tensor: Tensor) -> Tensor:
-    return Tensor(name=tensor.name, dtype=tensor.dtype, axes=tensor.axes, doc=tensor.doc, optional=True)
+    return replace(tensor, optional=True)
 
 
 STATE_LOAD = Model(
@@ -129,16 +139,17 @@ ENCODER = Model(
     outputs=(*NEXT_STATE, LAST_MEMORY),
     doc="embedding and TADN layers over the new events, from the previous state",
 )
-_READ_INPUTS = (LAST_MEMORY, WINDOW_ITEMS, WINDOW_BEHAVIORS, WINDOW_TIMES, LONG_VECTOR, LAST_TIME, NOW)
+USER_FEATURES = (LAST_MEMORY, WINDOW_ITEMS, WINDOW_BEHAVIORS, WINDOW_TIMES, LONG_VECTOR, LAST_TIME, NOW)
+"""What retriever and reranker read of a user."""
 RETRIEVER = Model(
     name="hytrec_retriever",
-    inputs=(*_READ_INPUTS, EXCLUDED_ROWS),
+    inputs=(*USER_FEATURES, EXCLUDED_ROWS),
     outputs=(RETRIEVED_ROWS,),
     doc="user vector against the whole item table",
 )
 RERANKER = Model(
     name="hytrec_reranker",
-    inputs=(*_READ_INPUTS, CANDIDATE_ROWS),
+    inputs=(*USER_FEATURES, CANDIDATE_ROWS),
     outputs=(RAW_SCORES,),
     doc="a score for every candidate from the memory and the window",
 )

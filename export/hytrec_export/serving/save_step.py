@@ -15,8 +15,6 @@ from hytrec.signature import (
     CALL_CONTEXT,
     CANDIDATE_ROWS,
     EVENT_COUNT,
-    LONG_VECTOR,
-    MEMORY,
     MODEL_FINGERPRINT,
     NEW_EVENT_COUNT,
     RAW_SCORES,
@@ -119,8 +117,8 @@ def best_items(
 
 def _write(inputs: Inputs, call_context: CallContext) -> Write:
     state = {tensor.name: inputs[next_name(tensor.name)][0] for tensor in STATE}
-    _check_finite(state[MEMORY.name], "the encoder's memory")
-    _check_finite(state[LONG_VECTOR.name], "the encoder's long vector")
+    for name, values in state.items():
+        _check_finite(values, f"the encoder's {name}")
     found, expected = int(state[EVENT_COUNT.name][0]), call_context.event_count + call_context.events
     if found != expected:
         raise GraphError(f"the encoder counted {found} events instead of {expected}; build the repository again")

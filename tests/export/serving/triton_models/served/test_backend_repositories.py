@@ -40,7 +40,8 @@ SHIM = "from hytrec_export.serving.triton_models.{module} import TritonPythonMod
 SESSION_ENCODER_STAND_IN = """
 import numpy as np
 import triton_python_backend_utils as pb_utils
-from hytrec.signature import ENCODER, SESSION_ENCODER, STATE, next_name
+from hytrec.contract import next_name
+from hytrec.signature import ENCODER, SESSION_ENCODER, STATE
 from hytrec_export.serving.triton_models.startup import graph_of, runner_of, settings_of
 
 class TritonPythonModel:
