@@ -213,12 +213,27 @@ SESSION_LOAD = Model(
     outputs=(ITEM_ROWS, BEHAVIOR_ROWS, ROW_TIMES, NOW, EXCLUDED_ROWS, CANDIDATE_ROWS, CALL_CONTEXT),
     doc="checks a call of a session, maps keys to rows, pads to bucket lengths",
 )
+CARRIED_STATE = tuple(
+    _tensor(
+        f"carried_{t.name}", t.dtype, t.axes, f"copy of {next_name(t.name)} that Triton carries to the next request"
+    )
+    for t in STATE
+)
+"""Triton fails concurrent sessions where one tensor is both an output and a state, and pairs the states' outputs with
+their inputs by the rank of their names, so that one prefix for all keeps the pairs."""
 SESSION_ENCODER = Model(
     name=ENCODER.name,
     inputs=(ITEM_ROWS, BEHAVIOR_ROWS, ROW_TIMES),
     outputs=ENCODER.outputs,
     doc="the encoder, whose state tensors Triton carries from call to call",
 )
+SESSION_ENCODER_GRAPH = Model(
+    name=ENCODER.name,
+    inputs=ENCODER.inputs,
+    outputs=(*ENCODER.outputs, *CARRIED_STATE),
+    doc="its graph, the tensors that Triton carries included",
+)
+SESSION_GRAPHS = (SESSION_ENCODER_GRAPH, RETRIEVER, RERANKER)
 SESSION_SAVE = Model(
     name="hytrec_session_save",
     inputs=(NEXT_EVENT_COUNT, CALL_CONTEXT, _optional(CANDIDATE_ROWS), _optional(RAW_SCORES)),

@@ -89,6 +89,22 @@ def declared_of() -> Callable[[Path], tuple[Declared, Declared]]:
     return declared
 
 
+@pytest.fixture
+def with_carried_state(tmp_path: Path) -> Callable[[Path], Path]:
+    """An encoder's .onnx file as a build for sessions writes it, made from one of a build for a store."""
+    import onnx  # noqa: PLC0415
+
+    from hytrec_export.exporters.onnx_graph import carry_state  # noqa: PLC0415
+
+    def carried(path: Path) -> Path:
+        graph = onnx.load(path)
+        carry_state(graph)
+        onnx.save(graph, tmp_path / "session_encoder.onnx")
+        return tmp_path / "session_encoder.onnx"
+
+    return carried
+
+
 class CountingCounters:
     """Counters that a test can read."""
 

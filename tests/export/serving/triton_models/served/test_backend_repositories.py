@@ -8,7 +8,6 @@ from __future__ import annotations
 import importlib
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
@@ -66,16 +65,6 @@ class TritonPythonModel:
         wanted = set(request.requested_output_names())
         tensors = [pb_utils.Tensor(name, values) for name, values in outputs.items() if name in wanted]
         return pb_utils.InferenceResponse(output_tensors=tensors)
-"""
-
-SLOW_ENCODER = """
-import time
-from hytrec_export.serving.triton_models import encoder
-
-class TritonPythonModel(encoder.TritonPythonModel):
-    def execute(self, requests):
-        time.sleep(0.5)
-        return super().execute(requests)
 """
 
 Serve = Callable[..., AbstractContextManager[EmbeddedServer]]
@@ -151,7 +140,7 @@ def executions(client: Any, model: str) -> int:
     return int(stats.get("execution_count", 0))
 
 
-def test_a_server_warms_up_from_the_written_files_and_queues_as_told(serve_backends: Serve) -> None:
+def test_a_server_warms_up_from_the_written_files(serve_backends: Serve) -> None:
     """Triton does not become ready where a file is missing or too short."""
     with serve_backends(StateKind.STORE) as server:
         client = grpc_client.InferenceServerClient(server.grpc_url)
@@ -159,7 +148,6 @@ def test_a_server_warms_up_from_the_written_files_and_queues_as_told(serve_backe
         for model in GRAPHS:
             config = client.get_model_config(model.name, as_json=True)["config"]
             assert len(config["model_warmup"]) >= 2
-            assert config["dynamic_batching"]["default_queue_policy"]["max_queue_size"] == 256
             assert f"failed to load '{model.name}'" not in log
         user = np.array([[b"ada"]], object)
         answer = call(
@@ -183,37 +171,6 @@ def test_a_warmup_file_that_is_too_short_is_noticed(serve_backends: Serve) -> No
 
     with pytest.raises(ServerError, match="warmup setting expects 96 bytes"), serve_backends(StateKind.STORE, shorten):
         pass
-
-
-def test_a_full_queue_refuses_calls_that_may_be_sent_again(serve_backends: Serve) -> None:
-    def slow(repository: Path) -> None:
-        (repository / ENCODER.name / "1" / "model.py").write_text(SLOW_ENCODER)
-        path = repository / ENCODER.name / "config.pbtxt"
-        config = text_format.Parse(path.read_text(), model_config_pb2.ModelConfig())
-        config.dynamic_batching.default_queue_policy.max_queue_size = 1
-        config.dynamic_batching.preferred_batch_size[:] = [1]
-        config.ClearField("model_warmup")
-        path.write_text(text_format.MessageToString(config))
-
-    with serve_backends(StateKind.STORE, slow) as server:
-        clients = [grpc_client.InferenceServerClient(server.grpc_url) for _ in range(8)]
-
-        def append(number: int) -> str:
-            user = np.array([[f"user {number}".encode()]], object)
-            try:
-                call(clients[number], "hytrec_append", sequence={}, user_id=user)
-            except grpc_client.InferenceServerException as error:
-                return f"{error.status()} {error.message()}"
-            return "answered"
-
-        with ThreadPoolExecutor(len(clients)) as threads:
-            outcomes = list(threads.map(append, range(len(clients))))
-        refused = [outcome for outcome in outcomes if outcome != "answered"]
-        assert 0 < len(refused) < len(outcomes)
-        assert all(outcome.startswith("StatusCode.UNAVAILABLE ") for outcome in refused), refused
-        assert append(0) == "answered"
-        for client in clients:
-            client.close()
 
 
 @pytest.fixture(scope="module")
