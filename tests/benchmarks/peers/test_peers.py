@@ -11,6 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hytrec_benchmarks.peers.measure import compared, take_turns
+from hytrec_benchmarks.peers.questions import Peer, Question
+from hytrec_benchmarks.peers.traffic import Window
 from numpy.typing import NDArray
 
 from hytrec.config import ModelConfig
@@ -23,11 +26,8 @@ from hytrec.run_folder import load_run, save_run
 from hytrec_benchmarks.fixtures.reference_models import torch_chain
 from hytrec_benchmarks.peers import build
 from hytrec_benchmarks.peers.encoders import EncodingScorer
-from hytrec_benchmarks.peers.measure import compared, take_turns
-from hytrec_benchmarks.peers.questions import Peer, Question
 from hytrec_benchmarks.peers.repository import PeerKind, write_peer
 from hytrec_benchmarks.peers.softmax import new_sasrec
-from hytrec_benchmarks.peers.traffic import Window
 from hytrec_clients import Events, HytrecClient, InvalidRequest
 from hytrec_export.errors import BuildError, InputError
 from hytrec_export.runtime.model_chain import split_every
