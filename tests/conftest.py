@@ -25,7 +25,16 @@ GraphsFrom = Callable[..., AbstractContextManager[None]]
 
 def group_of(item: pytest.Item) -> str:
     marker = item.get_closest_marker("xdist_group")
-    return str(marker.kwargs["name"]) if marker else item.path.name
+    assert marker
+    return str(marker.kwargs["name"])
+
+
+def own_group(item: pytest.Item) -> str:
+    """Its file; of those that share the server of a folder, that folder."""
+    assert isinstance(item, pytest.Function)
+    servers = item._fixtureinfo.name2fixturedefs.get("served", ())
+    shared = [server.baseid for server in servers if server.scope == "session"]
+    return f"{shared[-1]} served" if shared else item.nodeid.partition("::")[0]
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -33,7 +42,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Give every test its group, and let groups with a real server begin first: workers end at about the same time."""
     for item in items:
         if not item.get_closest_marker("xdist_group"):
-            item.add_marker(pytest.mark.xdist_group(name=str(item.path.relative_to(item.config.rootpath))))
+            item.add_marker(pytest.mark.xdist_group(name=own_group(item)))
     slow = {group_of(item) for item in items if item.get_closest_marker("e2e")}
     items.sort(key=lambda item: group_of(item) not in slow)
 
