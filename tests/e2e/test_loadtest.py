@@ -23,7 +23,7 @@ from hytrec_export.loadtest.perf_analyzer import find_perf_analyzer
 from hytrec_export.loadtest.run import run_and_report
 from hytrec_export.loadtest.traffic import SPACING, Visitor
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.xdist_group(name="load tests")]
 USERS = 30
 EVENTS = 40
 FIRST_KEY = 1000
