@@ -16,7 +16,9 @@ import numpy as np
 import pytest
 from typer.main import get_command
 
+from hytrec.contract import StateStatus
 from hytrec_export.cli.app import app
+from hytrec_export.serving.counters import ServerCounter
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
 BIN = Path(sys.executable).parent
@@ -47,6 +49,15 @@ def test_the_option_tables_are_those_of_the_commands(command: str) -> None:
         if parameter.opts[0].startswith("--")
     }
     assert options_of_table(command) == expected
+
+
+def test_the_states_are_those_of_the_contract() -> None:
+    table = re.findall(r"^\| (\d) \| `(\w+)` \|", README, re.MULTILINE)
+    assert table == [(str(status.value), status.name.lower()) for status in StateStatus]
+
+
+def test_the_metrics_are_those_of_the_server() -> None:
+    assert set(re.findall(r"`(hytrec_\w+_total)`", README)) == {counter.value for counter in ServerCounter}
 
 
 @contextmanager
