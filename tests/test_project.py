@@ -4,19 +4,31 @@ from __future__ import annotations
 
 import email
 import re
+import shlex
 import subprocess
 import sys
 import tomllib
 import venv
 from email.message import Message
 from pathlib import Path
+from typing import Any
 from zipfile import ZipFile
 
 import pytest
+import typer.main
+
+from hytrec.cli import app as hytrec
+from hytrec_clients.cli import app as hytrec_client
+from hytrec_export.cli.app import app as hytrec_export
 
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 PACKAGES = {"hytrec": ROOT, "hytrec_export": ROOT / "export", "hytrec_clients": ROOT / "clients"}
+PROGRAMS: dict[str, Any] = {
+    "hytrec": typer.main.get_command(hytrec),
+    "hytrec-export": typer.main.get_command(hytrec_export),
+    "hytrec-client": typer.main.get_command(hytrec_client),
+}
 PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md")]
 PAGES += sorted((ROOT / "docs").glob("*.md"))
 
@@ -141,14 +153,56 @@ def test_paths_in_pages_exist(page: Path) -> None:
     assert [path for path in named if not in_checkout(path)] == []
 
 
-def test_commands_in_contributing_exist() -> None:
-    text = (ROOT / "CONTRIBUTING.md").read_text()
+def commands_of(group: Any) -> dict[str, Any]:
+    return getattr(group, "commands", {})
+
+
+def options_of(command: Any) -> set[str]:
+    names = {name for parameter in command.params for name in (*parameter.opts, *parameter.secondary_opts)}
+    return names.union(*(options_of(child) for child in commands_of(command).values()))
+
+
+def printed_commands(text: str) -> list[list[str]]:
+    """Words of every command of ours in a code block or in backquotes, options without their values."""
+    program = "(?:hytrec-export|hytrec-client|hytrec) [a-z]"
+    lines = re.findall(rf"^(?: {{4}})?(?:\$ )?({program}.*)$", text, re.MULTILINE)
+    lines += re.findall(rf"`({program}[^`]*)`", text)
+    return [[word.split("=")[0] for word in shlex.split(line.rstrip("\\"), comments=True)] for line in lines]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_commands_in_pages_exist_with_their_options(page: Path) -> None:
+    for program, *words in printed_commands(page.read_text()):
+        command = PROGRAMS[program]
+        while commands_of(command) and words and not words[0].startswith("-"):
+            alternatives = words.pop(0).split("|")
+            assert set(alternatives) <= set(commands_of(command)), (program, alternatives)
+            command = commands_of(command)[alternatives[0]]
+        named = {word for word in words if word.startswith("--")}
+        assert named <= options_of(command), (program, command.name, words)
+
+
+def test_options_in_readme_exist() -> None:
+    known = {name for program in PROGRAMS.values() for name in options_of(program)}
+    named = set(re.findall(r"`(--[a-z][a-z0-9-]+)", (ROOT / "README.md").read_text()))
+    assert len(named) > 20
+    assert named <= known
+
+
+def test_the_demo_trains_with_options_of_the_command() -> None:
+    given = set(re.findall(r'"(--[a-z-]+)=\d', (ROOT / "examples" / "demo.py").read_text()))
+    assert given
+    assert given <= options_of(commands_of(PROGRAMS["hytrec"])["train"])
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_targets_and_modules_in_pages_exist(page: Path) -> None:
+    text = page.read_text()
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
-    named = re.findall(r"`make ([a-z-]+)", text)
-    assert named
-    assert set(named) <= targets
-    for script in re.findall(r"`(\.ci/[\w-]+)", text):
-        assert (ROOT / script).is_file()
+    assert set(re.findall(r"(?:`|^ {4}|^\$ |^)make ([a-z-]+)", text, re.MULTILINE)) <= targets
+    for module in re.findall(r"python -m (hytrec_[\w.]+)", text):
+        path = ROOT / "benchmarks" / module.replace(".", "/")
+        assert path.with_suffix(".py").is_file() or (path / "__main__.py").is_file(), module
 
 
 def test_contributing_places_every_package() -> None:
