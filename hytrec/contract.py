@@ -1,4 +1,4 @@
-"""What a served tensor, a model and an ensemble are; the table itself is `hytrec.signature`."""
+"""Types of the served contract: tensor, model, ensemble, state status; the table itself is `hytrec.signature`."""
 
 from __future__ import annotations
 
@@ -53,8 +53,19 @@ class StateStatus(IntEnum):
         return self.name.lower()
 
 
+_FINER_UNITS = ((10**3, "milliseconds"), (10**6, "microseconds"), (10**9, "nanoseconds"))
+
+
+def seconds_hint(time: int, max_time_s: int) -> str:
+    """What to do with a time over `max_time_s`: `looks like milliseconds, divide by 1,000`."""
+    for divisor, unit in _FINER_UNITS:
+        if time // divisor <= max_time_s:
+            return f"looks like {unit}, divide by {divisor:,}"
+    return "is in none of the usual units"
+
+
 class Limit(StrEnum):
-    """What a build accepts, told as parameters of every ensemble's Triton config."""
+    """Limits of a build, published as parameters of every ensemble's Triton config."""
 
     MAX_EVENTS = "max_events"
     MAX_CANDIDATES = "max_candidates"
@@ -79,13 +90,13 @@ class Tensor:
 
     @property
     def dynamic(self) -> bool:
-        """Whether some axis varies from call to call."""
+        """Whether some axis varies from request to request."""
         return any(axis in DYNAMIC_AXES for axis in self.axes)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Model:
-    """One Triton model: what goes in, what comes out."""
+    """Inputs and outputs of one Triton model."""
 
     name: str
     inputs: tuple[Tensor, ...]
@@ -116,7 +127,7 @@ class Step:
 
 @dataclass(frozen=True, kw_only=True)
 class Ensemble:
-    """A public endpoint: one strict chain of steps whose last one is the save."""
+    """A public endpoint: a strict sequence of steps whose last one is the save."""
 
     name: str
     inputs: tuple[Tensor, ...]
@@ -129,11 +140,11 @@ NEXT_PREFIX = "next_"
 
 
 def next_name(name: str) -> str:
-    """Name of a state tensor after the call's events; one prefix for all, so that both lists sort alike."""
+    """Name of a state tensor after the request's events; one prefix for all, so that both lists sort alike."""
     return NEXT_PREFIX + name
 
 
-def chain(
+def wire_ensemble(
     name: str,
     doc: str,
     inputs: tuple[Tensor, ...],
@@ -142,14 +153,14 @@ def chain(
     *,
     unread: frozenset[str] = frozenset(),
 ) -> Ensemble:
-    """Wire a chain of models by tensor name.
+    """Connect models into an ensemble by tensor name, each reading what earlier ones made.
 
     A step reads the newest tensor of that name, and a state tensor in its `next_` form once the encoder has run.
-    A tensor nobody reads is not mapped: Triton refuses an unused internal tensor. Internal tensors carry their
+    A tensor nobody reads is not mapped: Triton rejects an unused internal tensor. Internal tensors carry their
     model's name, public ones their own.
 
     Args:
-        unread: optional inputs that this chain leaves out although some step makes them.
+        unread: optional inputs left unconnected although some step makes them.
 
     Raises:
         ValueError: a step needs a tensor that no earlier step makes.

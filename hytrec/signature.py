@@ -1,35 +1,37 @@
-"""THE table of served tensors: every name, dtype and axis of every model, said once.
+"""The table of served tensors: every name, dtype and axis of every model, stated once.
 
 ONNX graph names, `config.pbtxt` files, the Triton python models and the gRPC clients are all made from it.
 No torch, no tritonclient: any part of the project may import this module.
 
 Axes (the batch axis B stands before all of them and is never written):
 
-    T  new events of a call          W  recent window            L  TADN layers
+    T  new events of a request       W  recent window            L  TADN layers
     N  candidates to rank            D  model width              H  heads
     X  excluded items                K, V  head sizes of the memory (D / H)
     R  retrieved items, min(500, I)  S  items returned, top_k at most
     Z  bytes of an opaque tensor
 
-T, N, X, S and Z vary from call to call; the others are fixed by a build. See DESIGN section 3 for the contract.
+T, N, X, S and Z vary from request to request; the others are fixed by a build. See DESIGN section 3 for the contract.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
 
-from hytrec.contract import Content, DType, Model, Tensor, chain, next_name
+from hytrec.contract import Content, DType, Model, Tensor, next_name, wire_ensemble
 
 REQUEST_ID_BYTES = 16
-"""Size of a `request_id`; random, made by the client once per logical call."""
+"""Size of a `request_id`; random, made by the client once per logical request and repeated on retry."""
 CLIENT_SLOT_BYTES = 8
 """First bytes of a `request_id`: the client slot. A client has one request at a time in a slot, so that the store,
 which keeps 32 ids of a user, forgets those of busy slots first and not one whose response was lost."""
 FINGERPRINT_BYTES = 16
 """Size of a `model_fingerprint`; settings, clients and JSON write it as 32 hex digits."""
 MAX_USER_ID_BYTES = 256
+MAX_KEY_BYTES = 256
+"""Longest item or behavior key, as in a vocabulary."""
 MAX_TIME_S = 100_000_000_000
-"""Largest unix time accepted, in seconds; anything over it is most likely milliseconds."""
+"""Largest unix time accepted, in seconds; anything over it is most likely in a finer unit."""
 MAX_FUTURE_S = 300
 """How far a time may lie in the server's future, in seconds (clock skew)."""
 MAX_RETRIEVED = 500
@@ -60,7 +62,7 @@ LAST_TIME = _numbers("last_time", Content.TIME_S, _ONE, "event time m of the las
 EVENT_COUNT = _numbers("event_count", Content.COUNT, _ONE, "events absorbed so far")
 STATE = (MEMORY, WINDOW_ITEMS, WINDOW_BEHAVIORS, WINDOW_TIMES, LONG_VECTOR, LAST_TIME, EVENT_COUNT)
 
-NEXT_STATE = tuple(replace(t, name=next_name(t.name), doc=t.doc + ", after this call") for t in STATE)
+NEXT_STATE = tuple(replace(t, name=next_name(t.name), doc=t.doc + ", after this request") for t in STATE)
 
 # --- tensors between the steps ---
 ITEM_ROWS = _numbers("item_rows", Content.ITEM_ROW, "T", "item rows, right-padded with 0; I + 1 = unknown item")
@@ -69,7 +71,7 @@ ROW_TIMES = _numbers(
     "event_times", Content.TIME_S, "T", "unix times in seconds; 0 marks padding, which stands at the end"
 )
 LAST_MEMORY = _tensor("last_memory", DType.FLOAT32, "HKV", "S of the last TADN layer, not decayed to now")
-NOW = _numbers("now_s", Content.TIME_S, _ONE, "the time of the question, unix seconds")
+NOW = _numbers("now_s", Content.TIME_S, _ONE, "the time of the query, unix seconds")
 EXCLUDED_ROWS = _numbers("excluded_rows", Content.ITEM_ROW, "X", "item rows not to retrieve, padded with 0")
 CANDIDATE_ROWS = _numbers("candidate_rows", Content.ITEM_ROW, "N", "item rows to score, padded with 0 at the end")
 RETRIEVED_ROWS = _tensor(
@@ -77,13 +79,16 @@ RETRIEVED_ROWS = _tensor(
 )
 RAW_SCORES = _tensor("raw_scores", DType.FLOAT32, "N", "score of every candidate row, padding included")
 CALL_CONTEXT = _tensor(
-    "call_context", DType.UINT8, "Z", "what save needs to know of the call; see hytrec_export.serving.call_context"
+    "call_context",
+    DType.UINT8,
+    "Z",
+    "what the save step needs to know; see hytrec_export.serving.call_context",
 )
 
 # --- public tensors ---
 USER_ID = _tensor("user_id", DType.BYTES, _ONE, "the caller's user id, 1 to 256 bytes of UTF-8")
 REQUEST_ID = _tensor(
-    "request_id", DType.UINT8, (REQUEST_ID_BYTES,), "one per logical call, repeated on retry", optional=True
+    "request_id", DType.UINT8, (REQUEST_ID_BYTES,), "one per logical request, repeated on retry", optional=True
 )
 ITEM_KEYS = _tensor("item_keys", DType.ITEM_KEY, "T", "item keys of new events, oldest first", optional=True)
 BEHAVIOR_KEYS = _tensor("behavior_keys", DType.BEHAVIOR_KEY, "T", "behavior keys of new events", optional=True)
@@ -97,8 +102,8 @@ TOP_K = _tensor("top_k", DType.INT64, _ONE, "how many items to return (10)", opt
 EXCLUDED_KEYS = _tensor("excluded_keys", DType.ITEM_KEY, "X", "item keys never to return", optional=True)
 EXCLUDE_RECENT = _tensor("exclude_recent", DType.BOOL, _ONE, "leave out the items of the window (false)", optional=True)
 
-NEW_EVENT_COUNT = _tensor("event_count", DType.INT64, _ONE, "events absorbed, this call's included")
-APPLIED = _tensor("applied", DType.BOOL, _ONE, "whether this call's events were written now")
+NEW_EVENT_COUNT = _tensor("event_count", DType.INT64, _ONE, "events absorbed, this request's included")
+APPLIED = _tensor("applied", DType.BOOL, _ONE, "whether this request's events were written now")
 MODEL_FINGERPRINT = _tensor(
     "model_fingerprint", DType.UINT8, (FINGERPRINT_BYTES,), "hash of weights, config and vocabulary"
 )
@@ -121,7 +126,7 @@ def _optional(tensor: Tensor) -> Tensor:
 STATE_LOAD = Model(
     name="hytrec_state_load",
     inputs=(
-        USER_ID,
+        _optional(USER_ID),  # where an ensemble's step requires it, Triton calls a request without it a deadlock
         REQUEST_ID,
         *EVENT_INPUTS,
         PUBLIC_NOW,
@@ -131,7 +136,7 @@ STATE_LOAD = Model(
         EXCLUDE_RECENT,
     ),
     outputs=(*STATE, ITEM_ROWS, BEHAVIOR_ROWS, ROW_TIMES, NOW, EXCLUDED_ROWS, CANDIDATE_ROWS, CALL_CONTEXT),
-    doc="checks a call, maps keys to rows, pads to bucket lengths, reads the user's state",
+    doc="validates a request, maps keys to rows, pads to bucket lengths, reads the user's state",
 )
 ENCODER = Model(
     name="hytrec_encoder",
@@ -170,7 +175,7 @@ GRAPHS = (ENCODER, RETRIEVER, RERANKER)
 STATE_MODELS = (STATE_LOAD, STATE_SAVE, FORGET)
 
 
-APPEND = chain(
+APPEND = wire_ensemble(
     "hytrec_append",
     "feed or backfill a user's history",
     (USER_ID, REQUEST_ID, *EVENT_INPUTS),
@@ -178,14 +183,14 @@ APPEND = chain(
     (STATE_LOAD, ENCODER, STATE_SAVE),
     unread=frozenset({CANDIDATE_ROWS.name}),
 )
-RANK = chain(
+RANK = wire_ensemble(
     "hytrec_rank",
     "append events (or none) and score candidates",
     (USER_ID, REQUEST_ID, *EVENT_INPUTS, *RANK_INPUTS),
     (SCORES, *RECEIPT),
     (STATE_LOAD, ENCODER, RERANKER, STATE_SAVE),
 )
-RECOMMEND = chain(
+RECOMMEND = wire_ensemble(
     "hytrec_recommend",
     "append events (or none) and return the best items of the catalogue",
     (USER_ID, REQUEST_ID, *EVENT_INPUTS, *RECOMMEND_INPUTS),
@@ -199,9 +204,9 @@ FUSED = Model(
     name="hytrec_fused",
     inputs=STATE_LOAD.inputs,
     outputs=STATE_SAVE.outputs,
-    doc="every step of an endpoint's chain in one process; the outputs asked for tell the endpoint",
+    doc="every step of an endpoint in one process; the requested outputs select the endpoint",
 )
-FUSED_ENSEMBLES = tuple(chain(e.name, e.doc, e.inputs, e.outputs, (FUSED,)) for e in ENSEMBLES)
+FUSED_ENSEMBLES = tuple(wire_ensemble(e.name, e.doc, e.inputs, e.outputs, (FUSED,)) for e in ENSEMBLES)
 
 # --- sessions: Triton itself keeps the encoder's state, for as long as a sequence lives ---
 SESSION_INPUTS = (ITEM_KEYS, BEHAVIOR_KEYS, TIMES)
@@ -211,7 +216,7 @@ SESSION_LOAD = Model(
     name="hytrec_session_load",
     inputs=(*SESSION_INPUTS, PUBLIC_NOW, _optional(CANDIDATE_KEYS), TOP_K, EXCLUDED_KEYS),
     outputs=(ITEM_ROWS, BEHAVIOR_ROWS, ROW_TIMES, NOW, EXCLUDED_ROWS, CANDIDATE_ROWS, CALL_CONTEXT),
-    doc="checks a call of a session, maps keys to rows, pads to bucket lengths",
+    doc="validates a request of a session, maps keys to rows, pads to bucket lengths",
 )
 CARRIED_STATE = tuple(
     _tensor(
@@ -225,7 +230,7 @@ SESSION_ENCODER = Model(
     name=ENCODER.name,
     inputs=(ITEM_ROWS, BEHAVIOR_ROWS, ROW_TIMES),
     outputs=ENCODER.outputs,
-    doc="the encoder, whose state tensors Triton carries from call to call",
+    doc="the encoder, whose state tensors Triton carries from request to request",
 )
 SESSION_ENCODER_GRAPH = Model(
     name=ENCODER.name,
@@ -241,7 +246,7 @@ SESSION_SAVE = Model(
     doc="trims, sorts, maps rows back to keys: every public output; stores nothing",
 )
 SESSION_ENSEMBLES = (
-    chain(
+    wire_ensemble(
         "hytrec_session_append",
         "feed a session",
         SESSION_INPUTS,
@@ -249,14 +254,14 @@ SESSION_ENSEMBLES = (
         (SESSION_LOAD, SESSION_ENCODER, SESSION_SAVE),
         unread=frozenset({CANDIDATE_ROWS.name}),
     ),
-    chain(
+    wire_ensemble(
         "hytrec_session_rank",
         "feed a session (or not) and score candidates",
         (*SESSION_INPUTS, *RANK_INPUTS),
         (SCORES, *SESSION_RECEIPT),
         (SESSION_LOAD, SESSION_ENCODER, RERANKER, SESSION_SAVE),
     ),
-    chain(
+    wire_ensemble(
         "hytrec_session_recommend",
         "feed a session (or not) and return the best items of the catalogue",
         (*SESSION_INPUTS, PUBLIC_NOW, TOP_K, EXCLUDED_KEYS),

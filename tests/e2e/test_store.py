@@ -87,7 +87,7 @@ def test_a_full_store_says_so_and_loses_nobody(small: Any) -> None:
     with small.client(timeout_s=2.0) as client:
         crowd = [f"crowd {number}" for number in range(500)]
         kept: list[str] = []
-        with pytest.raises(Unavailable, match=r"the last said: the state store is full, so nothing of this call was"):
+        with pytest.raises(Unavailable, match=r"the last said: the state store is full, so nothing of this req"):
             kept.extend(user for user in crowd if client.append(user, Events([1000, 1001], [10, 20])).applied)
         turned_away = crowd[len(kept)]
         assert len(kept) > 20

@@ -64,15 +64,15 @@ class ChunkedEncoder:
         return outputs
 
 
-def open_runner(model: Model, graph: Path, *, alone: Callable[[], bool] = lambda: True) -> Runner:
+def open_runner(model: Model, graph: Path, *, peers_idle: Callable[[], bool] = lambda: True) -> Runner:
     """What answers calls to `model`, not yet open.
 
     Args:
-        alone: whether a ranking may take every core.
+        peers_idle: whether a ranking may take every core.
     """
     if model == ENCODER:
         short, long = OnnxRunner(graph, threads=1), OnnxRunner(graph)
         return ChunkedEncoder(SizeRouter(model, short=short, long=long, short_elements=SHORT_EVENTS))
     if model == RERANKER:
-        return ShardedRunner(model, OnnxRunner(graph, threads=1), fewest=PIECE_CANDIDATES, alone=alone)
+        return ShardedRunner(model, OnnxRunner(graph, threads=1), fewest=PIECE_CANDIDATES, peers_idle=peers_idle)
     return OnnxRunner(graph)

@@ -45,7 +45,7 @@ def _outputs(answer: StepResult) -> dict[str, NDArray[Any]]:
 
 
 def _load(loader: LoadStep, *calls: dict[str, NDArray[Any]]) -> list[dict[str, NDArray[Any]]]:
-    return [_outputs(answer) for answer in loader.answer(calls)]
+    return [_outputs(answer) for answer in loader.run(calls)]
 
 
 def test_every_output_of_the_table_is_there(loader: LoadStep, settings: ServingSettings) -> None:
@@ -113,7 +113,7 @@ def test_a_known_call_applies_nothing(loader: LoadStep, kept: bytes, counters: A
 
 
 def test_a_position_that_does_not_fit_is_refused(loader: LoadStep, kept: bytes, counters: Any) -> None:
-    refused, taken = loader.answer([_call(kept, expected_event_count=[[2]]), _call(kept, expected_event_count=[[3]])])
+    refused, taken = loader.run([_call(kept, expected_event_count=[[2]]), _call(kept, expected_event_count=[[3]])])
     assert isinstance(refused, InputError)
     assert str(refused) == (
         "expected_event_count is 2, but 3 events of the user are stored; "
@@ -124,14 +124,14 @@ def test_a_position_that_does_not_fit_is_refused(loader: LoadStep, kept: bytes, 
 
 
 def test_a_bad_call_leaves_its_batch_mates_alone(loader: LoadStep, counters: Any) -> None:
-    answers = loader.answer([_call(b"a", now=[[3]]), _call(b""), _call(b"b", now=[[4]])])
+    answers = loader.run([_call(b"a", now=[[3]]), _call(b""), _call(b"b", now=[[4]])])
     assert [type(answer) for answer in answers] == [dict, InputError, dict]
     assert _outputs(answers[2])["now_s"].tolist() == [[4]]
     assert counters.counts == {ServerCounter.REJECTED_REQUEST: 1}
 
 
 def test_a_batch_of_bad_calls_needs_no_store(loader: LoadStep) -> None:
-    assert [type(answer) for answer in loader.answer([_call(b"")])] == [InputError]
+    assert [type(answer) for answer in loader.run([_call(b"")])] == [InputError]
 
 
 def test_excluded_items_are_known_distinct_and_padded(loader: LoadStep) -> None:
@@ -214,7 +214,7 @@ def test_an_unreadable_store_is_not_an_empty_one(
     monkeypatch.setattr(store, "read_many", fail)
     loader = LoadStep(settings=settings, vocabulary=vocabulary, store=store, counters=counters)
     with pytest.raises(StoreUnavailableError, match="gone"):
-        loader.answer([_call()])
+        loader.run([_call()])
 
 
 def test_a_broken_state_fails_its_own_call(
@@ -230,6 +230,6 @@ def test_a_broken_state_fails_its_own_call(
         return users
 
     monkeypatch.setattr(store, "read_many", without_window)
-    bad, good = loader.answer([_call(kept), _call(b"new")])
+    bad, good = loader.run([_call(kept), _call(b"new")])
     assert isinstance(bad, KeyError)
     assert isinstance(good, dict)

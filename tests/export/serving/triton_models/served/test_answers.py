@@ -205,7 +205,7 @@ def test_a_full_store_refuses_new_users_and_keeps_the_others(
         while (complaint := _complaint_of_append(served, b"user %d" % users)) is None:
             users += 1
         assert complaint == (
-            "[StatusCode.UNAVAILABLE] in ensemble 'hytrec_append', the state store is full, so nothing of this call "
+            "[StatusCode.UNAVAILABLE] in ensemble 'hytrec_append', the state store is full, so nothing of this request "
             "was stored; raise its size limit, or delete users with: hytrec-export state delete"
         )
         assert served.metric("hytrec_store_full_total") == 1

@@ -60,7 +60,7 @@ class TritonPythonModel:
         if request.flags() & pb_utils.TRITONSERVER_REQUEST_FLAG_SEQUENCE_START:
             self.states[sequence] = self.zeros
         rows = {{tensor.name(): tensor.as_numpy() for tensor in request.inputs()}}
-        (outputs,) = self.runner.answer([self.states[sequence] | rows])
+        (outputs,) = self.runner.run([self.states[sequence] | rows])
         self.states[sequence] = {{t.name: outputs[next_name(t.name)] for t in STATE}}
         wanted = set(request.requested_output_names())
         tensors = [pb_utils.Tensor(name, values) for name, values in outputs.items() if name in wanted]

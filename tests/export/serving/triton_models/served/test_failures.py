@@ -78,7 +78,7 @@ def test_a_failing_step_changes_nothing(faulty: Any, model: Model) -> None:
         refusals = list(threads.map(fail, range(FAILURES)))
     message = (
         f"in ensemble '{endpoint}', {model.name} failed (RuntimeError: injected); "
-        "repeat the call with its request_id, or see the server's log"
+        "retry with the same request_id, or see the server's log"
     )
     assert set(refusals) == {("INTERNAL", message)}
     for user_id, user in zip(users, before, strict=True):
