@@ -15,13 +15,22 @@ SHORTEST_PERIOD_S = 3_600.0
 LONGEST_PERIOD_S = 365 * 86_400.0
 
 
-def bucket_of_duration(duration_s: Tensor) -> Tensor:
-    """Number of j in 1..31 with d >= 2^j - 1, for d (...) int64 seconds: (...) int64 in 0..31; 0 where d < 0.
+class DurationBucket(nn.Module):
+    """Number of j in 1..31 with d >= 2^j - 1.
 
-    Integer comparisons: floor(log2) differs between runtimes at powers of two.
+    Integer comparisons: floor(log2) differs between runtimes at powers of two. The edges are a buffer, not made anew in
+    every call, since a CUDA graph cannot capture a copy from the host.
     """
-    edges = torch.tensor([2**j - 1 for j in range(1, GAP_BUCKETS)], dtype=torch.int64, device=duration_s.device)
-    return (duration_s.unsqueeze(-1) >= edges).to(torch.int64).sum(-1)
+
+    edges: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("edges", torch.tensor([2**j - 1 for j in range(1, GAP_BUCKETS)]), persistent=False)
+
+    def forward(self, duration_s: Tensor) -> Tensor:
+        """Durations (...) int64 seconds -> (...) int64 in 0..31; 0 where d < 0."""
+        return (duration_s.unsqueeze(-1) >= self.edges).to(torch.int64).sum(-1)
 
 
 def l2_normalize(x: Tensor) -> Tensor:

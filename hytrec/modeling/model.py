@@ -25,12 +25,12 @@ from hytrec.modeling.delta_rule import DeltaRule, chunked, memory_at
 from hytrec.modeling.layers import (
     GAP_BUCKETS,
     Dropout,
+    DurationBucket,
     FeedForward,
     GatedFusion,
     MatrixProduct,
     TADNLayer,
     TemporalDecay,
-    bucket_of_duration,
     recall,
     spaced_periods,
 )
@@ -76,6 +76,7 @@ class HyTRec(nn.Module):
         self.catalogue_product = MatrixProduct()
         self.behavior_table = nn.Embedding(behaviors + 1, width)
         self.gap_table = nn.Embedding(GAP_BUCKETS, width)
+        self.duration_bucket = DurationBucket()
         self.dropout = Dropout(dropout)
         self.layers = nn.ModuleList(
             TADNLayer(width=width, heads=heads, hidden=hidden, periods_s=periods, dropout=dropout)
@@ -138,7 +139,7 @@ class HyTRec(nn.Module):
         times = running_maximum(event_times, last_time)  # (B, T), m_t
         before = torch.cat([last_time, times[:, :-1]], 1)
         gap_s = torch.where(real & (before > 0), times - before, 0)
-        x = self._embed(item_rows, behavior_rows) + self.gap_table(bucket_of_duration(gap_s))
+        x = self._embed(item_rows, behavior_rows) + self.gap_table(self.duration_bucket(gap_s))
         x = self.dropout(x)
         memories, last_inputs = [], x
         for index, layer in enumerate(self.layers):
@@ -253,8 +254,8 @@ class HyTRec(nn.Module):
     def retrieve(self, readout: Readout, excluded_rows: Tensor) -> Tensor:
         """Best item rows, best first: (B, R) int64; 0 where fewer than R items are left. excluded_rows (B, X) int64."""
         scores = self.retrieve_scores(readout.user)
-        never = torch.tensor([0, self.items + 1], dtype=torch.int64, device=scores.device).expand(scores.shape[0], 2)
-        hidden = torch.cat([never, excluded_rows], 1)
+        padding = excluded_rows.new_zeros(scores.shape[0], 1)
+        hidden = torch.cat([padding, padding + (self.items + 1), excluded_rows], 1)
         scores = scores.scatter(1, hidden, torch.full_like(hidden, -math.inf, dtype=scores.dtype))
         best, rows = torch.topk(scores, self.retrieved, dim=1)
         return torch.where(best > -math.inf, rows, 0)

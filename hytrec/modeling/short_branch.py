@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from hytrec.modeling.layers import GAP_BUCKETS, Dropout, SoftmaxLayer, bucket_of_duration
+from hytrec.modeling.layers import GAP_BUCKETS, Dropout, DurationBucket, SoftmaxLayer
 
 __all__ = ["ShortBranch"]
 
@@ -16,6 +16,7 @@ class ShortBranch(nn.Module):
     def __init__(self, *, width: int, heads: int, layers: int, window: int, hidden: int, dropout: float) -> None:
         super().__init__()
         self.age = nn.Embedding(GAP_BUCKETS, width)
+        self.duration_bucket = DurationBucket()
         self.slot = nn.Parameter(torch.randn(window, width) * 0.02)
         self.null = nn.Parameter(torch.randn(width) * 0.02)
         self.layers = nn.ModuleList(
@@ -36,7 +37,7 @@ class ShortBranch(nn.Module):
         Returns:
             tokens (B, W + 1, D), present (B, W + 1) bool, the null token last; of the summary only, (B, 1, D), (B, 1).
         """
-        age = self.age(bucket_of_duration(now_s - window_times))
+        age = self.age(self.duration_bucket(now_s - window_times))
         null = self.null.expand(events.shape[0], 1, -1)
         slot = self.slot[self.slot.shape[0] - events.shape[1] :]  # training cuts the empty left part of a window off
         tokens = self.dropout(torch.cat([events + age + slot, null], 1))

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hytrec.contract import Sizes
+from hytrec.contract import Sizes, next_name
 from hytrec.modeling.delta_rule import chunked
 from hytrec.modeling.model import HyTRec
 from hytrec.signature import (
@@ -23,7 +23,6 @@ from hytrec.signature import (
     RETRIEVER,
     ROW_TIMES,
     STATE,
-    next_name,
 )
 from hytrec_benchmarks.gpu.bundle import Arrays, Case
 from hytrec_export.exporters.wrapper import split

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -65,7 +65,14 @@ put that on PYTHONPATH. TensorRT itself comes from NVIDIA's own index, pypi.nvid
 """
 
 
-def prepare(run_folder: Path, output: Path, *, lengths: tuple[int, ...] = LENGTHS, say: Callable[[str], None]) -> int:
+def prepare(
+    run_folder: Path,
+    output: Path,
+    *,
+    lengths: tuple[int, ...] = LENGTHS,
+    graph_sets: Sequence[tuple[Lowering, Precision]] = GRAPH_SETS,
+    say: Callable[[str], None],
+) -> int:
     """Write the folder; its size in bytes.
 
     Raises:
@@ -82,7 +89,7 @@ def prepare(run_folder: Path, output: Path, *, lengths: tuple[int, ...] = LENGTH
         cases = [_golden(run, name, history, number) for number, (name, history) in enumerate(_told(run, lengths, say))]
         save_cases(staging / CASES_FILE, cases)
         save_weights(staging / WEIGHTS_FILE, run.model)
-        _export(run, staging / GRAPHS_FOLDER, say)
+        _export(run, staging / GRAPHS_FOLDER, graph_sets, say)
         (staging / "CARRY.md").write_text(CARRY)
         _describe(run, [case.name for case in cases], staging / CONFIG_FILE)
         size = sum(path.stat().st_size for path in staging.rglob("*") if path.is_file())
@@ -160,12 +167,14 @@ def _catalogue(model: HyTRec, user: EncodedUsers, now_s: Int64Array) -> NDArray[
     scores = CatalogueScores(model=copy.deepcopy(model).double())
     names = [name for name in RETRIEVER.input_names() if name != EXCLUDED_ROWS.name]
     with TorchRunner(scores, input_names=names, output_names=["scores"]) as runner:
-        found: NDArray[np.float64] = runner.infer(user.reading | {NOW.name: now_s})["scores"][0].astype(np.float64)
+        found: NDArray[np.float64] = runner.infer(user.features | {NOW.name: now_s})["scores"][0].astype(np.float64)
         return found
 
 
-def _export(run: Run, folder: Path, say: Callable[[str], None]) -> None:
-    for lowering, precision in GRAPH_SETS:
+def _export(
+    run: Run, folder: Path, graph_sets: Sequence[tuple[Lowering, Precision]], say: Callable[[str], None]
+) -> None:
+    for lowering, precision in graph_sets:
         say(f"exporting {lowering.value} graphs, {precision.value}")
         into = folder / f"{lowering.value}-{precision.value}"
         into.mkdir(parents=True)

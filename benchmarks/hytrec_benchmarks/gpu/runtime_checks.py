@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from hytrec.contract import next_name
 from hytrec.signature import (
     CANDIDATE_ROWS,
     ENCODER,
@@ -25,7 +26,6 @@ from hytrec.signature import (
     RETRIEVED_ROWS,
     RETRIEVER,
     STATE,
-    next_name,
 )
 from hytrec_benchmarks.gpu.bundle import Arrays, Bundle, Case
 from hytrec_benchmarks.gpu.device import Device

@@ -41,7 +41,7 @@ def chunked(
     # With S the state before the chunk: (I + A) U = beta (V - from_start K S), A strictly lower triangular.
     inverse = _unit_lower_inverse(betas * (keys @ keys.mT) * decay)
     solved = inverse @ (betas * torch.cat([-from_start * keys, values], -1))  # U = solved [S; I], (B, H, N, C, K + V)
-    identity = torch.eye(key_size, solved.shape[-1]).to(keys)
+    identity = torch.eye(key_size, solved.shape[-1], dtype=keys.dtype, device=keys.device)
     changes = (keys * to_end).mT @ solved + (from_start[..., -1:, :] - 1) * identity
     states, last = _scan(changes, state, max_chunks or chunks)
     updates = solved[..., :key_size] @ states + solved[..., key_size:]
@@ -87,7 +87,7 @@ def _unit_lower_inverse(lower: Tensor) -> Tensor:
     """
     size = lower.shape[-1]
     index = torch.arange(CHUNK, device=lower.device)
-    inverse = torch.eye(CHUNK).to(lower)[:size, :size]
+    inverse = torch.eye(CHUNK, dtype=lower.dtype, device=lower.device)[:size, :size]
     block = 1
     while block < CHUNK:
         same_pair = (index[:, None] // (2 * block)) == (index[None, :] // (2 * block))

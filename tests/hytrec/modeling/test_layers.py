@@ -8,11 +8,11 @@ import torch
 
 from hytrec.modeling.layers import (
     Dropout,
+    DurationBucket,
     MixtureOfExperts,
     SoftmaxAttention,
     TADNLayer,
     TemporalDecay,
-    bucket_of_duration,
     l2_normalize,
     recall,
     spaced_periods,
@@ -24,7 +24,7 @@ from hytrec.modeling.layers import (
     [(-5, 0), (0, 0), (1, 1), (2, 1), (3, 2), (6, 2), (7, 3), (2**31 - 2, 30), (2**31 - 1, 31), (10**11, 31)],
 )
 def test_buckets_of_durations_begin_at_powers_of_two_less_one(duration_s: int, bucket: int) -> None:
-    assert bucket_of_duration(torch.tensor([duration_s])).tolist() == [bucket]
+    assert DurationBucket()(torch.tensor([duration_s])).tolist() == [bucket]
 
 
 def test_periods_are_spaced_from_an_hour_to_a_year() -> None:
