@@ -101,7 +101,9 @@ def test_a_server_that_said_nothing_has_an_empty_tail(server_log: ServerLog) -> 
     assert server_log.tail() == ""
 
 
-@pytest.mark.parametrize("message", ["\\n\\nInternal: reason\\nmore", "Internal: reason\n\nAt:\n", "reason", "Unavailable - reason\\n"])
+@pytest.mark.parametrize(
+    "message", ["\\n\\nInternal: reason\\nmore", "Internal: reason\n\nAt:\n", "reason", "Unavailable - reason\\n"]
+)
 def test_the_first_line_says_the_reason(message: str) -> None:
     assert first_line(message) == "reason"
 
