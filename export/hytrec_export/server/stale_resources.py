@@ -55,7 +55,7 @@ class ServerLease:
         self.folder = _folder_of(token)
         try:
             self._lock_file: int | None = _locked_file(self._path)
-            self.folder.mkdir(mode=0o700)  # after the lock: whoever finds a free lock removes the folder too
+            self.folder.mkdir(mode=0o700)  # after the lock: a free lock means a stale folder
         except OSError as error:
             raise ServerError(
                 f"the server's files cannot be written ({error}); "

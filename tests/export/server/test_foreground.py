@@ -168,9 +168,9 @@ def test_a_server_that_always_dies_is_given_up(start: Start, repository: Path, m
     assert stderr.count("; starting it again in ") == max_crashes - 1
     assert stderr.count("last lines of the server's log:") == max_crashes
     assert re.fullmatch(
-        r"Error: tritonserver ended (by itself \(killed by SIGSEGV\)|while starting: killed by SIGSEGV; .*); it crashed "
-        rf"{max_crashes} times within 300 s and is not started again; see its log above, or with --log, and raise "
-        r"--max-crashes only if such crashes are expected",
+        r"Error: tritonserver ended (by itself \(killed by SIGSEGV\)|while starting: killed by SIGSEGV; .*); "
+        rf"it crashed {max_crashes} times within 300 s and is not started again; see its log above, or with --log, "
+        r"and raise --max-crashes only if such crashes are expected",
         stderr.splitlines()[-1],
     )
 
