@@ -9,6 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from hytrec_export.errors import ServerError
+from hytrec_export.server.foreground import _write_secret
+
 COMMAND = """
 import sys
 from pathlib import Path
@@ -212,3 +215,19 @@ def test_a_stop_signal_while_loading_ends_everything(
     assert process.returncode == 0
     assert "Traceback" not in stderr
     assert not any(map(alive, [*servers, *models]))
+
+
+def test_an_admin_key_file_that_cannot_be_written_is_reported(tmp_path: Path) -> None:
+    with pytest.raises(
+        ServerError, match=r"^the admin key cannot be written \(.*No such file.*\); choose another --admin-key-file$"
+    ):
+        _write_secret(tmp_path / "missing" / "key", "k")
+
+
+def test_an_admin_key_file_replaces_a_link_and_does_not_follow_it(tmp_path: Path) -> None:
+    (tmp_path / "target").write_text("untouched")
+    (tmp_path / "key").symlink_to(tmp_path / "target")
+    _write_secret(tmp_path / "key", "k")
+    assert (tmp_path / "key").read_text() == "k\n"
+    assert not (tmp_path / "key").is_symlink()
+    assert (tmp_path / "target").read_text() == "untouched"

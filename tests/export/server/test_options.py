@@ -8,7 +8,7 @@ from hytrec_export.errors import OptionError
 from hytrec_export.server import ServerOptions
 
 
-def test_it_listens_on_loopback_unless_told_otherwise() -> None:
+def test_it_listens_on_loopback_by_default() -> None:
     assert ServerOptions(repository=Path("x")).host == "127.0.0.1"
 
 
@@ -35,6 +35,6 @@ def test_several_ports_may_be_left_open() -> None:
         ({"log_verbose": -1}, "log_verbose is -1; it must be at least 0"),
     ],
 )
-def test_an_option_out_of_range_is_refused(values: dict[str, Any], message: str) -> None:
+def test_an_option_out_of_range_is_rejected(values: dict[str, Any], message: str) -> None:
     with pytest.raises(OptionError, match=f"^{re.escape(message)}$"):
         ServerOptions(repository=Path("x"), **values)

@@ -18,7 +18,7 @@ def manifest(repository: Path, **values: Any) -> Path:
 
 
 @pytest.mark.parametrize("target", ["onnxruntime", "tensorrt", "tensorrt-rtx"])
-def test_a_repository_of_another_target_is_refused_with_where_to_go(tmp_path: Path, target: str) -> None:
+def test_a_repository_of_another_target_is_rejected_with_where_to_go(tmp_path: Path, target: str) -> None:
     manifest(tmp_path, options={"target": target})
     message = (
         f"{tmp_path} was built for target {target}, and the pip-installed tritonserver serves target embedded only; "
@@ -33,7 +33,7 @@ def test_the_embedded_target_and_a_folder_of_plain_models_are_served(tmp_path: P
     check_target(manifest(tmp_path))
 
 
-def test_a_damaged_manifest_is_refused(tmp_path: Path) -> None:
+def test_a_damaged_manifest_is_rejected(tmp_path: Path) -> None:
     (tmp_path / "manifest.json").write_text("{")
     with pytest.raises(RepositoryError, match=r"manifest.json is damaged \(.*\); build the repository again$"):
         check_target(tmp_path)
