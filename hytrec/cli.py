@@ -13,17 +13,17 @@ import typer
 
 from hytrec.config import Branches, ModelConfig
 from hytrec.data.split import Part
-from hytrec.program import run_program
+from hytrec.program import program_options, run_program
 from hytrec.training.options import TrainingOptions
 
 app = typer.Typer(
     help="Train and measure HyTRec recommenders. "
     "Results go to stdout, progress to stderr; a known error is one line and exit code 1.",
     no_args_is_help=True,
-    add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
+app.callback()(program_options)
 
 TRAIN_PACKAGES = ("torch", "pyarrow", "safetensors", "scipy")
 """What the commands import that comes with the extra."""

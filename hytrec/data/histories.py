@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 
-from hytrec.data.keys import Keys
+from hytrec.data.keys import Int64Array, Keys
 from hytrec.data.vocabulary import Vocabulary
 from hytrec.errors import DataError
 
@@ -18,8 +17,6 @@ if TYPE_CHECKING:
     from hytrec.data.readers import KeyColumn
 
 __all__ = ["Histories", "History", "Int64Array", "read_histories"]
-
-Int64Array = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
