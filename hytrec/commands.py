@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
 
@@ -16,11 +16,12 @@ from hytrec.config import ModelConfig
 from hytrec.data.histories import read_histories
 from hytrec.data.sampling import training_users
 from hytrec.data.split import Part, evaluation, training
-from hytrec.errors import RunError
+from hytrec.documents import document_from
+from hytrec.errors import ConfigError, RunError
 from hytrec.evaluation.baselines import measure_baselines
 from hytrec.evaluation.evaluate import evaluate
 from hytrec.evaluation.tables import half_life_lines, metric_lines
-from hytrec.run_folder import load_run
+from hytrec.run_folder import CONFIG_FILE, Run, load_run
 from hytrec.training.checkpoint import Epoch
 from hytrec.training.loop import train
 from hytrec.training.options import TrainingOptions
@@ -67,7 +68,7 @@ def train_run(
             options=options,
             resume=resume,
             observer=bar,
-            source={"events": str(events.absolute()), **columns},
+            source=asdict(_Source(events=str(events.absolute()), **columns)),
         )
     values = {"run": str(output), "metrics": trained.metrics, "half_life_events": trained.half_lives}
     lines = [f"{output}: {len(trained.epochs)} epochs", "", *metric_lines(trained.metrics[Part.TEST]), ""]
@@ -92,10 +93,8 @@ def evaluate_run(
     _use_threads(threads)
     run = load_run(run_folder)
     if events is None:
-        source = dict(run.training.get("source") or {})
-        if "events" not in source:
-            raise RunError(f"{run_folder} does not say which log it was trained on; give it with --events")
-        events, columns = Path(source.pop("events")), source
+        columns = asdict(_source_of(run))
+        events = Path(columns.pop("events"))
     histories, _ = read_histories(events, **columns, vocabulary=run.vocabulary)
     chosen = evaluation(histories, part, items=run.config.items, allow_repeats=allow_repeats)
     with _bar("evaluating", len(chosen)) as advance:
@@ -111,6 +110,29 @@ def evaluate_run(
     left_out = chosen.short_users + chosen.unanswerable_users
     lines.append(f"{len(chosen)} users, {part} part; {left_out} could not be evaluated")
     return Answer(as_json={"part": part.value, **counts, "metrics": measured}, as_text="\n".join(lines))
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Source:
+    """Where a run's log came from: the file and named arguments of `read_histories`."""
+
+    events: str
+    user_column: str
+    item_column: str
+    time_column: str
+    behavior_column: str | None
+
+
+def _source_of(run: Run) -> _Source:
+    source = run.training.get("source")
+    if not source:
+        raise RunError(f"{run.path} does not say which log it was trained on; give it with --events")
+    try:
+        return document_from(source, _Source)
+    except ConfigError as error:
+        raise RunError(
+            f"{run.path / CONFIG_FILE} is damaged (training.source: {error}); give the log with --events"
+        ) from error
 
 
 def _use_threads(threads: int) -> None:

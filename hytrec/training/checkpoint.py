@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
+import msgspec
 import torch
 
 from hytrec.config import ModelConfig
@@ -118,7 +119,7 @@ class Resumable:
                         "resume with the same, or give another --output"
                     )
             trainer.load_state_dict(saved["trainer"])
-            epochs = [Epoch(**epoch) for epoch in saved["progress"].pop("epochs")]
+            epochs = msgspec.convert(saved["progress"].pop("epochs"), list[Epoch])
             return Progress(**saved["progress"], epochs=epochs)
         except RunError:
             raise
