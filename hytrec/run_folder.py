@@ -1,4 +1,4 @@
-"""A run folder: everything needed to use a trained model, and nothing that names a user.
+"""A run folder: everything needed to use a trained model, without user ids.
 
 config.json          format version, model sizes, how it was trained
 weights.safetensors  float32 weights

@@ -132,7 +132,7 @@ class KeyTable:
         """(n,) positions of keys in `self.keys`, -1 for unknown ones.
 
         Raises:
-            VocabularyError: strings asked of integer keys, or the other way round.
+            VocabularyError: string keys looked up among integer ones, or the other way round.
         """
         array = _one_dimension(keys)
         if not (array.size and self.keys.size):

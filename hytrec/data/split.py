@@ -16,7 +16,7 @@ from hytrec.data.histories import Histories, History, Int64Array
 
 __all__ = ["Evaluation", "EvaluationBatch", "Part", "evaluation", "training"]
 
-_LEAST_EVENTS = 3
+_MIN_EVENTS = 3
 
 
 class Part(StrEnum):
@@ -93,7 +93,7 @@ class Evaluation:
         return np.unique(self.history(index).item_rows)
 
     def thinned(self, users: int) -> Evaluation:
-        """At most `users` users, evenly spaced."""
+        """A subset of at most `users` users, evenly spaced."""
         chosen = np.unique(np.linspace(0, len(self) - 1, min(users, len(self))).astype(np.int64))
         return replace(self, users=self.users[chosen], events=self.events[chosen])
 
@@ -119,7 +119,7 @@ def _padded(rows: list[Int64Array]) -> Int64Array:
 def training(histories: Histories) -> Histories:
     """Every history without its last two events; histories of one or two events whole."""
     lengths = histories.lengths
-    kept = np.where(lengths < _LEAST_EVENTS, lengths, lengths - 2)
+    kept = np.where(lengths < _MIN_EVENTS, lengths, lengths - 2)
     places = np.arange(histories.times.size) - np.repeat(histories.offsets[:-1], lengths)
     chosen = places < np.repeat(kept, lengths)
     return Histories(
@@ -139,7 +139,7 @@ def evaluation(histories: Histories, part: Part, *, items: int, allow_repeats: b
         allow_repeats: False removes a user's seen items from the ranking; then a user whose predicted item was seen
             before is left out too. Both are counted.
     """
-    users = np.flatnonzero(histories.lengths >= _LEAST_EVENTS)
+    users = np.flatnonzero(histories.lengths >= _MIN_EVENTS)
     events = histories.offsets[users + 1] - part.from_end
     targets = histories.item_rows[events]
     answerable = targets <= items

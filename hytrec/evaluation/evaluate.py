@@ -1,4 +1,4 @@
-"""A model measured by the protocol of `hytrec.data.split`: the retriever alone, and followed by the reranker."""
+"""Evaluate a model by the protocol of `hytrec.data.split`: the retriever alone, and followed by the reranker."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class _Batch:
 
 
 def padded(histories: Sequence[History]) -> _Batch:
-    """Histories side by side, (B, T) each, padded with 0 at the end; T is at least 1."""
+    """Histories as (B, T) tensors, padded with 0 at the end; T is at least 1."""
     steps = max([1, *map(len, histories)])
 
     def stacked(values: Sequence[Int64Array]) -> Tensor:
@@ -49,7 +49,7 @@ def padded(histories: Sequence[History]) -> _Batch:
 
 
 def read_histories_at(model: HyTRec, histories: Sequence[History], now_s: Int64Array) -> Readout:
-    """Encode whole histories and read them at `now_s` (B,): the exported path, in PyTorch."""
+    """Encode whole histories and read the users at `now_s` (B,) int64: what the exported graphs compute, in PyTorch."""
     batch = padded(histories)
     state, last_memory = model.encode(
         model.empty_state(len(histories)),
@@ -69,13 +69,13 @@ def evaluate(
     rerank: bool = True,
     progress: Callable[[int], None] | None = None,
 ) -> dict[str, dict[str, float]]:
-    """Metrics of the retriever over the catalogue and, if asked for, of its list reranked.
+    """Metrics of the retriever over the catalogue and, with `rerank`, of its list reranked.
 
     Args:
-        progress: told how many users are done, batch by batch.
+        progress: called with the number of users of each finished batch.
 
     Raises:
-        EvaluationError: nobody can be evaluated, or the model has diverged.
+        EvaluationError: no user can be evaluated, or the model has diverged.
     """
     retriever, reranker = RankingMetrics(ks), RankingMetrics(ks)
     was_training = model.training
@@ -128,7 +128,7 @@ def weigh_reranker(model: HyTRec, validation: Evaluation) -> float:
 
 
 def batches_by_length(part: Evaluation) -> Iterator[Int64Array]:
-    """Users of an evaluation, those with histories of like length together."""
+    """Indices of an evaluation's users in batches of similar history length."""
     lengths = part.events - part.histories.offsets[part.users]
     order = np.argsort(lengths, kind="stable")
     start = 0
@@ -143,7 +143,7 @@ def batches_by_length(part: Evaluation) -> Iterator[Int64Array]:
 
 
 def padded_rows(rows: Sequence[Int64Array]) -> Int64Array:
-    """(B, X) rows side by side, padded with 0."""
+    """B arrays of rows -> (B, X), padded with 0."""
     result = np.zeros((len(rows), max(row.size for row in rows)), np.int64)
     for line, row in zip(result, rows, strict=True):
         line[: row.size] = row

@@ -135,8 +135,8 @@ def test_another_format_version_is_told(run: Path) -> None:
     ("changes", "reason"),
     [
         (
-            {"model": {"items": 30, "flavour": 1}},
-            r"Object contains unknown field `flavour` - at `\$\.model`; known: items, .*",
+            {"model": {"items": 30, "flavor": 1}},
+            r"Object contains unknown field `flavor` - at `\$\.model`; known: items, .*",
         ),
         ({"model": {"items": 30, "width": "16"}}, r"Expected `int`, got `str` - at `\$\.model\.width`"),
         ({"model": {"items": 30, "branches": "left"}}, r"Invalid enum value 'left' - at `\$\.model\.branches`"),

@@ -1,4 +1,4 @@
-"""The neural models of a build, run one after the other as an ensemble runs them, without a server."""
+"""Encoder, retriever and reranker of a build, run in sequence in this process: the ensembles without a server."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from hytrec_export.runtime.runners import Arrays, Runner
 
 MAX_ROWS = 16
 MAX_ELEMENTS = 1 << 15
-"""Most users, and most events padding included, of one run."""
+"""Maximum users and events, padding included, of one graph run."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -68,7 +68,12 @@ class ModelChain:
         self._sizes = sizes
 
     def encode(self, state: Arrays, events: Arrays) -> EncodedUsers:
-        """Absorb events (B, T)."""
+        """Fold events into states.
+
+        Args:
+            state: tensors of `hytrec.signature.STATE`, each (B, ...): memory (B, L, H, K, V) float32, and so on.
+            events: item_rows, behavior_rows and event_times, (B, T) int64 each, padded with 0 at the end.
+        """
         outputs = self._runners[ENCODER.name].infer(state | events)
         after = {tensor.name: outputs[next_name(tensor.name)] for tensor in STATE}
         known = after | {LAST_MEMORY.name: outputs[LAST_MEMORY.name]}
@@ -76,11 +81,11 @@ class ModelChain:
         return EncodedUsers(state=after, features=features)
 
     def replay(self, parts: Sequence[Sequence[History]], *, padding: int = 0) -> EncodedUsers:
-        """Absorb histories in parts, starting from nothing; a user whose parts are used up waits.
+        """Encode histories chunk by chunk from an empty state; a user without a further chunk gets padding.
 
         Args:
-            parts: of each user, in order.
-            padding: empty places after the longest part.
+            parts: the chunks of each of B users, in order.
+            padding: further steps of padding after the longest chunk.
         """
         state = empty_state(self._sizes, len(parts))
         users = None
@@ -88,7 +93,7 @@ class ModelChain:
             now = [own[round_] if round_ < len(own) else _NOTHING for own in parts]
             users = self.encode(state, padded(now, length=max(1, *map(len, now)) + padding))
             state = users.state
-        if users is None:  # for the type checker: there is one round at least
+        if users is None:  # for the type checker: there is at least one round
             raise ValueError(parts)
         return users
 
@@ -110,7 +115,7 @@ def empty_state(sizes: Sizes, batch: int) -> Arrays:
 
 
 def split_at(history: History, cuts: Sequence[int]) -> list[History]:
-    """Parts of a history (views): up to the first cut, from there to the next one, and so on."""
+    """A history cut at some positions into views: `len(cuts) + 1` parts."""
     return [
         History(
             item_rows=history.item_rows[start:stop],
@@ -141,7 +146,7 @@ def padded(histories: Sequence[History], *, length: int) -> Arrays:
 
 
 def batches(histories: Sequence[History], *, max_rows: int, max_events: int) -> Iterator[list[int]]:
-    """Positions of histories of about one length, few enough for one run."""
+    """Indices of histories in batches of similar length, each small enough for one run."""
     together: list[int] = []
     for position in sorted(range(len(histories)), key=lambda position: len(histories[position])):
         steps = min(max_events, len(histories[position]))
