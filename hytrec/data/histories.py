@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,7 +16,7 @@ from hytrec.errors import DataError
 if TYPE_CHECKING:
     from hytrec.data.readers import KeyColumn
 
-__all__ = ["Histories", "History", "Int64Array", "read_histories"]
+__all__ = ["Histories", "History", "Int64Array", "padded_rows", "read_histories"]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -43,6 +43,14 @@ class History:
             behavior_rows=self.behavior_rows[:position],
             times=self.times[:position],
         )
+
+
+def padded_rows(rows: Sequence[Int64Array], *, width: int = 0) -> Int64Array:
+    """B arrays of integers -> (B, X) int64, padded with 0 at the end; X is the longest length or `width`, if larger."""
+    result = np.zeros((len(rows), max([width, *map(len, rows)])), np.int64)
+    for line, row in zip(result, rows, strict=True):
+        line[: row.size] = row
+    return result
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -12,7 +12,7 @@ from enum import StrEnum
 
 import numpy as np
 
-from hytrec.data.histories import Histories, History, Int64Array
+from hytrec.data.histories import Histories, History, Int64Array, padded_rows
 
 __all__ = ["Evaluation", "EvaluationBatch", "Part", "evaluation", "training"]
 
@@ -97,23 +97,19 @@ class Evaluation:
         chosen = np.unique(np.linspace(0, len(self) - 1, min(users, len(self))).astype(np.int64))
         return replace(self, users=self.users[chosen], events=self.events[chosen])
 
+    def batch(self, indices: Int64Array) -> EvaluationBatch:
+        """Some users, by their indices in this evaluation (B,)."""
+        return EvaluationBatch(
+            histories=[self.history(index) for index in indices],
+            targets=self.targets[indices],
+            now=self.now[indices],
+            seen=padded_rows([self.seen(index) for index in indices]),
+        )
+
     def batches(self, size: int = 256) -> Iterator[EvaluationBatch]:
         """All users in order, `size` at a time."""
         for start in range(0, len(self), size):
-            indices = range(start, min(start + size, len(self)))
-            yield EvaluationBatch(
-                histories=[self.history(index) for index in indices],
-                targets=self.targets[start : indices.stop],
-                now=self.now[start : indices.stop],
-                seen=_padded([self.seen(index) for index in indices]),
-            )
-
-
-def _padded(rows: list[Int64Array]) -> Int64Array:
-    padded = np.zeros((len(rows), max(map(len, rows))), dtype=np.int64)
-    for line, values in zip(padded, rows, strict=True):
-        line[: values.size] = values
-    return padded
+            yield self.batch(np.arange(start, min(start + size, len(self))))
 
 
 def training(histories: Histories) -> Histories:

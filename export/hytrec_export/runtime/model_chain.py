@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from hytrec.data.histories import History, Int64Array
+from hytrec.data.histories import History, Int64Array, padded_rows
 from hytrec.signature import (
     BEHAVIOR_ROWS,
     CANDIDATE_ROWS,
@@ -136,13 +136,12 @@ _NOTHING = History(item_rows=np.zeros(0, np.int64), behavior_rows=np.zeros(0, np
 
 def padded(histories: Sequence[History], *, length: int) -> Arrays:
     """Events of B users as the encoder takes them: (B, length) int64 each, zeros at the end."""
-    names = (ITEM_ROWS.name, BEHAVIOR_ROWS.name, ROW_TIMES.name)
-    events = {name: np.zeros((len(histories), length), np.int64) for name in names}
-    for row, history in enumerate(histories):
-        fields = (history.item_rows, history.behavior_rows, history.times)
-        for name, values in zip(names, fields, strict=True):
-            events[name][row, : len(history)] = values
-    return events
+    columns = {
+        ITEM_ROWS.name: [history.item_rows for history in histories],
+        BEHAVIOR_ROWS.name: [history.behavior_rows for history in histories],
+        ROW_TIMES.name: [history.times for history in histories],
+    }
+    return {name: padded_rows(rows, width=length) for name, rows in columns.items()}
 
 
 def batches(histories: Sequence[History], *, max_rows: int, max_events: int) -> Iterator[list[int]]:

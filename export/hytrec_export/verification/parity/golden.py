@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hytrec.data.histories import History, Int64Array
+from hytrec.data.histories import History, Int64Array, padded_rows
 from hytrec.signature import NOW, STATE
 from hytrec_export.errors import RepositoryError
 from hytrec_export.progress import Advance, ignore
@@ -206,8 +206,4 @@ def _time_to_rank_for(position: int, history: History) -> int:
 def _excluded(histories: Sequence[History], limits: Limits) -> Int64Array:
     """Last items of each history, which are not to be retrieved again: (B, X) int64, padded with 0."""
     size = max(1, min(MAX_EXCLUDED, limits.max_excluded))
-    rows = np.zeros((len(histories), size), np.int64)
-    for row, history in enumerate(histories):
-        last = history.item_rows[-size:]
-        rows[row, : len(last)] = last
-    return rows
+    return padded_rows([history.item_rows[-size:] for history in histories], width=size)
