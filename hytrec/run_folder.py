@@ -1,4 +1,4 @@
-"""A run folder: everything needed to use a trained model, and nothing that names a user.
+"""A run folder: everything needed to use a trained model, without user ids.
 
 config.json          format version, model sizes, how it was trained
 weights.safetensors  float32 weights
@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -23,6 +24,7 @@ from safetensors.torch import load_file, save_file
 from hytrec.config import ModelConfig
 from hytrec.data.histories import History
 from hytrec.data.vocabulary import Vocabulary
+from hytrec.documents import decode_document
 from hytrec.errors import ConfigError, HytrecError, RunError
 from hytrec.modeling.model import HyTRec, build_model
 
@@ -44,6 +46,21 @@ class Run:
     vocabulary: Vocabulary
     samples: list[History]
     fingerprint: str
+
+
+class _Header(msgspec.Struct):
+    """What a config of any version has."""
+
+    format_version: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Config:
+    """`CONFIG_FILE`."""
+
+    format_version: int
+    model: ModelConfig
+    training: dict[str, Any]
 
 
 def model_fingerprint(model: HyTRec, config: ModelConfig, vocabulary: Vocabulary) -> str:
@@ -127,13 +144,14 @@ def _load_config(path: Path) -> tuple[ModelConfig, dict[str, Any]]:
     if not path.is_dir():
         raise RunError(f"there is no run folder {path}; make one with: hytrec train EVENTS --output {path}")
     try:
-        values = json.loads(file.read_text())
-        version = values["format_version"]
+        content = file.read_bytes()
+        version = msgspec.json.decode(content, type=_Header).format_version
         if version == FORMAT_VERSION:
-            return ModelConfig.from_dict(values["model"]), values["training"]
+            document = decode_document(content, _Config)
+            return document.model, document.training
     except FileNotFoundError:
         raise RunError(f"{file} is missing; {path} is not a run folder, or its training never finished") from None
-    except (ConfigError, OSError, ValueError, KeyError, TypeError) as error:
+    except (ConfigError, OSError, msgspec.DecodeError) as error:
         raise RunError(f"{file} is damaged ({error}); train again") from error
     raise RunError(f"{file} has format version {version}; this hytrec reads {FORMAT_VERSION}: train again")
 

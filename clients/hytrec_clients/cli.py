@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from hytrec.program import run_program
+from hytrec.program import program_options, run_program
 from hytrec.signature import DEFAULT_TOP_K
 from hytrec_clients.client import HytrecClient
 from hytrec_clients.errors import InvalidRequest
@@ -23,10 +23,10 @@ from hytrec_clients.session import DEFAULT_URL
 app = typer.Typer(
     help="Send requests to a HyTRec server. Results go to stdout; a known error is one line on stderr and exit code 1.",
     no_args_is_help=True,
-    add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
+app.callback()(program_options)
 
 _INTEGER = re.compile(r"0|-?[1-9][0-9]{0,18}")
 

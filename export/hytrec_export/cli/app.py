@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from hytrec.program import run_program
+from hytrec.program import program_options, run_program
 from hytrec_export.cli.doctor import doctor
 from hytrec_export.cli.loadtest import loadtest
 from hytrec_export.cli.serve import serve
@@ -36,10 +36,10 @@ app = typer.Typer(
     help="Build, verify and serve Triton model repositories of trained HyTRec runs. "
     "Results go to stdout, progress to stderr; a known error is one line and exit code 1.",
     no_args_is_help=True,
-    add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
+app.callback()(program_options)
 app.add_typer(state_app, name="state")
 app.command()(doctor)
 app.command()(loadtest)

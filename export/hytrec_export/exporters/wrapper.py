@@ -1,6 +1,6 @@
 """The three served graphs as modules: tensors of `hytrec.signature` in, in the table's order, and out.
 
-The methods called are the ones training calls.
+They call the very methods that training calls.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class Reranker(nn.Module):
 
 
 class CatalogueScores(nn.Module):
-    """The scores behind the retriever's list, by which the parity gate tells ties from mistakes. Never exported."""
+    """The scores behind the retriever's list, by which the parity gate tells ties from errors. Never exported."""
 
     def __init__(self, *, model: HyTRec) -> None:
         super().__init__()

@@ -126,7 +126,7 @@ def _events(history: History, count: int, settings: ServingSettings) -> dict[str
 
 
 def _features(history: History, settings: ServingSettings) -> dict[str, Int64Array]:
-    """User features the moment after the last event; those of real numbers stay zeros."""
+    """User features right after the last event; float tensors are left out."""
     values = {
         Content.ITEM_ROW: history.item_rows,
         Content.BEHAVIOR_ROW: history.behavior_rows,

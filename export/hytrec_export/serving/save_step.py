@@ -124,7 +124,7 @@ def best_items(
 def _write(inputs: Inputs, call_context: CallContext) -> Write:
     state = {tensor.name: inputs[next_name(tensor.name)][0] for tensor in STATE}
     for name, values in state.items():
-        _check_finite(values, f"the encoder's {name}")
+        _check_finite(values, f"the encoder's {name.replace('_', ' ')}")
     found, expected = int(state[EVENT_COUNT.name][0]), call_context.event_count + call_context.events
     if found != expected:
         raise GraphError(f"the encoder counted {found} events instead of {expected}; build the repository again")
