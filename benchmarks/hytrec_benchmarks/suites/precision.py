@@ -19,7 +19,8 @@ from hytrec_benchmarks.fixtures.bounds import Figure
 from hytrec_benchmarks.fixtures.context import LONG, LONG_EVENTS, QUICK_EVENTS, Context, Log, Weights
 from hytrec_benchmarks.fixtures.progress import say
 from hytrec_benchmarks.fixtures.reference_models import Feeder, torch_chain
-from hytrec_export.exporters.mixed_precision import HalfLinear, HalfProduct, to_mixed_precision
+from hytrec_export.exporters.fp16_weights import convert_to_fp16_weights
+from hytrec_export.exporters.mixed_precision import HalfLinear, HalfProduct, narrow_limit, to_mixed_precision
 from hytrec_export.exporters.onnx_graph import export_graphs
 from hytrec_export.options import Lowering, Precision
 from hytrec_export.settings import Limits, ServingSettings
@@ -49,7 +50,14 @@ def measure(context: Context) -> dict[str, Figure]:
         ("fp16_weights", Lowering.FUSED, Precision.HALF_WEIGHTS),
     ):
         say(f"{precision.value}, {lowering.value}, against float32 on {len(histories)} histories")
-        float32, half = (exported(context, run, lowering, each) for each in (Precision.FLOAT32, precision))
+        float32 = exported(context, run, lowering, Precision.FLOAT32)
+        half = (
+            exported(context, run, lowering, precision)
+            if precision is Precision.MIXED
+            else convert_to_fp16_weights(
+                float32, context.new_folder("graphs-halved") / "half", narrow=narrow_limit(run.model)
+            )
+        )
         quality = check_quality(float32, half, histories, settings=settings_of(run), bounds=NO_BOUNDS)
         figures |= quality_figures(prefix, quality)
         figures[f"{prefix}_file_size_ratio"] = size_of(half) / size_of(float32)

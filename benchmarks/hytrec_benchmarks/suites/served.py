@@ -95,7 +95,7 @@ def measure(context: Context) -> dict[str, Figure]:
         )
     bound = float(BOUNDS["served_score_max_abs_diff"].limit)
     return {
-        "served_score_max_abs_diff": max(score_difference(own) for own in zip(*replies, strict=True)),
+        "served_score_max_abs_diff": float(np.max([score_difference(own) for own in zip(*replies, strict=True)])),
         "served_top10_overlap": min(
             float(np.mean([overlap(one, other, tolerance=bound) for one, other in zip(reply, replies[0], strict=True)]))
             for reply in replies[1:]

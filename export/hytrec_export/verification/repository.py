@@ -43,9 +43,17 @@ def verify_files(repository: Path, manifest: Manifest, progress: Progress) -> li
                 wrong.append(f"{name} is extra: it is not part of the build")
             elif name not in there:
                 wrong.append(f"{name} is missing")
-            elif manifests.stored(repository / name) != manifest.files[name]:
-                wrong.append(f"{name} was altered after the build")
+            else:
+                wrong += _altered(repository, name, manifest)
             advance(1)
     if wrong:
         return [failed(text) for text in wrong]
-    return [ok(f"{len(names)} files are as they were built")]
+    return [ok(f"{len(names)} files match the manifest")]
+
+
+def _altered(repository: Path, name: str, manifest: Manifest) -> list[str]:
+    try:
+        same = manifests.stored(repository / name) == manifest.files[name]
+    except OSError as error:
+        return [f"{name} cannot be read ({error.strerror}); run this as the user who built the repository"]
+    return [] if same else [f"{name} was altered after the build"]

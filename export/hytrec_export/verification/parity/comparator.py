@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -52,23 +53,23 @@ class ParityReport:
     @property
     def worst(self) -> float:
         """The largest difference of all; 0 where nothing was compared."""
-        return max((found.value for found in self.largest.values()), default=0.0)
+        return float(np.max([0.0, *(found.value for found in self.largest.values())]))  # NaN if one is
 
     def check(self, atol: float, *, subject: str) -> None:
         """Compare with the bound.
 
         Args:
-            subject: what drifts, for the message.
+            subject: what was compared, for the message, for example "the server".
 
         Raises:
             ParityError: some difference is over it.
         """
         over = [(found.value, kind, found.where) for kind, found in self.largest.items() if not found.value <= atol]
         if over:
-            value, kind, where = max(over)
+            value, kind, where = max(over, key=lambda found: np.nan_to_num(found[0], nan=np.inf))
             raise ParityError(
-                f"{subject} drifts from PyTorch: {kind} max |diff| {value:.3g} > {atol:g} at {where}; "
-                "raise --atol, or choose the other --lowering"
+                f"{subject} differs from PyTorch: {kind} max |diff| {value:.3g} > {atol:g} at {where}; "
+                "try the other --lowering, or raise --atol if you accept this error"
             )
 
 
@@ -128,6 +129,7 @@ class Comparator:
         )
 
     def _keep(self, kind: str, value: float, where: str) -> None:
+        value = value if math.isfinite(value) else math.inf  # a NaN is over nothing and nothing is over it
         if kind not in self._largest or value > self._largest[kind].value:
             self._largest[kind] = Difference(value=value, where=where)
 

@@ -126,6 +126,11 @@ class QualityReport:
                     f"float16 changes {name} of {self.evaluated} users from {change.float32:.4f} to {change.half:.4f}, "
                     f"by {change.relative:.2%} > {bounds.metric:.2%}; {ADVICE}"
                 )
+        if not math.isfinite(self.drift.state + self.drift.score):
+            raise QualityError(
+                f"float16 does not stay finite over {self.drift.appends} single appends (state {self.drift.state:g}, "
+                f"score {self.drift.score:g}); {ADVICE}"
+            )
         for name, difference in self.batched.items():
             limit = bounds.batched * self.spread
             if not difference <= limit:

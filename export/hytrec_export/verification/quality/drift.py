@@ -39,7 +39,7 @@ def measure_drift(float32: GraphSet, half: GraphSet, question: EvalQuery, *, app
 def batch_difference(side: GraphSet, questions: Sequence[EvalQuery]) -> float:
     """Largest difference between a user's scores in a padded batch of mixed lengths and alone."""
     by_length = sorted(questions, key=lambda question: -len(question.history))
-    worst = 0.0
+    worst = [0.0]
     for size, padding in BATCHES:
         most = min(BATCHED_EVENTS, side.limits.max_events - padding)
         fitting = [question for question in by_length if len(question.history) <= most]
@@ -49,8 +49,8 @@ def batch_difference(side: GraphSet, questions: Sequence[EvalQuery]) -> float:
         together = side.encode(chosen, padding=padding)
         for index, question in enumerate(chosen):
             alone = side.encode([question])
-            worst = max(worst, _score_difference((side, alone), (side, together.row(index)), question))
-    return worst
+            worst.append(_score_difference((side, alone), (side, together.row(index)), question))
+    return float(np.max(worst))  # NaN if one is
 
 
 def _score_difference(

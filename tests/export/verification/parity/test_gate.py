@@ -117,7 +117,8 @@ def over(gate: Callable[..., ParityResult], monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_over_the_bound_there_is_no_build(gate: Callable[..., ParityResult]) -> None:
     message = (
-        r"^the build drifts from PyTorch: \w+ scores max \|diff\| 0\.001\d* > 0.0001 at .*; raise --atol, or choose "
+        r"^the exported model differs from PyTorch: \w+ scores max \|diff\| 0\.001\d* > 0.0001 at .*; "
+        r"try the other --lowering, or raise --atol if you accept this error$"
     )
     with pytest.raises(ParityError, match=message):
         gate(RERANKER.name, changed("raw_scores", lambda values: values + np.float32(0.001)))
