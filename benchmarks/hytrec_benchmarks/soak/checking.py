@@ -14,7 +14,7 @@ from hytrec_benchmarks.fixtures.reference_models import Feeder
 from hytrec_benchmarks.soak.book import Book, Sample
 from hytrec_export.loadtest.in_process import onnx_chain
 from hytrec_export.runtime.model_chain import EncodedUsers, ModelChain, empty_state, split_at
-from hytrec_export.serving.save_step import best_items
+from hytrec_export.runtime.top_k import best_items
 from hytrec_export.settings import ServingSettings
 
 TOLERANCE = 1e-4

@@ -20,8 +20,8 @@ from hytrec_benchmarks.fixtures.reference_models import torch_chain
 from hytrec_clients import Events, HytrecClient
 from hytrec_export.loadtest.in_process import onnx_chain
 from hytrec_export.runtime.model_chain import ModelChain, batches, split_every
+from hytrec_export.runtime.top_k import best_items
 from hytrec_export.server import EmbeddedServer, ServerOptions
-from hytrec_export.serving.save_step import best_items
 from hytrec_export.settings import Limits
 from hytrec_export.state.options import StoreOptions
 

@@ -15,7 +15,7 @@ from hytrec_export.repository.layout import graph_files
 from hytrec_export.runtime.chunked_encoder import open_runner
 from hytrec_export.runtime.model_chain import EncodedUsers, ModelChain, padded
 from hytrec_export.runtime.runners import Arrays
-from hytrec_export.serving.save_step import best_items
+from hytrec_export.runtime.top_k import best_items
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from hytrec.data.histories import History
 from hytrec_export.errors import RepositoryError
 from hytrec_export.loadtest.in_process import InProcessBackend, onnx_chain
 from hytrec_export.runtime.model_chain import ModelChain, split_every
-from hytrec_export.serving.save_step import best_items
+from hytrec_export.runtime.top_k import best_items
 from hytrec_export.settings import ServingSettings
 
 NOW_S = np.array([[1_100_000_000], [1_200_000_000]])
