@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import signal
@@ -16,9 +17,14 @@ import numpy as np
 import pytest
 from typer.main import get_command
 
+from hytrec.contract import StateStatus
+from hytrec_benchmarks.quality import markdown_page
 from hytrec_export.cli.app import app
+from hytrec_export.serving.counters import ServerCounter
 
-README = (Path(__file__).parent.parent / "README.md").read_text()
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+REPORTS = ROOT / "reports"
 BIN = Path(sys.executable).parent
 DEFAULT_PORTS = (8000, 8001, 8002)
 
@@ -47,6 +53,27 @@ def test_the_option_tables_are_those_of_the_commands(command: str) -> None:
         if parameter.opts[0].startswith("--")
     }
     assert options_of_table(command) == expected
+
+
+def test_the_states_are_those_of_the_contract() -> None:
+    table = re.findall(r"^\| (\d) \| `(\w+)` \|", README, re.MULTILINE)
+    assert table == [(str(status.value), status.name.lower()) for status in StateStatus]
+
+
+def test_the_metrics_are_those_of_the_server() -> None:
+    assert set(re.findall(r"`(hytrec_\w+_total)`", README)) == {counter.value for counter in ServerCounter}
+
+
+def test_the_quality_table_is_the_reports() -> None:
+    report = json.loads((REPORTS / "quality.json").read_text())
+    assert (REPORTS / "quality.md").read_text() == markdown_page(report)
+    for name, dataset in report["datasets"].items():
+        measured = dataset["models"]["retriever"]["ndcg@10"]
+        names = ("most-popular", "item-knn", "item-knn-recent")
+        baselines = [dataset["baselines"][baseline]["ndcg@10"] for baseline in names]
+        expected = [measured["mean"], measured["standard_error"], *baselines]
+        (row,) = re.findall(rf"^\| {name} (.*)$", README, re.MULTILINE)
+        assert re.findall(r"\.\d{4}", row) == [f"{value:.4f}"[1:] for value in expected]
 
 
 @contextmanager

@@ -15,8 +15,9 @@ import torch
 from torch import nn
 
 from hytrec import __version__
+from hytrec.contract import DType, Model, Sizes, Tensor, next_name
 from hytrec.modeling.model import HyTRec
-from hytrec.signature import CARRIED_STATE, GRAPHS, STATE, DType, Model, Sizes, Tensor, next_name
+from hytrec.signature import CARRIED_STATE, GRAPHS, STATE
 from hytrec_export.errors import BuildError
 from hytrec_export.exporters.lowering import delta_rule_of
 from hytrec_export.exporters.mixed_precision import narrow_limit, to_mixed_precision
@@ -176,22 +177,20 @@ def check_graph(graph: Any, *, model: Model, sizes: Sizes) -> None:
 
 def _traced(module: nn.Module, model: Model, sizes: Sizes, opset: int) -> Any:
     axes = {letter: torch.export.Dim(letter) for letter in EXAMPLE_SIZES}
+    examples = tuple(_example(tensor, sizes) for tensor in model.inputs)
+    shapes = torch.export.ShapesCollection()
+    for tensor, example in zip(model.inputs, examples, strict=True):
+        letters = enumerate((BATCH_AXIS, *map(str, tensor.axes)))
+        shapes[example] = {position: axes[letter] for position, letter in letters if letter in axes}
     with _quiet():
         program = torch.onnx.export(
             module.eval(),
-            tuple(_example(tensor, sizes) for tensor in model.inputs),
+            examples,
             dynamo=True,
             opset_version=opset,
             input_names=model.input_names(),
             output_names=model.output_names(),
-            dynamic_shapes=tuple(
-                {
-                    position: axes[letter]
-                    for position, letter in enumerate((BATCH_AXIS, *map(str, tensor.axes)))
-                    if letter in axes
-                }
-                for tensor in model.inputs
-            ),
+            dynamic_shapes=shapes.dynamic_shapes(module, examples),
             verbose=False,
         )
     if program is None:  # for the type checker: only dynamo=False returns nothing

@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from hytrec.contract import Model
-from hytrec.signature import CANDIDATE_ROWS, ENCODER, STATE, Tensor
+from hytrec.contract import Model, Tensor
+from hytrec.signature import CANDIDATE_ROWS, ENCODER, STATE
 from hytrec_export.exporters.tensorrt.profiles import profiles_of
 from hytrec_export.options import Device, StateKind
 from hytrec_export.plan import BuildPlan

@@ -227,7 +227,7 @@ def test_a_spoiled_run_is_one_line(
     ("arguments", "message"),
     [
         (["build", "/no/run"], "there is no run folder /no/run; "),
-        (["build", "run", "--max-events", "0"], "max_events is 0; it must be at least 1"),
+        (["build", "run", "--max-events", "0"], "max_events is 0; it must be 1 to 1,048,576"),
         (["build", "run", "--atol", "0"], "atol is 0.0; it must be over 0, "),
         (["verify", "/no/repository"], "there is no repository /no/repository; make one with: hytrec-export build RUN"),
         (["serve", "/no/repository", "--grpc-port", "99999"], "grpc_port is 99999; "),

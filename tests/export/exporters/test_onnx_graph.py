@@ -11,8 +11,14 @@ from torch import nn
 
 from hytrec import __version__
 from hytrec.config import Branches, ModelConfig
+from hytrec.contract import Model, Sizes
 from hytrec.data.vocabulary import Vocabulary
-from hytrec.signature import ENCODER, GRAPHS, RERANKER, SESSION_ENCODER_GRAPH, Model, Sizes
+from hytrec.signature import (
+    ENCODER,
+    GRAPHS,
+    RERANKER,
+    SESSION_ENCODER_GRAPH,
+)
 from hytrec_export.errors import BuildError
 from hytrec_export.exporters import onnx_graph as graph_module
 from hytrec_export.exporters.onnx_graph import check_graph, export_graph

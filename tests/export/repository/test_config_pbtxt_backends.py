@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from hytrec.contract import DType
 from hytrec.run_folder import Run, load_run
 from hytrec.signature import (
     CARRIED_STATE,
@@ -17,7 +18,6 @@ from hytrec.signature import (
     RETRIEVER,
     SESSION_ENCODER_GRAPH,
     STATE,
-    DType,
 )
 from hytrec_export.options import Device, EngineOptions, Execution, Lowering, StateKind, Target
 from hytrec_export.plan import BuildPlan

@@ -16,7 +16,7 @@ from hytrec_export.exporters.tensorrt.profiles import profiles_of
 from hytrec_export.options import BuildOptions, EngineOptions, Lowering, Precision, StateKind, Target
 from hytrec_export.plan import BuildPlan, resolve_plan
 from hytrec_export.repository.config_pbtxt import config_texts
-from hytrec_export.repository.layout import layout_of
+from hytrec_export.repository.planned_layout import layout_of
 from hytrec_export.settings import ServingSettings
 
 text_format: Any = importlib.import_module("google.protobuf.text_format")

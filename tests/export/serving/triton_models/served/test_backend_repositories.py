@@ -38,7 +38,8 @@ SHIM = "from hytrec_export.serving.triton_models.{module} import TritonPythonMod
 SESSION_ENCODER_STAND_IN = """
 import numpy as np
 import triton_python_backend_utils as pb_utils
-from hytrec.signature import ENCODER, SESSION_ENCODER, STATE, next_name
+from hytrec.contract import next_name
+from hytrec.signature import ENCODER, SESSION_ENCODER, STATE
 from hytrec_export.serving.triton_models.startup import graph_of, runner_of, settings_of
 
 class TritonPythonModel:
@@ -58,7 +59,7 @@ class TritonPythonModel:
         if request.flags() & pb_utils.TRITONSERVER_REQUEST_FLAG_SEQUENCE_START:
             self.states[sequence] = self.zeros
         rows = {{tensor.name(): tensor.as_numpy() for tensor in request.inputs()}}
-        (outputs,) = self.runner.answer([self.states[sequence] | rows])
+        (outputs,) = self.runner.run([self.states[sequence] | rows])
         self.states[sequence] = {{t.name: outputs[next_name(t.name)] for t in STATE}}
         wanted = set(request.requested_output_names())
         tensors = [pb_utils.Tensor(name, values) for name, values in outputs.items() if name in wanted]
@@ -183,7 +184,7 @@ def test_a_session_goes_from_call_to_call(client: Any) -> None:
     session = {"sequence_id": 7}
     start = session | {"sequence_start": True}
     fed = call(client, "hytrec_session_append", sequence=start, item_keys=[[100, 101]], times=[[5, 6]])
-    assert fed == {"event_count": [[2]], "model_fingerprint": [[b"0123456789abcdef" * 2]]}
+    assert fed == {"event_count": [[2]], "model_fingerprint": [list(bytes.fromhex("0123456789abcdef" * 2))]}
     ranked = call(client, "hytrec_session_rank", sequence=session, candidate_keys=[[119, 100, 7]])
     assert ranked["scores"] == [[2980, 2999, 2979]]
     best = call(
