@@ -27,7 +27,7 @@ from hytrec_export.settings import Limits, ServingSettings
 from hytrec_export.verification.quality.bounds import AUC, HR, NDCG, Drift, QualityBounds, QualityReport
 from hytrec_export.verification.quality.drift import measure_drift
 from hytrec_export.verification.quality.gate import check_quality
-from hytrec_export.verification.quality.ranking import opened, question_of, seen_rows, times
+from hytrec_export.verification.quality.ranking import opened, query_of, seen_rows, times
 
 EARLY_APPENDS = 500
 """The drift after these tells whether it grows."""
@@ -127,8 +127,8 @@ def drift_of(run: Run, float32: Graphs, half: Graphs, history: History, appends:
     """Of a history's first events, one a call."""
     settings = settings_of(run)
     with ExitStack() as stack:
-        sides = [opened(graphs, settings, stack) for graphs in (float32, half)]
-        return measure_drift(sides[0], sides[1], question_of(history, items=run.config.items), appends=appends)
+        graph_sets = [opened(graphs, settings, stack) for graphs in (float32, half)]
+        return measure_drift(graph_sets[0], graph_sets[1], query_of(history, items=run.config.items), appends=appends)
 
 
 def largest_number(run: Run, history: History) -> float:
@@ -147,9 +147,9 @@ def largest_number(run: Run, history: History) -> float:
         if isinstance(module, HalfLinear | HalfProduct):
             module.register_forward_hook(note)
     sizes = run.config.sizes()
-    question = question_of(history, items=run.config.items)
+    query = query_of(history, items=run.config.items)
     with torch_chain(mixed, sizes=sizes) as chain:
-        users = Feeder(chain=chain, sizes=sizes, max_events=LONG_EVENTS).feed(question.history)
-        rows = chain.retrieve(users, times([question]), seen_rows([question]))
-        chain.rerank(users, times([question]), rows)
+        users = Feeder(chain=chain, sizes=sizes, max_events=LONG_EVENTS).feed(query.history)
+        rows = chain.retrieve(users, times([query]), seen_rows([query]))
+        chain.rerank(users, times([query]), rows)
     return largest

@@ -1,4 +1,4 @@
-"""Matrices and tables stored in float16, every product float32: what --fp16 means where a CPU multiplies.
+"""Float16 weights: matrices and tables stored in float16, every product float32; --fp16 on a CPU.
 
 A Cast behind each of them makes float32 of it again, which onnxruntime does once, when it loads the graph: half the
 file at the speed of float32.

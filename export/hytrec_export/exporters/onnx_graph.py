@@ -1,4 +1,4 @@
-"""One ONNX graph from one module: exported, cleaned, checked against the signature table."""
+"""ONNX export: one graph from one module, cleaned and checked against the signature table."""
 
 from __future__ import annotations
 

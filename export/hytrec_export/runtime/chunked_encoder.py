@@ -82,5 +82,5 @@ def open_runner(model: Model, graph: Path, *, peers_idle: Callable[[], bool] = l
         router = SizeRouter(model, short=short, long=long, short_elements=SHORT_EVENTS)
         return ChunkedEncoder(router, max_events=lambda: long.max_events)
     if model == RERANKER:
-        return ShardedRunner(model, OnnxRunner(graph, threads=1), fewest=SHARD_CANDIDATES, peers_idle=peers_idle)
+        return ShardedRunner(model, OnnxRunner(graph, threads=1), min_elements=SHARD_CANDIDATES, peers_idle=peers_idle)
     return OnnxRunner(graph)

@@ -103,7 +103,7 @@ def test_progress_is_told(built: Path) -> None:
             pass
 
     verify(built, progress=Told)
-    assert steps == [("hashing the files", 22), ("comparing with PyTorch's answers", 12)]
+    assert steps == [("hashing the files", 22), ("comparing with PyTorch's golden outputs", 12)]
     assert sum(done) == 34
 
 

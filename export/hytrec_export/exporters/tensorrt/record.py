@@ -1,4 +1,4 @@
-"""What is kept of an engine in the manifest, and whether another TensorRT can run it."""
+"""The manifest's record of an engine, and whether another TensorRT or GPU can run it."""
 
 from __future__ import annotations
 

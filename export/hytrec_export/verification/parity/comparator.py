@@ -1,4 +1,4 @@
-"""How far two runtimes are apart: the largest difference of each kind, and where it was seen."""
+"""Comparator of two runtimes: the largest difference of each kind, and where it was seen."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ class Difference:
 
 @dataclass(frozen=True, kw_only=True)
 class ParityReport:
-    """What a parity check measured.
+    """Differences of a parity check.
 
     Args:
         largest: by kind, for example "history scores".
-        cases: how many cases of each sort were compared.
+        cases: number of cases compared, by sort.
         lists: top-10 lists compared.
         lists_in_order: how many were the same item by item; the others differ by ties inside the tolerance.
     """
@@ -77,7 +77,7 @@ class Comparator:
     """Collects differences.
 
     Args:
-        on_case: told how many cases were compared just now.
+        on_case: called with the number of cases just compared.
     """
 
     def __init__(self, *, on_case: Advance = ignore) -> None:
@@ -120,7 +120,7 @@ class Comparator:
         self._keep(kind, float(apart.max(initial=0)), where)
 
     def result(self) -> ParityReport:
-        """What was seen so far."""
+        """Report so far."""
         return ParityReport(
             largest=dict(self._largest),
             cases=dict(self._cases),

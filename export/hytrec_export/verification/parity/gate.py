@@ -17,7 +17,7 @@ from hytrec_export.progress import Advance, ignore
 from hytrec_export.runtime.model_chain import ModelChain
 from hytrec_export.runtime.runners import OnnxRunner, TorchRunner
 from hytrec_export.settings import ServingSettings
-from hytrec_export.verification.parity.cases import RuntimePair, compare_batched, compare_corner, compare_streamed
+from hytrec_export.verification.parity.cases import RuntimePair, compare_batched, compare_shape_case, compare_streamed
 from hytrec_export.verification.parity.comparator import Comparator, ParityReport
 from hytrec_export.verification.parity.golden import CATALOGUE_SCORES, GoldenCase, compare, record_golden
 from hytrec_export.verification.parity.shape_grid import InputGenerator, corners
@@ -71,8 +71,8 @@ def check_parity(
     generator = InputGenerator(settings, behaviors=model.behavior_table.num_embeddings - 1)
     with ExitStack() as stack:
         runtimes = _opened(model, graphs, settings, stack)
-        for corner in corners(limits):
-            compare_corner(runtimes, generator, corner, comparator)
+        for case in corners(limits):
+            compare_shape_case(runtimes, generator, case, comparator)
         golden = record_golden(runtimes.reference, runtimes.catalogue, samples, limits=limits, on_answer=on_case)
         compare(runtimes.candidate, golden, limits=limits, meter=comparator)
         made_up = [generator.history(MADE_UP_EVENTS), generator.history(0), *generator.habits(MADE_UP_EVENTS)]

@@ -30,7 +30,7 @@ def record(**changes: Any) -> EngineRecord:
 
 
 def test_a_record_goes_through_the_manifest() -> None:
-    one = record(engine_layers={"gemm": {"float16": 2}}, notes=["timing cache begun anew"])
+    one = record(engine_layers={"gemm": {"float16": 2}}, notes=["timing cache started from scratch"])
     assert EngineRecord.from_dict(json.loads(json.dumps(one.to_dict())), PATH) == one
 
 
