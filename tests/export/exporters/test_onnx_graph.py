@@ -19,6 +19,7 @@ from hytrec.signature import (
     GRAPHS,
     RERANKER,
     SESSION_ENCODER_GRAPH,
+    SESSION_GRAPHS,
 )
 from hytrec_export.errors import BuildError
 from hytrec_export.exporters import onnx_graph as graph_module
