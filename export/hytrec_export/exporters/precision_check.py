@@ -82,10 +82,10 @@ class _View:
         self._attention = frozenset(self._attention_products(graph.graph.node))
 
     def type_of(self, name: str, node: Any, model: str) -> int:
-        """Raises: BuildError: nobody knows."""
+        """Raises: BuildError: it is unknown."""
         if name not in self._types:
             raise BuildError(
-                f"the type of {name} at {node.op_type} {node.name} of {model} cannot be told; "
+                f"the type of {name} at {node.op_type} {node.name} of {model} is unknown; "
                 "install the versions that pyproject.toml names"
             )
         return self._types[name]

@@ -84,7 +84,7 @@ def put_in_place(staging: Path, output: Path, *, check_old: Callable[[Path], obj
     leaves the old one in `staging/previous`, from where the next build brings it back.
 
     Args:
-        check_old: is handed the old folder once it is out of everybody's way; if it raises, the old folder goes back.
+        check_old: called with the old folder after it was moved away; if it raises, the old folder is moved back.
     """
     new, previous = staging / NEW, staging / PREVIOUS
     sync_tree(new)

@@ -47,15 +47,15 @@ class StoredFile:
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """What a build says of itself.
+    """Record of a build.
 
     Args:
         fingerprint: of the model: weights, config, vocabulary.
-        options: `BuildOptions.to_dict()`.
-        parity: `Differences.to_dict()`, of the float32 graphs from PyTorch.
-        quality: `Quality.to_dict()`, of half precision from float32; None for a float32 build.
+        options: `BuildPlan.to_dict()`.
+        parity: `ParityReport.to_dict()`, of the float32 graphs from PyTorch.
+        quality: `QualityReport.to_dict()`, of half precision from float32; None for a float32 build.
         engines: `EngineRecord.to_dict()` by model name; None for a target without engines.
-        versions: of Python and the packages that took part.
+        versions: of Python and the packages used.
         git_revision: of the folder the build was started in; "+changes" after it where files differed from it.
         built_at: UTC, ISO 8601.
         files: by path inside the repository, this manifest left out.

@@ -1,4 +1,4 @@
-"""What a build may replace: an empty folder, or a repository of ours, and never a file that somebody put there."""
+"""Guards --output: a build replaces an empty folder or an earlier repository, never a file that no build wrote."""
 
 from __future__ import annotations
 

@@ -62,7 +62,7 @@ class ShardedRunner:
     Args:
         runner: runs one shard on one core; it is called from several threads at once.
         min_elements: elements of the dynamic axis, over all rows, that are worth a shard; half of them are, beyond one.
-        peers_idle: whether nobody else needs the cores; else a run takes half of them.
+        peers_idle: whether the other server processes are idle; if not, a run takes half of the cores.
     """
 
     def __init__(

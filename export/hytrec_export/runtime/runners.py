@@ -108,7 +108,7 @@ class OnnxRunner:
         onnxruntime: Any = require("onnxruntime", extra="embedded")
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = self._threads
-        # Waking a thread takes longer than most steps do; it is not for long, as other models share the cores.
+        # Waking a thread takes longer than most operators; the spin is short, as other models share the cores.
         options.add_session_config_entry("session.intra_op.spin_duration_us", SPIN_US)
         options.add_session_config_entry("session.force_spinning_stop", "1")
         if not self._graph.is_file():

@@ -1,4 +1,4 @@
-"""Re-checks a repository where it stands: every file's hash, and graphs or engines against PyTorch's stored answers."""
+"""Verifies a built repository: every file's hash, and graphs or engines against PyTorch's golden outputs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def verify(repository: Path, *, progress: Progress = silent) -> list[Finding]:
     """Check hashes, then, where the files are those of the build, parity.
 
     Raises:
-        RepositoryError: there is no repository, or its manifest, settings or stored answers cannot be used.
+        RepositoryError: there is no repository, or its manifest, settings or golden outputs cannot be used.
         MissingPackageError: onnxruntime is not installed.
     """
     manifest = Manifest.load(repository)

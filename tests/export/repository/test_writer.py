@@ -199,6 +199,27 @@ def test_every_model_of_an_ensemble_is_there(other: tuple[str, Path]) -> None:
         assert {step.model_name for step in config.ensemble_scheduling.step} <= set(configs)
 
 
+def test_large_files_are_linked_and_not_copied(other: tuple[str, Path], graphs: dict[str, Path]) -> None:
+    _, repository = other
+    for model in GRAPHS:
+        (file,) = (repository / model.name / "1").iterdir()
+        assert file.samefile(graphs[model.name])
+
+
+def test_where_there_are_no_links_they_are_copied(
+    written: Written, graphs: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(self: Path, target: Path) -> None:
+        raise OSError(errno.EPERM, os.strerror(errno.EPERM), str(self), str(target))
+
+    monkeypatch.setattr(Path, "hardlink_to", refuse)
+    repository = written(Execution.ENSEMBLE)
+    for model in GRAPHS:
+        file = repository / model.name / "1" / "model.onnx"
+        assert file.read_text() == model.name
+        assert not file.samefile(graphs[model.name])
+
+
 def test_warmup_files_hold_the_bytes_that_triton_reads(other: tuple[str, Path]) -> None:
     """Triton reads dims x element size bytes, row-major, one row of the batch."""
     _, repository = other

@@ -131,6 +131,7 @@ def test_the_command_keeps_the_endpoints_and_leaves_defaults_out(repository: Pat
     assert command(**usual | {"max_batch": 8}, state="sequence") == (
         "hytrec-export build RUN --target tensorrt --max-batch 8 --state sequence"
     )
+    assert command(**usual, samples="synthetic") == "hytrec-export build RUN --target tensorrt --samples synthetic"
 
 
 def test_another_gpu_is_refused(repository: Path, manifest: Manifest) -> None:

@@ -69,11 +69,11 @@ def compare_streamed(
     short = [case for case in golden if len(case.history) <= STREAMED_EVENTS]
     chosen = sorted(short, key=lambda case: -len(case.history))[:STREAMED]
     random = np.random.default_rng(0)
-    for name, parts in (
+    for name, chunks in (
         ("one event per request", [split_every(case.history, 1) for case in chosen]),
         ("random chunks", [_random_chunks(case, max_events, random) for case in chosen]),
     ):
-        users = candidate.replay(parts)
+        users = candidate.replay(chunks)
         names = [f"{len(case.history)} events, {name}" for case in chosen]
         compare_users(candidate, users, chosen, names, kind="streamed", meter=comparator)
         comparator.case("streamed histories", len(chosen))

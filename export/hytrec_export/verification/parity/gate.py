@@ -41,7 +41,7 @@ class ParityResult:
 
 
 def case_count(samples: int, settings: ServingSettings) -> int:
-    """How many cases `check_parity` reports while it has most of its work before it, for a progress bar."""
+    """Approximate number of cases that `check_parity` reports, for a progress bar."""
     return len(corners(settings.limits)) + 2 * samples
 
 
@@ -77,8 +77,8 @@ def check_parity(
         compare(runtimes.candidate, golden, limits=limits, meter=comparator)
         made_up = [generator.history(MADE_UP_EVENTS), generator.history(0), *generator.habits(MADE_UP_EVENTS)]
         chosen = golden + record_golden(runtimes.reference, runtimes.catalogue, made_up, limits=limits)
-        compare_streamed(runtimes.candidate, chosen, max_events=limits.max_events, meter=comparator)
-        compare_batched(runtimes.candidate, chosen, limits=limits, meter=comparator)
+        compare_streamed(runtimes.candidate, chosen, max_events=limits.max_events, comparator=comparator)
+        compare_batched(runtimes.candidate, chosen, limits=limits, comparator=comparator)
         if stored is Samples.SYNTHETIC:
             synthetic = [generator.history(events) for events in SYNTHETIC_EVENTS]
             golden = record_golden(runtimes.reference, runtimes.catalogue, synthetic, limits=limits)

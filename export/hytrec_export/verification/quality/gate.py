@@ -41,7 +41,7 @@ def check_quality(
         on_case: called with the number of samples just done.
 
     Raises:
-        QualityError: half precision changes the answers by more than a bound, or there is no history to judge by.
+        QualityError: half precision changes results by more than a bound, or there is no sample history.
         RepositoryError: a graph cannot be run.
     """
     queries = [query_of(history, items=settings.items) for history in samples if len(history)]

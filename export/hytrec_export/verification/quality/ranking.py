@@ -60,8 +60,8 @@ class GraphSet:
 
     def encode(self, queries: Sequence[EvalQuery], *, padding: int = 0) -> EncodedUsers:
         """Users after their histories."""
-        parts = [split_every(query.history, self.limits.max_events) for query in queries]
-        return self.chain.replay(parts, padding=padding)
+        chunks = [split_every(query.history, self.limits.max_events) for query in queries]
+        return self.chain.replay(chunks, padding=padding)
 
     def retrieve(self, users: EncodedUsers, queries: Sequence[EvalQuery]) -> tuple[Int64Array, NDArray[np.float32]]:
         """Rows (B, R), as many as the reranker takes, and the scores of all rows (B, I + 2), -inf of those hidden."""
