@@ -1,4 +1,6 @@
+import errno
 import importlib
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
