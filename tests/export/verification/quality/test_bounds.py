@@ -43,7 +43,8 @@ def quality(**changed: Any) -> QualityReport:
 @pytest.mark.parametrize("broken", [math.nan, math.inf])
 @pytest.mark.parametrize("field", ["state", "score"])
 def test_drift_that_is_not_finite_does_not_pass(field: str, broken: float) -> None:
-    drift = dataclasses.replace(quality().drift, **{field: broken})
+    changed: dict[str, Any] = {field: broken}
+    drift = dataclasses.replace(quality().drift, **changed)
     with pytest.raises(
         QualityError, match=rf"^float16 does not stay finite over 100 single appends .*{field} {broken}"
     ):
