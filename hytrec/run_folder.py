@@ -3,7 +3,7 @@
 config.json          format version, model sizes, how it was trained
 weights.safetensors  float32 weights
 vocabulary.npz       the caller's item and behavior keys
-samples.npz          some real histories as rows, without user ids: what a build's parity gate replays
+samples.npz          some real histories as rows, without user ids, readable by the owner alone: for the parity gate
 metrics.json, memory.json, ...   reports of training, not read back here
 """
 
@@ -27,6 +27,7 @@ from hytrec.data.vocabulary import Vocabulary
 from hytrec.documents import decode_document
 from hytrec.errors import ConfigError, HytrecError, RunError
 from hytrec.modeling.model import HyTRec, build_model
+from hytrec.private_file import private_file
 
 FORMAT_VERSION = 1
 CONFIG_FILE = "config.json"
@@ -157,16 +158,15 @@ def _load_config(path: Path) -> tuple[ModelConfig, dict[str, Any]]:
 
 
 def _save_samples(path: Path, samples: Sequence[History]) -> None:
-    temporary = path.with_name("writing-" + path.name)
     empty = np.zeros(0, np.int64)
-    np.savez_compressed(
-        temporary,
-        lengths=np.array([len(sample) for sample in samples], np.int64),
-        item_rows=np.concatenate([empty, *(sample.item_rows for sample in samples)]),
-        behavior_rows=np.concatenate([empty, *(sample.behavior_rows for sample in samples)]),
-        times=np.concatenate([empty, *(sample.times for sample in samples)]),
-    )
-    temporary.replace(path)
+    with private_file(path) as stream:
+        np.savez_compressed(
+            stream,
+            lengths=np.array([len(sample) for sample in samples], np.int64),
+            item_rows=np.concatenate([empty, *(sample.item_rows for sample in samples)]),
+            behavior_rows=np.concatenate([empty, *(sample.behavior_rows for sample in samples)]),
+            times=np.concatenate([empty, *(sample.times for sample in samples)]),
+        )
 
 
 def _load_samples(path: Path) -> list[History]:

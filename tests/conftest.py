@@ -88,7 +88,7 @@ def graphs_from() -> GraphsFrom:
             return {name: Path(shutil.copyfile(path, folder / f"{name}.onnx")) for name, path in graphs.items()}
 
         differences = ParityReport(largest={}, cases={}, lists=0, lists_in_order=0)
-        result = ParityResult(answers=load(built / FILE_NAME), differences=differences)
+        result = ParityResult(golden=load(built / FILE_NAME), report=differences)
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(pipeline, "export_graphs", copy_graphs)
             if parity:

@@ -25,7 +25,7 @@ def test_nobody_is_left_behind(built: Any, served: Any) -> None:
 def test_a_bound_below_the_difference_is_reported(built: Any, served: Any) -> None:
     (finding,) = verify_served(built.repository, served.url, atol=1e-12)
     assert finding.status is Status.NOT_OK
-    assert finding.text.startswith("the server drifts from PyTorch: served ")
+    assert finding.text.startswith("the server differs from PyTorch: served ")
 
 
 def test_a_server_that_is_not_there_is_reported(built: Any) -> None:

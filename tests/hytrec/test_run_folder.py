@@ -32,6 +32,7 @@ def run(
     samples = [make_history(5, 1), make_history(0, 2), make_history(9, 3)]
     path = tmp_path / "run"
     save_run(path, config=config, training={"epochs": 1}, model=model, vocabulary=vocabulary, samples=samples)
+    assert (path / "samples.npz").stat().st_mode & 0o777 == 0o600
     return path
 
 

@@ -121,7 +121,7 @@ def kill_and_compare(
         lost=ledger.lost,
         twice=ledger.twice,
         misplaced=ledger.misplaced,
-        state_difference=max(differences),
+        state_difference=float(np.max(differences)),
     )
 
 
@@ -160,5 +160,5 @@ def compare_states(
             encoded = feeder.feed(history, cuts=range(largest_call, len(history), largest_call)).state
             kept = {tensor: values[None] for tensor, values in user.state.items()}
             outcomes = [Outcome(state=state, scores=np.zeros(1)) for state in (encoded, kept)]
-            worst = max(worst, state_difference(outcomes))
+            worst = float(np.maximum(worst, state_difference(outcomes)))
     return worst

@@ -14,7 +14,7 @@ from hytrec_benchmarks.fixtures.in_process import onnx_chain
 from hytrec_benchmarks.fixtures.reference_models import Feeder
 from hytrec_benchmarks.soak.book import Book, Sample
 from hytrec_export.runtime.model_chain import EncodedUsers, ModelChain, empty_state, split_at
-from hytrec_export.serving.save_step import best_items
+from hytrec_export.runtime.top_k import best_items
 from hytrec_export.settings import ServingSettings
 
 TOLERANCE = 1e-4
@@ -70,7 +70,7 @@ def _compare_user(
         fed = sample.event_count
         difference = _difference(feeder.chain, users, sample, vocabulary)
         comparison.compared += 1
-        comparison.largest = max(comparison.largest, difference)
+        comparison.largest = float(np.maximum(comparison.largest, difference))
         comparison.wrong += not difference <= TOLERANCE
 
 
@@ -86,4 +86,4 @@ def _difference(chain: ModelChain, users: EncodedUsers, sample: Sample, vocabula
     _, best = best_items(retrieved[0], chain.rerank(users, now_s, retrieved)[0], len(rows))
     if len(set(rows.tolist())) < rows.size or best.size != rows.size:
         return float("inf")
-    return max(difference, float(np.abs(best - sample.scores).max(initial=0.0)))
+    return float(np.maximum(difference, np.abs(best - sample.scores).max(initial=0.0)))

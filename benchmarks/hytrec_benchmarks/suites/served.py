@@ -20,8 +20,8 @@ from hytrec_benchmarks.fixtures.progress import say, track
 from hytrec_benchmarks.fixtures.reference_models import torch_chain
 from hytrec_clients import Events, HytrecClient
 from hytrec_export.runtime.model_chain import ModelChain, batches, split_every
+from hytrec_export.runtime.top_k import best_items
 from hytrec_export.server import EmbeddedServer, ServerOptions
-from hytrec_export.serving.save_step import best_items
 from hytrec_export.settings import Limits
 from hytrec_export.state.options import StoreOptions
 
@@ -95,7 +95,7 @@ def measure(context: Context) -> dict[str, Figure]:
         )
     bound = float(BOUNDS["served_score_max_abs_diff"].limit)
     return {
-        "served_score_max_abs_diff": max(score_difference(own) for own in zip(*replies, strict=True)),
+        "served_score_max_abs_diff": float(np.max([score_difference(own) for own in zip(*replies, strict=True)])),
         "served_top10_overlap": min(
             float(np.mean([overlap(one, other, tolerance=bound) for one, other in zip(reply, replies[0], strict=True)]))
             for reply in replies[1:]

@@ -78,7 +78,7 @@ def state_difference(outcomes: Sequence[Outcome]) -> float:
     for tensor in STATE:
         values = np.stack([outcome.state[tensor.name] for outcome in outcomes])
         scale = max(1.0, largest(values)) if values.dtype.kind == "f" else 1.0
-        worst = max(worst, float(np.ptp(values, 0).max()) / scale)
+        worst = float(np.maximum(worst, np.ptp(values, 0).max() / scale))
     return worst
 
 

@@ -1,4 +1,4 @@
-"""`hytrec-export`: build, verify and serve a model repository, look after its state store.
+"""`hytrec-export`: build, verify and serve a model repository, maintain its state store.
 
 Nothing heavy is imported here: `--help` needs neither torch nor onnx.
 """

@@ -1,4 +1,4 @@
-"""Encoder, retriever and reranker of a build, run in sequence in this process: the ensembles without a server."""
+"""Encoder, retriever and reranker run one after the other as in an ensemble, without a server."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from hytrec_export.runtime.runners import Arrays, Runner
 
 MAX_ROWS = 16
 MAX_ELEMENTS = 1 << 15
-"""Maximum users and events, padding included, of one graph run."""
+"""Maximum users, and maximum events with padding, of one run."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -78,21 +78,21 @@ class ModelChain:
         features = {tensor.name: known[tensor.name] for tensor in USER_FEATURES if tensor is not NOW}
         return EncodedUsers(state=after, features=features)
 
-    def replay(self, parts: Sequence[Sequence[History]], *, padding: int = 0) -> EncodedUsers:
-        """Encode histories chunk by chunk from an empty state; a user without a further chunk gets padding.
+    def replay(self, chunks: Sequence[Sequence[History]], *, padding: int = 0) -> EncodedUsers:
+        """Encode histories chunk by chunk from an empty state; a user whose chunks are used up waits.
 
         Args:
-            parts: the chunks of each of B users, in order.
-            padding: further steps of padding after the longest chunk.
+            chunks: of each user, in order.
+            padding: empty places after the longest chunk.
         """
-        state = empty_state(self._sizes, len(parts))
+        state = empty_state(self._sizes, len(chunks))
         users = None
-        for round_ in range(max(1, *map(len, parts))):
-            now = [own[round_] if round_ < len(own) else _NOTHING for own in parts]
+        for round_ in range(max(1, *map(len, chunks))):
+            now = [own[round_] if round_ < len(own) else _NOTHING for own in chunks]
             users = self.encode(state, padded(now, length=max(1, *map(len, now)) + padding))
             state = users.state
-        if users is None:  # for the type checker: there is at least one round
-            raise ValueError(parts)
+        if users is None:  # for the type checker: there is one round at least
+            raise ValueError(chunks)
         return users
 
     def retrieve(self, users: EncodedUsers, now_s: Int64Array, excluded_rows: Int64Array) -> Int64Array:
@@ -113,7 +113,7 @@ def empty_state(sizes: Sizes, batch: int) -> Arrays:
 
 
 def split_at(history: History, cuts: Sequence[int]) -> list[History]:
-    """A history cut at some positions into views: `len(cuts) + 1` parts."""
+    """Chunks of a history (views): up to the first cut, from there to the next one, and so on."""
     return [
         History(
             item_rows=history.item_rows[start:stop],
@@ -125,7 +125,7 @@ def split_at(history: History, cuts: Sequence[int]) -> list[History]:
 
 
 def split_every(history: History, events: int) -> list[History]:
-    """Parts of `events` events each, the last one shorter."""
+    """Chunks of `events` events each, the last one shorter."""
     return split_at(history, range(events, len(history), events))
 
 

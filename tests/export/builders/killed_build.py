@@ -31,7 +31,7 @@ from hytrec_export.verification.parity.gate import ParityResult
 from hytrec_export.verification.parity.golden import FILE_NAME, load
 from hytrec_export.verification.repository import verify_files
 
-MOMENTS = {"open", "os.mkdir", "os.rename", "os.chmod", "shutil.copyfile"}
+MOMENTS = {"open", "os.mkdir", "os.rename", "os.chmod", "os.link", "shutil.copyfile"}
 CLEARING = {"os.remove", "os.rmdir"}
 """What is stopped here by nothing but a kill: a full disk lets files go, and a second Ctrl-C is not ours to mend."""
 DONE, INTERRUPTED, TOLD, NOT_NOTICED = 0, 2, 3, 4
@@ -93,7 +93,7 @@ def child(options: BuildOptions, moment: int, how: str) -> int:
 
 def main(run: Path, built: Path, output: Path, how: str) -> None:
     gate = ParityResult(
-        answers=load(built / FILE_NAME), differences=ParityReport(largest={}, cases={}, lists=0, lists_in_order=0)
+        golden=load(built / FILE_NAME), report=ParityReport(largest={}, cases={}, lists=0, lists_in_order=0)
     )
     vars(pipeline).update(export_graphs=copied_graphs(built), check_parity=lambda *_, **__: gate)
     options = BuildOptions(run=run, output=output)

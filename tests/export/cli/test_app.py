@@ -153,7 +153,7 @@ def test_a_live_server_is_verified_in_place_of_graphs(
     monkeypatch.setattr("hytrec_export.verification.served.verify_served", verify_served)
     code, out, _ = command("verify", built, "--served", "grpc://node:8001")
     assert (code, asked) == (1, [(built, "grpc://node:8001")])
-    assert out.splitlines() == ["ok      22 files are as they were built", "not ok  it answers otherwise"]
+    assert out.splitlines() == ["ok      22 files match the manifest", "not ok  it answers otherwise"]
 
 
 def test_a_server_needs_no_option(command: Command, asked: list[Any]) -> None:

@@ -148,7 +148,7 @@ def test_scores_over_the_bound(built: Path, server: FakeServer, atol: float | No
     finding = verified(built, atol=atol)
     assert finding.status is status
     if status is Status.NOT_OK:
-        assert finding.text.startswith("the server drifts from PyTorch: served ")
+        assert finding.text.startswith("the server differs from PyTorch: served ")
         assert "max |diff| 0.01 > 0.0001 at sample history" in finding.text
 
 

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hytrec.data.histories import History, Int64Array, padded_rows
+from hytrec.private_file import private_file
 from hytrec.signature import NOW, STATE
 from hytrec_export.errors import RepositoryError
 from hytrec_export.progress import Advance, ignore
@@ -141,7 +142,7 @@ def _as_batch(state: Arrays) -> Arrays:
 
 
 def save(answers: Sequence[GoldenCase], path: Path) -> None:
-    """Write the answers, compactly."""
+    """Write golden cases, compressed, to a file that its owner alone can read: they hold users' histories."""
     stored = answers[:STORED_HISTORIES]
     arrays: dict[str, Any] = {
         "lengths": np.array([len(answer.history) for answer in stored]),
@@ -155,7 +156,8 @@ def save(answers: Sequence[GoldenCase], path: Path) -> None:
             arrays[name] = np.stack([getattr(answer, name) for answer in stored])
     for index, answer in enumerate(stored[:STORED_STATES]):
         arrays |= {f"state_{index}_{name}": values for name, values in (answer.state or {}).items()}
-    np.savez_compressed(path, **arrays)
+    with private_file(path) as stream:
+        np.savez_compressed(stream, **arrays)
 
 
 def load(path: Path) -> list[GoldenCase]:

@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from hytrec.data.histories import History
 from hytrec.data.vocabulary import Vocabulary
 from hytrec.signature import ENCODER, GRAPHS
 from hytrec_export.errors import ServerError
@@ -74,10 +73,6 @@ Serve = Callable[..., AbstractContextManager[EmbeddedServer]]
 def serve_backends(
     tmp_path_factory: pytest.TempPathFactory, settings: ServingSettings, vocabulary: Vocabulary, write_stand_ins: Any
 ) -> Serve:
-    history = History(
-        item_rows=np.arange(1, 12), behavior_rows=np.ones(11, np.int64), times=1_000_000_000 + np.arange(11)
-    )
-
     @contextmanager
     def serve(state: StateKind, edit: Callable[[Path], object] = lambda _: None) -> Iterator[EmbeddedServer]:
         folder = tmp_path_factory.mktemp(state.value)
@@ -89,7 +84,6 @@ def serve_backends(
             vocabulary=vocabulary,
             files=write_stand_ins(folder / "graphs", settings.sizes, settings.items),
             plan=resolve_plan(BuildOptions(run=folder, target=Target.ONNXRUNTIME, state=state)),
-            warmup=[history],
         )
         for model in GRAPHS:
             stand_in(repository / model.name, session=state is StateKind.SEQUENCE and model is ENCODER)
@@ -169,7 +163,7 @@ def test_a_warmup_file_that_is_too_short_is_noticed(serve_backends: Serve) -> No
         file = repository / "hytrec_encoder" / "warmup" / "history_item_rows"
         file.write_bytes(file.read_bytes()[:-1])
 
-    with pytest.raises(ServerError, match="warmup setting expects 96 bytes"), serve_backends(StateKind.STORE, shorten):
+    with pytest.raises(ServerError, match="warmup setting expects 400 bytes"), serve_backends(StateKind.STORE, shorten):
         pass
 
 
