@@ -12,6 +12,7 @@ import pytest
 
 import demo
 from hytrec.cli import train
+from movielens import read_titles
 
 EXAMPLES = Path(demo.__file__).parent
 # Says its process id, and ends with one line after an interrupt, as the project's programs do.
@@ -68,7 +69,7 @@ def test_a_known_error_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(signal, "signal", lambda *_: None)
 
     def steps() -> None:
-        demo.read_titles(EXAMPLES / "none")
+        read_titles(EXAMPLES / "none")
 
     with pytest.raises(SystemExit, match=r"^error: .*ml-100k\.item holds no movie titles"):
         demo.run(steps)

@@ -109,7 +109,7 @@ def _compare_user(
         cuts = range(feeder.max_events, sample.event_count - fed, feeder.max_events)
         _, rest = split_at(history, [fed])
         for part in split_at(rest, cuts):
-            users = feeder.call(part, state)
+            users = feeder.request(part, state)
             state = users.state
         fed = sample.event_count
         difference = _difference(feeder.chain, users, sample, vocabulary)

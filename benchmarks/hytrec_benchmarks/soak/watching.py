@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 
 from hytrec_benchmarks.faults.event_ledger import EventLedger
-from hytrec_benchmarks.fixtures.resources import Usage, server_usage
+from hytrec_benchmarks.fixtures.resources import Usage, use_of_server
 from hytrec_export.state.store import StateStore
 
 INTERVAL_S = 0.25
@@ -43,7 +43,7 @@ async def watch(
     """Read the store and sample the server until it is over."""
     while not over.is_set():
         ledger.read(store)
-        samples.append(ResourceSample(usage=server_usage(pid), used_bytes=store.stat().used_bytes))
+        samples.append(ResourceSample(usage=use_of_server(pid), used_bytes=store.stat().used_bytes))
         await asyncio.sleep(INTERVAL_S)
 
 

@@ -16,7 +16,7 @@ from hytrec_benchmarks.fixtures.bounds import Figure
 from hytrec_benchmarks.fixtures.context import LONG_EVENTS, Context, Log
 from hytrec_benchmarks.fixtures.loadtest_cli import command_of, over_in_process
 from hytrec_benchmarks.fixtures.progress import say
-from hytrec_benchmarks.fixtures.resources import server_usage
+from hytrec_benchmarks.fixtures.resources import use_of_server
 from hytrec_benchmarks.peers.contenders import Floor, append_of, rank_of, served, settle_in, visitors
 from hytrec_benchmarks.peers.measure import CONCURRENCY, take_turns
 from hytrec_benchmarks.peers.traffic import Ask, Traffic, Visitor, Window, percentile_ms
@@ -184,10 +184,10 @@ async def memory_growth(pid: int, traffic: Traffic, *, calls: int) -> float:
     samples: list[tuple[int, int]] = []
     running = asyncio.create_task(traffic.closed_loop(concurrency=CONCURRENCY, calls=calls))
     while not running.done():
-        samples.append((traffic.answered - start, server_usage(pid).anonymous_bytes))
+        samples.append((traffic.answered - start, use_of_server(pid).anonymous_bytes))
         await asyncio.wait({running}, timeout=LOOK_S)
     await running
-    samples.append((calls, server_usage(pid).anonymous_bytes))
+    samples.append((calls, use_of_server(pid).anonymous_bytes))
     return fifths_ratio(samples, calls)
 
 

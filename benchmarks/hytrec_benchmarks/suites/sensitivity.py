@@ -24,7 +24,7 @@ ROWS = 25
 
 
 def measure(context: Context) -> dict[str, Figure]:
-    """The least movement of the memory, in bounds, when one of the last 1,000 events is left out: all are tried."""
+    """The smallest movement of the memory, in bounds, when one of the last 1,000 events is left out: all are tried."""
     run = load_run(context.run(Log.EDITS, Weights.REMEMBERING))
     repository = context.repository(Log.EDITS, Weights.REMEMBERING, max_events=LONG_EVENTS)
     sizes, drops = run.config.sizes(), QUICK_DROPS if context.quick else DROPS
@@ -57,7 +57,7 @@ def movements(feeder: Feeder, history: History, *, drops: int) -> NDArray[np.flo
         before = []
         for position in range(start, min(start + ROWS, len(history))):
             before.append(state)
-            state = feeder.call(part(history, position, position + 1), state).state
+            state = feeder.request(part(history, position, position + 1), state).state
         rests = [part(history, start + row + 1, len(history)) for row in range(len(before))]
         without = feeder.chain.encode(stacked(before), whole(rests)).state[MEMORY.name]
         moved += [largest(other - memory[0]) / scale for other in without]

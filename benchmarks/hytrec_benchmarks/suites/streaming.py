@@ -87,7 +87,7 @@ def _results(
             places = generator.choice(np.arange(1, len(history)), min(count, len(history) - 1), replace=False)
             yield result(chain, feeder.feed(history, cuts=np.sort(places).tolist()))
         state = empty_state(sizes, 1)
-        for event in track(split_every(history, 1), "one event a call"):
-            users = feeder.call(event, state)
+        for event in track(split_every(history, 1), "one event per request"):
+            users = feeder.request(event, state)
             state = users.state
         yield result(chain, users)

@@ -8,7 +8,7 @@ import pytest
 
 from hytrec.signature import StateStatus
 from hytrec_benchmarks.faults import writers as module
-from hytrec_benchmarks.faults.event_ledger import EventLedger
+from hytrec_benchmarks.faults.event_ledger import MAX_EVENTS, EventLedger
 from hytrec_benchmarks.faults.writers import Writers, WritersStopped, append_until_acknowledged
 from hytrec_clients import Events, HytrecClient, Receipt, Unresolved
 
@@ -43,7 +43,7 @@ def test_acknowledged_and_replayed_writes_are_counted(writers: Writers, store: A
 
 def test_no_more_events_are_unconfirmed_than_a_window_names(writers: Writers) -> None:
     taken = 0
-    while WINDOW - taken >= module.MAX_EVENTS:
+    while WINDOW - taken >= MAX_EVENTS:
         taken += len(take(writers)[1])
     writers.stop()
     assert writers.take() is None
