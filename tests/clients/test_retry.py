@@ -107,6 +107,14 @@ def test_an_attempt_takes_its_share_but_a_minimum_where_there_is_time() -> None:
     assert times == [4, 2, 1, 0.5]
 
 
+def test_no_more_than_the_maximum_of_attempts() -> None:
+    budget = Budget(policy=RetryPolicy(max_attempts=2), timeout_s=8, clock=Clock())
+    budget.attempt_timeout_s()
+    assert budget.backoff_s() is not None
+    budget.attempt_timeout_s()
+    assert budget.backoff_s() is None
+
+
 @pytest.mark.parametrize(
     ("options", "text"),
     [
@@ -121,9 +129,10 @@ def test_an_attempt_takes_its_share_but_a_minimum_where_there_is_time() -> None:
         ({"attempt_share": 0}, "attempt_share is 0; it must be over 0 and at most 1"),
         ({"attempt_share": 1.5}, "attempt_share is 1.5; it must be over 0 and at most 1"),
         ({"min_attempt_s": -1}, "min_attempt_s is -1; it must not be negative"),
+        ({"max_attempts": 0}, "max_attempts is 0; it must be at least 1"),
     ],
 )
-def test_a_policy_out_of_range(options: dict[str, float], text: str) -> None:
+def test_a_policy_out_of_range(options: dict[str, Any], text: str) -> None:
     with pytest.raises(InvalidRequest, match=re.escape(text)) as caught:
         RetryPolicy(**options)
     assert caught.value.field in options

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from hytrec_benchmarks.faults.event_ledger import EventLedger
-from hytrec_benchmarks.fixtures.reference_models import onnx_chain
+from hytrec_benchmarks.fixtures.in_process import onnx_chain
 from hytrec_benchmarks.soak.checking import Sample, compare
 from hytrec_benchmarks.soak.running import soak
 from hytrec_export.runtime.model_chain import split_every
