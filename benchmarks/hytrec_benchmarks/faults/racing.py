@@ -7,11 +7,11 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from hytrec_benchmarks.faults.event_ledger import FIRST_TIME_S, MAX_EVENTS
+from hytrec_benchmarks.faults.event_ledger import MAX_EVENTS, EventLedger
 from hytrec_benchmarks.faults.faulty_proxy import FaultyProxy
 from hytrec_benchmarks.faults.writers import append_until_acknowledged
 from hytrec_benchmarks.fixtures.context import UNKNOWN_KEY
-from hytrec_clients import Events, HytrecClient
+from hytrec_clients import HytrecClient
 
 CLIENTS = 2
 USER = "contended"
@@ -82,14 +82,12 @@ def race(url: str, *, requests: int, seed: int = 0) -> Race:
 def append_in_turn(url: str, user: str, requests: int, seed: int) -> list[Acknowledged]:
     """Append so many times to one user, each time until it is acknowledged."""
     generator = random.Random(seed)  # noqa: S311 - sizes of writes
-    time_s, written = FIRST_TIME_S, []
+    ledger, written = EventLedger([user], item_keys=[UNKNOWN_KEY], seed=seed), []
     with HytrecClient(url) as client:
         for _ in range(requests):
-            count = generator.randint(1, MAX_EVENTS)
-            events = Events([UNKNOWN_KEY] * count, range(time_s, time_s + count))
-            time_s += count
+            events = ledger.draw(user, generator.randint(1, MAX_EVENTS))
             receipt = append_until_acknowledged(client, user, events)
-            written.append(Acknowledged(count, receipt.event_count, receipt.applied))
+            written.append(Acknowledged(len(events), receipt.event_count, receipt.applied))
     return written
 
 
