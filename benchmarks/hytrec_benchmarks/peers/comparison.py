@@ -13,6 +13,7 @@ from hytrec_benchmarks.fixtures.in_process import InProcessBackend, onnx_chain
 from hytrec_benchmarks.peers.at_length import LengthComparison
 from hytrec_benchmarks.peers.competitors import Competitor, InProcessCompetitor, ServedCompetitor, same_model
 from hytrec_benchmarks.peers.figures import (
+    attach,
     compared_figures,
     length_verdict,
     ratio_table,
@@ -107,11 +108,7 @@ def _result(
     analyzer: Analyzer,
 ) -> Result:
     found = ratios(points)
-    for point in points:
-        if point["competitor"] == HYTREC:
-            length = point["history"]
-            point["over"] = {row["over"]: row for row in found if row["history"] == length}
-            (point["scores"],) = (row for row in scores if row["history"] == length)
+    attach(points, found, scores)
     endpoints = {HYTREC: options.endpoint} | {peer.name: peer.endpoint for peer in options.peers}
     test = {
         **prepared.to_dict(options),

@@ -30,10 +30,10 @@ from hytrec_export.verification.quality.gate import check_quality
 from hytrec_export.verification.quality.ranking import opened, query_of, seen_rows, times
 
 EARLY_APPENDS = 500
-"""The drift after these tells whether it grows."""
+"""The drift after these shows whether it grows."""
 QUICK_USERS = 20
 NO_BOUNDS = QualityBounds(score=1e9, overlap=0, metric=1e9, batched=1e9)
-"""The figures are wanted whatever they are; their bounds stand in `measures.figures`."""
+"""The figures are wanted whatever they are; their bounds are in `fixtures.bounds`."""
 
 Graphs = Mapping[str, Path]
 
@@ -124,7 +124,7 @@ def _long_figures(context: Context) -> dict[str, Figure]:
 
 
 def drift_of(run: Run, float32: Graphs, half: Graphs, history: History, appends: int) -> Drift:
-    """Of a history's first events, one a call."""
+    """Of a history's first events, one per request."""
     settings = settings_of(run)
     with ExitStack() as stack:
         graph_sets = [opened(graphs, settings, stack) for graphs in (float32, half)]
@@ -132,7 +132,7 @@ def drift_of(run: Run, float32: Graphs, half: Graphs, history: History, appends:
 
 
 def largest_number(run: Run, history: History) -> float:
-    """Largest absolute value that enters or leaves a float16 product while a history is fed and asked about.
+    """Largest absolute value that enters or leaves a float16 product while a history is encoded and queried.
 
     float16 ends at 65,504.
     """
