@@ -137,9 +137,9 @@ def test_every_request_of_the_sequence_is_sent_once_and_in_order(
 
     forget = ServedCompetitor.forget
     monkeypatch.setattr(ServedCompetitor, "forget", count)
-    several = replace(options, requests=None, concurrency=(4,), history_lengths=(LENGTH,), max_spread=9.0, windows=3)
-    assert run(several, perf_analyzer=program, window_seconds=0.3)["problems"] == []
-    sent = re.findall(r"--request-count=(\d+)", (options.output / "commands.txt").read_text())
+    several = replace(options, concurrency=(4,), history_lengths=(LENGTH,), scenario=Scenario.APPEND, windows=3)
+    assert run(several, window_seconds=0.3)["problems"] == []
+    counts = re.findall(r"--request-count=(\d+)", (options.output / "commands.txt").read_text())
     assert sum(sent) == sum(map(int, counts))
     requests_each = round(GROWTH * LENGTH)
     group = SPACING * 4
