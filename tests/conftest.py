@@ -44,7 +44,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if not item.get_closest_marker("xdist_group"):
             item.add_marker(pytest.mark.xdist_group(name=own_group(item)))
     slow = {group_of(item) for item in items if item.get_closest_marker("e2e")}
-    items.sort(key=lambda item: group_of(item) not in slow)
+    # Those that share a build come last of the slow ones: else all workers wait for it in the beginning.
+    items.sort(key=lambda item: (group_of(item) not in slow, item.nodeid.startswith("tests/e2e/")))
 
 
 @pytest.fixture(scope="session")
