@@ -74,6 +74,7 @@ def graphs_from() -> GraphsFrom:
     def taken(built: Path, *, parity: bool = True) -> Iterator[None]:
         from hytrec_export import pipeline  # noqa: PLC0415  most tests here need none of it
         from hytrec_export.options import Precision  # noqa: PLC0415
+        from hytrec_export.repository.layout import graph_files  # noqa: PLC0415
         from hytrec_export.repository.manifest import Manifest  # noqa: PLC0415
         from hytrec_export.verification.parity.comparator import ParityReport  # noqa: PLC0415
         from hytrec_export.verification.parity.gate import ParityResult  # noqa: PLC0415
@@ -85,7 +86,7 @@ def graphs_from() -> GraphsFrom:
             if options["precision"] is not Precision.FLOAT32:
                 return export_graphs(model, folder, **options)
             assert options["lowering"].value == Manifest.load(built).options["lowering"]
-            graphs = {path.parent.parent.name: path for path in built.glob("*/1/model.onnx")}
+            graphs = graph_files(built)
             return {name: Path(shutil.copyfile(path, folder / f"{name}.onnx")) for name, path in graphs.items()}
 
         differences = ParityReport(largest={}, cases={}, lists=0, lists_in_order=0)
