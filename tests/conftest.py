@@ -5,6 +5,7 @@ A group is a file, or what `xdist_group` says where files share a server. The sl
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -18,6 +19,11 @@ from hypothesis import settings
 # How long one example takes depends on what else the machine does: no test may fail by it.
 settings.register_profile("hytrec", deadline=None)
 settings.load_profile("hytrec")
+
+# Servers of the tests are on this machine, which no proxy reaches; tests of what a proxy changes set their own.
+for variable in ("http_proxy", "https_proxy", "all_proxy", "grpc_proxy"):
+    os.environ.pop(variable, None)
+    os.environ.pop(variable.upper(), None)
 
 MakeOnce = Callable[[str, Callable[[Path], object]], Path]
 GraphsFrom = Callable[..., AbstractContextManager[None]]
