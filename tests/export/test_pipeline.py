@@ -226,7 +226,13 @@ def test_a_folder_that_is_not_ours_is_told_before_the_long_part(run_folder: Path
         pipeline.build(BuildOptions(run=run_folder, output=tmp_path))
 
 
-@pytest.mark.parametrize(("how", "status"), [("kill", -9), ("interrupt", 2), ("full", 3)])
+@pytest.mark.parametrize(
+    ("how", "status"),
+    [
+        pytest.param(how, status, marks=pytest.mark.xdist_group(name=f"build stopped by {how}"))
+        for how, status in (("kill", -9), ("interrupt", 2), ("full", 3))
+    ],
+)
 def test_whenever_a_build_is_stopped_a_whole_repository_stands(
     how: str, status: int, run_folder: Path, built: Path, repository: Path
 ) -> None:
