@@ -13,7 +13,7 @@ import typer
 
 from hytrec.config import Branches, ModelConfig
 from hytrec.data.split import Part
-from hytrec.program import run_program
+from hytrec.program import program_options, run_program
 from hytrec.training.options import TrainingOptions
 
 app = typer.Typer(
@@ -24,6 +24,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
+app.callback()(program_options)
 
 TRAIN_PACKAGES = ("torch", "pyarrow", "safetensors", "scipy")
 """What the commands import that comes with the extra."""

@@ -4,11 +4,30 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping
+from typing import Annotated
 
+import typer
+
+from hytrec import __version__
 from hytrec.errors import HytrecError
 from hytrec.optional import missing_package
 
 INTERRUPTED = 130
+
+
+def _print_version(context: typer.Context, wanted: bool) -> None:  # noqa: FBT001 - typer's signature
+    if wanted:
+        typer.echo(f"{context.info_name} {__version__}")
+        raise typer.Exit
+
+
+Version = Annotated[
+    bool, typer.Option("--version", help="Print the version and exit.", callback=_print_version, is_eager=True)
+]
+
+
+def program_options(*, version: Version = False) -> None:
+    """Options of a program before any command: the callback of its typer app."""
 
 
 def run_program(app: Callable[[], object], *, extras: Mapping[str, str]) -> None:

@@ -17,6 +17,7 @@ from zipfile import ZipFile
 import pytest
 import typer.main
 
+from hytrec import __version__
 from hytrec.cli import app as hytrec
 from hytrec_clients.cli import app as hytrec_client
 from hytrec_export.cli.app import app as hytrec_export
@@ -107,6 +108,7 @@ def test_the_installed_programs_answer(python: Path, tmp_path: Path) -> None:
     try:
         for program in PROJECT["scripts"]:
             assert f"Usage: {program} " in output_of(python.with_name(program), "--help", cwd=tmp_path)
+            assert output_of(python.with_name(program), "--version", cwd=tmp_path) == f"{program} {__version__}\n"
         where = f"import {', '.join(PACKAGES)}; print(*({', '.join(f'{name}.__file__' for name in PACKAGES)},))"
         places = output_of(python, "-c", where, cwd=tmp_path).split()
         assert [Path(place).parent.parent for place in places] == [site] * len(PACKAGES)

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from hytrec.program import run_program
+from hytrec.program import program_options, run_program
 from hytrec.signature import DEFAULT_TOP_K
 from hytrec_clients.client import HytrecClient
 from hytrec_clients.errors import InvalidRequest
@@ -26,6 +26,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
+app.callback()(program_options)
 
 UserId = Annotated[str, typer.Argument(help="The user's id.", show_default=False)]
 Items = Annotated[list[str] | None, typer.Option("--item", help="Item key of a new event; repeat for several.")]

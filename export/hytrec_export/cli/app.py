@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from hytrec.program import run_program
+from hytrec.program import program_options, run_program
 from hytrec_export.cli.doctor import doctor
 from hytrec_export.cli.loadtest import loadtest
 from hytrec_export.cli.state import STATE_FOLDER, StateFolder, state_app
@@ -39,6 +39,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
+app.callback()(program_options)
 app.add_typer(state_app, name="state")
 app.command()(doctor)
 app.command()(loadtest)
