@@ -2,25 +2,38 @@
 PYTHON ?= python3.11
 BIN := .venv/bin
 
+# Processes that run tests; one more than two cores, as many tests wait for a server.
+WORKERS ?= 3
+
 PERF_ANALYZER := .perf_analyzer/perf_analyzer
 
-.PHONY: demo test unit lint format measure peers quality perf-analyzer clean
+.PHONY: demo test test-long unit lint style types format measure peers quality perf-analyzer clean
 
 demo: .venv/ready
 	$(BIN)/python examples/demo.py
 
 # Without perf_analyzer the tests that need it are skipped, and say so; `measure` leaves out the figures under load.
-test: lint
+# The type checker runs beside the tests, and ends long before them.
+test: .venv/ready
 	-$(MAKE) --no-print-directory perf-analyzer
-	$(MAKE) --no-print-directory unit
+	$(MAKE) --no-print-directory style
+	$(MAKE) --no-print-directory --jobs=2 types unit
 
+test-long: .venv/ready
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m long
+
+# TESTS="FILE OPTIONS": those alone, in one process.
 unit: .venv/ready
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(TESTS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(or $(TESTS),--numprocesses=$(WORKERS) --dist=loadgroup --no-loadscope-reorder)
 
-lint: .venv/ready
+lint: style types
+
+style: .venv/ready
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
-	$(BIN)/mypy
-	$(BIN)/lint-imports
+	$(BIN)/python -c "from importlinter.cli import lint_imports_command as main; main()"
+
+types: .venv/ready
+	$(BIN)/python -m mypy
 
 format: .venv/ready
 	$(BIN)/ruff format . && $(BIN)/ruff check --fix .

@@ -6,8 +6,9 @@ from dataclasses import asdict, dataclass, fields
 from enum import StrEnum
 from typing import Any
 
+from hytrec.contract import Sizes
 from hytrec.errors import ConfigError
-from hytrec.signature import MAX_RETRIEVED, Sizes
+from hytrec.signature import MAX_RETRIEVED
 
 
 class Branches(StrEnum):

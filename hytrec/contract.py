@@ -1,9 +1,9 @@
-"""What a served tensor, a model and an ensemble are; the table itself is `hytrec.signature`."""
+"""Types of the served contract: tensor, model, ensemble, state status; the table itself is `hytrec.signature`."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import StrEnum
+from enum import IntEnum, StrEnum
 from functools import cached_property
 
 DYNAMIC_AXES = frozenset("TNXSZ")
@@ -21,21 +21,51 @@ class DType(StrEnum):
     BEHAVIOR_KEY = "behavior_key"
 
 
-class StateStatus(StrEnum):
-    """What the store held for the user when the call began."""
+class Content(StrEnum):
+    """What the whole numbers of a tensor are."""
 
-    NEW = "new"
-    KEPT = "kept"
-    FOREIGN = "foreign"
-    """a record of another model (fingerprint): treated as absent"""
-    CORRUPT = "corrupt"
+    ITEM_ROW = "item_row"
+    BEHAVIOR_ROW = "behavior_row"
+    TIME_S = "time_s"
+    """unix time in seconds"""
+    COUNT = "count"
+
+
+class StateStatus(IntEnum):
+    """What the store held for the user when the request began. The values are public: never renumber them."""
+
+    NEW = 0
+    FOUND = 1
+    REBUILT = 2
+    """the state was encoded again from the stored history; reserved, not produced yet"""
+    DAMAGED = 3
     """a damaged record: treated as absent"""
-    EXPIRED = "expired"
+    EXPIRED = 4
     """older than the time-to-live: treated as absent"""
+    TRUNCATED = 5
+    """rebuilt from a history whose oldest events are not stored any more; reserved, not produced yet"""
+    MODEL_MISMATCH = 6
+    """a record of another model (fingerprint): treated as absent"""
+
+    @property
+    def label(self) -> str:
+        """Lower-case name, for people and JSON: `model_mismatch`."""
+        return self.name.lower()
+
+
+_FINER_UNITS = ((10**3, "milliseconds"), (10**6, "microseconds"), (10**9, "nanoseconds"))
+
+
+def seconds_hint(time: int, max_time_s: int) -> str:
+    """What to do with a time over `max_time_s`: `looks like milliseconds, divide by 1,000`."""
+    for divisor, unit in _FINER_UNITS:
+        if time // divisor <= max_time_s:
+            return f"looks like {unit}, divide by {divisor:,}"
+    return "is in none of the usual units"
 
 
 class Limit(StrEnum):
-    """What a build accepts, told as parameters of every ensemble's Triton config."""
+    """Limits of a build, published as parameters of every ensemble's Triton config."""
 
     MAX_EVENTS = "max_events"
     MAX_CANDIDATES = "max_candidates"
@@ -46,23 +76,27 @@ class Limit(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class Tensor:
-    """One served tensor: `axes` are letters of the table above or plain sizes, batch axis left out."""
+    """One served tensor: `axes` are letters of the table above or plain sizes, batch axis left out.
+
+    `content` says what the whole numbers of a state tensor or of a graph's input are.
+    """
 
     name: str
     dtype: DType
     axes: tuple[str | int, ...]
     doc: str
     optional: bool = False
+    content: Content | None = None
 
     @property
     def dynamic(self) -> bool:
-        """Whether some axis varies from call to call."""
+        """Whether some axis varies from request to request."""
         return any(axis in DYNAMIC_AXES for axis in self.axes)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Model:
-    """One Triton model: what goes in, what comes out."""
+    """Inputs and outputs of one Triton model."""
 
     name: str
     inputs: tuple[Tensor, ...]
@@ -93,7 +127,7 @@ class Step:
 
 @dataclass(frozen=True, kw_only=True)
 class Ensemble:
-    """A public endpoint: one strict chain of steps whose last one is the save."""
+    """A public endpoint: a strict sequence of steps whose last one is the save."""
 
     name: str
     inputs: tuple[Tensor, ...]
@@ -106,11 +140,11 @@ NEXT_PREFIX = "next_"
 
 
 def next_name(name: str) -> str:
-    """Name of a state tensor after the call's events; one prefix for all, so that both lists sort alike."""
+    """Name of a state tensor after the request's events; one prefix for all, so that both lists sort alike."""
     return NEXT_PREFIX + name
 
 
-def chain(
+def wire_ensemble(
     name: str,
     doc: str,
     inputs: tuple[Tensor, ...],
@@ -119,14 +153,14 @@ def chain(
     *,
     unread: frozenset[str] = frozenset(),
 ) -> Ensemble:
-    """Wire a chain of models by tensor name.
+    """Connect models into an ensemble by tensor name, each reading what earlier ones made.
 
     A step reads the newest tensor of that name, and a state tensor in its `next_` form once the encoder has run.
-    A tensor nobody reads is not mapped: Triton refuses an unused internal tensor. Internal tensors carry their
+    A tensor nobody reads is not mapped: Triton rejects an unused internal tensor. Internal tensors carry their
     model's name, public ones their own.
 
     Args:
-        unread: optional inputs that this chain leaves out although some step makes them.
+        unread: optional inputs left unconnected although some step makes them.
 
     Raises:
         ValueError: a step needs a tensor that no earlier step makes.

@@ -1,39 +1,37 @@
-"""THE table of served tensors: every name, dtype and axis of every model, said once.
+"""The table of served tensors: every name, dtype and axis of every model, stated once.
 
 ONNX graph names, `config.pbtxt` files, the Triton python models and the gRPC clients are all made from it.
 No torch, no tritonclient: any part of the project may import this module.
 
 Axes (the batch axis B stands before all of them and is never written):
 
-    T  new events of a call          W  recent window            L  TADN layers
+    T  new events of a request       W  recent window            L  TADN layers
     N  candidates to rank            D  model width              H  heads
     X  excluded items                K, V  head sizes of the memory (D / H)
     R  retrieved items, min(500, I)  S  items returned, top_k at most
     Z  bytes of an opaque tensor
 
-T, N, X, S and Z vary from call to call; the others are fixed by a build. See DESIGN section 3 for the contract.
+T, N, X, S and Z vary from request to request; the others are fixed by a build. See DESIGN section 3 for the contract.
 """
 
 from __future__ import annotations
 
-from hytrec.contract import DType as DType  # noqa: PLC0414  the table's readers find its types here too
-from hytrec.contract import Ensemble as Ensemble  # noqa: PLC0414
-from hytrec.contract import Limit as Limit  # noqa: PLC0414
-from hytrec.contract import Model as Model  # noqa: PLC0414
-from hytrec.contract import Sizes as Sizes  # noqa: PLC0414
-from hytrec.contract import StateStatus as StateStatus  # noqa: PLC0414
-from hytrec.contract import Tensor as Tensor  # noqa: PLC0414
-from hytrec.contract import chain
-from hytrec.contract import next_name as next_name  # noqa: PLC0414
+from dataclasses import replace
+
+from hytrec.contract import Content, DType, Model, Tensor, next_name, wire_ensemble
 
 REQUEST_ID_BYTES = 16
-"""Size of a `request_id`; random, made by the client once per logical call."""
+"""Size of a `request_id`; random, made by the client once per logical request and repeated on retry."""
 CLIENT_SLOT_BYTES = 8
 """First bytes of a `request_id`: the client slot. A client has one request at a time in a slot, so that the store,
 which keeps 32 ids of a user, forgets those of busy slots first and not one whose response was lost."""
+FINGERPRINT_BYTES = 16
+"""Size of a `model_fingerprint`; settings, clients and JSON write it as 32 hex digits."""
 MAX_USER_ID_BYTES = 256
+MAX_KEY_BYTES = 256
+"""Longest item or behavior key, as in a vocabulary."""
 MAX_TIME_S = 100_000_000_000
-"""Largest unix time accepted, in seconds; anything over it is most likely milliseconds."""
+"""Largest unix time accepted, in seconds; anything over it is most likely in a finer unit."""
 MAX_FUTURE_S = 300
 """How far a time may lie in the server's future, in seconds (clock skew)."""
 MAX_RETRIEVED = 500
@@ -46,40 +44,51 @@ def _tensor(name: str, dtype: DType, axes: str | tuple[str | int, ...], doc: str
     return Tensor(name=name, dtype=dtype, axes=tuple(axes), doc=doc, optional=optional)
 
 
+def _numbers(name: str, content: Content, axes: str | tuple[str | int, ...], doc: str) -> Tensor:
+    return Tensor(name=name, dtype=DType.INT64, axes=tuple(axes), doc=doc, content=content)
+
+
 _ONE = (1,)
 
 # --- the state of one user (DESIGN section 3) ---
 MEMORY = _tensor("memory", DType.FLOAT32, "LHKV", "S of every TADN layer")
-WINDOW_ITEMS = _tensor("window_items", DType.INT64, "W", "item rows of the last W events, right-aligned, 0 = none")
-WINDOW_BEHAVIORS = _tensor("window_behaviors", DType.INT64, "W", "their behavior rows")
-WINDOW_TIMES = _tensor("window_times", DType.INT64, "W", "their unix times in seconds, 0 = none")
+WINDOW_ITEMS = _numbers(
+    "window_items", Content.ITEM_ROW, "W", "item rows of the last W events, right-aligned, 0 = none"
+)
+WINDOW_BEHAVIORS = _numbers("window_behaviors", Content.BEHAVIOR_ROW, "W", "their behavior rows")
+WINDOW_TIMES = _numbers("window_times", Content.TIME_S, "W", "their unix times in seconds, 0 = none")
 LONG_VECTOR = _tensor("long_vector", DType.FLOAT32, "D", "encoder output at the last event")
-LAST_TIME = _tensor("last_time", DType.INT64, _ONE, "event time m of the last event in seconds, 0 before the first")
-EVENT_COUNT = _tensor("event_count", DType.INT64, _ONE, "events absorbed so far")
+LAST_TIME = _numbers("last_time", Content.TIME_S, _ONE, "event time m of the last event in seconds, 0 before the first")
+EVENT_COUNT = _numbers("event_count", Content.COUNT, _ONE, "events absorbed so far")
 STATE = (MEMORY, WINDOW_ITEMS, WINDOW_BEHAVIORS, WINDOW_TIMES, LONG_VECTOR, LAST_TIME, EVENT_COUNT)
 
-NEXT_STATE = tuple(_tensor(next_name(t.name), t.dtype, t.axes, t.doc + ", after this call") for t in STATE)
+NEXT_STATE = tuple(replace(t, name=next_name(t.name), doc=t.doc + ", after this request") for t in STATE)
 
 # --- tensors between the steps ---
-ITEM_ROWS = _tensor("item_rows", DType.INT64, "T", "item rows, right-padded with 0; I + 1 = unknown item")
-BEHAVIOR_ROWS = _tensor("behavior_rows", DType.INT64, "T", "behavior rows, 0 = none")
-ROW_TIMES = _tensor("event_times", DType.INT64, "T", "unix times in seconds; 0 marks padding, which stands at the end")
+ITEM_ROWS = _numbers("item_rows", Content.ITEM_ROW, "T", "item rows, right-padded with 0; I + 1 = unknown item")
+BEHAVIOR_ROWS = _numbers("behavior_rows", Content.BEHAVIOR_ROW, "T", "behavior rows, 0 = none")
+ROW_TIMES = _numbers(
+    "event_times", Content.TIME_S, "T", "unix times in seconds; 0 marks padding, which stands at the end"
+)
 LAST_MEMORY = _tensor("last_memory", DType.FLOAT32, "HKV", "S of the last TADN layer, not decayed to now")
-NOW = _tensor("now_s", DType.INT64, _ONE, "the time of the question, unix seconds")
-EXCLUDED_ROWS = _tensor("excluded_rows", DType.INT64, "X", "item rows not to retrieve, padded with 0")
-CANDIDATE_ROWS = _tensor("candidate_rows", DType.INT64, "N", "item rows to score, padded with 0 at the end")
+NOW = _numbers("now_s", Content.TIME_S, _ONE, "the time of the query, unix seconds")
+EXCLUDED_ROWS = _numbers("excluded_rows", Content.ITEM_ROW, "X", "item rows not to retrieve, padded with 0")
+CANDIDATE_ROWS = _numbers("candidate_rows", Content.ITEM_ROW, "N", "item rows to score, padded with 0 at the end")
 RETRIEVED_ROWS = _tensor(
     "candidate_rows", DType.INT64, "R", "best item rows, best first; 0 where fewer than R items are left"
 )
 RAW_SCORES = _tensor("raw_scores", DType.FLOAT32, "N", "score of every candidate row, padding included")
 CALL_CONTEXT = _tensor(
-    "call_context", DType.UINT8, "Z", "what save needs to know of the call; see hytrec_export.serving.call_context"
+    "call_context",
+    DType.UINT8,
+    "Z",
+    "what the save step needs to know; see hytrec_export.serving.call_context",
 )
 
 # --- public tensors ---
 USER_ID = _tensor("user_id", DType.BYTES, _ONE, "the caller's user id, 1 to 256 bytes of UTF-8")
 REQUEST_ID = _tensor(
-    "request_id", DType.UINT8, (REQUEST_ID_BYTES,), "one per logical call, repeated on retry", optional=True
+    "request_id", DType.UINT8, (REQUEST_ID_BYTES,), "one per logical request, repeated on retry", optional=True
 )
 ITEM_KEYS = _tensor("item_keys", DType.ITEM_KEY, "T", "item keys of new events, oldest first", optional=True)
 BEHAVIOR_KEYS = _tensor("behavior_keys", DType.BEHAVIOR_KEY, "T", "behavior keys of new events", optional=True)
@@ -93,10 +102,12 @@ TOP_K = _tensor("top_k", DType.INT64, _ONE, "how many items to return (10)", opt
 EXCLUDED_KEYS = _tensor("excluded_keys", DType.ITEM_KEY, "X", "item keys never to return", optional=True)
 EXCLUDE_RECENT = _tensor("exclude_recent", DType.BOOL, _ONE, "leave out the items of the window (false)", optional=True)
 
-NEW_EVENT_COUNT = _tensor("event_count", DType.INT64, _ONE, "events absorbed, this call's included")
-APPLIED = _tensor("applied", DType.BOOL, _ONE, "whether this call's events were written now")
-MODEL_FINGERPRINT = _tensor("model_fingerprint", DType.BYTES, _ONE, "32 hex digits over weights, config, vocabulary")
-STATE_STATUS = _tensor("state_status", DType.BYTES, _ONE, "what the store held before: a StateStatus")
+NEW_EVENT_COUNT = _tensor("event_count", DType.INT64, _ONE, "events absorbed, this request's included")
+APPLIED = _tensor("applied", DType.BOOL, _ONE, "whether this request's events were written now")
+MODEL_FINGERPRINT = _tensor(
+    "model_fingerprint", DType.UINT8, (FINGERPRINT_BYTES,), "hash of weights, config and vocabulary"
+)
+STATE_STATUS = _tensor("state_status", DType.INT64, _ONE, "what the store held before: a StateStatus")
 RECEIPT = (NEW_EVENT_COUNT, APPLIED, MODEL_FINGERPRINT, STATE_STATUS)
 SCORES = _tensor("scores", DType.FLOAT32, "N", "score of every candidate, in the order given")
 RETURNED_KEYS = _tensor("recommended_keys", DType.ITEM_KEY, "S", "best items, best first")
@@ -109,13 +120,13 @@ RECOMMEND_INPUTS = (PUBLIC_NOW, TOP_K, EXCLUDED_KEYS, EXCLUDE_RECENT)
 
 
 def _optional(tensor: Tensor) -> Tensor:
-    return Tensor(name=tensor.name, dtype=tensor.dtype, axes=tensor.axes, doc=tensor.doc, optional=True)
+    return replace(tensor, optional=True)
 
 
 STATE_LOAD = Model(
     name="hytrec_state_load",
     inputs=(
-        USER_ID,
+        _optional(USER_ID),  # where an ensemble's step requires it, Triton calls a request without it a deadlock
         REQUEST_ID,
         *EVENT_INPUTS,
         PUBLIC_NOW,
@@ -125,7 +136,7 @@ STATE_LOAD = Model(
         EXCLUDE_RECENT,
     ),
     outputs=(*STATE, ITEM_ROWS, BEHAVIOR_ROWS, ROW_TIMES, NOW, EXCLUDED_ROWS, CANDIDATE_ROWS, CALL_CONTEXT),
-    doc="checks a call, maps keys to rows, pads to bucket lengths, reads the user's state",
+    doc="validates a request, maps keys to rows, pads to bucket lengths, reads the user's state",
 )
 ENCODER = Model(
     name="hytrec_encoder",
@@ -133,16 +144,17 @@ ENCODER = Model(
     outputs=(*NEXT_STATE, LAST_MEMORY),
     doc="embedding and TADN layers over the new events, from the previous state",
 )
-_READ_INPUTS = (LAST_MEMORY, WINDOW_ITEMS, WINDOW_BEHAVIORS, WINDOW_TIMES, LONG_VECTOR, LAST_TIME, NOW)
+USER_FEATURES = (LAST_MEMORY, WINDOW_ITEMS, WINDOW_BEHAVIORS, WINDOW_TIMES, LONG_VECTOR, LAST_TIME, NOW)
+"""What retriever and reranker read of a user."""
 RETRIEVER = Model(
     name="hytrec_retriever",
-    inputs=(*_READ_INPUTS, EXCLUDED_ROWS),
+    inputs=(*USER_FEATURES, EXCLUDED_ROWS),
     outputs=(RETRIEVED_ROWS,),
     doc="user vector against the whole item table",
 )
 RERANKER = Model(
     name="hytrec_reranker",
-    inputs=(*_READ_INPUTS, CANDIDATE_ROWS),
+    inputs=(*USER_FEATURES, CANDIDATE_ROWS),
     outputs=(RAW_SCORES,),
     doc="a score for every candidate from the memory and the window",
 )
@@ -163,7 +175,7 @@ GRAPHS = (ENCODER, RETRIEVER, RERANKER)
 STATE_MODELS = (STATE_LOAD, STATE_SAVE, FORGET)
 
 
-APPEND = chain(
+APPEND = wire_ensemble(
     "hytrec_append",
     "feed or backfill a user's history",
     (USER_ID, REQUEST_ID, *EVENT_INPUTS),
@@ -171,14 +183,14 @@ APPEND = chain(
     (STATE_LOAD, ENCODER, STATE_SAVE),
     unread=frozenset({CANDIDATE_ROWS.name}),
 )
-RANK = chain(
+RANK = wire_ensemble(
     "hytrec_rank",
     "append events (or none) and score candidates",
     (USER_ID, REQUEST_ID, *EVENT_INPUTS, *RANK_INPUTS),
     (SCORES, *RECEIPT),
     (STATE_LOAD, ENCODER, RERANKER, STATE_SAVE),
 )
-RECOMMEND = chain(
+RECOMMEND = wire_ensemble(
     "hytrec_recommend",
     "append events (or none) and return the best items of the catalogue",
     (USER_ID, REQUEST_ID, *EVENT_INPUTS, *RECOMMEND_INPUTS),
@@ -192,9 +204,9 @@ FUSED = Model(
     name="hytrec_fused",
     inputs=STATE_LOAD.inputs,
     outputs=STATE_SAVE.outputs,
-    doc="every step of an endpoint's chain in one process; the outputs asked for tell the endpoint",
+    doc="every step of an endpoint in one process; the requested outputs select the endpoint",
 )
-FUSED_ENSEMBLES = tuple(chain(e.name, e.doc, e.inputs, e.outputs, (FUSED,)) for e in ENSEMBLES)
+FUSED_ENSEMBLES = tuple(wire_ensemble(e.name, e.doc, e.inputs, e.outputs, (FUSED,)) for e in ENSEMBLES)
 
 # --- sessions: Triton itself keeps the encoder's state, for as long as a sequence lives ---
 SESSION_INPUTS = (ITEM_KEYS, BEHAVIOR_KEYS, TIMES)
@@ -204,14 +216,29 @@ SESSION_LOAD = Model(
     name="hytrec_session_load",
     inputs=(*SESSION_INPUTS, PUBLIC_NOW, _optional(CANDIDATE_KEYS), TOP_K, EXCLUDED_KEYS),
     outputs=(ITEM_ROWS, BEHAVIOR_ROWS, ROW_TIMES, NOW, EXCLUDED_ROWS, CANDIDATE_ROWS, CALL_CONTEXT),
-    doc="checks a call of a session, maps keys to rows, pads to bucket lengths",
+    doc="validates a request of a session, maps keys to rows, pads to bucket lengths",
 )
+CARRIED_STATE = tuple(
+    _tensor(
+        f"carried_{t.name}", t.dtype, t.axes, f"copy of {next_name(t.name)} that Triton carries to the next request"
+    )
+    for t in STATE
+)
+"""Triton fails concurrent sessions where one tensor is both an output and a state, and pairs the states' outputs with
+their inputs by the rank of their names, so that one prefix for all keeps the pairs."""
 SESSION_ENCODER = Model(
     name=ENCODER.name,
     inputs=(ITEM_ROWS, BEHAVIOR_ROWS, ROW_TIMES),
     outputs=ENCODER.outputs,
-    doc="the encoder, whose state tensors Triton carries from call to call",
+    doc="the encoder, whose state tensors Triton carries from request to request",
 )
+SESSION_ENCODER_GRAPH = Model(
+    name=ENCODER.name,
+    inputs=ENCODER.inputs,
+    outputs=(*ENCODER.outputs, *CARRIED_STATE),
+    doc="its graph, the tensors that Triton carries included",
+)
+SESSION_GRAPHS = (SESSION_ENCODER_GRAPH, RETRIEVER, RERANKER)
 SESSION_SAVE = Model(
     name="hytrec_session_save",
     inputs=(NEXT_EVENT_COUNT, CALL_CONTEXT, _optional(CANDIDATE_ROWS), _optional(RAW_SCORES)),
@@ -219,7 +246,7 @@ SESSION_SAVE = Model(
     doc="trims, sorts, maps rows back to keys: every public output; stores nothing",
 )
 SESSION_ENSEMBLES = (
-    chain(
+    wire_ensemble(
         "hytrec_session_append",
         "feed a session",
         SESSION_INPUTS,
@@ -227,14 +254,14 @@ SESSION_ENSEMBLES = (
         (SESSION_LOAD, SESSION_ENCODER, SESSION_SAVE),
         unread=frozenset({CANDIDATE_ROWS.name}),
     ),
-    chain(
+    wire_ensemble(
         "hytrec_session_rank",
         "feed a session (or not) and score candidates",
         (*SESSION_INPUTS, *RANK_INPUTS),
         (SCORES, *SESSION_RECEIPT),
         (SESSION_LOAD, SESSION_ENCODER, RERANKER, SESSION_SAVE),
     ),
-    chain(
+    wire_ensemble(
         "hytrec_session_recommend",
         "feed a session (or not) and return the best items of the catalogue",
         (*SESSION_INPUTS, PUBLIC_NOW, TOP_K, EXCLUDED_KEYS),

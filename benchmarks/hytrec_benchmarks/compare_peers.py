@@ -1,9 +1,9 @@
-"""Compare a served HyTRec with its peers: build and start them all, then run `hytrec-export loadtest` as a user would.
+"""Compare a served HyTRec with its peers: build and start them all, then run `python -m hytrec_benchmarks.peers`.
 
     python -m hytrec_benchmarks.compare_peers --output reports/peers
 
-Options that are not listed by --help go to the load test, as --windows 5 or --compare reports/before. Progress goes to
-stderr, the load test's summary to stdout; the exit status is the load test's, and 1 where it could not begin.
+Options that are not listed by --help go to the comparison, as --windows 5 or --compare reports/before. Progress goes to
+stderr, the comparison's summary to stdout; the exit status is the comparison's, and 1 where it could not begin.
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ import shlex
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
 from hytrec.errors import HytrecError
-from hytrec_benchmarks.fixtures.context import LONG_EVENTS, Context, Log
-from hytrec_benchmarks.fixtures.loadtest_cli import command_of, environment
+from hytrec_benchmarks.fixtures.context import Context, Log
 from hytrec_benchmarks.fixtures.progress import say
 from hytrec_benchmarks.measure import DATA_VARIABLE, DEFAULT_DATA
-from hytrec_benchmarks.peers.contenders import started
-from hytrec_benchmarks.peers.measure import CONCURRENCY, LENGTHS, peer_repositories
+from hytrec_benchmarks.peers.options import CONCURRENCY, LENGTHS
+from hytrec_benchmarks.peers.program import command_of, environment
+from hytrec_benchmarks.peers.servers import start_all
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -37,10 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         try:
             events = context.log_file(Log.EDITS)
             options.folder.mkdir(parents=True, exist_ok=True)
-            ours = context.repository(Log.EDITS, max_events=LONG_EVENTS)
-            say("starting hytrec")
-            endpoint = stack.enter_context(started(ours, state=state / "hytrec")).grpc_url
-            peers = _start_peers(peer_repositories(context), state, stack)
+            endpoint, ours, peers = start_all(context, state, stack)
         except (HytrecError, OSError) as error:
             say(f"{error}")
             return 1
@@ -50,21 +47,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return subprocess.run(command, check=False, env=environment()).returncode
 
 
-def _start_peers(repositories: Mapping[str, Path], state: Path, stack: ExitStack) -> dict[str, str]:
-    """Endpoints by name; a peer that does not start is left out, and why is said."""
-    found = {}
-    for name, repository in repositories.items():
-        say(f"starting {name}")
-        try:
-            found[name] = stack.enter_context(started(repository, state=state / name)).grpc_url
-        except HytrecError as error:
-            say(f"{name} is left out: {error}")
-    return found
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        description="Compare a served HyTRec with its peers; further options go to hytrec-export loadtest.",
+        description="Compare a served HyTRec with its peers; further options go to python -m hytrec_benchmarks.peers.",
         allow_abbrev=False,
     )
     parser.add_argument("--output", type=Path, default=Path("reports/peers"), help="folder of the report")

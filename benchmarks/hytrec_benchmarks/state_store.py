@@ -20,7 +20,8 @@ from pathlib import Path
 import numpy as np
 
 from hytrec.config import ModelConfig
-from hytrec.signature import STATE, DType
+from hytrec.contract import DType
+from hytrec.signature import STATE
 from hytrec_export.state.opening import open_store
 from hytrec_export.state.options import Durability, StoreOptions
 from hytrec_export.state.store import NO_REVISION, Outcome, State, StateStore, Write

@@ -190,7 +190,7 @@ def _receipt(receipt: Receipt) -> dict[str, Any]:
     return {
         "event_count": receipt.event_count,
         "applied": receipt.applied,
-        "state_status": receipt.state_status.value,
+        "state_status": receipt.state_status.label,
         "model_fingerprint": receipt.model_fingerprint,
     }
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hytrec import signature
-from hytrec.signature import DType, Ensemble, Limit, Model, StateStatus, Tensor
+from hytrec.contract import DType, Ensemble, Limit, Model, StateStatus, Tensor
 from hytrec_clients.errors import InvalidRequest, ServerMismatch
 from hytrec_clients.events import as_sequence
 from hytrec_clients.optional import require
@@ -191,26 +191,22 @@ def _output(result: Any, tensor: Tensor) -> Array:
     return np.asarray(array[0])
 
 
-def _text(result: Any, tensor: Tensor) -> str:
-    return bytes(_output(result, tensor)[0]).decode()
-
-
 def decode_receipt(result: Any) -> Receipt:
     """The outputs every ensemble has.
 
     Raises:
         ServerMismatch: one of them is missing or unknown.
     """
-    status = _text(result, signature.STATE_STATUS)
-    if status not in set(StateStatus):
+    status = int(_output(result, signature.STATE_STATUS)[0])
+    if status not in frozenset(StateStatus):
         raise ServerMismatch(
-            f"state_status of the server's answer is {status!r}, this client knows {', '.join(StateStatus)}; install "
+            f"state_status of the server's response is {status}, this client knows 0 to {max(StateStatus):d}; install "
             "the hytrec-export version the server was built with"
         )
     return Receipt(
         event_count=int(_output(result, signature.NEW_EVENT_COUNT)[0]),
         applied=bool(_output(result, signature.APPLIED)[0]),
-        model_fingerprint=_text(result, signature.MODEL_FINGERPRINT),
+        model_fingerprint=_output(result, signature.MODEL_FINGERPRINT).tobytes().hex(),
         state_status=StateStatus(status),
     )
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from hytrec.signature import StateStatus
+from hytrec.contract import StateStatus
 
 Key = int | str
 """An item or behavior key; which of the two, the server's vocabulary says."""
@@ -22,7 +22,7 @@ class Receipt:
         applied: whether this call's events were written now. False for a call without events, and for a call
             whose `request_id` the server already knew: its events were written before.
         model_fingerprint: 32 hex digits over weights, config and vocabulary of the model that answered.
-        state_status: what the store held when the call began; foreign, corrupt and expired count as absent.
+        state_status: what the store held when the request began; all but FOUND count as absent.
     """
 
     event_count: int

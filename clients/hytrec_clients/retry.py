@@ -25,12 +25,14 @@ class RetryPolicy:
         attempt_share: part of the time left that one attempt may take, so that a lost answer leaves time to ask
             again. A call that honestly takes longer than this part of `timeout_s` needs a larger `timeout_s`.
         min_attempt_s: an attempt may take this long whatever its share, as far as time is left.
+        max_attempts: maximum attempts of a call; None for as many as its time allows.
     """
 
     first_backoff_s: float = 0.02
     max_backoff_s: float = 1.0
     attempt_share: float = 0.5
     min_attempt_s: float = 0.25
+    max_attempts: int | None = None
 
     def __post_init__(self) -> None:
         if not 0 < self.first_backoff_s <= self.max_backoff_s:
@@ -47,6 +49,8 @@ class RetryPolicy:
             raise InvalidRequest(
                 f"min_attempt_s is {self.min_attempt_s}; it must not be negative", field="min_attempt_s"
             )
+        if self.max_attempts is not None and self.max_attempts < 1:
+            raise InvalidRequest(f"max_attempts is {self.max_attempts}; it must be at least 1", field="max_attempts")
 
 
 @dataclass(kw_only=True)
@@ -84,9 +88,9 @@ class Budget:
         return max(left * self.policy.attempt_share, min(left, self.policy.min_attempt_s))
 
     def backoff_s(self) -> float | None:
-        """How long to wait before the next attempt; None when too little time is left for one."""
+        """How long to wait before the next attempt; None when no attempt or too little time is left for one."""
         left = self._end - self.clock()
-        if left < self.policy.first_backoff_s:
+        if left < self.policy.first_backoff_s or self.attempts == self.policy.max_attempts:
             return None
         doubled = self.policy.first_backoff_s * 2.0 ** min(self.attempts - 1, 64)
         return self.uniform(0.0, min(doubled, self.policy.max_backoff_s, left / 2))

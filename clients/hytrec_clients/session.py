@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any, TypedDict, TypeVar, Unpack
 
 from hytrec import signature
-from hytrec.signature import Limit
+from hytrec.contract import Ensemble, Limit
 from hytrec_clients import codec
 from hytrec_clients.error_mapping import given_up, refusal
 from hytrec_clients.errors import InvalidRequest, ModelChanged, ServerFailed, ServerMismatch
@@ -183,7 +183,7 @@ class Session:
 
     def _write(
         self,
-        endpoint: signature.Ensemble,
+        endpoint: Ensemble,
         decode: Callable[[Any], Answer],
         user_id: str,
         events: Events | None,

@@ -13,7 +13,7 @@ from hytrec_export.settings import Limits
 
 
 class Target(StrEnum):
-    """Who runs the graphs."""
+    """Inference backend."""
 
     AUTO = "auto"
     """tensorrt where TensorRT and a GPU are found, else embedded"""
@@ -28,7 +28,7 @@ class Target(StrEnum):
 
 
 class Lowering(StrEnum):
-    """How a TADN layer's recurrence stands in the graph."""
+    """Form of a TADN layer's recurrence in the graph."""
 
     FUSED = "fused"
     """onnxruntime's operator com.microsoft::LinearAttention"""
@@ -37,7 +37,7 @@ class Lowering(StrEnum):
 
 
 class Precision(StrEnum):
-    """What numbers the graphs hold and multiply."""
+    """Types of weights and matrix products."""
 
     FLOAT32 = "float32"
     MIXED = "mixed-float16"
@@ -54,7 +54,7 @@ class Device(StrEnum):
 
 
 class StateKind(StrEnum):
-    """Who keeps the users' states between calls."""
+    """Where user state lives between requests."""
 
     STORE = "store"
     """the state store, for every user, as long as wanted"""
@@ -63,19 +63,33 @@ class StateKind(StrEnum):
 
 
 class Execution(StrEnum):
-    """How the steps of an endpoint are Triton models."""
+    """How the steps of an endpoint map to Triton models."""
 
     FUSED = "fused"
-    """one model takes them all, in one process; target embedded only, and its default"""
+    """all steps in one model; target embedded only, and its default"""
     ENSEMBLE = "ensemble"
-    """each a model of its own, as on every other target"""
+    """a model for each step, as on every other target"""
+
+
+class Samples(StrEnum):
+    """Histories whose golden outputs a repository stores."""
+
+    REAL = "real"
+    """of users, out of the run folder"""
+    SYNTHETIC = "synthetic"
+    """made up; no history of a user leaves the run folder"""
 
 
 FUSED_MAX_BATCH = 4
-"""Most calls of a batch of the one model of steps together, where nothing else is asked for. Eight calls under way are
-then four for each of its two processes; without a limit the one that is free first takes them all and the other waits.
-More than four rankings also leave the processor's caches. Appends at high concurrency gain from larger ones, and so
-does `--durability power` with its one fsync a batch."""
+"""Default maximum batch size of the fused model. Eight requests in flight are then four for each of its two processes;
+without a limit the one that is free first takes them all and the other waits. More than four rankings also leave the
+processor's caches. Appends at high concurrency gain from larger batches, and so does `--durability power` with its one
+fsync a batch."""
+
+
+INTRA_OP_THREADS = 1
+"""Threads of an onnxruntime session in Triton's backend. They spin between short operators, and three models share the
+cores: four on two cores left a quarter of the throughput that one gives."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,9 +126,11 @@ class BuildOptions:
         lowering: None takes the target's best.
         device: of target onnxruntime.
         execution: None takes the target's best.
-        fused_max_batch: most calls of a batch of the one model of steps together; None takes `FUSED_MAX_BATCH`.
-        limits: largest call that the build accepts.
-        atol: largest difference from PyTorch that the parity gate lets pass.
+        fused_max_batch: maximum batch size of the fused model; None takes `FUSED_MAX_BATCH`.
+        intra_op_threads: of every onnxruntime session of target onnxruntime on the CPU; None takes `INTRA_OP_THREADS`.
+        limits: largest request that the build accepts.
+        samples: histories whose golden outputs the repository stores.
+        atol: maximum absolute difference from PyTorch; the build fails above it.
     """
 
     run: Path
@@ -126,16 +142,22 @@ class BuildOptions:
     state: StateKind = StateKind.STORE
     execution: Execution | None = None
     fused_max_batch: int | None = None
+    intra_op_threads: int | None = None
     engine: EngineOptions = field(default_factory=EngineOptions)
     limits: Limits = field(default_factory=Limits)
+    samples: Samples = Samples.REAL
     atol: float = 1e-4
 
     def __post_init__(self) -> None:
-        """Raises: OptionError: atol is not a positive number, or fused_max_batch not at least 1."""
+        """Raises: OptionError: atol is not a positive number, or a batch or thread count is under 1."""
         if not 0 < self.atol < math.inf:
             raise OptionError(f"atol is {self.atol}; it must be over 0, and 1e-4 is what a float32 build meets")
         if self.fused_max_batch is not None and self.fused_max_batch < 1:
             raise OptionError(
                 f"fused max batch is {self.fused_max_batch}; it must be at least 1 request, and "
                 f"{FUSED_MAX_BATCH} is usual"
+            )
+        if self.intra_op_threads is not None and self.intra_op_threads < 1:
+            raise OptionError(
+                f"intra-op threads is {self.intra_op_threads}; it must be at least 1, and {INTRA_OP_THREADS} is usual"
             )

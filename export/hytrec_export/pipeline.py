@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 from hytrec.run_folder import Run, load_run
-from hytrec.signature import GRAPHS
 from hytrec_export.exporters.onnx_graph import export_graphs
 from hytrec_export.exporters.preflight import check_packages
 from hytrec_export.exporters.tensorrt.build import build_engines, check_plan
@@ -89,7 +88,13 @@ def _export(
 ) -> dict[str, Path]:
     folder = staging / precision.value
     folder.mkdir()
-    with progress(f"exporting the graphs in {precision.value}", len(GRAPHS)) as advance:
+    with progress(f"exporting the graphs in {precision.value}", len(plan.graphs)) as advance:
         return export_graphs(
-            run.model, folder, settings=settings, lowering=plan.lowering, precision=precision, on_graph=advance
+            run.model,
+            folder,
+            settings=settings,
+            lowering=plan.lowering,
+            precision=precision,
+            graphs=plan.graphs,
+            on_graph=advance,
         )

@@ -1,4 +1,4 @@
-"""From the options to what is built: the target, and what follows from it."""
+"""Resolves the options of a build into a plan: the target, and what follows from it."""
 
 from __future__ import annotations
 
@@ -7,16 +7,20 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any
 
+from hytrec.contract import Model
+from hytrec.signature import GRAPHS, SESSION_GRAPHS
 from hytrec_export.cuda_driver import gpu_count
 from hytrec_export.errors import OptionError
 from hytrec_export.options import (
     FUSED_MAX_BATCH,
+    INTRA_OP_THREADS,
     BuildOptions,
     Device,
     EngineOptions,
     Execution,
     Lowering,
     Precision,
+    Samples,
     StateKind,
     Target,
 )
@@ -31,7 +35,7 @@ class BuildPlan:
 
     Args:
         target: never AUTO.
-        reason: why this target, for people.
+        reason: why this target; human-readable.
     """
 
     target: Target
@@ -42,14 +46,21 @@ class BuildPlan:
     state: StateKind
     execution: Execution
     fused_max_batch: int
+    intra_op_threads: int
     engine: EngineOptions
     limits: Limits
+    samples: Samples
     atol: float
 
     @property
     def has_engines(self) -> bool:
         """Whether graphs are compiled."""
         return self.target in ENGINE_TARGETS
+
+    @property
+    def graphs(self) -> tuple[Model, ...]:
+        """Every graph with its inputs and outputs; those of sessions carry the encoder's state too."""
+        return SESSION_GRAPHS if self.state is StateKind.SEQUENCE else GRAPHS
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for the manifest; no paths, which mean nothing on another machine."""
@@ -66,12 +77,14 @@ class BuildPlan:
             "device": self.device.value,
             "state": self.state.value,
             "execution": self.execution.value,
+            "samples": self.samples.value,
             "atol": self.atol,
             "max_events": self.limits.max_events,
             "max_candidates": self.limits.max_candidates,
             "max_excluded": self.limits.max_excluded,
             "max_batch": self.limits.max_batch,
             **({"fused_max_batch": self.fused_max_batch} if self.execution is Execution.FUSED else {}),
+            **({"intra_op_threads": self.intra_op_threads} if self.target is Target.ONNXRUNTIME else {}),
             **(engine if self.has_engines else {}),
         }
 
@@ -104,8 +117,7 @@ def resolve_plan(
     if options.fused_max_batch is not None and execution is not Execution.FUSED:
         raise OptionError(
             f"fused max batch {options.fused_max_batch} is for --execution fused, and this build has a model for every "
-            "step; "
-            "give --max-batch instead"
+            "step; give --max-batch instead"
         )
     return BuildPlan(
         target=target,
@@ -116,8 +128,10 @@ def resolve_plan(
         state=options.state,
         execution=execution,
         fused_max_batch=min(options.fused_max_batch or FUSED_MAX_BATCH, options.limits.max_batch),
+        intra_op_threads=options.intra_op_threads or INTRA_OP_THREADS,
         engine=options.engine,
         limits=options.limits,
+        samples=options.samples,
         atol=options.atol,
     )
 
@@ -139,6 +153,12 @@ def _check(options: BuildOptions, target: Target) -> None:
         )
     if options.device is Device.CUDA and target is not Target.ONNXRUNTIME:
         raise OptionError(f"device cuda is for target onnxruntime; target {target.value} needs no --device")
+    if options.intra_op_threads is not None and (target is not Target.ONNXRUNTIME or options.device is Device.CUDA):
+        raise OptionError(
+            f"{options.intra_op_threads} intra-op threads are for target onnxruntime on the CPU, and target "
+            f"{target.value} runs {'on CUDA' if target is Target.ONNXRUNTIME else 'another way'}; "
+            "leave --intra-op-threads out"
+        )
     if options.state is StateKind.SEQUENCE and target not in {Target.ONNXRUNTIME, Target.TENSORRT}:
         raise OptionError(
             f"state sequence needs Triton's onnxruntime or tensorrt backend, and target {target.value} has neither: "
@@ -146,8 +166,8 @@ def _check(options: BuildOptions, target: Target) -> None:
         )
     if options.execution is Execution.FUSED and target is not Target.EMBEDDED:
         raise OptionError(
-            f"steps together is for target embedded, whose steps are all Python; the graphs of target {target.value} "
-            "are models of another Triton backend, so leave --steps out"
+            f"execution fused is for target embedded, whose steps are all Python; the graphs of target {target.value} "
+            "are models of another Triton backend, so leave --execution out"
         )
     capability = options.engine.compute_capability
     if target is Target.TENSORRT_RTX and capability is None:

@@ -1,22 +1,40 @@
-"""What the Triton python models need to know of a build: `serving.json` at the root of a model repository."""
+"""Settings of a build that its Triton python models read: `serving.json` at the root of a model repository."""
 
 from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass, field
+from math import prod
 from pathlib import Path
 
-from hytrec.signature import DType, Sizes
+from hytrec.contract import DType, Sizes, Tensor
+from hytrec.signature import ENSEMBLES, MAX_KEY_BYTES
 from hytrec_export.errors import OptionError, RepositoryError
 
 FILE_NAME = "serving.json"
 VOCABULARY_FILE = "vocabulary.npz"
 FORMAT_VERSION = 1
+_ELEMENT_BYTES = {
+    DType.FLOAT32: 4,
+    DType.INT64: 8,
+    DType.UINT8: 1,
+    DType.BOOL: 1,
+    DType.BYTES: 4 + MAX_KEY_BYTES,  # a length before every string; user ids are as long as keys
+}
+_ENVELOPE_BYTES = 1 << 16
+"""For names, shapes, request parameters and the encoding around the tensors of a request."""
+_RANGES = {
+    "max_events": (1, 1 << 20),
+    "max_candidates": (1, 1 << 16),
+    "max_excluded": (0, 1 << 16),
+    "max_batch": (1, 1 << 10),
+}
+"""Even with string keys the largest request stays below a third of 2 GiB, the largest gRPC message."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """Largest call a build accepts; one default each, the command line reads them from here."""
+    """Limits of a request and of a server batch; the defaults of the command line stand here."""
 
     max_events: int = 10_240
     max_candidates: int = 1_024
@@ -24,11 +42,11 @@ class Limits:
     max_batch: int = 64
 
     def __post_init__(self) -> None:
-        """Raises: OptionError: a limit is below its minimum."""
-        for name, minimum in (("max_events", 1), ("max_candidates", 1), ("max_excluded", 0), ("max_batch", 1)):
+        """Raises: OptionError: a limit is out of its range."""
+        for name, (minimum, maximum) in _RANGES.items():
             value = getattr(self, name)
-            if value < minimum:
-                raise OptionError(f"{name} is {value}; it must be at least {minimum}")
+            if not minimum <= value <= maximum:
+                raise OptionError(f"{name} is {value}; it must be {minimum} to {maximum:,}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +65,16 @@ class ServingSettings:
         if dtype is DType.ITEM_KEY:
             return self.item_key_type
         return self.behavior_key_type if dtype is DType.BEHAVIOR_KEY else dtype
+
+    def max_request_bytes(self) -> int:
+        """Upper bound of the gRPC message of a valid request, in bytes."""
+        lengths = {"T": self.limits.max_events, "N": self.limits.max_candidates, "X": self.limits.max_excluded}
+
+        def size(tensor: Tensor) -> int:
+            elements = prod(axis if isinstance(axis, int) else lengths[axis] for axis in tensor.axes)
+            return elements * _ELEMENT_BYTES[self.key_type(tensor.dtype)]
+
+        return _ENVELOPE_BYTES + max(sum(map(size, endpoint.inputs)) for endpoint in ENSEMBLES)
 
     def save(self, repository: Path) -> None:
         """Write `serving.json` into a repository."""

@@ -8,8 +8,8 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from hytrec.contract import DType
 from hytrec.errors import VocabularyError
-from hytrec.signature import DType
 
 __all__ = ["MAX_KEY_BYTES", "AnyKeys", "KeyTable", "Keys", "checked_keys"]
 

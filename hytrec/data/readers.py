@@ -12,11 +12,12 @@ import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet
 
+from hytrec.contract import DType
 from hytrec.data.histories import Int64Array
 from hytrec.data.keys import Keys, checked_keys
 from hytrec.data.vocabulary import Vocabulary
 from hytrec.errors import DataError, VocabularyError
-from hytrec.signature import MAX_TIME_S, DType
+from hytrec.signature import MAX_TIME_S
 
 __all__ = ["DEFAULT_BEHAVIOR", "Columns", "KeyColumn", "Log", "read_log"]
 

@@ -19,9 +19,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from hytrec.contract import DType
 from hytrec.data.keys import AnyKeys, Keys, KeyTable
 from hytrec.errors import VocabularyError
-from hytrec.signature import DType
 
 __all__ = ["FORMAT_VERSION", "Vocabulary"]
 

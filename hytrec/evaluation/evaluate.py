@@ -13,7 +13,7 @@ from hytrec.data.histories import History, Int64Array
 from hytrec.data.split import Evaluation
 from hytrec.evaluation.metrics import DEFAULT_KS, RankingMetrics
 from hytrec.modeling.delta_rule import chunk_by_chunk
-from hytrec.modeling.model import HyTRec, Reading
+from hytrec.modeling.model import HyTRec, Readout, UserFeatures
 
 __all__ = ["RERANKER", "RETRIEVER", "evaluate", "read_histories_at", "weigh_reranker"]
 
@@ -48,7 +48,7 @@ def padded(histories: Sequence[History]) -> _Batch:
     )
 
 
-def read_histories_at(model: HyTRec, histories: Sequence[History], now_s: Int64Array) -> Reading:
+def read_histories_at(model: HyTRec, histories: Sequence[History], now_s: Int64Array) -> Readout:
     """Encode whole histories and read them at `now_s` (B,): the exported path, in PyTorch."""
     batch = padded(histories)
     state, last_memory = model.encode(
@@ -58,15 +58,7 @@ def read_histories_at(model: HyTRec, histories: Sequence[History], now_s: Int64A
         batch.times,
         chunk_by_chunk,
     )
-    return model.read(
-        last_memory,
-        state.window_items,
-        state.window_behaviors,
-        state.window_times,
-        state.long_vector,
-        state.last_time,
-        torch.from_numpy(now_s).unsqueeze(1),
-    )
+    return model.read(UserFeatures.of(state, last_memory, torch.from_numpy(now_s).unsqueeze(1)))
 
 
 def evaluate(
@@ -92,11 +84,11 @@ def evaluate(
         for users in batches_by_length(part):
             targets = part.targets[users]
             seen = padded_rows([part.seen(user) for user in users])
-            reading = read_histories_at(model, [part.history(user) for user in users], part.now[users])
-            retriever.add(model.retrieve_scores(reading.user)[:, 1:-1].numpy(), targets, seen)
+            readout = read_histories_at(model, [part.history(user) for user in users], part.now[users])
+            retriever.add(model.retrieve_scores(readout.user)[:, 1:-1].numpy(), targets, seen)
             if rerank:
-                rows = model.retrieve(reading, torch.from_numpy(seen))
-                reranker.add_lists(reranked(model, reading, rows).numpy(), targets)
+                rows = model.retrieve(readout, torch.from_numpy(seen))
+                reranker.add_lists(reranked(model, readout, rows).numpy(), targets)
             if progress:
                 progress(len(users))
     model.train(was_training)
@@ -104,9 +96,9 @@ def evaluate(
     return result | {RERANKER: reranker.result()} if rerank else result
 
 
-def reranked(model: HyTRec, reading: Reading, rows: Tensor) -> Tensor:
+def reranked(model: HyTRec, readout: Readout, rows: Tensor) -> Tensor:
     """Retrieved rows (B, R) in the order of the reranker's scores; empty places (0) stay last."""
-    return in_order(rows, model.rerank(reading, rows))
+    return in_order(rows, model.rerank(readout, rows))
 
 
 def in_order(rows: Tensor, scores: Tensor) -> Tensor:
@@ -124,10 +116,10 @@ def weigh_reranker(model: HyTRec, validation: Evaluation) -> float:
     with torch.inference_mode():
         for users in batches_by_length(validation):
             targets, seen = validation.targets[users], padded_rows([validation.seen(user) for user in users])
-            reading = read_histories_at(model, [validation.history(user) for user in users], validation.now[users])
-            rows = model.retrieve(reading, torch.from_numpy(seen))
-            scores = model.rerank(reading, rows)
-            plain = model.retrieve_scores(reading.user).gather(1, rows)
+            readout = read_histories_at(model, [validation.history(user) for user in users], validation.now[users])
+            rows = model.retrieve(readout, torch.from_numpy(seen))
+            scores = model.rerank(readout, rows)
+            plain = model.retrieve_scores(readout.user).gather(1, rows)
             for weight, metric in metrics.items():
                 metric.add_lists(in_order(rows, torch.lerp(plain, scores, weight)).numpy(), targets)
     best = max(RERANK_WEIGHTS, key=lambda weight: metrics[weight].result()["ndcg@10"])

@@ -1,4 +1,4 @@
-"""HyTRec: the encoder, the reading of a user, the retriever and the reranker.
+"""HyTRec: the encoder, the user readout, the retriever and the reranker.
 
 Notation, here and in every docstring of the project:
 
@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from hytrec.config import Branches, ModelConfig
+from hytrec.contract import Sizes
 from hytrec.modeling.delta_rule import DeltaRule, chunked, memory_at
 from hytrec.modeling.layers import (
     GAP_BUCKETS,
@@ -34,11 +35,11 @@ from hytrec.modeling.layers import (
     spaced_periods,
 )
 from hytrec.modeling.reranker import Reranker
-from hytrec.modeling.sequences import larger, last_of, running_maximum, slide_window
+from hytrec.modeling.sequences import larger, last_of, running_maximum, slide_window, windows_at
 from hytrec.modeling.short_branch import ShortBranch
-from hytrec.modeling.states import Encoded, Reading, State
+from hytrec.modeling.states import Encoded, Readout, State, UserFeatures
 
-__all__ = ["Encoded", "HyTRec", "Reading", "State", "build_model"]
+__all__ = ["Encoded", "HyTRec", "Readout", "State", "UserFeatures", "build_model"]
 
 
 class HyTRec(nn.Module):
@@ -105,22 +106,18 @@ class HyTRec(nn.Module):
     # --- encoder ---
 
     def empty_state(self, batch: int) -> State:
-        """State of `batch` users without events: zeros."""
-        weight = self.norm.weight
+        """The state of `batch` users without events: zeros."""
         size = self.width // self.heads
-
-        def whole(*shape: int) -> Tensor:
-            return torch.zeros(batch, *shape, dtype=torch.int64, device=weight.device)
-
-        return State(
-            memory=weight.new_zeros(batch, self.tadn_layers, self.heads, size, size),
-            window_items=whole(self.window),
-            window_behaviors=whole(self.window),
-            window_times=whole(self.window),
-            long_vector=weight.new_zeros(batch, self.width),
-            last_time=whole(1),
-            event_count=whole(1),
+        sizes = Sizes(
+            layers=self.tadn_layers,
+            heads=self.heads,
+            key_size=size,
+            value_size=size,
+            width=self.width,
+            window=self.window,
+            retrieved=self.retrieved,
         )
+        return State.empty(sizes, batch, like=self.norm.weight)
 
     def encode_sequence(
         self,
@@ -165,99 +162,111 @@ class HyTRec(nn.Module):
         event_times: Tensor,
         delta_rule: DeltaRule = chunked,
     ) -> tuple[State, Tensor]:
-        """Absorb new events (B, T): the state after them, and the last layer's memory (B, H, K, V).
+        """Fold new events (B, T) into the state: the state after them, and the last layer's memory (B, H, K, V).
 
-        With no new event (padding only) every state tensor passes through unchanged. The memory needs no choice for it,
-        as padding writes nothing and decays nothing (beta 0, log-decay 0).
+        With no new event (padding only) every state tensor passes through unchanged. The memory needs no `where` for
+        this, as padding writes nothing and decays nothing (beta 0, log-decay 0).
         """
         encoded = self.encode_sequence(item_rows, behavior_rows, event_times, state.memory, state.last_time, delta_rule)
         count = encoded.real.to(torch.int64).sum(1, keepdim=True)
         some = count > 0
-        moved = {
-            name: slide_window(getattr(state, name), new, count)
-            for name, new in (
-                ("window_items", item_rows),
-                ("window_behaviors", behavior_rows),
-                ("window_times", event_times),
-            )
-        }
-        after = State(
+        after = state._replace(
             memory=encoded.memory,
-            **moved,
+            window_items=slide_window(state.window_items, item_rows, count),
+            window_behaviors=slide_window(state.window_behaviors, behavior_rows, count),
+            window_times=slide_window(state.window_times, event_times, count),
             long_vector=torch.where(some, last_of(encoded.outputs, count), state.long_vector),
             last_time=torch.where(some, last_of(encoded.event_times.unsqueeze(-1), count), state.last_time),
             event_count=state.event_count + count,
         )
         return after, encoded.memory[:, -1]
 
-    def memory_at(self, encoded: Encoded, positions: Tensor, memory: Tensor) -> Tensor:
-        """Last layer's memory after the events at `positions` (B, P): (B, P, H, K, V).
+    def features_at(
+        self,
+        encoded: Encoded,
+        item_rows: Tensor,
+        behavior_rows: Tensor,
+        event_times: Tensor,
+        next_times: Tensor,
+        positions: Tensor,
+    ) -> UserFeatures:
+        """The features of users right after some of their events, as `encode` would leave them; for training.
 
         Args:
-            memory: S_0 of every layer, (B, L, H, K, V).
+            encoded: these events (B, T), from an empty state.
+            next_times: time of the following event, which is `now_s`, (B, T) int64.
+            positions: (B, P) int64.
+
+        Returns:
+            B * P rows; windows are cut to T where that is shorter.
         """
+        size = min(self.window, event_times.shape[1])
+        index = positions.unsqueeze(-1).expand(-1, -1, self.width)
+        return UserFeatures(
+            last_memory=self._last_memory_at(encoded, positions).flatten(0, 1),
+            window_items=windows_at(item_rows, positions, size),
+            window_behaviors=windows_at(behavior_rows, positions, size),
+            window_times=windows_at(event_times, positions, size),
+            long_vector=encoded.outputs.gather(1, index).flatten(0, 1),
+            last_time=encoded.event_times.gather(1, positions).reshape(-1, 1),
+            now_s=next_times.gather(1, positions).reshape(-1, 1),
+        )
+
+    def _last_memory_at(self, encoded: Encoded, positions: Tensor) -> Tensor:
+        """Last layer's memory after the events at `positions` (B, P), from an empty state: (B, P, H, K, V)."""
         layer = self.layers[-1]
         _, key, value, beta, log_decay = layer.write(  # type: ignore[operator]
             encoded.last_inputs, encoded.gap_s, encoded.real
         )
-        return memory_at(positions, key, value, beta, log_decay, memory[:, -1])
+        before = torch.zeros_like(encoded.memory[:, -1])
+        return memory_at(positions, key, value, beta, log_decay, before)
 
-    # --- reading a user ---
+    # --- readout, retriever, reranker ---
 
-    def read(
-        self,
-        last_memory: Tensor,
-        window_items: Tensor,
-        window_behaviors: Tensor,
-        window_times: Tensor,
-        long_vector: Tensor,
-        last_time: Tensor,
-        now_s: Tensor,
-        *,
-        summary_only: bool = False,
-    ) -> Reading:
+    def read(self, features: UserFeatures, *, summary_only: bool = False) -> Readout:
         """Decay the memory to now, attend over the window, fuse both to the user vector u.
 
         Args:
-            summary_only: for the retriever, which needs no tokens but the null one; a reranker needs them all.
+            features: as `hytrec.signature.USER_FEATURES`; a window may be cut at its left end.
+            summary_only: for the retriever, which needs no token but the null one; a reranker needs them all.
         """
-        idle = self._last_decay().idle(larger(now_s - last_time, torch.zeros_like(last_time)))  # (B, H)
-        memory = idle[:, :, None, None] * last_memory
-        tokens, present = self.short(
-            self._embed(window_items, window_behaviors), window_times, now_s, summary_only=summary_only
-        )
+        now_s = features.now_s
+        idle_s = larger(now_s - features.last_time, torch.zeros_like(now_s))
+        memory = self._last_decay().idle(idle_s)[:, :, None, None] * features.last_memory  # decay (B, H)
+        events = self._embed(features.window_items, features.window_behaviors)  # (B, W, D)
+        tokens, present = self.short(events, features.window_times, now_s, summary_only=summary_only)
         summary = tokens[:, -1]  # (B, D), the null token
         if self.read_long:
-            query = long_vector + summary if self.read_short else long_vector
+            query = features.long_vector + summary if self.read_short else features.long_vector
             recalled = recall(memory, self.user_query(query).unsqueeze(1)).squeeze(1)
-            long = long_vector + self.user_read(recalled)
+            long = features.long_vector + self.user_read(recalled)
             user = self.user_fusion(long, summary) if self.read_short else long
         else:
             user = summary
         user = self.user_norm(user + self.user_ffn(user))
-        return Reading(user=user, memory=memory, tokens=tokens, present=present)
+        return Readout(user=user, memory=memory, tokens=tokens, present=present)
 
     def retrieve_scores(self, user: Tensor) -> Tensor:
         """u . item table: (..., D) -> (..., I + 2)."""
         return self.catalogue_product(user, self.item_table.weight.T)  # type: ignore[no-any-return]
 
-    def retrieve(self, reading: Reading, excluded_rows: Tensor) -> Tensor:
+    def retrieve(self, readout: Readout, excluded_rows: Tensor) -> Tensor:
         """Best item rows, best first: (B, R) int64; 0 where fewer than R items are left. excluded_rows (B, X) int64."""
-        scores = self.retrieve_scores(reading.user)
+        scores = self.retrieve_scores(readout.user)
         never = torch.tensor([0, self.items + 1], dtype=torch.int64, device=scores.device).expand(scores.shape[0], 2)
         hidden = torch.cat([never, excluded_rows], 1)
         scores = scores.scatter(1, hidden, torch.full_like(hidden, -math.inf, dtype=scores.dtype))
         best, rows = torch.topk(scores, self.retrieved, dim=1)
         return torch.where(best > -math.inf, rows, 0)
 
-    def rerank(self, reading: Reading, candidate_rows: Tensor) -> Tensor:
+    def rerank(self, readout: Readout, candidate_rows: Tensor) -> Tensor:
         """Score of every candidate row (B, N) int64: (B, N) float; the retriever's and a correction."""
-        retrieved = (self.item_table(candidate_rows) * reading.user.unsqueeze(1)).sum(-1)
-        return retrieved + self.correct(reading, candidate_rows)  # type: ignore[no-any-return]
+        retrieved = (self.item_table(candidate_rows) * readout.user.unsqueeze(1)).sum(-1)
+        return retrieved + self.correct(readout, candidate_rows)  # type: ignore[no-any-return]
 
-    def correct(self, reading: Reading, candidate_rows: Tensor) -> Tensor:
+    def correct(self, readout: Readout, candidate_rows: Tensor) -> Tensor:
         """What the reranker adds to the retriever's score of every candidate row (B, N) int64: (B, N) float."""
-        return self.reranker(self.item_table(candidate_rows), reading)  # type: ignore[no-any-return]
+        return self.reranker(self.item_table(candidate_rows), readout)  # type: ignore[no-any-return]
 
     def _embed(self, item_rows: Tensor, behavior_rows: Tensor) -> Tensor:
         # Rows start at length one, as logits want them; the residual stream wants entries of size one.

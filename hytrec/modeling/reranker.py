@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from hytrec.modeling.layers import Dropout, GatedFusion, MixtureOfExperts, SoftmaxAttention, recall
-from hytrec.modeling.states import Reading
+from hytrec.modeling.states import Readout
 
 __all__ = ["Reranker"]
 
@@ -35,16 +35,16 @@ class Reranker(nn.Module):
         self.score = nn.Linear(width, 1)
         self.dropout = Dropout(dropout)
 
-    def forward(self, candidates: Tensor, reading: Reading) -> Tensor:
+    def forward(self, candidates: Tensor, readout: Readout) -> Tensor:
         """Rows of the item table (B, N, D) -> correction (B, N)."""
         h = self.norm(candidates)
         long = short = torch.zeros_like(h)
         if self.read_long:
-            long = self.read(recall(reading.memory, self.query(h)))
+            long = self.read(recall(readout.memory, self.query(h)))
         if self.read_short:
-            short = self.attention(h, reading.tokens, reading.present)
+            short = self.attention(h, readout.tokens, readout.present)
         fused = self.fusion(long, short) if self.read_long and self.read_short else long + short
-        x = self.dropout(fused + h * (fused + reading.user.unsqueeze(1)))  # products: how well the candidate agrees
+        x = self.dropout(fused + h * (fused + readout.user.unsqueeze(1)))  # products: how well the candidate agrees
         x = x + self.dropout(self.mixture(self.expert_norm(x)))
         return self.score(self.score_norm(x)).squeeze(-1)  # type: ignore[no-any-return]
 

@@ -60,3 +60,10 @@ def slide_window(window: Tensor, new: Tensor, count: Tensor) -> Tensor:
     size = window.shape[1]
     index = count + torch.arange(size, device=window.device)  # (B, W)
     return torch.cat([window, new], 1).gather(1, index)
+
+
+def windows_at(values: Tensor, positions: Tensor, size: int) -> Tensor:
+    """The last `size` of values (B, T) up to each of positions (B, P), right-aligned, padded with 0: (B * P, size)."""
+    places = positions.unsqueeze(-1) + torch.arange(1 - size, 1, device=values.device)  # (B, P, size)
+    spread = values.unsqueeze(1).expand(-1, positions.shape[1], -1)
+    return torch.where(places >= 0, spread.gather(2, places.clamp(min=0)), 0).flatten(0, 1)

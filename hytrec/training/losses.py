@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from typing import Self, TypeVar
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from hytrec.data.sampling import TrainingBatch
 from hytrec.modeling.delta_rule import chunk_by_chunk
-from hytrec.modeling.model import Encoded, HyTRec, Reading
+from hytrec.modeling.model import Encoded, HyTRec, Readout
 
 __all__ = ["Negatives", "encode_batch", "next_item_loss", "read_positions", "rerank_loss"]
 
@@ -65,42 +67,22 @@ def encode_batch(model: HyTRec, batch: TrainingBatch) -> Encoded:
 
 def read_positions(
     model: HyTRec, batch: TrainingBatch, encoded: Encoded, positions: Tensor, *, summary_only: bool = False
-) -> Reading:
-    """Every user as `HyTRec.read` sees them after the events at `positions` (B, P): B * P rows.
+) -> Readout:
+    """Every user as `HyTRec.read` sees them after the events at `positions` (B, P), at the time of the next event.
 
-    `now` is the time of the next event. The windows are gathered for each position, as a state would hold them.
+    Returns:
+        B * P rows.
     """
-    steps = batch.times.shape[1]
-    size = min(model.window, steps)
-    places = positions.unsqueeze(-1) + torch.arange(1 - size, 1)  # (B, P, w)
-    inside = places >= 0
-
-    def window(values: Tensor) -> Tensor:
-        spread = values.unsqueeze(1).expand(-1, positions.shape[1], -1)
-        return torch.where(inside, spread.gather(2, places.clamp(min=0)), 0).flatten(0, 1)
-
-    def at(values: Tensor) -> Tensor:
-        return values.gather(1, positions).reshape(-1, 1)
-
-    memory = model.empty_state(batch.times.shape[0]).memory
-    last = model.memory_at(encoded, positions, memory)
-    index = positions.unsqueeze(-1).expand(-1, -1, model.width)
-    return model.read(
-        last.flatten(0, 1),
-        window(batch.item_rows),
-        window(batch.behavior_rows),
-        window(batch.times),
-        encoded.outputs.gather(1, index).flatten(0, 1),
-        at(encoded.event_times),
-        at(batch.next_times),
-        summary_only=summary_only,
+    features = model.features_at(
+        encoded, batch.item_rows, batch.behavior_rows, batch.times, batch.next_times, positions
     )
+    return model.read(features, summary_only=summary_only)
 
 
 def rerank_loss(model: HyTRec, batch: TrainingBatch, encoded: Encoded, *, candidates: int, positions: int) -> Tensor:
     """Mean cross-entropy of the next item among itself and retrieved items, at some of the batch's positions.
 
-    The reading and the item table are taken as they are: the reranker learns, the retriever does not.
+    Gradients reach the reranker alone: the readout and the item table are constants here.
 
     Args:
         candidates: how many of the retrieved stand against the next item.
@@ -112,15 +94,24 @@ def rerank_loss(model: HyTRec, batch: TrainingBatch, encoded: Encoded, *, candid
     targets = batch.targets.gather(1, places).reshape(-1, 1)
     known = targets.squeeze(1) > 0
     with torch.no_grad():
-        reading = read_positions(model, batch, encoded, places)
+        readout = read_positions(model, batch, encoded, places)
         past = torch.arange(batch.times.shape[1]) <= places.unsqueeze(-1)
         passed = torch.where(past, batch.item_rows.unsqueeze(1), 0).flatten(0, 1)
-        retrieved = model.retrieve(reading, torch.cat([passed, targets], 1))
+        retrieved = model.retrieve(readout, torch.cat([passed, targets], 1))
         rows = torch.cat([targets, retrieved[:, torch.randperm(retrieved.shape[1])[:candidates]]], 1)
-    model.item_table.requires_grad_(False)
-    scores = model.correct(reading, rows).masked_fill(rows == 0, -torch.inf)
-    model.item_table.requires_grad_(True)
+    with _frozen(model.item_table):
+        scores = model.correct(readout, rows).masked_fill(rows == 0, -torch.inf)
     return _mean_cross_entropy(scores[known], torch.zeros_like(targets.squeeze(1)[known]))
+
+
+@contextmanager
+def _frozen(module: nn.Module) -> Iterator[None]:
+    """Keep gradients from the parameters of a module that is trained otherwise."""
+    module.requires_grad_(False)
+    try:
+        yield
+    finally:
+        module.requires_grad_(True)
 
 
 def _rows_of(values: _Rows, index: Tensor) -> _Rows:

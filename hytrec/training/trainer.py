@@ -102,10 +102,10 @@ class Trainer:
         encoded = encode_batch(self.model, batch)
         known = batch.targets > 0
         long = next_item_loss(self.model, encoded.outputs[known], batch.targets[known], negatives)
-        reading = read_positions(self.model, batch, encoded, batch.positions, summary_only=True)
+        readout = read_positions(self.model, batch, encoded, batch.positions, summary_only=True)
         targets = batch.targets.gather(1, batch.positions)
         chosen = batch.chosen & (targets > 0)
-        user = next_item_loss(self.model, reading.user[chosen.flatten()], targets[chosen], negatives)
+        user = next_item_loss(self.model, readout.user[chosen.flatten()], targets[chosen], negatives)
         rerank = rerank_loss(
             self.model,
             batch,

@@ -11,7 +11,7 @@ from hytrec.modeling.model import HyTRec, build_model
 CONFIG = ModelConfig(items=30, behaviors=2, width=8, heads=2, tadn_layers=2, softmax_layers=1, window=4, experts=2)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def config() -> ModelConfig:
     return CONFIG
 
@@ -22,7 +22,7 @@ def model() -> HyTRec:
     return build_model(CONFIG).eval().requires_grad_(False)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def history() -> History:
     generator = np.random.default_rng(0)
     return History(

@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from tritonclient import utils
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
-from hytrec.signature import ENSEMBLES, FORGET, STATE_STATUS, DType, Tensor
+from hytrec.contract import DType, StateStatus, Tensor
+from hytrec.signature import ENSEMBLES, FORGET, STATE_STATUS
 from hytrec_clients import AsyncHytrecClient, HytrecClient, RetryPolicy
 
 OLD_MODEL = "0" * 32
@@ -58,7 +59,7 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
         self.always: Trouble | None = None
         self.renamed: dict[str, str] = {}
         self.datatypes: dict[str, str] = {}
-        self.state_status = "kept"
+        self.state_status: int = StateStatus.FOUND
         self.released = threading.Event()
         self.lock = threading.Lock()
         self.port = 0
@@ -163,14 +164,14 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
             "event_count": [len(user.events)],
             "applied": [applied],
             "model_fingerprint": self._fingerprint(),
-            STATE_STATUS.name: [self.state_status.encode()],
+            STATE_STATUS.name: [self.state_status],
             "scores": np.arange(len(inputs.get("candidate_keys", ()))),
             "recommended_keys": best,
             "recommended_scores": np.arange(len(best), 0, -1) / 2,
         }
 
-    def _fingerprint(self) -> list[bytes]:
-        return [self.fingerprint.encode()]
+    def _fingerprint(self) -> list[int]:
+        return list(bytes.fromhex(self.fingerprint))
 
 
 def _read(tensor: Any, raw: bytes) -> NDArray[Any]:

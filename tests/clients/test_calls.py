@@ -7,7 +7,7 @@ import grpc
 import numpy as np
 import pytest
 
-from hytrec.signature import StateStatus
+from hytrec.contract import StateStatus
 from hytrec_clients import (
     AsyncHytrecClient,
     ClientClosed,
@@ -22,7 +22,7 @@ from hytrec_clients import (
 
 def test_append_sends_the_table_and_returns_a_receipt(client: Any, fake: Any) -> None:
     receipt = client.append("ada", Events([50, 181], np.array([100, 200]), [1, 2]), expected_event_count=0)
-    assert receipt == Receipt(event_count=2, applied=True, model_fingerprint="0" * 32, state_status=StateStatus.KEPT)
+    assert receipt == Receipt(event_count=2, applied=True, model_fingerprint="0" * 32, state_status=StateStatus.FOUND)
     model, inputs = fake.calls[0]
     assert model == "hytrec_append"
     given = {name: array.tolist() for name, array in inputs.items() if name != "request_id"}
@@ -157,10 +157,8 @@ def test_an_answer_that_lacks_a_tensor(client: Any, fake: Any) -> None:
 
 
 def test_a_state_status_of_a_later_version(client: Any, fake: Any) -> None:
-    fake.state_status = "frozen"
-    with pytest.raises(
-        ServerMismatch, match="state_status of the server's answer is 'frozen', this client knows new, kept"
-    ):
+    fake.state_status = 7
+    with pytest.raises(ServerMismatch, match="state_status of the server's response is 7, this client knows 0 to 6;"):
         client.append("ada")
 
 

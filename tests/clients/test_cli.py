@@ -30,7 +30,7 @@ def test_append(ask: Any, fake: Any) -> None:
     assert json.loads(out) == {
         "event_count": 2,
         "applied": True,
-        "state_status": "kept",
+        "state_status": "found",
         "model_fingerprint": "0" * 32,
     }
     assert fake.users[b"ada"].events == [(50, 100), (181, 200)]
@@ -45,7 +45,7 @@ def test_an_event_without_a_time_happens_now(ask: Any, fake: Any) -> None:
 
 def test_append_in_words(ask: Any) -> None:
     _, out, _ = ask("append", "ada")
-    assert out == f"event count: 0\napplied: false\nstate status: kept\nmodel fingerprint: {'0' * 32}\n"
+    assert out == f"event count: 0\napplied: false\nstate status: found\nmodel fingerprint: {'0' * 32}\n"
 
 
 def test_rank_prints_a_table_best_first_and_json_in_the_order_given(ask: Any) -> None:

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hytrec import signature
-from hytrec.signature import DType
+from hytrec.contract import DType
 from hytrec_clients import InvalidRequest, codec
 
 CONTRACT = codec.Contract(

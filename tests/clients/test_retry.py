@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hytrec import signature
+from hytrec.contract import DType
 from hytrec_clients import ClientError, Events, InvalidRequest, RetryPolicy, Unresolved
 from hytrec_clients.codec import TRITON_NAMES, Contract
 from hytrec_clients.flow import Flow, Infer, RpcFailure, Wait
@@ -33,7 +34,7 @@ class Clock:
 def known_session(policy: RetryPolicy, clock: Clock) -> Session:
     """A session that has asked for metadata before."""
     session = Session(url="host:1", timeout_s=5, policy=policy, model_fingerprint=None, clock=clock)
-    dtypes = {t.name: t.dtype if t.dtype in TRITON_NAMES else signature.DType.INT64 for t in signature.APPEND.inputs}
+    dtypes = {t.name: t.dtype if t.dtype in TRITON_NAMES else DType.INT64 for t in signature.APPEND.inputs}
     session._contracts[signature.APPEND.name] = Contract(dtypes)
     return session
 
@@ -107,6 +108,14 @@ def test_an_attempt_takes_its_share_but_a_minimum_where_there_is_time() -> None:
     assert times == [4, 2, 1, 0.5]
 
 
+def test_no_more_than_the_maximum_of_attempts() -> None:
+    budget = Budget(policy=RetryPolicy(max_attempts=2), timeout_s=8, clock=Clock())
+    budget.attempt_timeout_s()
+    assert budget.backoff_s() is not None
+    budget.attempt_timeout_s()
+    assert budget.backoff_s() is None
+
+
 @pytest.mark.parametrize(
     ("options", "text"),
     [
@@ -121,9 +130,10 @@ def test_an_attempt_takes_its_share_but_a_minimum_where_there_is_time() -> None:
         ({"attempt_share": 0}, "attempt_share is 0; it must be over 0 and at most 1"),
         ({"attempt_share": 1.5}, "attempt_share is 1.5; it must be over 0 and at most 1"),
         ({"min_attempt_s": -1}, "min_attempt_s is -1; it must not be negative"),
+        ({"max_attempts": 0}, "max_attempts is 0; it must be at least 1"),
     ],
 )
-def test_a_policy_out_of_range(options: dict[str, float], text: str) -> None:
+def test_a_policy_out_of_range(options: dict[str, Any], text: str) -> None:
     with pytest.raises(InvalidRequest, match=re.escape(text)) as caught:
         RetryPolicy(**options)
     assert caught.value.field in options

@@ -25,7 +25,7 @@ from hytrec_clients import HytrecClient
 from hytrec_export.options import BuildOptions, Execution
 from hytrec_export.pipeline import build
 from hytrec_export.server import EmbeddedServer, ServerOptions
-from hytrec_export.settings import Limits, ServingSettings
+from hytrec_export.settings import VOCABULARY_FILE, Limits, ServingSettings
 from hytrec_export.state.opening import open_store
 from hytrec_export.state.options import StoreOptions
 from hytrec_export.state.store import StateStore, StoredUser
@@ -50,9 +50,7 @@ class Build:
     vocabulary: Vocabulary
 
 
-@pytest.fixture(scope="session")
-def built(tmp_path_factory: pytest.TempPathFactory) -> Build:
-    folder = tmp_path_factory.mktemp("built")
+def write_build(run: Path, repository: Path) -> None:
     torch.manual_seed(7)
     model = build_model(CONFIG)
     torch.nn.init.normal_(model.reranker.score.weight)  # it starts at zero, and the reranker would be the retriever
@@ -67,19 +65,38 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Build:
         for length in (3, 90)
     ]
     vocabulary = Vocabulary(np.arange(FIRST_KEY, FIRST_KEY + CONFIG.items), [b"view", b"buy"])
-    run = folder / "run"
     save_run(run, config=CONFIG, training={}, model=model, vocabulary=vocabulary, samples=samples)
-    repository = folder / "repository"
     build(BuildOptions(run=run, output=repository, limits=LIMITS))
-    return Build(run=run, repository=repository, settings=ServingSettings.load(repository), vocabulary=vocabulary)
 
 
 @pytest.fixture(scope="session")
-def built_apart(built: Build) -> Path:
-    """The same with a model for every step, as on other targets."""
-    repository = built.run.with_name("repository-apart")
-    build(BuildOptions(run=built.run, output=repository, limits=LIMITS, execution=Execution.ENSEMBLE))
-    return repository
+def built(make_once: Any) -> Build:
+    folder: Path = make_once("e2e-built", lambda folder: write_build(folder / "run", folder / "repository"))
+    return Build(
+        run=folder / "run",
+        repository=folder / "repository",
+        settings=ServingSettings.load(folder / "repository"),
+        vocabulary=Vocabulary.load(folder / "repository" / VOCABULARY_FILE),
+    )
+
+
+@pytest.fixture(scope="session")
+def built_apart(built: Build, make_once: Any, graphs_from: Any) -> Path:
+    """The same graphs with a model for every step, as on other targets."""
+
+    def make(folder: Path) -> None:
+        with graphs_from(built.repository):
+            build(
+                BuildOptions(
+                    run=built.run,
+                    output=folder / "repository",
+                    limits=LIMITS,
+                    execution=Execution.ENSEMBLE,
+                )
+            )
+
+    folder: Path = make_once("e2e-built-apart", make)
+    return folder / "repository"
 
 
 class Served:

@@ -18,7 +18,7 @@ STRINGS = np.array([[b"a", b"b"]], object)
 BAD: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
     "times in milliseconds": (
         {"times": [[1_700_000_000_000]]},
-        ("times[0] is 1700000000000; it must be 1 to 100000000000 unix seconds, this looks like milliseconds",),
+        ("times[0] is 1700000000000; it must be 1 to 1000", "this looks like milliseconds, divide by 1,000"),
     ),
     "the second time": ({"item_keys": [[1000, 1001]], "times": [[5, -1]]}, ("times[1] is -1; it must be 1 to 1000",)),
     "negative times": ({"times": [[-5]]}, ("times[0] is -5; it must be 1 to 100000000000 unix seconds",)),
@@ -52,7 +52,7 @@ BAD: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
             "user_id": np.array([[b"bad"], [b"worse"]], object),
             **{name: [[5], [5]] for name in ("item_keys", "times", "candidate_keys")},
         },
-        ("has shape [2, 1]; its batch dimension must be 1, as in [1, n]: send one user a call",),
+        ("has shape [2, 1]; its batch dimension must be 1, as in [1, n]: send one user per request",),
     ),
     "expected_event_count": (
         {"expected_event_count": [[7]]},

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from hytrec.signature import ENSEMBLES, FUSED, Ensemble, Model, Tensor
+from hytrec.contract import Ensemble, Model, Tensor
+from hytrec.signature import ENSEMBLES, FUSED
 from hytrec_benchmarks.faults.failing import STEPS, Survival, copy_faulty, fail_and_compare
 
 pytestmark = pytest.mark.e2e

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from hytrec.signature import StateStatus
+from hytrec.contract import StateStatus
 from hytrec_benchmarks.faults.event_ledger import Ledger, LedgerClosed, Task
 from hytrec_benchmarks.faults.writers import writing
 from hytrec_clients import Receipt
@@ -27,7 +27,7 @@ class OneUserStore:
             window[-len(self.times) :] = self.times[-WINDOW:]
         user = StoredUser(
             state={"window_times": window} if self.times else None,
-            status=StateStatus.KEPT if self.times else StateStatus.NEW,
+            status=StateStatus.FOUND if self.times else StateStatus.NEW,
             event_count=len(self.times),
         )
         return [user for _ in user_ids]
@@ -50,7 +50,7 @@ def take(ledger: Ledger) -> Task:
 
 
 def receipt(event_count: int, *, applied: bool = True) -> Receipt:
-    return Receipt(event_count=event_count, applied=applied, model_fingerprint="0" * 32, state_status=StateStatus.KEPT)
+    return Receipt(event_count=event_count, applied=applied, model_fingerprint="0" * 32, state_status=StateStatus.FOUND)
 
 
 def write(ledger: Ledger, store: Any) -> Task:

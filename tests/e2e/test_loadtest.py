@@ -12,18 +12,18 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hytrec_export.loadtest.contenders import Served
+from hytrec_export.loadtest.history_traffic import GROWTH
 
 from hytrec.errors import DataError
 from hytrec_benchmarks.peers.repository import PeerKind, write_peer
 from hytrec_export.errors import LoadTestError
-from hytrec_export.loadtest.contenders import Served
-from hytrec_export.loadtest.history_traffic import GROWTH
 from hytrec_export.loadtest.options import LoadTestOptions, LogColumns, Peer, Scenario
 from hytrec_export.loadtest.perf_analyzer import find_perf_analyzer
 from hytrec_export.loadtest.run import run_and_report
 from hytrec_export.loadtest.traffic import SPACING, Visitor
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.xdist_group(name="load tests")]
 USERS = 30
 EVENTS = 40
 FIRST_KEY = 1000

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from hytrec.signature import StateStatus
+from hytrec.contract import StateStatus
 from hytrec_clients import Events, HytrecClient
 
 pytestmark = pytest.mark.e2e

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from hytrec_benchmarks.fixtures.in_process import onnx_chain
 from hytrec_benchmarks.soak.book import Book, Sample
 from hytrec_benchmarks.soak.checking import compare
 from hytrec_benchmarks.soak.running import soak
-from hytrec_export.loadtest.in_process import onnx_chain
 from hytrec_export.runtime.model_chain import split_every
 
 pytestmark = pytest.mark.e2e

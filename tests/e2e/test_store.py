@@ -11,7 +11,7 @@ import lmdb
 import numpy as np
 import pytest
 
-from hytrec.signature import StateStatus
+from hytrec.contract import StateStatus
 from hytrec_clients import Events, ModelChanged, Unavailable
 from hytrec_export.state.lmdb_values import DATABASES, VALUES
 
@@ -61,11 +61,11 @@ def newer_format(record: bytearray) -> None:
 @pytest.mark.parametrize(
     ("edit", "status"),
     [
-        (flip_memory, StateStatus.CORRUPT),
-        (flip_header, StateStatus.CORRUPT),
-        (cut, StateStatus.CORRUPT),
-        (overwrite, StateStatus.CORRUPT),
-        (newer_format, StateStatus.FOREIGN),
+        (flip_memory, StateStatus.DAMAGED),
+        (flip_header, StateStatus.DAMAGED),
+        (cut, StateStatus.DAMAGED),
+        (overwrite, StateStatus.DAMAGED),
+        (newer_format, StateStatus.MODEL_MISMATCH),
     ],
 )
 def test_a_damaged_record_is_reported_and_never_used(small: Any, edit: Any, status: StateStatus) -> None:
@@ -79,7 +79,7 @@ def test_a_damaged_record_is_reported_and_never_used(small: Any, edit: Any, stat
         np.testing.assert_array_equal(seen.scores, fresh.scores)
         receipt = client.append(user, Events.one(1003, 40))
         assert (receipt.state_status, receipt.event_count, receipt.applied) == (status, 1, True)
-        assert client.append(user).state_status is StateStatus.KEPT
+        assert client.append(user).state_status is StateStatus.FOUND
         assert client.forget(user)
 
 
@@ -87,7 +87,7 @@ def test_a_full_store_says_so_and_loses_nobody(small: Any) -> None:
     with small.client(timeout_s=2.0) as client:
         crowd = [f"crowd {number}" for number in range(500)]
         kept: list[str] = []
-        with pytest.raises(Unavailable, match=r"the last said: the state store is full, so nothing of this call was"):
+        with pytest.raises(Unavailable, match=r"the last said: the state store is full, so nothing of this req"):
             kept.extend(user for user in crowd if client.append(user, Events([1000, 1001], [10, 20])).applied)
         turned_away = crowd[len(kept)]
         assert len(kept) > 20
@@ -112,7 +112,7 @@ def test_after_a_refresh_of_the_model_users_are_encoded_again(serve: Any, built:
         with pytest.raises(ModelChanged) as caught:
             client.rank("ada", [1000])
         assert (caught.value.old, caught.value.new) == (old, new)
-        assert (caught.value.receipt.state_status, caught.value.receipt.event_count) == (StateStatus.FOREIGN, 0)
+        assert (caught.value.receipt.state_status, caught.value.receipt.event_count) == (StateStatus.MODEL_MISMATCH, 0)
         client.accept_model(new)
         assert client.forget("ada")
         assert client.backfill("ada", history).event_count == 3

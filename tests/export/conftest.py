@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 
 from hytrec.config import ModelConfig
+from hytrec.contract import DType, Sizes
 from hytrec.data.histories import History
 from hytrec.data.vocabulary import Vocabulary
-from hytrec.signature import STATE, DType, Sizes
+from hytrec.signature import STATE
 from hytrec_export.options import BuildOptions, Execution, Target
 from hytrec_export.plan import BuildPlan, resolve_plan
 from hytrec_export.serving.counters import ServerCounter
@@ -86,6 +87,22 @@ def declared_of() -> Callable[[Path], tuple[Declared, Declared]]:
         )
 
     return declared
+
+
+@pytest.fixture
+def with_carried_state(tmp_path: Path) -> Callable[[Path], Path]:
+    """An encoder's .onnx file as a build for sessions writes it, made from one of a build for a store."""
+    import onnx  # noqa: PLC0415
+
+    from hytrec_export.exporters.onnx_graph import carry_state  # noqa: PLC0415
+
+    def carried(path: Path) -> Path:
+        graph = onnx.load(path)
+        carry_state(graph)
+        onnx.save(graph, tmp_path / "session_encoder.onnx")
+        return tmp_path / "session_encoder.onnx"
+
+    return carried
 
 
 class CountingCounters:
@@ -179,21 +196,25 @@ def make_run() -> MakeRun:
 
 
 @pytest.fixture(scope="session")
-def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def run_folder(make_once: Any) -> Path:
     """A tiny run; read only."""
     vocabulary = Vocabulary(np.arange(100, 130), [b"view", b"buy"])
-    return write_run(tmp_path_factory.mktemp("tiny") / "run", CONFIG, vocabulary)
+    folder: Path = make_once("tiny-run", lambda folder: write_run(folder / "run", CONFIG, vocabulary))
+    return folder / "run"
 
 
 @pytest.fixture(scope="session")
-def built(run_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def built(run_folder: Path, make_once: Any) -> Path:
     """The repository built from it, a model for every step; read only."""
-    from hytrec_export.options import BuildOptions, Execution  # noqa: PLC0415
-    from hytrec_export.pipeline import build  # noqa: PLC0415
 
-    output = tmp_path_factory.mktemp("built") / "repository"
-    build(BuildOptions(run=run_folder, output=output, limits=LIMITS, execution=Execution.ENSEMBLE))
-    return output
+    def make(folder: Path) -> None:
+        from hytrec_export.pipeline import build  # noqa: PLC0415
+
+        output = folder / "repository"
+        build(BuildOptions(run=run_folder, output=output, limits=LIMITS, execution=Execution.ENSEMBLE))
+
+    folder: Path = make_once("tiny-built", make)
+    return folder / "repository"
 
 
 @pytest.fixture

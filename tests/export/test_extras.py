@@ -22,6 +22,7 @@ EXTRAS = {
 }
 IMPORTS = {
     "grpcio": "grpc",
+    "jinja2": "jinja2",
     "lmdb": "lmdb",
     "matplotlib": "matplotlib",
     "nvidia-pytriton": "pytriton",

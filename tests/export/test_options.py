@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from hytrec_export.errors import OptionError
-from hytrec_export.options import BuildOptions, EngineOptions, StateKind, Target
+from hytrec_export.options import BuildOptions, EngineOptions, Samples, StateKind, Target
 from hytrec_export.settings import Limits
 
 
@@ -18,6 +18,7 @@ def test_only_the_run_has_to_be_said() -> None:
     assert options.lowering is None
     assert not options.fp16
     assert options.limits == Limits()
+    assert options.samples is Samples.REAL
     assert options.atol == 1e-4
 
 
@@ -33,6 +34,13 @@ def test_a_batch_of_nothing_is_refused(fused_max_batch: int) -> None:
     message = f"fused max batch is {fused_max_batch}; it must be at least 1 request, and 4 is usual"
     with pytest.raises(OptionError, match=f"^{re.escape(message)}$"):
         BuildOptions(run=Path("run"), fused_max_batch=fused_max_batch)
+
+
+@pytest.mark.parametrize("threads", [0, -1])
+def test_no_thread_at_all_is_refused(threads: int) -> None:
+    message = f"intra-op threads is {threads}; it must be at least 1, and 1 is usual"
+    with pytest.raises(OptionError, match=f"^{re.escape(message)}$"):
+        BuildOptions(run=Path("run"), intra_op_threads=threads)
 
 
 @pytest.mark.parametrize("given", ["86", "sm8", "sm1200", "SM86", "sm86 "])

@@ -1,9 +1,9 @@
 from __future__ import annotations
 
 import json
-import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,26 +17,17 @@ from hytrec_export.options import BuildOptions, EngineOptions, Target
 from hytrec_export.repository.manifest import Manifest
 from hytrec_export.settings import Limits, ServingSettings
 from hytrec_export.verification.findings import Status, all_ok
-from hytrec_export.verification.parity.comparator import ParityReport
 from hytrec_export.verification.parity.gate import ParityResult
-from hytrec_export.verification.parity.golden import FILE_NAME, load
 from hytrec_export.verification.repository import verify
 
 KILLED_BUILD = Path(__file__).parent / "builders" / "killed_build.py"
 
 
 @pytest.fixture
-def quick(built: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Builds take their graphs and their parity from the one that was made for the session."""
-
-    def export_graphs(_model: object, folder: Path, **_: object) -> dict[str, Path]:
-        graphs = {path.parent.parent.name: path for path in built.glob("*/1/model.onnx")}
-        return {name: Path(shutil.copyfile(path, folder / f"{name}.onnx")) for name, path in graphs.items()}
-
-    differences = ParityReport(largest={}, cases={}, lists=0, lists_in_order=0)
-    gate = ParityResult(answers=load(built / FILE_NAME), differences=differences)
-    monkeypatch.setattr(pipeline, "export_graphs", export_graphs)
-    monkeypatch.setattr(pipeline, "check_parity", lambda *_, **__: gate)
+def quick(built: Path, graphs_from: Any) -> Iterator[None]:
+    """Builds take their graphs and their parity from the one that was made for all."""
+    with graphs_from(built):
+        yield
 
 
 def test_a_build_carries_the_runs_vocabulary_and_the_options_limits(built: Path, run_folder: Path) -> None:
@@ -75,12 +66,15 @@ def test_an_old_repository_is_replaced_and_its_readme_kept(run_folder: Path, rep
     assert [path.name for path in repository.parent.iterdir()] == ["repository"]
 
 
-def test_half_precision_stores_half_and_verifies(run_folder: Path, built: Path, tmp_path: Path) -> None:
+def test_half_precision_stores_half_and_verifies(
+    run_folder: Path, built: Path, graphs_from: Any, tmp_path: Path
+) -> None:
     output = tmp_path / "repository"
     limits = ServingSettings.load(built).limits
-    manifest = pipeline.build(
-        BuildOptions(run=run_folder, output=output, target=Target.EMBEDDED, fp16=True, limits=limits)
-    )
+    with graphs_from(built, parity=False):
+        manifest = pipeline.build(
+            BuildOptions(run=run_folder, output=output, target=Target.EMBEDDED, fp16=True, limits=limits)
+        )
     assert manifest.options["precision"] == "float16-weights"
     assert manifest.quality is not None
     assert 0 < manifest.quality["score"] <= manifest.bound

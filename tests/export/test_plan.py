@@ -107,6 +107,20 @@ def test_the_rest_follows_from_the_target(
             "timing cache cache is given, and target onnxruntime compiles nothing; leave --timing-cache out",
         ),
         (
+            options(target=Target.EMBEDDED, intra_op_threads=2),
+            (
+                "2 intra-op threads are for target onnxruntime on the CPU, and target embedded runs another way; "
+                "leave --intra-op-threads out"
+            ),
+        ),
+        (
+            options(target=Target.ONNXRUNTIME, device=Device.CUDA, intra_op_threads=2),
+            (
+                "2 intra-op threads are for target onnxruntime on the CPU, and target onnxruntime runs on CUDA; "
+                "leave --intra-op-threads out"
+            ),
+        ),
+        (
             options(target=Target.EMBEDDED, execution=Execution.ENSEMBLE, fused_max_batch=8),
             (
                 "fused max batch 8 is for --execution fused, and this build has a model for every step; "
@@ -130,6 +144,7 @@ def test_the_manifest_gets_every_choice_but_the_paths() -> None:
         "device": "cpu",
         "state": "store",
         "execution": "fused",
+        "samples": "real",
         "atol": 1e-4,
         "max_events": 7,
         "max_candidates": 1024,
@@ -140,6 +155,7 @@ def test_the_manifest_gets_every_choice_but_the_paths() -> None:
     assert (
         "fused_max_batch" not in resolve_plan(options(target=Target.EMBEDDED, execution=Execution.ENSEMBLE)).to_dict()
     )
+    assert resolve_plan(options(target=Target.ONNXRUNTIME)).to_dict()["intra_op_threads"] == 1
     engine = resolve_plan(options(target=Target.TENSORRT_RTX, engine=SM86)).to_dict()
     assert engine["compute_capability"] == "sm86"
     assert engine["hardware_compatibility"] is False
@@ -158,8 +174,8 @@ def test_one_model_takes_all_steps_where_all_are_python(target: Target) -> None:
     )
     if not embedded:
         message = (
-            "steps together is for target embedded, whose steps are all Python; the graphs of target "
-            f"{target.value} are models of another Triton backend, so leave --steps out"
+            "execution fused is for target embedded, whose steps are all Python; the graphs of target "
+            f"{target.value} are models of another Triton backend, so leave --execution out"
         )
         with pytest.raises(OptionError, match=f"^{re.escape(message)}$"):
             resolve_plan(options(target=target, engine=engine, execution=Execution.FUSED))

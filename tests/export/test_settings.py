@@ -1,11 +1,22 @@
 import json
+from dataclasses import replace
+from math import prod
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+from tritonclient.grpc import service_pb2
+from tritonclient.utils import serialize_byte_tensor
 
-from hytrec.signature import DType
+from hytrec.contract import DType, Ensemble
+from hytrec.signature import ENSEMBLES
+from hytrec_clients.codec import TRITON_NAMES
 from hytrec_export.errors import OptionError, RepositoryError
 from hytrec_export.settings import FILE_NAME, Limits, ServingSettings
+
+pb: Any = service_pb2
+serialize: Any = serialize_byte_tensor
 
 
 def test_settings_come_back_as_they_were_saved(tmp_path: Path, settings: ServingSettings) -> None:
@@ -41,15 +52,55 @@ def test_another_format_version_is_refused(tmp_path: Path, settings: ServingSett
         ServingSettings.load(tmp_path)
 
 
-@pytest.mark.parametrize(("name", "value", "minimum"), [("max_events", 0, 1), ("max_excluded", -1, 0)])
-def test_a_limit_below_its_minimum_is_refused(name: str, value: int, minimum: int) -> None:
-    with pytest.raises(OptionError, match=rf"^{name} is {value}; it must be at least {minimum}$"):
+@pytest.mark.parametrize(
+    ("name", "value", "allowed"),
+    [
+        ("max_events", 0, "1 to 1,048,576"),
+        ("max_events", 1_048_577, "1 to 1,048,576"),
+        ("max_candidates", 65_537, "1 to 65,536"),
+        ("max_excluded", -1, "0 to 65,536"),
+        ("max_excluded", 65_537, "0 to 65,536"),
+        ("max_batch", 1_025, "1 to 1,024"),
+    ],
+)
+def test_a_limit_out_of_its_range_is_rejected(name: str, value: int, allowed: str) -> None:
+    with pytest.raises(OptionError, match=rf"^{name} is {value}; it must be {allowed}$"):
         Limits(**{name: value})
+
+
+def _request_bytes(settings: ServingSettings, endpoint: Ensemble) -> int:
+    """Size of the largest request of an endpoint, as tritonclient encodes it."""
+    limits = settings.limits
+    lengths = {"T": limits.max_events, "N": limits.max_candidates, "X": limits.max_excluded}
+    request = pb.ModelInferRequest(model_name=endpoint.name, id="x" * 64)
+    for tensor in endpoint.inputs:
+        dtype = settings.key_type(tensor.dtype)
+        shape = [1, *(axis if isinstance(axis, int) else lengths[axis] for axis in tensor.axes)]
+        strings = np.array([b"k" * 256] * prod(shape), object).reshape(shape)
+        raw = serialize(strings).item() if dtype is DType.BYTES else np.ones(shape, dtype.value).tobytes()
+        request.inputs.add(name=tensor.name, datatype=TRITON_NAMES[dtype], shape=shape)
+        request.raw_input_contents.append(raw)
+    for tensor in endpoint.outputs:
+        request.outputs.add(name=tensor.name)
+    return int(request.ByteSize())
+
+
+@pytest.mark.parametrize("keys", [DType.INT64, DType.BYTES])
+def test_no_valid_request_is_larger_than_the_settings_say(settings: ServingSettings, keys: DType) -> None:
+    settings = replace(settings, item_key_type=keys, behavior_key_type=keys, limits=Limits())
+    largest = max(_request_bytes(settings, endpoint) for endpoint in ENSEMBLES)
+    assert largest <= settings.max_request_bytes() < largest + (1 << 16)
+
+
+def test_the_largest_limits_stay_below_the_largest_grpc_message(settings: ServingSettings) -> None:
+    limits = Limits(max_events=1 << 20, max_candidates=1 << 16, max_excluded=1 << 16, max_batch=1 << 10)
+    strings = replace(settings, item_key_type=DType.BYTES, behavior_key_type=DType.BYTES, limits=limits)
+    assert strings.max_request_bytes() < 2**31 // 3
 
 
 def test_a_limit_of_zero_in_the_file_is_damage(tmp_path: Path, settings: ServingSettings) -> None:
     settings.save(tmp_path)
     text = (tmp_path / FILE_NAME).read_text()
     (tmp_path / FILE_NAME).write_text(text.replace('"max_batch": 16', '"max_batch": 0'))
-    with pytest.raises(RepositoryError, match=r"damaged \(max_batch is 0; it must be at least 1\)"):
+    with pytest.raises(RepositoryError, match=r"damaged \(max_batch is 0; it must be 1 to 1,024\)"):
         ServingSettings.load(tmp_path)

@@ -14,7 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
-from hytrec.signature import APPEND, ENSEMBLES, FUSED, RANK, RECOMMEND, Model
+from hytrec.contract import Model
+from hytrec.signature import APPEND, ENSEMBLES, FUSED, RANK, RECOMMEND
 from hytrec_clients import ClientError, Events, HytrecClient, ServerFailed
 from hytrec_export.options import Execution
 from hytrec_export.repository.layout import MODULES, VERSION, execution_of

@@ -16,10 +16,10 @@ from hytrec.data.vocabulary import Vocabulary
 from hytrec.signature import APPEND, FUSED
 from hytrec_benchmarks.faults.event_ledger import Ledger
 from hytrec_benchmarks.faults.writers import writing
+from hytrec_benchmarks.fixtures.in_process import onnx_chain
 from hytrec_benchmarks.fixtures.progress import track
 from hytrec_benchmarks.fixtures.reference_models import Feeder
 from hytrec_benchmarks.suites.streaming import Outcome, state_difference
-from hytrec_export.loadtest.in_process import onnx_chain
 from hytrec_export.server import EmbeddedServer, ServerOptions
 from hytrec_export.settings import VOCABULARY_FILE, ServingSettings
 from hytrec_export.state.opening import open_store

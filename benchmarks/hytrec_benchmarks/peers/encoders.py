@@ -1,4 +1,4 @@
-"""The trained model in PyTorch, the whole history encoded again for every question."""
+"""The trained model in PyTorch, the whole history encoded again for every query."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from hytrec.contract import Sizes
 from hytrec.data.histories import History
 from hytrec.modeling.delta_rule import DeltaRule, chunk_by_chunk
 from hytrec.modeling.model import HyTRec
-from hytrec.signature import ENCODER, RERANKER, Sizes
-from hytrec_benchmarks.peers.questions import Question
+from hytrec.signature import ENCODER, RERANKER
+from hytrec_benchmarks.peers.queries import Query
 from hytrec_export.exporters.wrapper import split
 from hytrec_export.runtime.batching import plan_groups
 from hytrec_export.runtime.model_chain import ModelChain, empty_state, padded
@@ -32,7 +33,7 @@ TRIES, TRIED_EVENTS = 5, 1_000
 
 
 class EncodingScorer:
-    """Encodes questions' histories and reranks their candidates; those of about one length together.
+    """Encodes queries' histories and reranks their candidates; those of about one length together.
 
     Args:
         chain: open encoder and reranker.
@@ -42,22 +43,22 @@ class EncodingScorer:
         self._chain = chain
         self._sizes = sizes
 
-    def score(self, questions: Sequence[Question]) -> list[NDArray[np.float32]]:
+    def score(self, queries: Sequence[Query]) -> list[NDArray[np.float32]]:
         """See `Scorer`."""
         scores: dict[int, NDArray[np.float32]] = {}
-        lengths = [max(1, len(question.history)) for question in questions]
+        lengths = [max(1, len(query.history)) for query in queries]
         for group in plan_groups(lengths, run_overhead=RUN_OVERHEAD, max_elements=MAX_ELEMENTS):
-            asked = [questions[member] for member in group.members]
-            events = padded([question.history for question in asked], length=group.length)
+            asked = [queries[member] for member in group.members]
+            events = padded([query.history for query in asked], length=group.length)
             users = self._chain.encode(empty_state(self._sizes, len(asked)), events)
-            candidates = np.zeros((len(asked), max(len(question.candidates) for question in asked)), np.int64)
-            for row, question in zip(candidates, asked, strict=True):
-                row[: len(question.candidates)] = question.candidates
-            now_s = np.array([[question.now_s] for question in asked], np.int64)
+            candidates = np.zeros((len(asked), max(len(query.candidates) for query in asked)), np.int64)
+            for row, query in zip(candidates, asked, strict=True):
+                row[: len(query.candidates)] = query.candidates
+            now_s = np.array([[query.now_s] for query in asked], np.int64)
             found = self._chain.rerank(users, now_s, candidates)
-            for member, question, row in zip(group.members, asked, found, strict=True):
-                scores[member] = row[: len(question.candidates)]
-        return [scores[position] for position in range(len(questions))]
+            for member, query, row in zip(group.members, asked, found, strict=True):
+                scores[member] = row[: len(query.candidates)]
+        return [scores[position] for position in range(len(queries))]
 
 
 def encoding_scorer(model: HyTRec, *, sizes: Sizes, compiled: bool = False) -> EncodingScorer:
@@ -97,10 +98,10 @@ WARMING = ((1, 50), (1, 700), (2, 50), (3, 90))
 """Questions and events that make dynamo meet every kind of size: one and many, short and long."""
 
 
-def _any_question(events: int) -> Question:
+def _any_question(events: int) -> Query:
     rows = np.ones(events, np.int64)
     history = History(item_rows=rows, behavior_rows=rows * 0, times=np.arange(1, events + 1) * 1_000)
-    return Question(history=history, candidates=np.ones(500, np.int64), now_s=events * 2_000)
+    return Query(history=history, candidates=np.ones(500, np.int64), now_s=events * 2_000)
 
 
 uncompiled: DeltaRule = torch.compiler.disable(chunk_by_chunk)

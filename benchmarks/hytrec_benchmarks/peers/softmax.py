@@ -19,11 +19,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from hytrec.config import ModelConfig
+from hytrec.contract import DType, Model
+from hytrec.contract import Tensor as ServedTensor
 from hytrec.data.histories import Int64Array
 from hytrec.modeling.layers import FeedForward
-from hytrec.signature import CANDIDATE_ROWS, ITEM_ROWS, RAW_SCORES, DType, Model
-from hytrec.signature import Tensor as ServedTensor
-from hytrec_benchmarks.peers.questions import Question
+from hytrec.signature import CANDIDATE_ROWS, ITEM_ROWS, RAW_SCORES
+from hytrec_benchmarks.peers.queries import Query
 from hytrec_export.exporters.onnx_graph import export_graph
 from hytrec_export.runtime.batching import plan_groups
 from hytrec_export.runtime.runners import OnnxRunner, Runner
@@ -143,24 +144,24 @@ class SoftmaxScorer:
     def __init__(self, folder: Path) -> None:
         self._runner: Runner = ExitStack().enter_context(OnnxRunner(folder / GRAPH_FILE))
 
-    def score(self, questions: Sequence[Question]) -> list[NDArray[np.float32]]:
+    def score(self, queries: Sequence[Query]) -> list[NDArray[np.float32]]:
         """See `Scorer`."""
         scores: dict[int, NDArray[np.float32]] = {}
-        histories = [question.history.item_rows[-LAST_EVENTS:] for question in questions]
+        histories = [query.history.item_rows[-LAST_EVENTS:] for query in queries]
         lengths = [max(1, rows.size) for rows in histories]
         for group in plan_groups(lengths, run_overhead=RUN_OVERHEAD, max_elements=MAX_ELEMENTS):
-            asked = [questions[member] for member in group.members]
+            asked = [queries[member] for member in group.members]
             feed = {
                 ITEM_ROWS.name: _stacked([histories[member] for member in group.members], group.length),
                 COUNT.name: np.array([[histories[member].size] for member in group.members], np.int64),
                 CANDIDATE_ROWS.name: _stacked(
-                    [question.candidates for question in asked], max(question.candidates.size for question in asked)
+                    [query.candidates for query in asked], max(query.candidates.size for query in asked)
                 ),
             }
             found = self._runner.infer(feed)[RAW_SCORES.name]
-            for member, question, row in zip(group.members, asked, found, strict=True):
-                scores[member] = row[: question.candidates.size]
-        return [scores[position] for position in range(len(questions))]
+            for member, query, row in zip(group.members, asked, found, strict=True):
+                scores[member] = row[: query.candidates.size]
+        return [scores[position] for position in range(len(queries))]
 
 
 def _stacked(rows: Sequence[Int64Array], length: int) -> Int64Array:

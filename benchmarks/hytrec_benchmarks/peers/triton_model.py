@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from hytrec.contract import Model
 from hytrec.run_folder import load_run
-from hytrec.signature import Model
-from hytrec_benchmarks.peers.questions import Peer, Scorer
+from hytrec_benchmarks.peers.queries import Peer, Scorer
 from hytrec_benchmarks.peers.repository import KIND_FILE, MODEL, RUN_FOLDER, PeerKind
 from hytrec_export.serving.triton_models.responses import respond, tensors_of
 from hytrec_export.serving.triton_models.startup import settings_of, starting, vocabulary_of

@@ -10,9 +10,9 @@ import numpy as np
 
 from hytrec.data.histories import Int64Array
 from hytrec.data.vocabulary import Vocabulary
+from hytrec_benchmarks.fixtures.in_process import onnx_chain
 from hytrec_benchmarks.fixtures.reference_models import Feeder
 from hytrec_benchmarks.soak.book import Book, Sample
-from hytrec_export.loadtest.in_process import onnx_chain
 from hytrec_export.runtime.model_chain import EncodedUsers, ModelChain, empty_state, split_at
 from hytrec_export.serving.save_step import best_items
 from hytrec_export.settings import ServingSettings

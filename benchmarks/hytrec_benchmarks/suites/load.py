@@ -1,33 +1,49 @@
-"""A served HyTRec under load: concurrency, half of the greatest load, memory, beside onnxruntime in this process."""
+"""A served HyTRec under load: concurrency, half of the maximum load, memory, beside onnxruntime in this process."""
 
 from __future__ import annotations
 
 import asyncio
+import itertools
 import time
-from collections.abc import Sequence
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 
-from hytrec.run_folder import load_run
+from hytrec.data.vocabulary import Vocabulary
+from hytrec.signature import RANK
 from hytrec_benchmarks.fixtures.bounds import Figure
-from hytrec_benchmarks.fixtures.context import LONG_EVENTS, Context, Log
-from hytrec_benchmarks.fixtures.loadtest_cli import command_of, over_in_process
+from hytrec_benchmarks.fixtures.context import LONG, LONG_EVENTS, Context, Log
+from hytrec_benchmarks.fixtures.in_process import InProcessBackend, onnx_chain
 from hytrec_benchmarks.fixtures.progress import say
 from hytrec_benchmarks.fixtures.resources import use_of_server
-from hytrec_benchmarks.peers.contenders import Floor, append_of, rank_of, served, settle_in, visitors
-from hytrec_benchmarks.peers.measure import CONCURRENCY, take_turns
-from hytrec_benchmarks.peers.traffic import Ask, Traffic, Visitor, Window, percentile_ms
+from hytrec_benchmarks.peers.competitors import InProcessCompetitor
+from hytrec_benchmarks.peers.history_traffic import user_after
+from hytrec_benchmarks.peers.options import CONCURRENCY, ComparisonOptions
+from hytrec_benchmarks.peers.program import command_of, over_in_process
+from hytrec_benchmarks.peers.python_client import ClientTraffic, ClientWindow, Send, append_by, rank_by, take_turns
+from hytrec_benchmarks.peers.servers import started
 from hytrec_clients import AsyncHytrecClient
-from hytrec_export.loadtest.in_process import onnx_chain
+from hytrec_export.loadtest import prefill
+from hytrec_export.loadtest.event_log import EventLog
+from hytrec_export.loadtest.input_data import RequestFactory
 from hytrec_export.loadtest.perf_analyzer import find_perf_analyzer
+from hytrec_export.loadtest.preparation import prepare
+from hytrec_export.loadtest.server import LiveServer
+from hytrec_export.loadtest.traffic import SimulatedUser
 from hytrec_export.options import Execution
+from hytrec_export.progress import silent
+from hytrec_export.server import EmbeddedServer
+from hytrec_export.settings import VOCABULARY_FILE, ServingSettings
 
 EVENTS = 1_000
-GUESTS = 8 * CONCURRENCY
-LOOK_S = 0.2
+QUICK_EVENTS = 150
+USERS = 8 * CONCURRENCY
+SAMPLE_S = 0.2
+TIMEOUT_S = 900.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,13 +51,15 @@ class Amount:
     """How much is measured.
 
     Args:
+        events: of a user before its requests.
         rounds, seconds: windows of each kind of traffic, and their length.
-        alone: calls made one at a time.
-        steady: calls at half of the greatest load.
-        requests: calls over which memory is watched.
+        alone: requests sent one at a time.
+        steady: requests at half of the maximum load.
+        requests: over which memory is watched.
         windows: of perf_analyzer, and of the graphs without a server beside it.
     """
 
+    events: int = EVENTS
     rounds: int = 6
     seconds: float = 3.0
     alone: int = 201
@@ -50,124 +68,198 @@ class Amount:
     windows: int = 6
 
 
+QUICK = Amount(events=QUICK_EVENTS, rounds=1, seconds=0.2, alone=5, steady=10, requests=50, windows=1)
+
+
 def measure(context: Context) -> dict[str, Figure]:
-    """Ratios of what a server does under load.
+    """Ratios of a server under load.
 
     Raises:
         LoadTestError: perf_analyzer is not installed, or failed.
     """
     find_perf_analyzer(None)  # told now, not after minutes
-    amount = Amount(rounds=1, seconds=0.2, alone=5, steady=10, requests=50, windows=1) if context.quick else Amount()
-    return asyncio.run(_measure(context, amount))
+    return asyncio.run(_measure(context, QUICK if context.quick else Amount()))
 
 
 async def _measure(context: Context, amount: Amount) -> dict[str, Figure]:
-    run = load_run(context.run(Log.EDITS))
     repository = context.repository(Log.EDITS, max_events=LONG_EVENTS)
-    events = min(EVENTS, len(context.long_histories(run.vocabulary)[0]) // 2)
-    groups = [
-        visitors(run, context.long_histories(run.vocabulary), events=events, count=GUESTS, seed=context.seed)
-        for _ in range(2)
-    ]
     async with AsyncExitStack() as stack:
-        floor = Floor(stack.enter_context(onnx_chain(repository, sizes=run.config.sizes())), run)
-        floor.settle_in(groups[1], largest_call=LONG_EVENTS)
-        server, client = await stack.enter_async_context(served(context, repository, name="load"))
-        await settle_in(client, groups[0])
-        ranking = Traffic(visitors=groups[0], ask=rank_of(client))
-        appending = Traffic(visitors=groups[0], ask=append_of(client))
-        say("load: one call at a time")
-        alone_ms = await _one_at_a_time(rank_of(client), floor, groups, calls=amount.alone)
-        say(f"load: {CONCURRENCY} calls at a time")
+        server, client = await stack.enter_async_context(_served(context, repository, name="load"))
+        factory, (users, doubles, others) = _users(context, server, repository, amount)
+        in_process = _in_process(repository, factory, stack)
+        in_process.prefill(doubles)
+        _prefill(server, factory, users)
+        ranking = ClientTraffic(users=users, send=rank_by(client, factory))
+        appending = ClientTraffic(users=users, send=append_by(client, factory))
+        say("load: one request at a time")
+        alone_ms = await _one_at_a_time(ranking.send, in_process, users, doubles, requests=amount.alone)
+        say(f"load: concurrency {CONCURRENCY}")
         before = time.process_time()
         windows = await take_turns(
             {
-                "append_c1": lambda: appending.closed_loop(concurrency=1, seconds=amount.seconds),
-                "append_c8": lambda: appending.closed_loop(concurrency=CONCURRENCY, seconds=amount.seconds),
-                "rank_c8": lambda: ranking.closed_loop(concurrency=CONCURRENCY, seconds=amount.seconds),
+                "append_c1": partial(appending.closed_loop, concurrency=1, seconds=amount.seconds),
+                "append_c8": partial(appending.closed_loop, concurrency=CONCURRENCY, seconds=amount.seconds),
+                "rank_c8": partial(ranking.closed_loop, concurrency=CONCURRENCY, seconds=amount.seconds),
             },
             rounds=amount.rounds,
         )
         client_ms = 1_000 * (time.process_time() - before) / sum(len(own.latencies_ms) for own in windows.values())
-        windows |= await _beside_floor(ranking, floor, groups[1], amount)
-        say(f"load: {CONCURRENCY} rankings at a time by perf_analyzer, beside onnxruntime")
-        command = command_of(
-            server.grpc_url,
-            repository,
-            events=context.log_file(Log.EDITS),
-            concurrency=CONCURRENCY,
-            lengths=[events],
-        )
-        command += [f"--windows={amount.windows}", f"--window-seconds={amount.seconds}", f"--seed={context.seed}"]
-        over_floor = await asyncio.to_thread(over_in_process, command, context.new_folder("loadtest"))
+        windows |= await _beside_in_process(ranking, in_process, doubles, amount)
+        say(f"load: rank requests at concurrency {CONCURRENCY} by perf_analyzer, beside onnxruntime")
+        over_ceiling = await asyncio.to_thread(_over_in_process, context, server, repository, amount)
         say("load: beside a server whose steps are models of their own")
-        apart = context.repository(Log.EDITS, max_events=LONG_EVENTS, execution=Execution.ENSEMBLE)
-        async with served(context, apart, name="load-apart") as (_, other):
-            await settle_in(other, groups[1])
-            steps = await _beside_steps_apart(client, other, groups, amount)
-        greatest = windows["rank_c8"].rate
-        say("load: half of the greatest load")
-        half = await ranking.open_loop(rate=greatest / 2, calls=amount.steady)
-        say(f"load: memory over {amount.requests} calls")
-        growth = await memory_growth(server.pid, ranking, calls=amount.requests)
-    rates = {f"load_{name}_per_s": window.rate for name, window in windows.items()}
+        ensemble = context.repository(Log.EDITS, max_events=LONG_EVENTS, execution=Execution.ENSEMBLE)
+        async with _served(context, ensemble, name="load-ensemble") as (other, other_client):
+            _prefill(other, factory, others)
+            steps = await _beside_ensemble(factory, (client, users), (other_client, others), amount)
+        maximum = windows["rank_c8"].throughput
+        say("load: half of the maximum load")
+        half = await ranking.open_loop(rate=maximum / 2, requests=amount.steady)
+        say(f"load: memory over {amount.requests} requests")
+        growth = await memory_growth(server.pid, ranking, requests=amount.requests)
     return {
         "served_minus_3x_inprocess_p50_ms": alone_ms["served"] - 3 * alone_ms["inprocess"],
-        "append_throughput_ratio_c8_over_c1": windows["append_c8"].rate / windows["append_c1"].rate,
-        "rank_c8_over_inprocess_b8": over_floor,
-        "rank_c8_python_client_over_inprocess_b8": greatest / windows["inprocess_b8"].rate,
-        "append_c8_together_over_apart": steps["append"].rate / steps["append_apart"].rate,
-        "rank_c8_together_over_apart": steps["rank"].rate / steps["rank_apart"].rate,
-        "p99_over_p50_half_load": percentile_ms(half, 99) / percentile_ms(half, 50),
+        "append_throughput_ratio_c8_over_c1": windows["append_c8"].throughput / windows["append_c1"].throughput,
+        "rank_c8_over_inprocess_b8": over_ceiling,
+        "rank_c8_python_client_over_inprocess_b8": maximum / windows["inprocess_b8"].throughput,
+        "append_c8_together_over_apart": steps["append"].throughput / steps["append_ensemble"].throughput,
+        "rank_c8_together_over_apart": steps["rank"].throughput / steps["rank_ensemble"].throughput,
+        "p99_over_p50_half_load": half.percentile_ms(99) / half.percentile_ms(50),
         "server_memory_growth": growth,
         "load_served_p50_ms": alone_ms["served"],
         "load_inprocess_p50_ms": alone_ms["inprocess"],
-        "load_half_p50_ms": percentile_ms(half, 50),
-        "load_half_p99_ms": percentile_ms(half, 99),
+        "load_half_p50_ms": half.percentile_ms(50),
+        "load_half_p99_ms": half.percentile_ms(99),
         "load_client_cpu_ms_per_call": client_ms,
-        **rates,
+        **{f"load_{name}_per_s": window.throughput for name, window in windows.items()},
     }
 
 
+@asynccontextmanager
+async def _served(
+    context: Context, repository: Path, *, name: str
+) -> AsyncIterator[tuple[EmbeddedServer, AsyncHytrecClient]]:
+    """A server of a repository, with a state store of its own, and a client of it."""
+    with started(repository, state=context.new_folder(f"state-{name}")) as server:
+        async with AsyncHytrecClient(server.grpc_url, timeout_s=TIMEOUT_S) as client:
+            yield server, client
+
+
+def _users(
+    context: Context, server: EmbeddedServer, repository: Path, amount: Amount
+) -> tuple[RequestFactory, list[list[SimulatedUser]]]:
+    """Three groups of users with the same histories, and what their requests are made from."""
+    options = ComparisonOptions(
+        endpoint=server.grpc_url, repository=repository, events=context.log_file(Log.EDITS), seed=context.seed
+    )
+    with LiveServer(server.grpc_url) as live:
+        prepared = prepare(live, options)
+    groups = [
+        long_users(prepared.log, events=amount.events, count=USERS, prefix=f"{prepared.prefix}-{group}")
+        for group in range(3)
+    ]
+    generator = np.random.default_rng(context.seed)
+    candidates = {
+        user.name: generator.choice(prepared.log.item_keys, prepared.candidates, replace=False)
+        for group in groups
+        for user in group
+    }
+    return RequestFactory(log=prepared.log, candidates=candidates), groups
+
+
+def long_users(log: EventLog, *, events: int, count: int, prefix: str) -> list[SimulatedUser]:
+    """Users after so many events of the log's long histories in turn, longest first, who go on to their ends."""
+    longest = [int(user) for user in np.argsort(-log.lengths, kind="stable") if log.lengths[user] > LONG]
+    return [
+        user_after(log, user, events, name=f"{prefix}-{number}", requests=int(log.lengths[user]) - events)
+        for number, user in zip(range(count), itertools.cycle(longest), strict=False)
+    ]
+
+
+def _in_process(repository: Path, factory: RequestFactory, stack: AsyncExitStack) -> InProcessCompetitor:
+    settings = ServingSettings.load(repository)
+    return InProcessCompetitor(
+        InProcessBackend(stack.enter_context(onnx_chain(repository, sizes=settings.sizes))),
+        Vocabulary.load(repository / VOCABULARY_FILE),
+        factory,
+        model=settings.fingerprint,
+        chunk=LONG_EVENTS,
+    )
+
+
+def _prefill(server: EmbeddedServer, factory: RequestFactory, users: Sequence[SimulatedUser]) -> None:
+    with LiveServer(server.grpc_url) as live:
+        prefill.append_histories(live, factory, users, chunk=prefill.CHUNK_EVENTS, progress=silent)
+
+
 async def _one_at_a_time(
-    ask: Ask, floor: Floor, groups: Sequence[Sequence[Visitor]], *, calls: int
+    send: Send,
+    in_process: InProcessCompetitor,
+    users: Sequence[SimulatedUser],
+    doubles: Sequence[SimulatedUser],
+    *,
+    requests: int,
 ) -> dict[str, float]:
-    """p50 of a served ranking and of one in this process, which take turns."""
+    """p50 of a served rank request and of one in this process, which take turns."""
     taken_ms: dict[str, list[float]] = {"served": [], "inprocess": []}
-    for number in range(calls):
-        guest, double = (group[number % len(group)] for group in groups)
+    for number in range(requests):
+        request, double = (group[number % len(group)].next_request() for group in (users, doubles))
         start = time.perf_counter()
-        await ask(guest)
+        await send(request)
         between = time.perf_counter()
-        floor.rank([double])
+        in_process.batch(RANK, [double])()
         taken_ms["served"].append(1_000 * (between - start))
         taken_ms["inprocess"].append(1_000 * (time.perf_counter() - between))
     return {name: float(np.median(values)) for name, values in taken_ms.items()}
 
 
-async def _beside_floor(ranking: Traffic, floor: Floor, guests: Sequence[Visitor], amount: Amount) -> dict[str, Window]:
-    """Rankings at concurrency 8, and in batches of 8 in this process, which take turns."""
+async def _beside_in_process(
+    ranking: ClientTraffic, in_process: InProcessCompetitor, doubles: Sequence[SimulatedUser], amount: Amount
+) -> dict[str, ClientWindow]:
+    """Rank requests at concurrency 8, and in batches of 8 in this process, which take turns."""
+    turns = itertools.cycle(doubles)
 
-    async def in_process() -> Window:
-        return floor.window(guests, batch=CONCURRENCY, seconds=amount.seconds)
+    async def batches() -> ClientWindow:
+        start = time.perf_counter()
+        taken: list[float] = []
+        while (before := time.perf_counter()) - start < amount.seconds:
+            in_process.batch(RANK, [next(turns).next_request() for _ in range(CONCURRENCY)])()
+            taken += [1_000 * (time.perf_counter() - before)] * CONCURRENCY
+        return ClientWindow(seconds=time.perf_counter() - start, latencies_ms=taken)
 
     return await take_turns(
         {
-            "rank_c8": lambda: ranking.closed_loop(concurrency=CONCURRENCY, seconds=amount.seconds),
-            "inprocess_b8": in_process,
+            "rank_c8": partial(ranking.closed_loop, concurrency=CONCURRENCY, seconds=amount.seconds),
+            "inprocess_b8": batches,
         },
         rounds=amount.rounds,
     )
 
 
-async def _beside_steps_apart(
-    together: AsyncHytrecClient, apart: AsyncHytrecClient, groups: Sequence[Sequence[Visitor]], amount: Amount
-) -> dict[str, Window]:
-    """Appends and rankings at concurrency 8 on two servers, which take turns."""
+def _over_in_process(context: Context, server: EmbeddedServer, repository: Path, amount: Amount) -> float:
+    """Rank throughput at concurrency 8 by perf_analyzer, over that of the same graphs in batches of 8."""
+    command = command_of(
+        server.grpc_url,
+        repository,
+        events=context.log_file(Log.EDITS),
+        concurrency=CONCURRENCY,
+        lengths=[amount.events],
+    )
+    command += [f"--windows={amount.windows}", f"--window-seconds={amount.seconds}", f"--seed={context.seed}"]
+    return over_in_process(command, context.new_folder("loadtest"))
+
+
+Side = tuple[AsyncHytrecClient, Sequence[SimulatedUser]]
+
+
+async def _beside_ensemble(
+    factory: RequestFactory, fused: Side, ensemble: Side, amount: Amount
+) -> dict[str, ClientWindow]:
+    """Appends and rank requests at concurrency 8 on two servers, which take turns."""
     traffic = {
-        f"{kind}{name}": Traffic(visitors=group, ask=ask_of(client))
-        for kind, ask_of in (("append", append_of), ("rank", rank_of))
-        for name, client, group in (("", together, groups[0]), ("_apart", apart, groups[1]))
+        f"{kind}{name}": ClientTraffic(users=users, send=send_by(client, factory))
+        for kind, send_by in (("append", append_by), ("rank", rank_by))
+        for name, (client, users) in (("", fused), ("_ensemble", ensemble))
     }
     return await take_turns(
         {
@@ -178,21 +270,21 @@ async def _beside_steps_apart(
     )
 
 
-async def memory_growth(pid: int, traffic: Traffic, *, calls: int) -> float:
-    """Anonymous memory of a server's processes over the last fifth of so many calls, over that of the first fifth."""
+async def memory_growth(pid: int, traffic: ClientTraffic, *, requests: int) -> float:
+    """Anonymous memory of a server over the last fifth of so many requests, over that of the first fifth."""
     start = traffic.answered
     samples: list[tuple[int, int]] = []
-    running = asyncio.create_task(traffic.closed_loop(concurrency=CONCURRENCY, calls=calls))
+    running = asyncio.create_task(traffic.closed_loop(concurrency=CONCURRENCY, requests=requests))
     while not running.done():
         samples.append((traffic.answered - start, use_of_server(pid).anonymous_bytes))
-        await asyncio.wait({running}, timeout=LOOK_S)
+        await asyncio.wait({running}, timeout=SAMPLE_S)
     await running
-    samples.append((calls, use_of_server(pid).anonymous_bytes))
-    return fifths_ratio(samples, calls)
+    samples.append((requests, use_of_server(pid).anonymous_bytes))
+    return fifths_ratio(samples, requests)
 
 
-def fifths_ratio(samples: Sequence[tuple[int, int]], calls: int) -> float:
-    """Mean over the last fifth of the calls over that of the first, of samples (calls so far, value)."""
-    first = [value for made, value in samples if made <= calls / 5]
-    last = [value for made, value in samples if made >= calls * 4 / 5]
+def fifths_ratio(samples: Sequence[tuple[int, int]], requests: int) -> float:
+    """Mean over the last fifth of the requests over that of the first, of samples (requests so far, value)."""
+    first = [value for made, value in samples if made <= requests / 5]
+    last = [value for made, value in samples if made >= requests * 4 / 5]
     return float(np.mean(last) / np.mean(first))

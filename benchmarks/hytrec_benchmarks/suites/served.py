@@ -14,11 +14,11 @@ from hytrec.data.histories import Histories, History, Int64Array
 from hytrec.run_folder import Run, load_run
 from hytrec_benchmarks.fixtures.bounds import BOUNDS, Figure
 from hytrec_benchmarks.fixtures.context import Context, Log
+from hytrec_benchmarks.fixtures.in_process import onnx_chain
 from hytrec_benchmarks.fixtures.latency import latencies
 from hytrec_benchmarks.fixtures.progress import say, track
 from hytrec_benchmarks.fixtures.reference_models import torch_chain
 from hytrec_clients import Events, HytrecClient
-from hytrec_export.loadtest.in_process import onnx_chain
 from hytrec_export.runtime.model_chain import ModelChain, batches, split_every
 from hytrec_export.server import EmbeddedServer, ServerOptions
 from hytrec_export.serving.save_step import best_items

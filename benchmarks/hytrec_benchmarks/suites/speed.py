@@ -18,9 +18,9 @@ from hytrec.run_folder import load_run
 from hytrec_benchmarks.fixtures.bounds import Figure
 from hytrec_benchmarks.fixtures.clock import interleaved_medians_ms
 from hytrec_benchmarks.fixtures.context import LONG_EVENTS, Context, Log
+from hytrec_benchmarks.fixtures.in_process import onnx_chain
 from hytrec_benchmarks.fixtures.progress import say
 from hytrec_benchmarks.fixtures.reference_models import Feeder, part, torch_chain, whole
-from hytrec_export.loadtest.in_process import onnx_chain
 from hytrec_export.runtime.model_chain import ModelChain, empty_state
 from hytrec_export.settings import Limits
 

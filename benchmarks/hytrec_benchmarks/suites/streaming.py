@@ -17,9 +17,9 @@ from hytrec.run_folder import Run, load_run
 from hytrec.signature import STATE
 from hytrec_benchmarks.fixtures.bounds import Figure
 from hytrec_benchmarks.fixtures.context import LONG_EVENTS, Context, Log, Weights
+from hytrec_benchmarks.fixtures.in_process import onnx_chain
 from hytrec_benchmarks.fixtures.progress import say, track
 from hytrec_benchmarks.fixtures.reference_models import Feeder, in_float64, largest, oracle, whole
-from hytrec_export.loadtest.in_process import onnx_chain
 from hytrec_export.runtime.model_chain import EncodedUsers, ModelChain, empty_state, split_every
 from hytrec_export.runtime.runners import Arrays
 

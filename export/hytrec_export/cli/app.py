@@ -18,11 +18,13 @@ from hytrec_export.cli.loadtest import loadtest
 from hytrec_export.cli.state import STATE_FOLDER, StateFolder, state_app
 from hytrec_export.options import (
     FUSED_MAX_BATCH,
+    INTRA_OP_THREADS,
     BuildOptions,
     Device,
     EngineOptions,
     Execution,
     Lowering,
+    Samples,
     StateKind,
     Target,
 )
@@ -56,24 +58,26 @@ Port = Annotated[int, typer.Option(help="0 takes any free port.")]
 def build(
     run: Annotated[Path, typer.Argument(help="Run folder of `hytrec train`.", show_default=False)],
     *,
-    output: Annotated[Path, typer.Option(help="Where the repository goes; an old one is replaced.")] = (
-        BuildOptions.output
-    ),
-    target: Annotated[Target, typer.Option(help="Who runs the graphs.")] = BuildOptions.target,
-    fp16: Annotated[bool, typer.Option("--fp16", help="Half precision, as far as the target has it.")] = (
-        BuildOptions.fp16
-    ),
+    output: Annotated[
+        Path, typer.Option(help="Folder for the model repository; an existing repository is replaced.")
+    ] = (BuildOptions.output),
+    target: Annotated[Target, typer.Option(help="Inference backend.")] = BuildOptions.target,
+    fp16: Annotated[
+        bool, typer.Option("--fp16", help="Float16 weights, and float16 products where the target has them.")
+    ] = (BuildOptions.fp16),
     lowering: Annotated[
-        Lowering | None, typer.Option(help="Form of the recurrence in the graph; by default the target's best.")
+        Lowering | None, typer.Option(help="Form of the recurrence in the graph; default: the fastest on the target.")
     ] = BuildOptions.lowering,
-    device: Annotated[Device, typer.Option(help="Where target onnxruntime runs.")] = BuildOptions.device,
-    state: Annotated[StateKind, typer.Option(help="Who keeps the users' states.")] = BuildOptions.state,
+    device: Annotated[Device, typer.Option(help="Device of target onnxruntime.")] = BuildOptions.device,
+    state: Annotated[
+        StateKind, typer.Option(help="Where user state lives: the state store, or Triton's sequence batcher.")
+    ] = BuildOptions.state,
     execution: Annotated[
         Execution | None,
-        typer.Option(help="Whether one Triton model takes all steps of a call; by default the quickest."),
+        typer.Option(help="All steps of a request in one Triton model, or an ensemble; default: the target's fastest."),
     ] = BuildOptions.execution,
     compute_capability: Annotated[
-        str | None, typer.Option(help="GPU that target tensorrt-rtx builds for, as sm86.")
+        str | None, typer.Option(help="GPU architecture to compile for, for example sm86; target tensorrt-rtx only.")
     ] = EngineOptions.compute_capability,
     hardware_compatibility: Annotated[
         bool, typer.Option("--hardware-compatibility", help="Engines run on other GPUs too, more slowly.")
@@ -82,22 +86,29 @@ def build(
         bool, typer.Option("--version-compatible", help="Engines run on later versions of TensorRT too.")
     ] = EngineOptions.version_compatible,
     timing_cache: Annotated[
-        Path | None, typer.Option(help="TensorRT's timing cache; by default it stands beside the repository.")
+        Path | None, typer.Option(help="File of TensorRT's timing cache; default: beside the repository.")
     ] = EngineOptions.timing_cache,
-    max_events: Annotated[int, typer.Option(help="Most new events of a call.")] = Limits.max_events,
-    max_candidates: Annotated[int, typer.Option(help="Most candidates of a call.")] = Limits.max_candidates,
-    max_excluded: Annotated[int, typer.Option(help="Most excluded items of a call.")] = Limits.max_excluded,
-    max_batch: Annotated[int, typer.Option(help="Most calls that the server runs together.")] = Limits.max_batch,
+    max_events: Annotated[int, typer.Option(help="Maximum new events per request.")] = Limits.max_events,
+    max_candidates: Annotated[int, typer.Option(help="Maximum candidates per request.")] = Limits.max_candidates,
+    max_excluded: Annotated[int, typer.Option(help="Maximum excluded items per request.")] = Limits.max_excluded,
+    max_batch: Annotated[int, typer.Option(help="Maximum dynamic batch size.")] = Limits.max_batch,
     fused_max_batch: Annotated[
         int | None,
-        typer.Option(
-            help=f"Most calls that the one model of --execution fused runs together; by default {FUSED_MAX_BATCH}."
-        ),
+        typer.Option(help=f"Maximum batch size of the model of --execution fused; default: {FUSED_MAX_BATCH}."),
     ] = BuildOptions.fused_max_batch,
-    atol: Annotated[float, typer.Option(help="Largest difference from PyTorch.")] = BuildOptions.atol,
+    intra_op_threads: Annotated[
+        int | None,
+        typer.Option(help=f"Threads per operator, target onnxruntime on the CPU; default: {INTRA_OP_THREADS}."),
+    ] = BuildOptions.intra_op_threads,
+    samples: Annotated[
+        Samples, typer.Option(help="Histories that the repository stores for `verify`: of users, or synthetic.")
+    ] = BuildOptions.samples,
+    atol: Annotated[
+        float, typer.Option(help="Maximum absolute difference from PyTorch; the build fails above it.")
+    ] = BuildOptions.atol,
     as_json: AsJson = False,
 ) -> None:
-    """Make a verified model repository out of a trained run."""
+    """Build a verified model repository from a trained run."""
     limits = Limits(
         max_events=max_events, max_candidates=max_candidates, max_excluded=max_excluded, max_batch=max_batch
     )
@@ -111,6 +122,8 @@ def build(
         state=state,
         execution=execution,
         fused_max_batch=fused_max_batch,
+        intra_op_threads=intra_op_threads,
+        samples=samples,
         engine=EngineOptions(
             compute_capability=compute_capability,
             hardware_compatibility=hardware_compatibility,
@@ -127,7 +140,8 @@ def build(
     if as_json:
         print(json.dumps(asdict(manifest) | {"output": str(output)}, indent=2))  # noqa: T201
         return
-    print("\n".join([f"{output}: {len(manifest.files)} files, model {manifest.fingerprint}", *manifest.told()]))  # noqa: T201
+    headline = f"{output}: {len(manifest.files)} files, model {manifest.fingerprint}"
+    print("\n".join([headline, *manifest.summary_lines()]))  # noqa: T201
 
 
 @app.command()
@@ -135,11 +149,11 @@ def verify(
     repository: Repository = BuildOptions.output,
     *,
     served: Annotated[
-        str | None, typer.Option(help="Ask a live server, grpc://host:port, instead of running the graphs here.")
+        str | None, typer.Option(help="Query a live server, grpc://host:port, instead of running the graphs here.")
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Check the files' hashes, and the graphs against PyTorch's stored answers; exit code 1 if something is wrong."""
+    """Check file hashes, and the graphs against PyTorch's golden outputs; exit code 1 if a check fails."""
     from hytrec_export.cli.progress_bar import progress_bar  # noqa: PLC0415
     from hytrec_export.repository.manifest import Manifest  # noqa: PLC0415 - numpy, for all of these
     from hytrec_export.verification.repository import verify as verify_repository  # noqa: PLC0415

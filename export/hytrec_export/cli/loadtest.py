@@ -1,29 +1,24 @@
-"""`hytrec-export loadtest`: how many users a second a live server answers, and how fast."""
+"""`hytrec-export loadtest`: throughput and latency of a live server."""
 
 from __future__ import annotations
 
 import json
 import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated, Any, NoReturn, TypeVar
 
 import typer
 
 from hytrec_export.errors import OptionError
-from hytrec_export.loadtest.options import LoadTestOptions, LogColumns, Peer, Scenario
-
-NOT_CLEAN = 3
-"""Exit code of a test whose report has problems: a run failed, is unstable, or a rate was not reached."""
-WORSE = 4
-"""Exit code of a test that is worse than the one it is compared with."""
+from hytrec_export.loadtest.options import NOT_CLEAN, WORSE, LoadTestOptions, LogColumns, Scenario
 
 Number = TypeVar("Number", int, float)
 
 Endpoint = Annotated[str, typer.Option(help="gRPC of the live server, host:port.")]
 Repository = Annotated[
-    Path | None, typer.Option(help="The server's model repository: its limits are kept, its model is checked.")
+    Path | None, typer.Option(help="The server's model repository: gives its limits, and must hold its model.")
 ]
 Events = Annotated[Path, typer.Option(help="Event log that traffic is made from: Parquet, CSV or RecBole .inter.")]
 UserColumn = Annotated[str, typer.Option(help="Column of the user.")]
@@ -31,30 +26,23 @@ ItemColumn = Annotated[str, typer.Option(help="Column of the item.")]
 TimeColumn = Annotated[str, typer.Option(help="Column of the unix time in seconds.")]
 BehaviorColumn = Annotated[str | None, typer.Option(help='Column of the behavior; "behavior" if there is one.')]
 Concurrency = Annotated[
-    str, typer.Option(help="Requests under way, as 1,2,4,8.", show_default="1,2,4,8; 4,8 for mixed")
+    str, typer.Option(help="In-flight requests, as 1,2,4,8.", show_default="1,2,4,8; 4,8 for mixed")
 ]
-Count = Annotated[int | None, typer.Option(help="Requests of one window.", show_default="1000; 60 for cold")]
-Users = Annotated[int, typer.Option(help="Most users of the log to take; all of them with --history-lengths.")]
-Lengths = Annotated[
-    str,
-    typer.Option(
-        "--history-lengths",
-        help="Instead of a sweep: users of exactly so many events, as 100,1000,10000, at the largest concurrency.",
-    ),
-]
-Peers = Annotated[
-    list[str] | None,
-    typer.Option(metavar="NAME=HOST:PORT", help="Another server, compared at every length; may be repeated."),
-]
-InProcess = Annotated[
-    Path | None, typer.Option(help="Repository of the same model whose graphs run here without a server, as the floor.")
-]
+Count = Annotated[int | None, typer.Option(help="Requests per window.", show_default="1000; 60 for cold")]
+Users = Annotated[int, typer.Option(help="Maximum number of the log's users.")]
 Compare = Annotated[Path | None, typer.Option(help="Folder of an earlier report; exit code 4 if this one is worse.")]
-MaxSpread = Annotated[float, typer.Option(help="Share by which windows of a load may differ before it is unstable.")]
-TimeoutS = Annotated[float, typer.Option("--timeout", help="Seconds that one run of perf_analyzer may take.")]
+MaxSpread = Annotated[float, typer.Option(help="Relative difference of windows above which a load is unstable.")]
+TimeoutS = Annotated[float, typer.Option("--timeout", help="Maximum seconds of one run of perf_analyzer.")]
 Program = Annotated[
     Path | None, typer.Option(help="The program; else from PATH, else where make perf-analyzer puts it.")
 ]
+Windows = Annotated[int, typer.Option(help="Measurement windows per load, one run of perf_analyzer each.")]
+Candidates = Annotated[int, typer.Option(help="Candidates of a rank request.")]
+Output = Annotated[Path, typer.Option(help="Folder of the report; an old one is replaced.")]
+Noise = Annotated[float, typer.Option(help="Share by which a figure may be worse.")]
+KeepInputs = Annotated[bool, typer.Option("--keep-inputs", help="Keep perf_analyzer's input files.")]
+Seed = Annotated[int, typer.Option(help="Random seed.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the report as JSON.")]
 
 
 def loadtest(
@@ -66,34 +54,26 @@ def loadtest(
     item_column: ItemColumn = LogColumns.item,
     time_column: TimeColumn = LogColumns.time,
     behavior_column: BehaviorColumn = LogColumns.behavior,
-    scenario: Annotated[Scenario, typer.Option(help="What is called.")] = LoadTestOptions.scenario,
+    scenario: Annotated[Scenario, typer.Option(help="Which endpoints are requested.")] = LoadTestOptions.scenario,
     concurrency: Concurrency = "",
-    request_rate: Annotated[str, typer.Option(help="Requests sent a second instead, as 20,40.")] = "",
+    request_rate: Annotated[str, typer.Option(help="Requests/s instead of a concurrency, as 20,40.")] = "",
     requests: Count = LoadTestOptions.requests,
-    windows: Annotated[int, typer.Option(help="Runs of perf_analyzer at every load.")] = LoadTestOptions.windows,
+    windows: Windows = LoadTestOptions.windows,
     users: Users = LoadTestOptions.users,
-    candidates: Annotated[int, typer.Option(help="Candidates of a ranking.")] = LoadTestOptions.candidates,
-    history_lengths: Lengths = "",
-    peer: Peers = None,
-    in_process: InProcess = LoadTestOptions.in_process,
-    window_seconds: Annotated[float, typer.Option(help="About how long a window lasts at a length.")] = (
-        LoadTestOptions.window_seconds
-    ),
-    output: Annotated[Path, typer.Option(help="Folder of the report; an old one is replaced.")] = (
-        LoadTestOptions.output
-    ),
+    candidates: Candidates = LoadTestOptions.candidates,
+    output: Output = LoadTestOptions.output,
     compare: Compare = LoadTestOptions.compare,
-    noise: Annotated[float, typer.Option(help="Share by which a figure may be worse.")] = LoadTestOptions.noise,
+    noise: Noise = LoadTestOptions.noise,
     max_spread: MaxSpread = LoadTestOptions.max_spread,
     timeout_s: TimeoutS = LoadTestOptions.timeout_s,
     perf_analyzer: Program = LoadTestOptions.perf_analyzer,
-    keep_inputs: Annotated[bool, typer.Option("--keep-inputs", help="Keep perf_analyzer's input files.")] = False,
-    seed: Annotated[int, typer.Option(help="Of all that is drawn.")] = LoadTestOptions.seed,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
+    keep_inputs: KeepInputs = False,
+    seed: Seed = LoadTestOptions.seed,
+    as_json: AsJson = False,
 ) -> None:
     """Measure a live server with perf_analyzer, on traffic made from a real event log.
 
-    Exit code 3: the report has problems (a run failed or is unstable, a rate was not reached, scores differ).
+    Exit code 3: the report has problems (a run failed or is unstable, a rate was not reached).
     4: worse than --compare.
     """
     options = LoadTestOptions(
@@ -108,10 +88,6 @@ def loadtest(
         windows=windows,
         users=users,
         candidates=candidates,
-        history_lengths=numbers("history lengths", history_lengths, int),
-        peers=tuple(Peer.parse(text) for text in peer or ()),
-        in_process=in_process,
-        window_seconds=window_seconds,
         output=output,
         compare=compare,
         noise=noise,
@@ -123,11 +99,20 @@ def loadtest(
     )
     from hytrec_export.cli.progress_bar import progress_bar  # noqa: PLC0415 - --help is not to wait for rich
     from hytrec_export.loadtest.run import run_and_report  # noqa: PLC0415 - numpy
-    from hytrec_export.loadtest.summary import summary  # noqa: PLC0415
 
-    command = shlex.join(["hytrec-export", *sys.argv[1:]])
-    report = run_and_report(options, command=command, progress=progress_bar)
-    print(json.dumps(report, indent=2) if as_json else summary(report, options.output))  # noqa: T201
+    report = run_and_report(options, command=shlex.join(["hytrec-export", *sys.argv[1:]]), progress=progress_bar)
+    show_and_exit(report, options.output, as_json=as_json)
+
+
+def show_and_exit(report: Mapping[str, Any], output: Path, *, as_json: bool) -> NoReturn:
+    """Print the report, or its summary, and end with its exit code.
+
+    Raises:
+        typer.Exit: always.
+    """
+    from hytrec_export.loadtest.summary import summary  # noqa: PLC0415 - numpy
+
+    print(json.dumps(report, indent=2) if as_json else summary(report, output))  # noqa: T201
     if report.get("comparison", {}).get("regressions"):
         raise typer.Exit(WORSE)
     raise typer.Exit(NOT_CLEAN if report["problems"] else 0)

@@ -84,6 +84,8 @@ def _plain(values: dict[str, Any]) -> dict[str, Any]:
 def _plain_value(name: str, value: Any) -> Any:
     if isinstance(value, bytes):
         return value.decode(errors="backslashreplace")
+    if name == "status":
+        return value.label
     if name == "written_at":
         return datetime.fromtimestamp(value, UTC).isoformat()
     return str(value) if isinstance(value, Path) else value

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,9 @@ import torch
 from torch import nn
 
 from hytrec import __version__
+from hytrec.contract import DType, Model, Sizes, Tensor, next_name
 from hytrec.modeling.model import HyTRec
-from hytrec.signature import GRAPHS, DType, Model, Sizes, Tensor
+from hytrec.signature import CARRIED_STATE, GRAPHS, STATE
 from hytrec_export.errors import BuildError
 from hytrec_export.exporters.fp16_weights import store_weights_as_fp16
 from hytrec_export.exporters.lowering import delta_rule_of
@@ -48,12 +50,14 @@ def export_graphs(
     settings: ServingSettings,
     lowering: Lowering,
     precision: Precision = Precision.FLOAT32,
+    graphs: Sequence[Model] = GRAPHS,
     on_graph: Advance = ignore,
 ) -> dict[str, Path]:
     """Write the three graphs into `folder`: their files by model name.
 
     Args:
         precision: of matrices and tables, and of their products.
+        graphs: `BuildPlan.graphs`.
         on_graph: told how many graphs are done just now.
 
     Raises:
@@ -65,7 +69,7 @@ def export_graphs(
     modules = split(exported, delta_rule=delta_rule_of(lowering, max_events=settings.limits.max_events))
     metadata = {"fingerprint": settings.fingerprint, "lowering": lowering.value, "precision": precision.value}
     paths = {}
-    for served in GRAPHS:
+    for served in graphs:
         paths[served.name] = folder / f"{served.name}.onnx"
         export_graph(
             modules[served.name],
@@ -115,8 +119,11 @@ def export_graph(
             f"the weights of {model.name} take {parameter_bytes} bytes and an ONNX file holds {MAX_GRAPH_BYTES}; "
             "train with fewer items or a smaller width"
         )
-    graph = _traced(module, model, sizes, opset)
+    outputs = tuple(tensor for tensor in model.outputs if tensor not in CARRIED_STATE)
+    graph = _traced(module, replace(model, outputs=outputs), sizes, opset)
     _strip(graph.graph)
+    if outputs != model.outputs:
+        carry_state(graph)
     graph.producer_name, graph.producer_version = PRODUCER, __version__
     onnx.helper.set_model_props(graph, {"model": model.name, **metadata})
     if precision is Precision.HALF_WEIGHTS:
@@ -125,6 +132,20 @@ def export_graph(
     if precision is Precision.MIXED:
         check_precision(graph, model=model.name, narrow=narrow)
     path.write_bytes(graph.SerializeToString())
+
+
+def carry_state(graph: Any) -> None:
+    """Copy every output of an encoder's state to an output of its own for Triton's sequence batcher, in place.
+
+    Args:
+        graph: an `onnx.ModelProto`.
+    """
+    onnx = require("onnx", extra="export")
+    outputs = {value.name: value for value in graph.graph.output}
+    for before, carried in zip(STATE, CARRIED_STATE, strict=True):
+        source = outputs[next_name(before.name)]
+        graph.graph.node.append(onnx.helper.make_node("Identity", [source.name], [carried.name], name=carried.name))
+        graph.graph.output.add(name=carried.name, type=source.type)
 
 
 def check_graph(graph: Any, *, model: Model, sizes: Sizes) -> None:
@@ -157,22 +178,20 @@ def check_graph(graph: Any, *, model: Model, sizes: Sizes) -> None:
 
 def _traced(module: nn.Module, model: Model, sizes: Sizes, opset: int) -> Any:
     axes = {letter: torch.export.Dim(letter) for letter in EXAMPLE_SIZES}
+    examples = tuple(_example(tensor, sizes) for tensor in model.inputs)
+    shapes = torch.export.ShapesCollection()
+    for tensor, example in zip(model.inputs, examples, strict=True):
+        letters = enumerate((BATCH_AXIS, *map(str, tensor.axes)))
+        shapes[example] = {position: axes[letter] for position, letter in letters if letter in axes}
     with _quiet():
         program = torch.onnx.export(
             module.eval(),
-            tuple(_example(tensor, sizes) for tensor in model.inputs),
+            examples,
             dynamo=True,
             opset_version=opset,
             input_names=model.input_names(),
             output_names=model.output_names(),
-            dynamic_shapes=tuple(
-                {
-                    position: axes[letter]
-                    for position, letter in enumerate((BATCH_AXIS, *map(str, tensor.axes)))
-                    if letter in axes
-                }
-                for tensor in model.inputs
-            ),
+            dynamic_shapes=shapes.dynamic_shapes(module, examples),
             verbose=False,
         )
     if program is None:  # for the type checker: only dynamo=False returns nothing

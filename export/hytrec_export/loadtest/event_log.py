@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hytrec.errors import DataError
-from hytrec.signature import DType
+from hytrec_clients import KeyTypes
 from hytrec_export.errors import MissingPackageError
 from hytrec_export.loadtest.options import LogColumns
 
@@ -18,7 +18,7 @@ Int64Array = NDArray[np.int64]
 Keys = NDArray[Any]
 """(n,) int64, or 'S' holding UTF-8."""
 MARGIN_S = 60
-"""How long before now the moved log ends."""
+"""The shifted log ends so long before now."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -57,22 +57,21 @@ class EventLog:
         return np.argsort(-self.popularity, kind="stable")[:count]
 
     def moved_to(self, now_s: int) -> EventLog:
-        """The same log, every time moved by one span, so that its last event was `MARGIN_S` before now."""
+        """The same log, all times shifted by one offset, so that its last event is `MARGIN_S` before now."""
         moved = self.times + (now_s - MARGIN_S - int(self.times.max()))
         if moved.min() < 1:
             raise DataError(
                 f"the event log spans {int(np.ptp(self.times))} s, which is longer than unix time; check its times"
             )
-        return EventLog(**(vars(self) | {"times": moved}))
+        return replace(self, times=moved)
 
 
-def read_event_log(
-    path: Path, *, columns: LogColumns, item_type: DType, behavior_type: DType, users: int, seed: int
-) -> EventLog:
+def read_event_log(path: Path, *, columns: LogColumns, key_types: KeyTypes, users: int, seed: int) -> EventLog:
     """Read a log, and take some of its users at random: each as likely as any other, so that frequencies stay real.
 
     Args:
-        item_type, behavior_type: what the server's keys are, INT64 or BYTES.
+        key_types: of the server.
+        users: maximum to take.
 
     Raises:
         DataError: the log cannot be read, or its keys are strings where the server's are integers.
@@ -99,18 +98,18 @@ def read_event_log(
     behaviors: KeyColumn | None = log.behaviors
     return EventLog(
         offsets=np.concatenate(([0], np.cumsum(lengths))).astype(np.int64),
-        item_keys=_as_type(path, log.items.keys, item_type, "item"),
+        item_keys=_as_type(path, log.items.keys, key_types.item_key, "item"),
         items=log.items.codes[order],
-        behavior_keys=None if behaviors is None else _as_type(path, behaviors.keys, behavior_type, "behavior"),
+        behavior_keys=None if behaviors is None else _as_type(path, behaviors.keys, key_types.behavior_key, "behavior"),
         behaviors=np.full(order.size, -1) if behaviors is None else behaviors.codes[order],
         times=log.times[order],
         popularity=np.bincount(log.items.codes, minlength=len(log.items.keys)).astype(np.int64),
     )
 
 
-def _as_type(path: Path, keys: Keys, wanted: DType, name: str) -> Keys:
-    """Keys as the server has them; whole numbers may be written as strings, never the other way."""
-    if wanted is DType.BYTES:
+def _as_type(path: Path, keys: Keys, wanted: type[int | str], name: str) -> Keys:
+    """Keys in the server's type: integers may become strings, never the other way."""
+    if wanted is str:
         return keys if keys.dtype.kind == "S" else keys.astype("S")
     if keys.dtype.kind == "S" and keys.size:
         raise DataError(

@@ -1,4 +1,4 @@
-"""From runs to figures: one point of a sweep, and what a sweep says as a whole."""
+"""From runs to figures: one point of a sweep, and the verdict on a whole sweep."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from hytrec_export.loadtest.sampling import Usage
 from hytrec_export.loadtest.statistics import ModelTimes, added
 
 SUSTAINED = 0.95
-"""A request rate of which less is reached is saturated, three deviations of a Poisson count allowed for."""
-MOST_DELAYED = 0.1
-"""A request rate at which a larger share of requests is sent late is saturated: no thread was free to send them."""
-WORTHWHILE = 1.05
-"""A concurrency that has less than this times the throughput of a lower one is saturated."""
-NOTHING_COUNTED = "no request was counted while every kind of call was under way; raise --requests"
+"""Below this share of the request rate a point is saturated (three deviations of a Poisson count allowed for)."""
+MAX_DELAYED = 0.1
+"""Above this share of requests sent late a point is saturated: no client thread was free to send them."""
+MIN_GAIN = 1.05
+"""A concurrency with less than this times the throughput of a lower one is saturated."""
+NOTHING_COUNTED = "no request was counted while requests of every kind were in flight; raise --requests"
 _PUBLIC = frozenset(ensemble.name for ensemble in ENSEMBLES)
 
 
 class Status(StrEnum):
-    """How far a point can be trusted."""
+    """Whether a point's figures are valid."""
 
     OK = "ok"
     SATURATED = "saturated"
-    """the server does no more; at a given rate latencies mean nothing then, and are left out"""
+    """the server is at its limit; at a given rate latencies are meaningless then, and left out"""
     UNSTABLE = "unstable"
     """the windows differ too much"""
     FAILED = "failed"
@@ -57,22 +57,23 @@ class Window:
 
     @property
     def requests(self) -> int:
-        """Requests that count; 0 where one of several runs has none."""
+        """Counted requests; 0 where one of several runs has none."""
         counted = [len(profile) for profile in self.profiles.values()]
         return sum(counted) if counted and all(counted) else 0
 
     @property
     def errors(self) -> int:
-        """Calls of the ensembles that failed; perf_analyzer ends at the first it sees."""
+        """Failed requests of the ensembles; perf_analyzer aborts on the first it sees."""
         counted = sum(times.failures for name, times in self.models.items() if name in _PUBLIC)
         return max(counted, int(self.failure is not None))
 
 
 def point_figures(load: Load, windows: Sequence[Window], *, max_spread: float) -> dict[str, Any]:
-    """Everything that is known of one point, as plain values."""
+    """Everything measured at one point, as plain values."""
     good = [window for window in windows if window.failure is None and window.requests]
     failures = sorted({window.failure or NOTHING_COUNTED for window in windows if window not in good})
     point: dict[str, Any] = {
+        "label": str(load),
         "load": {"kind": load.kind.value, "value": load.value},
         "status": Status.FAILED.value,
         "notes": [f"a run failed: {failure}" for failure in failures],
@@ -105,7 +106,7 @@ def point_figures(load: Load, windows: Sequence[Window], *, max_spread: float) -
         "resources": _resources(good),
         "by_history": by_history(everything),
     }
-    point["status"], notes = _judged(point, load, failed=len(windows) - len(good), max_spread=max_spread)
+    point["status"], notes = _status(point, load, failed=len(windows) - len(good), max_spread=max_spread)
     point["notes"] += notes
     if point["status"] == Status.SATURATED:
         _leave_out_latencies(point)
@@ -118,11 +119,11 @@ def spread(values: Sequence[float]) -> float:
     return float(np.ptp(values)) / 2 / middle if middle else 0.0
 
 
-def _judged(point: dict[str, Any], load: Load, *, failed: int, max_spread: float) -> tuple[str, list[str]]:
+def _status(point: dict[str, Any], load: Load, *, failed: int, max_spread: float) -> tuple[str, list[str]]:
     notes = []
     status = Status.OK
     if point["replayed"]:
-        notes.append(f"{point['replayed']} requests brought events that the server had already")
+        notes.append(f"{point['replayed']} requests held events that the server had already")
         status = Status.UNSTABLE
     if point["states_lost"]:
         notes.append(f"{point['states_lost']} requests found a user's state damaged, expired or of another model")
@@ -132,10 +133,10 @@ def _judged(point: dict[str, Any], load: Load, *, failed: int, max_spread: float
         status = Status.UNSTABLE
     if load.kind is LoadKind.RATE:
         reached = point["throughput_per_s"] / load.value
-        if reached < SUSTAINED - 3 / math.sqrt(point["requests"]) or point["delayed_share"] > MOST_DELAYED:
+        if reached < SUSTAINED - 3 / math.sqrt(point["requests"]) or point["delayed_share"] > MAX_DELAYED:
             notes.append(
-                f"saturated: {point['throughput_per_s']:.1f} of {load.value:g} requests a second were answered and "
-                f"{point['delayed_share']:.0%} were sent late; latencies here would only tell how long the run was"
+                f"saturated: {point['throughput_per_s']:.1f} of {load.value:g} requests/s were answered and "
+                f"{point['delayed_share']:.0%} were sent late; latencies would only reflect the length of the run"
             )
             status = Status.SATURATED
     return (Status.FAILED if failed else status).value, notes
@@ -149,17 +150,17 @@ def _leave_out_latencies(point: dict[str, Any]) -> None:
 
 
 def mark_saturation(points: Sequence[dict[str, Any]]) -> None:
-    """Note the concurrencies that bring no more throughput than a lower one; their latencies are queueing."""
+    """Mark the concurrencies with no more throughput than a lower one; their added latency is queueing."""
     best: dict[str, Any] | None = None
     for point in points:
         usable = point["status"] != Status.FAILED and "throughput_per_s" in point
         if not usable or point["load"]["kind"] != LoadKind.CONCURRENCY:
             continue
-        if best is not None and point["throughput_per_s"] < WORTHWHILE * best["throughput_per_s"]:
+        if best is not None and point["throughput_per_s"] < MIN_GAIN * best["throughput_per_s"]:
             ratio = point["throughput_per_s"] / best["throughput_per_s"]
             point["notes"].append(
                 f"saturated: {ratio:.2f} times the throughput of concurrency {best['load']['value']:g}, "
-                "so what is added to the latency is waiting"
+                "so the added latency is queueing"
             )
             if point["status"] == Status.OK:
                 point["status"] = Status.SATURATED.value
@@ -187,7 +188,7 @@ def _models(windows: Sequence[Window]) -> dict[str, Any]:
     for window in windows:
         sums = added(sums, window.models)
     steps_ns = sum(times.queue_ns + times.compute_ns for name, times in sums.items() if name not in _PUBLIC)
-    # The last step's own clean-up ends after the ensemble's answer, so the steps may add up to a little more.
+    # The last step's own clean-up ends after the ensemble's response, so the steps may add up to a little more.
     whole_ns = max(steps_ns, sum(times.total_ns for name, times in sums.items() if name in _PUBLIC))
     found = {}
     for name, times in sums.items():
@@ -207,18 +208,18 @@ def _resources(windows: Sequence[Window]) -> dict[str, float | None]:
 
 
 def by_history(profile: Profile) -> list[dict[str, float | int]]:
-    """Latency by the events the user has with the call, in octaves."""
+    """Latency by the user's events after the request, in power-of-two buckets."""
     lengths = np.maximum(profile.history + profile.events, 1)
-    octaves = np.floor(np.log2(lengths)).astype(np.int64)
+    buckets = np.floor(np.log2(lengths)).astype(np.int64)
     rows = []
-    for octave in np.unique(octaves).tolist():
-        latency_ms = profile.latency_ms[octaves == octave]
+    for bucket in np.unique(buckets).tolist():
+        latency_ms = profile.latency_ms[buckets == bucket]
         rows.append(
             {
-                "events_from": 2**octave,
-                "events_to": 2 ** (octave + 1) - 1,
+                "events_from": 2**bucket,
+                "events_to": 2 ** (bucket + 1) - 1,
                 "requests": len(latency_ms),
-                "mean_new_events": float(profile.events[octaves == octave].mean()),
+                "mean_new_events": float(profile.events[buckets == bucket].mean()),
                 "p50": float(np.percentile(latency_ms, 50)),
                 "p99": float(np.percentile(latency_ms, 99)),
             }
@@ -230,14 +231,13 @@ def verdict(points: Sequence[Mapping[str, Any]], scenario: Scenario) -> list[str
     """What keeps a sweep from being clean, one line each; a concurrency sweep may end in saturation."""
     lines = []
     for point in points:
-        kind, value = point["load"]["kind"], point["load"]["value"]
+        kind = point["load"]["kind"]
         if point["status"] == Status.OK:
             continue
         if point["status"] == Status.SATURATED and kind == LoadKind.CONCURRENCY:
             continue
-        load = Load(kind=LoadKind(kind), value=value)
         notes = "; ".join(point["notes"])
-        lines.append(f"{scenario.value} at {load} is {point['status']}: {notes}")
+        lines.append(f"{scenario.value} at {point['label']} is {point['status']}: {notes}")
     return lines
 
 

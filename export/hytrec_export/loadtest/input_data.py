@@ -1,17 +1,18 @@
-"""Calls as tensors: what `prefill` sends itself, and the JSON file that perf_analyzer reads."""
+"""Requests as tensors: the events that `prefill` sends, and the JSON file that perf_analyzer reads."""
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from hytrec.contract import Ensemble
 from hytrec.signature import (
     BEHAVIOR_KEYS,
     CANDIDATE_KEYS,
@@ -24,18 +25,18 @@ from hytrec.signature import (
     TIMES,
     TOP_K,
     USER_ID,
-    Ensemble,
 )
+from hytrec_clients import Events
 from hytrec_export.loadtest.event_log import EventLog
-from hytrec_export.loadtest.traffic import Call
+from hytrec_export.loadtest.traffic import UserRequest
 
 
 @dataclass(kw_only=True, eq=False)
-class Requests:
-    """Makes the tensors of calls.
+class RequestFactory:
+    """Makes the tensors of requests.
 
     Args:
-        candidates: keys to rank, by the visitor's name.
+        candidates: (N,) keys to rank, by the user's name.
         top_k: of a recommendation.
     """
 
@@ -43,39 +44,47 @@ class Requests:
     candidates: dict[str, NDArray[Any]] = field(default_factory=dict)
     top_k: int = DEFAULT_TOP_K
 
-    def events(self, first: int, stop: int) -> dict[str, NDArray[Any]]:
-        """Events as tensors (T,); no behaviors where one of the events has none."""
-        log = self.log
-        tensors = {ITEM_KEYS.name: log.item_keys[log.items[first:stop]], TIMES.name: log.times[first:stop]}
-        behaviors = log.behaviors[first:stop]
-        if log.behavior_keys is not None and (behaviors >= 0).all():
-            tensors[BEHAVIOR_KEYS.name] = log.behavior_keys[behaviors]
-        return tensors
+    def events(self, first: int, stop: int) -> Events:
+        """Events first to stop of the log; no behaviors where one of the events has none."""
+        log, behaviors = self.log, self.log.behaviors[first:stop]
+        with_behavior = log.behavior_keys is not None and (behaviors >= 0).all()
+        return Events(
+            log.item_keys[log.items[first:stop]],
+            log.times[first:stop],
+            log.behavior_keys[behaviors] if with_behavior else None,  # type: ignore[index]
+        )
 
-    def parts(self, first: int, stop: int, *, chunk: int) -> Iterator[dict[str, NDArray[Any]]]:
-        """The same, in calls of so many events at most."""
+    def chunks(self, first: int, stop: int, *, chunk: int) -> Iterator[Events]:
+        """The same in chunks of so many events at most."""
         for begin in range(first, stop, chunk):
             yield self.events(begin, min(begin + chunk, stop))
 
-    def tensors(self, endpoint: Ensemble, call: Call) -> dict[str, NDArray[Any]]:
-        """Every tensor of a call but its request_id, (n,) each."""
-        tensors = {USER_ID.name: np.array([call.visitor.name.encode()]), **self.events(call.first, call.stop)}
+    def tensors(self, endpoint: Ensemble, request: UserRequest) -> dict[str, NDArray[Any]]:
+        """Every tensor of a request but its request_id, (n,) each."""
+        events = self.events(request.first, request.stop)
+        tensors: dict[str, Any] = {
+            USER_ID.name: np.array([request.user.name.encode()]),
+            ITEM_KEYS.name: events.item_keys,
+            TIMES.name: events.times,
+        }
+        if events.behavior_keys is not None:
+            tensors[BEHAVIOR_KEYS.name] = events.behavior_keys
         if endpoint is RANK:
-            tensors[CANDIDATE_KEYS.name] = self.candidates[call.visitor.name]
+            tensors[CANDIDATE_KEYS.name] = self.candidates[request.user.name]
         if endpoint is RECOMMEND:
             tensors[TOP_K.name] = np.array([self.top_k])
         return tensors
 
 
-def write_input_data(path: Path, requests: Requests, endpoint: Ensemble, calls: Sequence[Call]) -> None:
-    """perf_analyzer's `--input-data` file: one entry a call, each with a request_id of its own."""
-    with path.open("w", encoding="utf-8") as file:
-        file.write('{"data": [\n')
-        for place, call in enumerate(calls):
+def write_input_data(path: Path, factory: RequestFactory, endpoint: Ensemble, requests: Sequence[UserRequest]) -> None:
+    """perf_analyzer's `--input-data` file: one entry a request, each with a request_id of its own."""
+    with path.open("wb") as file:
+        file.write(b'{"data": [\n')
+        for place, request in enumerate(requests):
             tensors = {REQUEST_ID.name: np.frombuffer(os.urandom(REQUEST_ID_BYTES), np.uint8)}
-            entry = _entry(tensors | requests.tensors(endpoint, call))
-            file.write((",\n" if place else "") + json.dumps(entry, ensure_ascii=False))
-        file.write("\n]}\n")
+            entry = _entry(tensors | factory.tensors(endpoint, request))
+            file.write((b",\n" if place else b"") + msgspec.json.encode(entry))
+        file.write(b"\n]}\n")
 
 
 def _entry(tensors: Mapping[str, NDArray[Any]]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Windows of one server: runs of perf_analyzer, and what they and the server showed."""
+"""Measurement windows of one server: runs of perf_analyzer, with the server's statistics and resource use."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 
 from hytrec_export.errors import LoadTestError
 from hytrec_export.loadtest.figures import Window
-from hytrec_export.loadtest.input_data import Requests, write_input_data
+from hytrec_export.loadtest.input_data import RequestFactory, write_input_data
 from hytrec_export.loadtest.perf_analyzer import Running, command_line
 from hytrec_export.loadtest.plan import Job
 from hytrec_export.loadtest.profile import Profile, overlap, read_profile
@@ -43,9 +43,9 @@ class ServerWindows:
         process: that is sampled; None where the server is not on this machine.
     """
 
-    def __init__(self, server: LiveServer, requests: Requests, analyzer: Analyzer) -> None:
+    def __init__(self, server: LiveServer, factory: RequestFactory, analyzer: Analyzer) -> None:
         self._server = server
-        self._requests = requests
+        self._factory = factory
         self._analyzer = analyzer
         self.process = find_server(server.endpoint)
 
@@ -96,7 +96,7 @@ class ServerWindows:
         return overlap(profiles) if len(profiles) > 1 else profiles
 
     def _command(self, job: Job, input_data: Path, folder: Path) -> list[str]:
-        write_input_data(input_data, self._requests, job.endpoint, job.calls)
+        write_input_data(input_data, self._factory, job.endpoint, job.entries)
         return command_line(
             self._analyzer.program,
             model=job.endpoint.name,

@@ -1,4 +1,4 @@
-"""perf_analyzer: where it is, how it is called, and how a run of it ended. Nothing of it is made again here."""
+"""perf_analyzer: where it is installed, its command line, and how a run ended."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def find_perf_analyzer(given: Path | None, *, folders: Sequence[Path] = (Path(),
     """
     if given is not None:
         if not (given.is_file() and os.access(given, os.X_OK)):
-            raise LoadTestError(f"--perf-analyzer is {given}, which is no program; run: make perf-analyzer")
+            raise LoadTestError(f"--perf-analyzer is {given}, which is not executable; run: make perf-analyzer")
         return given.resolve()
     if on_path := shutil.which(PROGRAM):
         return Path(on_path)
@@ -52,7 +52,7 @@ def command_line(
 ) -> list[str]:
     """Arguments of one run: a counted number of requests over gRPC, each thread one at a time."""
     if load.kind is LoadKind.CONCURRENCY:
-        # An explicit end is what gives every request under way a thread of its own.
+        # Only with an explicit end does every in-flight request get a thread of its own.
         shape = [f"--concurrency-range={load.value:g}:{load.value:g}:1"]
     else:
         rate = f"{load.value:g}"
@@ -82,7 +82,7 @@ class Ending:
 
 
 class Running:
-    """A perf_analyzer that runs; killed with all its threads when the block ends before it does."""
+    """A running perf_analyzer; killed with all its threads when the block ends before it does."""
 
     def __init__(self, command: Sequence[str], *, log: Path) -> None:
         self._log = log

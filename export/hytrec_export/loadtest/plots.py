@@ -1,4 +1,4 @@
-"""Pictures of a load test, as PNG files."""
+"""Plots of a load test, as PNG files."""
 
 from __future__ import annotations
 
@@ -9,29 +9,28 @@ from typing import Any
 import numpy as np
 
 from hytrec.signature import ENSEMBLES, FUSED, GRAPHS, STATE_LOAD, STATE_SAVE
-from hytrec_export.loadtest.options import HYTREC, LoadKind
+from hytrec_export.loadtest.options import LoadKind
 from hytrec_export.optional import require
 
 Points = Sequence[Mapping[str, Any]]
+Draw = Callable[[Any, Points], bool]
+"""Matplotlib axes and points -> whether something was drawn."""
 _PUBLIC = frozenset(ensemble.name for ensemble in ENSEMBLES)
 _ORDER = {model.name: place for place, model in enumerate((FUSED, STATE_LOAD, *GRAPHS, STATE_SAVE))}
 _SIZE = (7.0, 4.4)
 _DPI = 110
 
 
-def draw_plots(folder: Path, report: Mapping[str, Any]) -> list[Path]:
-    """Write every picture of a report; one that has nothing to show is left out.
+def draw_plots(folder: Path, points: Points, plots: Mapping[str, Draw]) -> list[Path]:
+    """Write every plot of a report as PNG; one that has nothing to show is left out.
 
     Raises:
         MissingPackageError: matplotlib is not installed.
     """
-    points, draws = report["points"], _OF_A_SWEEP
-    if "peers" in report:
-        points, draws = report["peers"]["points"], _OF_CONTENDERS
     require("matplotlib", extra="loadtest").use("Agg")
     figure_class = require("matplotlib.figure", extra="loadtest").Figure
     written = []
-    for name, draw in draws.items():
+    for name, draw in plots.items():
         figure = figure_class(figsize=_SIZE, layout="constrained")
         axes = figure.subplots()
         if draw(axes, points):
@@ -42,7 +41,7 @@ def draw_plots(folder: Path, report: Mapping[str, Any]) -> list[Path]:
 
 
 def _load_name(points: Points) -> str:
-    return "requests under way" if points[0]["load"]["kind"] == LoadKind.CONCURRENCY else "requests a second asked for"
+    return "concurrency" if points[0]["load"]["kind"] == LoadKind.CONCURRENCY else "request rate"
 
 
 def _with_latency(points: Points) -> list[Mapping[str, Any]]:
@@ -59,7 +58,7 @@ def _throughput_and_p99(axes: Any, points: Points) -> bool:
     for point, left, top in zip(shown, x, y, strict=True):
         note = " saturated" if point["status"] == "saturated" else ""
         axes.annotate(f"{point['load']['value']:g}{note}", (left, top), textcoords="offset points", xytext=(5, 5))
-    axes.set(xlabel="answers a second", ylabel="p99, ms", title=f"throughput and p99, by {_load_name(shown)}")
+    axes.set(xlabel="throughput, requests/s", ylabel="p99, ms", title=f"throughput and p99, by {_load_name(shown)}")
     axes.set_ylim(0, 1.15 * max(y))
     axes.set_xlim(0, 1.25 * max(x))  # room for the notes
     return True
@@ -108,35 +107,15 @@ def _cost_by_history(axes: Any, points: Points) -> bool:
     if not shown:
         return False
     axes.set_xscale("log")
-    axes.set(xlabel="events of the user", ylabel="ms", title="cost of a call by the length of the history")
+    axes.set(xlabel="events of the user", ylabel="ms", title="latency by history length")
     axes.set_ylim(bottom=0)
     axes.legend(title=_load_name(shown))
     return True
 
 
-def _throughput_by_history(axes: Any, points: Points) -> bool:
-    shown = [point for point in points if point.get("throughput_per_s")]
-    for name in dict.fromkeys(point["contender"] for point in shown):
-        own = sorted((point["history"], point["throughput_per_s"]) for point in shown if point["contender"] == name)
-        x, y = zip(*own, strict=True)
-        axes.plot(x, y, "o-", label=name, linewidth=3 if name == HYTREC else 1.5)
-    if not shown:
-        return False
-    axes.set(xscale="log", yscale="log", xlabel="events of the user before the call", ylabel="answers a second")
-    lengths = sorted({point["history"] for point in shown})
-    axes.set_xticks(lengths, [f"{length:,}" for length in lengths])
-    axes.minorticks_off()
-    axes.set_title(f"throughput with {shown[0]['load']['value']:g} calls under way")
-    axes.grid(alpha=0.3)
-    axes.legend()
-    return True
-
-
-Draw = Callable[[Any, Points], bool]
-_OF_A_SWEEP: dict[str, Draw] = {
+SWEEP_PLOTS: dict[str, Draw] = {
     "throughput_and_p99": _throughput_and_p99,
     "latency_by_load": _latency_by_load,
     "time_by_step": _time_by_step,
     "cost_by_history": _cost_by_history,
 }
-_OF_CONTENDERS: dict[str, Draw] = {"throughput_by_history": _throughput_by_history}

@@ -1,4 +1,4 @@
-"""Brings the server to the state the traffic supposes: users with histories, and items that their retriever gave."""
+"""Prefills the server: users' histories, the candidates their retriever returns, and their deletion afterwards."""
 
 from __future__ import annotations
 
@@ -10,93 +10,95 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hytrec.signature import (
-    APPEND,
-    CANDIDATE_KEYS,
-    MODEL_FINGERPRINT,
-    RANK,
-    RECOMMEND,
-    RETURNED_KEYS,
-    SCORES,
-    TOP_K,
-    USER_ID,
-)
+from hytrec_clients import ClientError, HytrecClient
 from hytrec_export.errors import LoadTestError
 from hytrec_export.loadtest.event_log import EventLog, Keys
-from hytrec_export.loadtest.input_data import Requests
+from hytrec_export.loadtest.input_data import RequestFactory
 from hytrec_export.loadtest.server import LiveServer
-from hytrec_export.loadtest.traffic import Visitor
+from hytrec_export.loadtest.traffic import SimulatedUser
 from hytrec_export.progress import Progress
 
 WORKERS = 4
 CHUNK_EVENTS = 1_024
 
 
-def feed(
-    server: LiveServer, requests: Requests, visitors: Iterable[Visitor], *, chunk: int, progress: Progress
+def append_histories(
+    server: LiveServer, factory: RequestFactory, users: Iterable[SimulatedUser], *, chunk: int, progress: Progress
 ) -> None:
-    """Append every visitor's events before its traffic.
+    """Append every user's events before its traffic.
 
     Args:
-        chunk: events of a call at most.
+        chunk: maximum events per request.
 
     Raises:
-        LoadTestError: the server refuses a call.
+        LoadTestError: a request failed.
     """
 
-    def one(visitor: Visitor) -> None:
-        for events in requests.parts(visitor.start, visitor.begin, chunk=chunk):
-            server.call(APPEND, {USER_ID.name: [visitor.name], **events})
+    def one(client: HytrecClient, user: SimulatedUser) -> None:
+        for events in factory.chunks(user.start, user.begin, chunk=chunk):
+            client.append(user.name, events)
 
-    todo = [visitor for visitor in visitors if visitor.begin > visitor.start]
-    each(one, todo, step="feeding the users' histories", progress=progress)
+    todo = [user for user in users if user.begin > user.start]
+    _for_each(one, todo, server, step="appending the users' histories", progress=progress)
 
 
-def pools(
-    server: LiveServer, log: EventLog, visitors: Iterable[Visitor], *, count: int, top_k: int | None, progress: Progress
+def retrieve_candidates(
+    server: LiveServer,
+    log: EventLog,
+    users: Iterable[SimulatedUser],
+    *,
+    count: int,
+    top_k: int | None,
+    progress: Progress,
 ) -> dict[str, Keys]:
-    """Candidates of every visitor: what the retriever gives for it, filled up with the log's most frequent items.
+    """Candidates (count,) by the user's name: what the retriever returns, filled up with the log's frequent items.
 
     Args:
-        top_k: largest that the server allows; None where it does not say, then the frequent items are all there is.
+        top_k: maximum that the server allows; None where it publishes none, then only the frequent items are used.
+
+    Raises:
+        LoadTestError: a request failed.
     """
     popular = log.item_keys[log.popular_items(count)]
-    found: dict[str, NDArray[Any]] = {}
+    found: dict[str, Keys] = {}
 
-    def one(visitor: Visitor) -> None:
-        keys = popular
-        if top_k is not None:
-            asked = {USER_ID.name: [visitor.name], TOP_K.name: [min(count, top_k)]}
-            keys = server.call(RECOMMEND, asked)[RETURNED_KEYS.name]
-        found[visitor.name] = filled(keys, popular, count)
+    def one(client: HytrecClient, user: SimulatedUser) -> None:
+        keys = client.recommend(user.name, top_k=min(count, top_k)).item_keys if top_k is not None else ()
+        found[user.name] = filled(keys, popular, count)
 
-    each(one, list(visitors), step="asking for candidates", progress=progress)
+    _for_each(one, list(users), server, step="retrieving candidates", progress=progress)
     return found
 
 
-def filled(keys: NDArray[Any], more: Keys, count: int) -> Keys:
+def filled(keys: Iterable[int | str], more: Keys, count: int) -> Keys:
     """The first `count` different keys of both, in the type of `more`."""
-    own = keys.astype(more.dtype if more.dtype.kind != "S" else "S")
-    fill = more[~np.isin(more, own)]
-    both: Keys = np.concatenate((own, fill))
+    plain = [key.encode("utf-8", "surrogateescape") if isinstance(key, str) else key for key in keys]
+    own: NDArray[Any] = np.array(plain, "S" if more.dtype.kind == "S" else more.dtype)
+    both: Keys = np.concatenate((own, more[~np.isin(more, own)]))
     return both[:count]
 
 
-def forget(server: LiveServer, visitors: Iterable[Visitor], *, progress: Progress) -> None:
-    """Leave nothing of the test's users on the server, if that still answers."""
+def forget(server: LiveServer, users: Iterable[SimulatedUser], *, progress: Progress) -> None:
+    """Delete the test's users on the server, if it still answers; one that fails is let pass."""
+
+    def one(client: HytrecClient, user: SimulatedUser) -> None:
+        try:
+            client.forget(user.name)
+        except ClientError:
+            return
+
     if server.is_live():
-        each(
-            lambda visitor: server.forget(visitor.name), list(visitors), step="forgetting the users", progress=progress
-        )
+        _for_each(one, list(users), server, step="forgetting the users", progress=progress)
 
 
 def fingerprint(server: LiveServer, user: str) -> str:
-    """Of the model that answers.
+    """Fingerprint of the server's model.
 
     Raises:
-        LoadTestError: the server refuses the call.
+        LoadTestError: the request failed.
     """
-    return bytes(server.call(APPEND, {USER_ID.name: [user]})[MODEL_FINGERPRINT.name][0]).decode()
+    with server.requests() as client:
+        return client.append(user).model_fingerprint
 
 
 def check_known_items(server: LiveServer, log: EventLog, user: str, *, items: int) -> float:
@@ -111,10 +113,11 @@ def check_known_items(server: LiveServer, log: EventLog, user: str, *, items: in
     if len(keys) < 2:
         return 1.0
     try:
-        scores = server.call(RANK, {USER_ID.name: [user], CANDIDATE_KEYS.name: keys})[SCORES.name]
+        with server.requests() as client:
+            scores = client.rank(user, keys).scores
     except LoadTestError as error:
         raise LoadTestError(
-            f"{error}; give the server's --repository, which says what it allows, or fewer --candidates"
+            f"{error}; give the server's --repository, which has its limits, or fewer --candidates"
         ) from error
     _, counts = np.unique(scores, return_counts=True)
     unknown = int(counts.max()) if counts.max() > 1 else 0
@@ -127,14 +130,21 @@ def check_known_items(server: LiveServer, log: EventLog, user: str, *, items: in
     return 1 - unknown / len(keys)
 
 
-def each(do: Callable[[Visitor], None], todo: list[Visitor], *, step: str, progress: Progress) -> None:
-    """Do something for every visitor, a few at a time; the first error ends it."""
-    waiting: Iterator[Visitor] = iter(todo)
-    with ThreadPoolExecutor(WORKERS) as pool, progress(step, len(todo)) as advance:
-        running = {pool.submit(do, visitor) for visitor in islice(waiting, WORKERS)}
+def _for_each(
+    do: Callable[[HytrecClient, SimulatedUser], None],
+    todo: list[SimulatedUser],
+    server: LiveServer,
+    *,
+    step: str,
+    progress: Progress,
+) -> None:
+    """Do something for every user, a few at a time; the first error ends it."""
+    waiting: Iterator[SimulatedUser] = iter(todo)
+    with server.requests() as client, ThreadPoolExecutor(WORKERS) as pool, progress(step, len(todo)) as advance:
+        running = {pool.submit(do, client, user) for user in islice(waiting, WORKERS)}
         while running:
             done, running = wait(running, return_when=FIRST_COMPLETED)
             for future in done:
                 future.result()
                 advance(1)
-            running |= {pool.submit(do, visitor) for visitor in islice(waiting, len(done))}
+            running |= {pool.submit(do, client, user) for user in islice(waiting, len(done))}

@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from hytrec.signature import APPLIED, NEW_EVENT_COUNT, STATE_STATUS, TIMES, USER_ID, StateStatus
+from hytrec.contract import StateStatus
 from hytrec_export.errors import LoadTestError
 from hytrec_export.loadtest.event_log import Int64Array
 
 NS_PER_MS = 1e6
 NS_PER_S = 1e9
 PERCENTILES = (50, 90, 95, 99)
-_GOOD = frozenset({StateStatus.NEW.value, StateStatus.KEPT.value})
+_GOOD = frozenset({StateStatus.NEW, StateStatus.FOUND})
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -28,9 +28,9 @@ class Profile:
     Args:
         sent_ns, answered_ns: unix time.
         history: events the server had of the user before the request.
-        events: that the request brought.
+        events: that the request holds.
         replayed: requests whose events the server had already.
-        lost: requests that found a user's state foreign, damaged or expired.
+        lost: requests that found a user's state damaged, expired or of another model.
         begun_ns: when counting began; None is when the first request was sent.
     """
 
@@ -47,18 +47,18 @@ class Profile:
 
     @property
     def latency_ms(self) -> NDArray[np.float64]:
-        """(n,) from sending to the answer."""
+        """(n,) from sending to the response."""
         return (self.answered_ns - self.sent_ns) / NS_PER_MS
 
     @property
     def seconds(self) -> float:
-        """From the beginning to the last answer."""
+        """From the beginning to the last response."""
         begun_ns = self.sent_ns.min() if self.begun_ns is None else self.begun_ns
         return float(self.answered_ns.max() - begun_ns) / NS_PER_S
 
     @property
     def throughput(self) -> float:
-        """Requests a second."""
+        """Requests/s."""
         return len(self) / self.seconds
 
     def kept(self, which: NDArray[np.bool_]) -> Profile:
@@ -67,10 +67,10 @@ class Profile:
         return Profile(**arrays, replayed=self.replayed, lost=self.lost)
 
     def after(self, requests: int) -> Profile:
-        """Without the first so many requests, which warm up.
+        """Without the first so many requests, the warm-up.
 
-        Counting begins with as many answers: a server that is slow still works on the warm-up when the first of the
-        others is sent, and that work is none of theirs.
+        The clock starts at the last warm-up response: a slow server is still busy with the warm-up when the first
+        counted request is sent.
         """
         begun_ns = int(np.sort(self.answered_ns)[requests - 1]) if 0 < requests < len(self) else None
         return replace(self.kept(np.arange(len(self)) >= requests), begun_ns=begun_ns)
@@ -108,23 +108,51 @@ def latency_figures(latency_ms: NDArray[np.float64]) -> dict[str, float]:
     return values | {"mean": float(latency_ms.mean()), "max": float(latency_ms.max())}
 
 
+class _Outputs(msgspec.Struct):
+    """Outputs that every ensemble has, by their names in `hytrec.signature`."""
+
+    event_count: int
+    applied: bool
+    state_status: int | str
+
+
+class _Inputs(msgspec.Struct):
+    user_id: Any
+    times: Any = ()
+
+
+class _Request(msgspec.Struct):
+    timestamp: int
+    request_inputs: _Inputs
+    response_timestamps: list[int]
+    response_outputs: list[_Outputs]
+
+
+class _Experiment(msgspec.Struct):
+    requests: list[_Request]
+
+
+class _Export(msgspec.Struct):
+    experiments: Annotated[list[_Experiment], msgspec.Meta(min_length=1, max_length=1)]
+
+
 def read_profile(path: Path) -> Profile:
-    """Read an export.
+    """Read perf_analyzer's profile export.
 
     Raises:
         LoadTestError: there is none, it is of another form, or it holds no request.
     """
     try:
-        (experiment,) = json.loads(path.read_text(errors="replace"))["experiments"]
-        rows = [_row(request) for request in experiment["requests"]]
-    except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
+        (experiment,) = msgspec.json.decode(path.read_bytes(), type=_Export, strict=False).experiments
+        rows = sorted(_row(request) for request in experiment.requests)
+    except (OSError, msgspec.MsgspecError, IndexError) as error:
         raise LoadTestError(
-            f"perf_analyzer's profile export cannot be read ({type(error).__name__}: {error}); "
+            f"perf_analyzer's profile export cannot be read ({error}); "
             "install the version that make perf-analyzer brings"
         ) from error
     if not rows:
         raise LoadTestError("perf_analyzer's profile export holds no request; raise --requests")
-    table = np.array(sorted(rows), np.int64)
+    table = np.array(rows, np.int64)
     counted, events = table[:, 2], table[:, 3]
     applied = table[:, 4].astype(np.bool_)
     return Profile(
@@ -137,17 +165,14 @@ def read_profile(path: Path) -> Profile:
     )
 
 
-def _row(request: Mapping[str, Any]) -> tuple[int, int, int, int, bool, bool]:
-    """Sent, answered, events counted by the server, events sent, applied, state good."""
-    outputs, inputs = request["response_outputs"][-1], request["request_inputs"]
-    times = inputs.get(TIMES.name, [])
-    if USER_ID.name not in inputs:
-        raise KeyError(USER_ID.name)
+def _row(request: _Request) -> tuple[int, int, int, int, bool, bool]:
+    """Sent, answered, events counted by the server, events sent, applied, state as it should be."""
+    outputs, times = request.response_outputs[-1], request.request_inputs.times
     return (
-        int(request["timestamp"]),
-        int(request["response_timestamps"][-1]),
-        int(outputs[NEW_EVENT_COUNT.name]),
-        len(times) if isinstance(times, list) else 1,
-        bool(outputs[APPLIED.name]),
-        outputs[STATE_STATUS.name] in _GOOD,
+        request.timestamp,
+        request.response_timestamps[-1],
+        outputs.event_count,
+        len(times) if isinstance(times, (list, tuple)) else 1,
+        outputs.applied,
+        outputs.state_status in _GOOD,
     )

@@ -6,15 +6,19 @@ import csv
 import json
 import os
 import platform
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
+
+import msgspec
 
 from hytrec_export.errors import LoadTestError
+from hytrec_export.loadtest.comparison import Figures
 from hytrec_export.loadtest.figures import flat
-from hytrec_export.loadtest.page import page
-from hytrec_export.loadtest.plots import draw_plots
+from hytrec_export.loadtest.html_page import html_page
+from hytrec_export.loadtest.plots import SWEEP_PLOTS, Draw, draw_plots
 from hytrec_export.repository.manifest import git_revision, versions
 
 REPORT_FILE = "report.json"
@@ -22,13 +26,51 @@ FIGURES_FILE = "figures.csv"
 PAGE_FILE = "report.html"
 COMMANDS_FILE = "commands.txt"
 INPUTS_FOLDER = "inputs"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 MADE_BY = "hytrec-export loadtest"
 _CPU_FILE = Path("/proc/cpuinfo")
 
 
+@dataclass(kw_only=True, eq=False)
+class Result:
+    """What a load test found.
+
+    Args:
+        test: how it was made: scenario, server, log, model; `amount` says in words how much was sent.
+        points: figures of each load, with a `label`.
+        compared: figures for `--compare`.
+        tables: beside that of the points: `title`, `note`, `head` and `rows`.
+        plots: to draw of the points, by file name.
+        commands: of every run of perf_analyzer, as a shell takes them.
+        problems: what keeps the result from being clean, one line each.
+    """
+
+    test: dict[str, Any]
+    points: list[dict[str, Any]]
+    compared: Figures
+    tables: list[dict[str, Any]] = field(default_factory=list)
+    plots: Mapping[str, Draw] = field(default_factory=lambda: SWEEP_PLOTS)
+    commands: list[str] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+
+
+class StoredReport(TypedDict):
+    """What is read of an earlier report."""
+
+    format_version: int
+    made_by: str
+    test: dict[str, Any]
+    machine: dict[str, Any]
+    compared: Figures
+
+
+class _Header(msgspec.Struct):
+    format_version: int
+    made_by: str
+
+
 def describe_machine(*, cpu_file: Path = _CPU_FILE) -> dict[str, str | int | float]:
-    """What the client ran on, and with a local server what that ran on too."""
+    """The client's machine, which is a local server's too."""
     try:
         lines = [line for line in cpu_file.read_text().splitlines() if line.startswith("model name")]
     except OSError:
@@ -42,21 +84,9 @@ def describe_machine(*, cpu_file: Path = _CPU_FILE) -> dict[str, str | int | flo
     }
 
 
-def make_report(
-    test: Mapping[str, Any],
-    points: Sequence[Mapping[str, Any]],
-    problems: Sequence[str],
-    *,
-    command: str,
-    machine: Mapping[str, Any],
-    peers: Mapping[str, Any] | None = None,
-) -> dict[str, Any]:
-    """Everything in one value that JSON can hold.
-
-    Args:
-        peers: contenders by length of history, where they were asked for.
-    """
-    report = {
+def make_report(result: Result, *, command: str, machine: Mapping[str, Any]) -> dict[str, Any]:
+    """The report as one value that JSON can hold."""
+    return {
         "format_version": FORMAT_VERSION,
         "made_by": MADE_BY,
         "made_at": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -64,68 +94,58 @@ def make_report(
         "machine": dict(machine),
         "versions": versions(),
         "git_revision": git_revision(),
-        "test": dict(test),
-        "points": list(points),
-        "problems": list(problems),
+        "test": result.test,
+        "points": result.points,
+        "compared": result.compared,
+        "tables": result.tables,
+        "problems": result.problems,
     }
-    return report if peers is None else report | {"peers": dict(peers)}
 
 
-def write_report(folder: Path, report: Mapping[str, Any], *, commands: Sequence[str]) -> None:
+def write_report(
+    folder: Path, report: Mapping[str, Any], *, commands: Sequence[str], plots: Mapping[str, Draw] = SWEEP_PLOTS
+) -> None:
     """Write every file of a report into a folder.
 
     Raises:
-        MissingPackageError: matplotlib is not installed.
+        MissingPackageError: matplotlib or jinja2 is not installed.
     """
     (folder / REPORT_FILE).write_text(json.dumps(report, indent=2) + "\n")
-    note = "# which ran, in this order; --keep-inputs keeps the input files:"
+    note = "# runs, in this order; --keep-inputs keeps the input files:"
     (folder / COMMANDS_FILE).write_text("\n".join([str(report["command"]), note, *commands]) + "\n")
     with (folder / FIGURES_FILE).open("w", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(("scenario", "load_kind", "load", "figure", "value"))
-        writer.writerows((report["test"]["scenario"], *row) for row in _rows(report))
-    plots = draw_plots(folder, report)
-    (folder / PAGE_FILE).write_text(page(report, {plot.stem: plot.read_bytes() for plot in plots}), encoding="utf-8")
+        writer.writerow(("scenario", "load", "figure", "value"))
+        writer.writerows(
+            (report["test"]["scenario"], point["label"], name, value)
+            for point in report["points"]
+            for name, value in flat(point).items()
+            if name != "label"
+        )
+    pictures = {path.stem: path.read_bytes() for path in draw_plots(folder, report["points"], plots)}
+    (folder / PAGE_FILE).write_text(html_page(report, pictures), encoding="utf-8")
 
 
-def _rows(report: Mapping[str, Any]) -> Iterator[tuple[object, ...]]:
-    """Load kind, load, figure and value; a length of history is a kind of load."""
-    for point in report["points"]:
-        key = (point["load"]["kind"], point["load"]["value"])
-        yield from ((*key, name, value) for name, value in flat(point).items() if not name.startswith("load."))
-    peers = report.get("peers", {})
-    for point in peers.get("points", ()):
-        own = flat({name: value for name, value in point.items() if name not in ("contender", "history")})
-        yield from (("history", point["history"], f"{point['contender']}.{name}", value) for name, value in own.items())
-    for row in peers.get("ratios", ()):
-        for name in ("ratio", "low", "high"):
-            yield "history", row["history"], f"hytrec over {row['over']}.{name}", row[name]
-    for row in peers.get("scores", ()):
-        yield "history", row["history"], "largest_score_difference", row["largest_difference"]
-
-
-def read_report(folder: Path) -> dict[str, Any]:
-    """What `write_report` wrote.
+def read_report(folder: Path) -> StoredReport:
+    """What `write_report` wrote, as far as a comparison needs it.
 
     Raises:
         LoadTestError: the folder holds no report, or one of another format.
     """
     path = folder / REPORT_FILE
     try:
-        report: dict[str, Any] = json.loads(path.read_text())
-        version, maker = report["format_version"], report["made_by"]
+        content = path.read_bytes()
+        header = msgspec.json.decode(content, type=_Header)
+        if (header.made_by, header.format_version) == (MADE_BY, FORMAT_VERSION):
+            return msgspec.json.decode(content, type=StoredReport)
     except FileNotFoundError:
-        raise LoadTestError(f"{path} is missing; give a folder that hytrec-export loadtest wrote") from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise LoadTestError(
-            f"{path} is damaged ({type(error).__name__}: {error}); give a folder that hytrec-export loadtest wrote"
-        ) from error
-    if maker != MADE_BY or version != FORMAT_VERSION:
-        raise LoadTestError(
-            f"{path} is of format {maker!r}, version {version}; this hytrec-export reads {MADE_BY!r}, "
-            f"version {FORMAT_VERSION}: run the load test again"
-        )
-    return report
+        raise LoadTestError(f"{path} is missing; give the folder of a load test's report") from None
+    except (OSError, msgspec.MsgspecError) as error:
+        raise LoadTestError(f"{path} is damaged ({error}); give the folder of a load test's report") from error
+    raise LoadTestError(
+        f"{path} is of format {header.made_by!r}, version {header.format_version}; this hytrec-export reads "
+        f"{MADE_BY!r}, version {FORMAT_VERSION}: run the load test again"
+    )
 
 
 def check_output(output: Path) -> None:

@@ -1,4 +1,4 @@
-"""What the server's processes use while requests come: processor, memory, and the GPU where there is one."""
+"""Samples the server's processes during a run: CPU, memory, and the GPU where there is one."""
 
 from __future__ import annotations
 

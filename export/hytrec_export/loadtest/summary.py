@@ -6,31 +6,27 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from hytrec_export.loadtest.comparison import comparison_rows
-from hytrec_export.loadtest.page import load_rows, ratio_table
+from hytrec_export.loadtest.comparison import COMPARISON_HEAD, comparison_rows
 from hytrec_export.loadtest.report import PAGE_FILE
-
-_HEAD = ("load", "status", "answers/s", "±", "p50 ms", "p90", "p95", "p99", "requests", "errors")
+from hytrec_export.loadtest.rows import LOAD_HEAD, load_rows
 
 
 def summary(report: Mapping[str, Any], output: Path) -> str:
-    """Table of the loads, ratios to others, what is wrong, the comparison, and where the rest is."""
-    lines = table(_HEAD, load_rows(report))
-    if "peers" in report:
-        head, *rows = ratio_table(report)
-        lines += ["", "throughput over that of others (least to largest of a round)", *table(head, rows), ""]
-    noted = [point for point in report["points"] if point["status"] == "saturated"]
-    told = [f"{point['load']['value']:g}: {note}" for point in noted for note in point["notes"]]
-    lines += [*told, *(f"not clean: {problem}" for problem in report["problems"])]
+    """Table of the loads, further tables, problems, the comparison, and the path of the page."""
+    lines = aligned(LOAD_HEAD, load_rows(report))
+    for table in report["tables"]:
+        lines += ["", table["title"], *aligned(table["head"], table["rows"]), ""]
+    saturated = [point for point in report["points"] if point["status"] == "saturated"]
+    lines += [f"{point['label']}: {note}" for point in saturated for note in point["notes"]]
+    lines += [f"not clean: {problem}" for problem in report["problems"]]
     if comparison := report.get("comparison"):
-        head = ("load", "figure", "before", "now", "ratio", "band", "")
-        lines += ["", f"against {comparison['old']}", *table(head, comparison_rows(comparison))]
+        lines += ["", f"against {comparison['old']}", *aligned(COMPARISON_HEAD, comparison_rows(comparison))]
         lines += [*comparison["notes"], *(f"worse: {line}" for line in comparison["regressions"])]
     return "\n".join([*lines, f"report  {output / PAGE_FILE}"])
 
 
-def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """Columns as wide as their longest cell; the first to the left, the others to the right."""
+def aligned(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Lines with columns as wide as their longest cell; the first left-aligned, the others right-aligned."""
     everything = [head, *rows]
     widths = [max(len(row[column]) for row in everything) for column in range(len(head))]
     return [

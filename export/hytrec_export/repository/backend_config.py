@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from hytrec.contract import Model
-from hytrec.signature import CANDIDATE_ROWS, ENCODER, STATE, Tensor
+from hytrec.contract import Model, Tensor
+from hytrec.signature import CANDIDATE_ROWS, ENCODER, STATE
 from hytrec_export.exporters.tensorrt.profiles import profiles_of
 from hytrec_export.options import Device, StateKind
 from hytrec_export.plan import BuildPlan
@@ -22,8 +22,8 @@ from hytrec_export.settings import ServingSettings
 
 ENGINE_PLATFORM = "tensorrt_plan"
 GRAPH_BACKEND = "onnxruntime"
-GRAPH_PARAMETERS = {"intra_op_thread_count": "4", "inter_op_thread_count": "1", "execution_mode": "0"}
-"""Three models share a machine's cores, and a run is many short steps: more threads wait more than they work."""
+GRAPH_PARAMETERS = {"inter_op_thread_count": "1", "execution_mode": "0"}
+"""One operator after the other: the three models of an ensemble run side by side anyway."""
 CUDA_PARAMETERS = {"use_tf32": "0"}
 """TF32 has 10 bits of mantissa where the state needs 23; onnxruntime uses it unless told otherwise."""
 
@@ -48,7 +48,7 @@ def backend_config(model: Model, settings: ServingSettings, plan: BuildPlan, war
         config.optimization.cuda.CopyFrom(cuda_graphs(model, settings, keeps_state=keeps_state))
     else:
         config.backend, config.default_model_filename = GRAPH_BACKEND, GRAPH_FILE
-        for key, value in GRAPH_PARAMETERS.items():
+        for key, value in {"intra_op_thread_count": str(plan.intra_op_threads), **GRAPH_PARAMETERS}.items():
             config.parameters[key].string_value = value
         if plan.device is Device.CUDA:
             cuda = config.optimization.execution_accelerators.gpu_execution_accelerator.add(name="cuda")

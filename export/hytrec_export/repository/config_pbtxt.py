@@ -11,7 +11,7 @@ from hytrec_export.optional import require
 from hytrec_export.plan import BuildPlan
 from hytrec_export.repository.backend_config import backend_config
 from hytrec_export.repository.dynamic_batching import QUEUE_DELAY_US
-from hytrec_export.repository.layout import layout_of
+from hytrec_export.repository.planned_layout import layout_of
 from hytrec_export.repository.tensor_config import input_of, messages, output_of
 from hytrec_export.repository.warmup import WarmupRequest
 from hytrec_export.settings import ServingSettings

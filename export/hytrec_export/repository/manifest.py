@@ -78,8 +78,8 @@ class Manifest:
         """Largest difference from PyTorch in float32 that what is served may have."""
         return float(self.options["atol"] if self.quality is None else self.quality["score_bound"])
 
-    def told(self) -> list[str]:
-        """The main things, for people."""
+    def summary_lines(self) -> list[str]:
+        """Human-readable summary: target, precision, worst difference, engines."""
         options, atol = self.options, float(self.options["atol"])
         lines = [
             f"target {options['target']} ({options['reason']}), {options['precision']}, {options['lowering']} lowering",

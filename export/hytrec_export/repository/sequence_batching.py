@@ -5,24 +5,23 @@ from __future__ import annotations
 from typing import Any
 
 from hytrec.contract import Tensor
-from hytrec.signature import NEXT_STATE, STATE
+from hytrec.signature import CARRIED_STATE, STATE
 from hytrec_export.repository.dynamic_batching import QUEUE_DELAY_US, preferred_batch_sizes
 from hytrec_export.repository.tensor_config import data_type, messages
 from hytrec_export.settings import ServingSettings
 
 IDLE_US = 30 * 60 * 1_000_000
-"""A session without a call for half an hour ends and its state is gone. Triton's own default is one second, after
-which the next call fails."""
+"""A session without a request for half an hour ends and its state is gone. Triton's own default is one second,
+after which the next request fails."""
 SESSIONS_PER_BATCH = 16
-"""Sessions that are live at once on an instance, in full batches; calls of further ones wait until a session ends.
+"""Sessions that are live at once on an instance, in full batches; requests of further ones wait until a session ends.
 Each takes the size of a user's state, twice, for Triton keeps the input and the output state apart."""
 
 
 def sequence_batching(settings: ServingSettings) -> Any:
-    """ModelSequenceBatching message: oldest calls first, and every state tensor, starting from zeros.
+    """ModelSequenceBatching message: oldest requests first, and every state tensor, starting from zeros.
 
-    Triton 2.51 pairs the output states with the input states by the rank of their names, whatever the config says
-    (seen); the `next_` names sort as the names do.
+    The output of a state is a tensor of its own (`hytrec.signature.CARRIED_STATE` says why), never one under `output`.
     """
     parts = messages().ModelSequenceBatching
     max_batch = settings.limits.max_batch
@@ -33,7 +32,7 @@ def sequence_batching(settings: ServingSettings) -> Any:
             max_queue_delay_microseconds=QUEUE_DELAY_US,
         ),
         max_sequence_idle_microseconds=IDLE_US,
-        state=[_state(before, after, settings) for before, after in zip(STATE, NEXT_STATE, strict=True)],
+        state=[_state(before, after, settings) for before, after in zip(STATE, CARRIED_STATE, strict=True)],
     )
 
 

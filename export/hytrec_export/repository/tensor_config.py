@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from hytrec.signature import DType, Tensor
+from hytrec.contract import DType, Tensor
 from hytrec_export.optional import require
 from hytrec_export.settings import ServingSettings
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from hytrec.contract import Model
+from hytrec.contract import Content, DType, Model
 from hytrec.data.histories import History, Int64Array
 from hytrec.signature import (
     BEHAVIOR_ROWS,
@@ -21,14 +21,9 @@ from hytrec.signature import (
     ENCODER,
     EXCLUDED_ROWS,
     ITEM_ROWS,
-    LAST_TIME,
-    NOW,
     RETRIEVER,
     ROW_TIMES,
-    WINDOW_BEHAVIORS,
-    WINDOW_ITEMS,
-    WINDOW_TIMES,
-    DType,
+    USER_FEATURES,
 )
 from hytrec_export.repository.tensor_config import data_type, messages
 from hytrec_export.runtime.padding import bucket_length, pad
@@ -103,13 +98,13 @@ def _requests(
         yield "one_event", both, _events(history, 1, settings)
         yield "history", {1}, _events(history, len(history), settings)
     elif model.name == RETRIEVER.name:
-        yield "reading", both, _reading(history, settings) | {EXCLUDED_ROWS.name: history.item_rows[-1:]}
+        yield "reading", both, _features(history, settings) | {EXCLUDED_ROWS.name: history.item_rows[-1:]}
     else:
         for length in candidate_lengths(settings):
             yield (
                 f"candidates_{length}",
                 both,
-                _reading(history, settings) | {CANDIDATE_ROWS.name: np.resize(history.item_rows, length)},
+                _features(history, settings) | {CANDIDATE_ROWS.name: np.resize(history.item_rows, length)},
             )
 
 
@@ -130,21 +125,23 @@ def _events(history: History, count: int, settings: ServingSettings) -> dict[str
     }
 
 
-def _reading(history: History, settings: ServingSettings) -> dict[str, Int64Array]:
-    """What retriever and reranker read of a user, the moment after the last event."""
-    window = settings.sizes.window
-
-    def recent(values: Int64Array) -> Int64Array:
-        return pad(values[-window:][::-1], window)[::-1]
-
-    last = history.times.max(keepdims=True)
-    return {
-        WINDOW_ITEMS.name: recent(history.item_rows),
-        WINDOW_BEHAVIORS.name: recent(history.behavior_rows),
-        WINDOW_TIMES.name: recent(history.times),
-        LAST_TIME.name: last,
-        NOW.name: last,
+def _features(history: History, settings: ServingSettings) -> dict[str, Int64Array]:
+    """User features the moment after the last event; those of real numbers stay zeros."""
+    values = {
+        Content.ITEM_ROW: history.item_rows,
+        Content.BEHAVIOR_ROW: history.behavior_rows,
+        Content.TIME_S: history.times,
     }
+    return {
+        tensor.name: _last(values[tensor.content], *settings.sizes.shape(tensor))
+        for tensor in USER_FEATURES
+        if tensor.content in values
+    }
+
+
+def _last(values: Int64Array, count: int) -> Int64Array:
+    """Last `count` values, right-aligned, padded with 0."""
+    return pad(values[-count:][::-1], count)[::-1]
 
 
 def _completed(model: Model, settings: ServingSettings, inputs: dict[str, Int64Array]) -> Arrays:

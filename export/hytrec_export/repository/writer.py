@@ -13,7 +13,8 @@ from hytrec_export.errors import BuildError
 from hytrec_export.options import Target
 from hytrec_export.plan import BuildPlan
 from hytrec_export.repository.config_pbtxt import config_texts
-from hytrec_export.repository.layout import CONFIG, MODULES, VERSION, Layout, layout_of
+from hytrec_export.repository.layout import CONFIG, MODULES, VERSION
+from hytrec_export.repository.planned_layout import Layout, layout_of
 from hytrec_export.repository.target_note import TARGET_NOTE, target_note
 from hytrec_export.repository.warmup import warmup_requests
 from hytrec_export.settings import VOCABULARY_FILE, ServingSettings

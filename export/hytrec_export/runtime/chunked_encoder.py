@@ -10,7 +10,8 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from hytrec.signature import BEHAVIOR_ROWS, ENCODER, ITEM_ROWS, RERANKER, ROW_TIMES, STATE, Model, next_name
+from hytrec.contract import Model, next_name
+from hytrec.signature import BEHAVIOR_ROWS, ENCODER, ITEM_ROWS, RERANKER, ROW_TIMES, STATE
 from hytrec_export.runtime.parallel import ShardedRunner, SizeRouter
 from hytrec_export.runtime.runners import Arrays, OnnxRunner, Runner
 
@@ -63,15 +64,15 @@ class ChunkedEncoder:
         return outputs
 
 
-def open_runner(model: Model, graph: Path, *, alone: Callable[[], bool] = lambda: True) -> Runner:
+def open_runner(model: Model, graph: Path, *, peers_idle: Callable[[], bool] = lambda: True) -> Runner:
     """What answers calls to `model`, not yet open.
 
     Args:
-        alone: whether a ranking may take every core.
+        peers_idle: whether a ranking may take every core.
     """
     if model == ENCODER:
         short, long = OnnxRunner(graph, threads=1), OnnxRunner(graph)
         return ChunkedEncoder(SizeRouter(model, short=short, long=long, short_elements=SHORT_EVENTS))
     if model == RERANKER:
-        return ShardedRunner(model, OnnxRunner(graph, threads=1), fewest=PIECE_CANDIDATES, alone=alone)
+        return ShardedRunner(model, OnnxRunner(graph, threads=1), fewest=PIECE_CANDIDATES, peers_idle=peers_idle)
     return OnnxRunner(graph)

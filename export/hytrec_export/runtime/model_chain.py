@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from hytrec.contract import DType, Sizes, next_name
 from hytrec.data.histories import History, Int64Array
 from hytrec.signature import (
     BEHAVIOR_ROWS,
@@ -23,9 +24,7 @@ from hytrec.signature import (
     RETRIEVER,
     ROW_TIMES,
     STATE,
-    DType,
-    Sizes,
-    next_name,
+    USER_FEATURES,
 )
 from hytrec_export.runtime.runners import Arrays, Runner
 
@@ -40,19 +39,19 @@ class EncodedUsers:
 
     Args:
         state: the tensors of `hytrec.signature.STATE`.
-        reading: what the retriever and the reranker take of a user, `now_s` left out.
+        features: the tensors of `hytrec.signature.USER_FEATURES`, `now_s` left out.
     """
 
     state: Arrays
-    reading: Arrays
+    features: Arrays
 
     def row(self, index: int) -> EncodedUsers:
         """One of them, as a batch of one."""
-        state, reading = (
+        state, features = (
             {name: values[index : index + 1] for name, values in arrays.items()}
-            for arrays in (self.state, self.reading)
+            for arrays in (self.state, self.features)
         )
-        return EncodedUsers(state=state, reading=reading)
+        return EncodedUsers(state=state, features=features)
 
 
 class ModelChain:
@@ -70,9 +69,9 @@ class ModelChain:
         """Absorb events (B, T)."""
         outputs = self._runners[ENCODER.name].infer(state | events)
         after = {tensor.name: outputs[next_name(tensor.name)] for tensor in STATE}
-        shared = {tensor.name for tensor in RERANKER.inputs} & set(after)
-        reading = {name: after[name] for name in shared} | {LAST_MEMORY.name: outputs[LAST_MEMORY.name]}
-        return EncodedUsers(state=after, reading=reading)
+        known = after | {LAST_MEMORY.name: outputs[LAST_MEMORY.name]}
+        features = {tensor.name: known[tensor.name] for tensor in USER_FEATURES if tensor is not NOW}
+        return EncodedUsers(state=after, features=features)
 
     def replay(self, parts: Sequence[Sequence[History]], *, padding: int = 0) -> EncodedUsers:
         """Absorb histories in parts, starting from nothing; a user whose parts are used up waits.
@@ -93,12 +92,12 @@ class ModelChain:
 
     def retrieve(self, users: EncodedUsers, now_s: Int64Array, excluded_rows: Int64Array) -> Int64Array:
         """Best item rows (B, R); now_s (B, 1), excluded_rows (B, X)."""
-        feed = users.reading | {NOW.name: now_s, EXCLUDED_ROWS.name: excluded_rows}
+        feed = users.features | {NOW.name: now_s, EXCLUDED_ROWS.name: excluded_rows}
         return self._runners[RETRIEVER.name].infer(feed)[RETRIEVED_ROWS.name]
 
     def rerank(self, users: EncodedUsers, now_s: Int64Array, candidate_rows: Int64Array) -> NDArray[np.float32]:
         """Scores (B, N); now_s (B, 1), candidate_rows (B, N)."""
-        feed = users.reading | {NOW.name: now_s, CANDIDATE_ROWS.name: candidate_rows}
+        feed = users.features | {NOW.name: now_s, CANDIDATE_ROWS.name: candidate_rows}
         return self._runners[RERANKER.name].infer(feed)[RAW_SCORES.name]
 
 

@@ -15,7 +15,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from hytrec.signature import Model
+from hytrec.contract import Model
 from hytrec_export.runtime.runners import Arrays, Runner, cores
 
 
@@ -62,15 +62,17 @@ class ShardedRunner:
     Args:
         runner: runs one piece on one core; it is called from several threads at once.
         fewest: elements of the dynamic axis, over all rows, that are worth a piece; half of them are, beyond one.
-        alone: whether nobody else needs the cores; else a run takes half of them.
+        peers_idle: whether nobody else needs the cores; else a run takes half of them.
     """
 
-    def __init__(self, model: Model, runner: Runner, *, fewest: int, alone: Callable[[], bool] = lambda: True) -> None:
+    def __init__(
+        self, model: Model, runner: Runner, *, fewest: int, peers_idle: Callable[[], bool] = lambda: True
+    ) -> None:
         self._inputs = tuple(tensor.name for tensor in model.inputs if tensor.dynamic)
         self._outputs = frozenset(tensor.name for tensor in model.outputs if tensor.dynamic)
         self._runner = runner
         self._fewest = fewest
-        self._alone = alone
+        self._peers_idle = peers_idle
         self._cores = cores()
         self._others: ThreadPoolExecutor | None = None
 
@@ -93,7 +95,7 @@ class ShardedRunner:
         """All inputs by name -> all outputs by name."""
         rows, length = feed[self._inputs[0]].shape
         count = min(self._cores, max(1, (2 * rows * length + self._fewest) // (2 * self._fewest)))
-        if count > 1 and not self._alone():
+        if count > 1 and not self._peers_idle():
             count = min(count, max(1, self._cores // 2))
         if count == 1 or self._others is None:
             return self._runner.infer(feed)

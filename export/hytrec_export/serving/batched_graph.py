@@ -1,4 +1,4 @@
-"""Runs one ONNX graph for a whole server batch: groups requests by length, stacks, runs, splits."""
+"""Runs one ONNX graph on Triton batches: groups requests by length, pads, stacks, runs, splits."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from hytrec.signature import Model
+from hytrec.contract import Model
 from hytrec_export.errors import GraphError, InputError
 from hytrec_export.runtime.batching import Group, plan_groups
 from hytrec_export.serving.load_step import StepResult
@@ -19,37 +19,42 @@ Infer: TypeAlias = Callable[[Mapping[str, NDArray[Any]]], Mapping[str, NDArray[A
 
 
 class BatchedGraph:
-    """Answers one server batch with as few runs of a graph as pay.
+    """Executes one Triton batch in the cheapest number of graph runs: groups by length, pads, stacks, splits.
 
     Args:
-        run_overhead: what one more run costs, in elements of the dynamic axis.
-        max_elements: most elements of the dynamic axis, over all rows, of one run; it bounds the memory of a run.
+        run_overhead: cost of one more run, in elements of the dynamic axis.
+        max_elements: maximum elements of the dynamic axis, over all rows, of one run; it bounds the memory of a run.
     """
 
     def __init__(self, *, model: Model, infer: Infer, run_overhead: int, max_elements: int) -> None:
         self._model = model
         self._infer = infer
-        self._run_cost = run_overhead
-        self._max_slots = max_elements
+        self._run_overhead = run_overhead
+        self._max_elements = max_elements
         self._padded = frozenset(tensor.name for tensor in model.inputs if tensor.dynamic)
         self._trimmed = frozenset(tensor.name for tensor in model.outputs if tensor.dynamic)
 
-    def answer(self, batch: Sequence[Inputs]) -> list[StepResult]:
-        """Inputs of the model -> its outputs, one answer per request, in order."""
-        answers: list[StepResult | None] = [None] * len(batch)
+    def run(self, batch: Sequence[Inputs]) -> list[StepResult]:
+        """Inputs of the model -> its outputs, one result per request, in order.
+
+        Inputs have batch axis 1 and are padded to the longest of their run; outputs are cut to the request's own
+        length. For the reranker (`hytrec.signature.RERANKER`): last_memory (1, H, K, V) float32, window_items (1, W)
+        int64, ..., candidate_rows (1, N) int64 -> raw_scores (1, N) float32.
+        """
+        results: list[StepResult | None] = [None] * len(batch)
         usable = []
         for position, inputs in enumerate(batch):
             try:
                 usable.append((position, self._length(inputs)))
             except InputError as error:
-                answers[position] = error
-        plan = plan_groups([length for _, length in usable], run_overhead=self._run_cost, max_elements=self._max_slots)
-        for group in plan:
+                results[position] = error
+        lengths_of_usable = [length for _, length in usable]
+        for group in plan_groups(lengths_of_usable, run_overhead=self._run_overhead, max_elements=self._max_elements):
             positions, lengths = zip(*(usable[member] for member in group.members), strict=True)
-            answered = self._run([batch[position] for position in positions], lengths, group)
-            for position, answer in zip(positions, answered, strict=True):
-                answers[position] = answer
-        return [answer for answer in answers if answer is not None]
+            group_results = self._run_group([batch[position] for position in positions], lengths, group)
+            for position, result in zip(positions, group_results, strict=True):
+                results[position] = result
+        return [result for result in results if result is not None]
 
     def _length(self, inputs: Inputs) -> int:
         """The request's size on the dynamic axis."""
@@ -64,14 +69,14 @@ class BatchedGraph:
             raise InputError(f"lengths of {self._model.name} are {given}; they must be equal and at least 1")
         return next(iter(lengths.values()))
 
-    def _run(self, requests: Sequence[Inputs], lengths: Sequence[int], group: Group) -> list[StepResult]:
-        """Run one group; when that fails, each of its requests alone, so that only the guilty fail."""
+    def _run_group(self, requests: Sequence[Inputs], lengths: Sequence[int], group: Group) -> list[StepResult]:
+        """Run one group; if that fails, each of its requests by itself, so that only the faulty ones fail."""
         try:
             return self._run_together(requests, lengths, group.length)
         except Exception as error:  # noqa: BLE001  onnxruntime's errors have no common base but Exception
             if len(requests) > 1:
-                alone = zip(requests, lengths, strict=True)
-                return [answer for request, length in alone for answer in self._run([request], [length], group)]
+                singles = zip(requests, lengths, strict=True)
+                return [result for request, length in singles for result in self._run_group([request], [length], group)]
             reason = " ".join(str(error).split())
             failure = GraphError(f"{self._model.name} could not run its graph: {reason}")
             failure.__cause__ = error

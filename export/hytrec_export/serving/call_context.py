@@ -1,4 +1,4 @@
-"""The call_context: what the load step tells the save step of a call, as opaque bytes that pass beside the graphs."""
+"""The call context: what the save step needs to know of a request, packed by the load step as opaque bytes."""
 
 from __future__ import annotations
 
@@ -8,27 +8,28 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from hytrec.signature import MAX_USER_ID_BYTES, REQUEST_ID_BYTES, StateStatus
+from hytrec.contract import StateStatus
+from hytrec.signature import MAX_USER_ID_BYTES, REQUEST_ID_BYTES
 from hytrec_export.errors import InputError
 
-_STATUSES = tuple(StateStatus)
+_STATUSES = frozenset(StateStatus)
 _MARK = b"HYT1"
 _FIXED = struct.Struct(f"<4s{REQUEST_ID_BYTES}s{REQUEST_ID_BYTES}sqIBIi")
 
 NO_CANDIDATES = -1
-"""`candidate_count` of a call that does not rank."""
+"""`candidate_count` of a request that does not rank."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class CallContext:
-    """One call on its way through the chain.
+    """One request on its way through the steps.
 
     Args:
         user_id: the caller's user id.
-        request_id: 16 bytes, one per logical call.
-        revision: of the stored record that the call started from (compare-and-set).
+        request_id: 16 bytes, one per logical request.
+        revision: 16 bytes, of the stored record that the request started from (compare-and-set).
         event_count: of that record.
-        events: events of this call that are applied; 0 writes nothing.
+        events: events of this request that are applied; 0 writes nothing.
         status: what the store held.
         top_k: how many items to return.
         candidate_count: candidates to rank, or `NO_CANDIDATES`.
@@ -44,14 +45,14 @@ class CallContext:
     candidate_count: int = NO_CANDIDATES
 
     def pack(self) -> NDArray[np.uint8]:
-        """Shape (Z,)."""
+        """The context as (Z,) uint8: a fixed part of 57 bytes, then the user id."""
         fixed = _FIXED.pack(
             _MARK,
             self.request_id,
             self.revision,
             self.event_count,
             self.events,
-            _STATUSES.index(self.status),
+            self.status,
             self.top_k,
             self.candidate_count,
         )
@@ -59,27 +60,27 @@ class CallContext:
 
     @classmethod
     def unpack(cls, packed: NDArray[np.uint8]) -> CallContext:
-        """Read what `pack` wrote, shape (Z,).
+        """Read what `pack` wrote, (Z,) uint8.
 
         Raises:
-            InputError: it is no call_context; only a call that goes around the load step can bring one.
+            InputError: it is no call context; only a request that bypasses the load step can bring one.
         """
         data = packed.tobytes()
         size = len(data) - _FIXED.size
         if not 1 <= size <= MAX_USER_ID_BYTES or not data.startswith(_MARK):
             raise InputError(
-                f"call_context of {len(data)} bytes is not one of hytrec_state_load; call an ensemble instead"
+                f"call_context of {len(data)} bytes is not one of hytrec_state_load; use an ensemble instead"
             )
         _, request_id, revision, event_count, events, status, top_k, candidate_count = _FIXED.unpack_from(data)
-        if status >= len(_STATUSES):
-            raise InputError(f"call_context has status {status} of {len(_STATUSES)}; call an ensemble instead")
+        if status not in _STATUSES:
+            raise InputError(f"call_context has the unknown state_status {status}; use an ensemble instead")
         return cls(
             user_id=data[_FIXED.size :],
             request_id=request_id,
             revision=revision,
             event_count=event_count,
             events=events,
-            status=_STATUSES[status],
+            status=StateStatus(status),
             top_k=top_k,
             candidate_count=candidate_count,
         )

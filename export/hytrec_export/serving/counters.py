@@ -1,4 +1,4 @@
-"""What the serving steps count, apart from how it is published."""
+"""Counters of the serving steps, apart from how they are published."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from typing import Protocol
 
 
 class ServerCounter(StrEnum):
-    """One kind of thing counted; the value is its metric's name, see `DESCRIPTIONS`."""
+    """Counters by the names of their metrics; see `DESCRIPTIONS`."""
 
     UNKNOWN_ITEM = "hytrec_unknown_items_total"
     UNKNOWN_BEHAVIOR = "hytrec_unknown_behaviors_total"
-    FOREIGN_STATE = "hytrec_foreign_states_total"
-    CORRUPT_STATE = "hytrec_corrupt_states_total"
+    MODEL_MISMATCH = "hytrec_model_mismatch_states_total"
+    DAMAGED_STATE = "hytrec_damaged_states_total"
     EXPIRED_STATE = "hytrec_expired_states_total"
     REPLAYED_REQUEST = "hytrec_replayed_requests_total"
     REJECTED_REQUEST = "hytrec_rejected_requests_total"
@@ -21,20 +21,33 @@ class ServerCounter(StrEnum):
 
 
 DESCRIPTIONS = {
-    ServerCounter.UNKNOWN_ITEM: "Item keys of events and candidates that the vocabulary does not hold",
-    ServerCounter.UNKNOWN_BEHAVIOR: "Behavior keys of events that the vocabulary does not hold",
-    ServerCounter.FOREIGN_STATE: "Calls that found a record of another model and treated it as absent",
-    ServerCounter.CORRUPT_STATE: "Calls that found a damaged record and treated it as absent",
-    ServerCounter.EXPIRED_STATE: "Calls that found a record older than the time-to-live and treated it as absent",
-    ServerCounter.REPLAYED_REQUEST: "Calls whose request_id was known, so that their events were not applied again",
-    ServerCounter.REJECTED_REQUEST: "Calls refused because of their input",
-    ServerCounter.CONFLICT: "Calls that lost the race for a user's record and were told to retry",
-    ServerCounter.STORE_FULL: "Calls that found the state store full",
+    ServerCounter.UNKNOWN_ITEM: "Item keys of events and candidates that are not in the vocabulary",
+    ServerCounter.UNKNOWN_BEHAVIOR: "Behavior keys of events that are not in the vocabulary",
+    ServerCounter.MODEL_MISMATCH: "Requests that found a record of another model and treated it as absent",
+    ServerCounter.DAMAGED_STATE: "Requests that found a damaged record and treated it as absent",
+    ServerCounter.EXPIRED_STATE: "Requests that found a record older than the time-to-live and treated it as absent",
+    ServerCounter.REPLAYED_REQUEST: "Requests whose request_id was known, so that their events were not applied again",
+    ServerCounter.REJECTED_REQUEST: "Requests rejected because of their input",
+    ServerCounter.CONFLICT: "Requests that lost the race for a user's record; the client retries them",
+    ServerCounter.STORE_FULL: "Requests that found the state store full",
 }
+SESSION_LOAD_COUNTERS = (
+    ServerCounter.UNKNOWN_ITEM,
+    ServerCounter.UNKNOWN_BEHAVIOR,
+    ServerCounter.REJECTED_REQUEST,
+)
+LOAD_COUNTERS = (
+    *SESSION_LOAD_COUNTERS,
+    ServerCounter.MODEL_MISMATCH,
+    ServerCounter.DAMAGED_STATE,
+    ServerCounter.EXPIRED_STATE,
+    ServerCounter.REPLAYED_REQUEST,
+)
+SAVE_COUNTERS = (ServerCounter.CONFLICT, ServerCounter.STORE_FULL)
 
 
 class Counters(Protocol):
     """Where counts go."""
 
-    def add(self, event: ServerCounter, count: int) -> None:
-        """Count `event` `count` times more."""
+    def add(self, counter: ServerCounter, count: int) -> None:
+        """Raise `counter` by `count`."""

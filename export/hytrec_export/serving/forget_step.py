@@ -1,4 +1,4 @@
-"""The forget step: deletes everything kept of a user."""
+"""The forget step: deletes everything stored of a user."""
 
 from __future__ import annotations
 
@@ -8,25 +8,28 @@ import numpy as np
 
 from hytrec.signature import FORGOTTEN, MODEL_FINGERPRINT
 from hytrec_export.serving.load_step import StepResult
-from hytrec_export.serving.validation import Inputs, admit_user_id
+from hytrec_export.serving.validation import Inputs, validate_user_id
 from hytrec_export.settings import ServingSettings
 from hytrec_export.state.store import StateStore
 
 
 class ForgetStep:
-    """Answers one server batch; a user is forgotten when the answer says so."""
+    """Deletes users; a deletion is committed before its result is returned."""
 
     def __init__(self, *, settings: ServingSettings, store: StateStore) -> None:
         self._store = store
-        self._fingerprint = np.array([[settings.fingerprint.encode()]], object)
+        self._fingerprint = np.frombuffer(bytes.fromhex(settings.fingerprint), np.uint8)[None]
 
-    def answer(self, batch: Sequence[Inputs]) -> list[StepResult]:
-        """Inputs of `hytrec_forget` -> its outputs, one answer per request, in order."""
+    def run(self, batch: Sequence[Inputs]) -> list[StepResult]:
+        """Inputs of `hytrec.signature.FORGET` -> its outputs, one result per request, in order.
+
+        user_id (1, 1) bytes -> forgotten (1, 1) bool, model_fingerprint (1, 16) uint8.
+        """
         return [self._forget(inputs) for inputs in batch]
 
     def _forget(self, inputs: Inputs) -> StepResult:
         try:
-            forgotten = self._store.forget(admit_user_id(inputs))
+            forgotten = self._store.forget(validate_user_id(inputs))
         except Exception as error:  # noqa: BLE001  one failure must not fail the batch-mates
             return error
         return {FORGOTTEN.name: np.array([[forgotten]]), MODEL_FINGERPRINT.name: self._fingerprint}

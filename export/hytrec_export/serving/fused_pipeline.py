@@ -1,4 +1,4 @@
-"""Every step of the endpoints' chains in one process: a server batch goes through them all, wired as the ensembles."""
+"""All steps of all endpoints in one process, wired as the ensembles are."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from hytrec.signature import (
     APPEND,
     CANDIDATE_KEYS,
     ENCODER,
-    FUSED,
     RANK,
     RECOMMEND,
     RERANKER,
@@ -28,8 +27,8 @@ from hytrec_export.errors import InputError
 from hytrec_export.serving.load_step import StepResult
 from hytrec_export.serving.validation import Inputs
 
-AnswerStep: TypeAlias = Callable[[Sequence[Inputs]], list[StepResult]]
-"""Inputs of a step's model -> its outputs, one answer per request, in order."""
+RunStep: TypeAlias = Callable[[Sequence[Inputs]], list[StepResult]]
+"""Inputs of a step's model -> its outputs, one result per request, in order."""
 
 _MODELS = (STATE_LOAD, ENCODER, RETRIEVER, RERANKER, STATE_SAVE)
 _STEPS = {endpoint.name: {step.model.name: step for step in endpoint.steps} for endpoint in (APPEND, RANK, RECOMMEND)}
@@ -37,76 +36,78 @@ _STEPS = {endpoint.name: {step.model.name: step for step in endpoint.steps} for 
 
 @dataclass(frozen=True, kw_only=True)
 class PipelineRequest:
-    """One call.
+    """One request.
 
     Args:
-        endpoint: which chain it goes through.
-        inputs: its public inputs.
+        endpoint: whose steps it takes.
+        inputs: its public inputs, (1, n) each.
     """
 
     endpoint: Ensemble
     inputs: Inputs
 
 
-def endpoint_of(wanted: frozenset[str]) -> Ensemble:
-    """The endpoint that makes the outputs asked for: no other has scores, or items with theirs."""
-    if wanted & {RETURNED_KEYS.name, RETURNED_SCORES.name}:
+def endpoint_of(requested_outputs: frozenset[str]) -> Ensemble:
+    """The endpoint that has the requested outputs: only one has scores, only one items with scores."""
+    if requested_outputs & {RETURNED_KEYS.name, RETURNED_SCORES.name}:
         return RECOMMEND
-    return RANK if SCORES.name in wanted else APPEND
+    return RANK if SCORES.name in requested_outputs else APPEND
 
 
 class FusedPipeline:
-    """Answers one server batch, whichever endpoints its calls are of.
-
-    Every step takes all calls that have it in their chain and have not failed.
+    """Runs server batches of any mix of endpoints; each step runs once, for all requests that take it.
 
     Args:
         steps: by model name.
     """
 
-    def __init__(self, steps: Mapping[str, AnswerStep]) -> None:
+    def __init__(self, steps: Mapping[str, RunStep]) -> None:
         self._steps = [(model.name, steps[model.name]) for model in _MODELS]
 
-    def answer(self, batch: Sequence[PipelineRequest]) -> list[StepResult]:
-        """Public outputs of every call, in order."""
-        under_way = [_InFlight(call) for call in batch]
-        for name, answer in self._steps:
-            taking = [call for call in under_way if call.takes(name)]
+    def run(self, batch: Sequence[PipelineRequest]) -> list[StepResult]:
+        """Public outputs of every request, in order; a failed request skips the remaining steps.
+
+        For `hytrec_rank`: user_id (1, 1) bytes, item_keys (1, T) int64 or bytes, times (1, T) int64,
+        candidate_keys (1, N) -> scores (1, N) float32, event_count (1, 1) int64, applied (1, 1) bool,
+        model_fingerprint (1, 16) uint8, state_status (1, 1) int64. See `hytrec.signature.FUSED`.
+        """
+        in_flight = [_InFlight(request) for request in batch]
+        for name, run_step in self._steps:
+            taking = [request for request in in_flight if request.takes(name)]
             if taking:
-                answers = answer([call.inputs_of(name) for call in taking])
-                for call, result in zip(taking, answers, strict=True):
-                    call.absorb(name, result)
-        return [call.answer for call in under_way]
+                results = run_step([request.inputs_of(name) for request in taking])
+                for request, result in zip(taking, results, strict=True):
+                    request.absorb(name, result)
+        return [request.result for request in in_flight]
 
 
 class _InFlight:
-    """A call between two steps: the tensors made so far, by their names in the ensemble."""
+    """A request between two steps: the tensors made so far, by their names in the ensemble."""
 
-    def __init__(self, call: PipelineRequest) -> None:
-        self._steps: Mapping[str, Step] = _STEPS[call.endpoint.name]
-        self._tensors: dict[str, NDArray[Any]] = dict(call.inputs)
-        self.answer: StepResult = _complaint(call) or {}
+    def __init__(self, request: PipelineRequest) -> None:
+        self._steps: Mapping[str, Step] = _STEPS[request.endpoint.name]
+        self._tensors: dict[str, NDArray[Any]] = dict(request.inputs)
+        self.result: StepResult = _wrong_endpoint(request) or {}
 
     def takes(self, name: str) -> bool:
-        return name in self._steps and not isinstance(self.answer, Exception)
+        return name in self._steps and not isinstance(self.result, Exception)
 
     def inputs_of(self, name: str) -> Inputs:
         wiring, tensors = self._steps[name].inputs, self._tensors
         return {inner: tensors[outer] for inner, outer in wiring.items() if outer in tensors}
 
-    def absorb(self, name: str, answer: StepResult) -> None:
-        self.answer = answer
-        if not isinstance(answer, Exception):
+    def absorb(self, name: str, result: StepResult) -> None:
+        self.result = result
+        if not isinstance(result, Exception):
             wiring = self._steps[name].outputs
-            self._tensors.update({outer: answer[inner] for inner, outer in wiring.items() if inner in answer})
+            self._tensors.update({outer: result[inner] for inner, outer in wiring.items() if inner in result})
 
 
-def _complaint(call: PipelineRequest) -> InputError | None:
-    """Why a call that did not come through its endpoint cannot be answered."""
-    given = CANDIDATE_KEYS.name in call.inputs
-    if given == (call.endpoint is RANK):
+def _wrong_endpoint(request: PipelineRequest) -> InputError | None:
+    """The error of a request that did not come through its endpoint."""
+    given, endpoint = CANDIDATE_KEYS.name in request.inputs, request.endpoint
+    if given == (endpoint is RANK):
         return None
-    return InputError(
-        f"{CANDIDATE_KEYS.name} are {'given' if given else 'missing'} and the outputs asked for are those of "
-        f"{call.endpoint.name}; call {APPEND.name}, {RANK.name} or {RECOMMEND.name}, not {FUSED.name}"
-    )
+    if given:
+        return InputError(f"candidate_keys is given, but {endpoint.name} takes none; send it to {RANK.name}")
+    return InputError(f"candidate_keys is missing; {RANK.name} needs it, {APPEND.name} and {RECOMMEND.name} do not")

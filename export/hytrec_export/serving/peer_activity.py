@@ -1,4 +1,4 @@
-"""Whether other processes that serve the same files are at work, told by a lock on a file they all have."""
+"""Detects whether other processes that serve the same files are busy, by a lock on a file that all of them open."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from typing import TypeVar
 from hytrec_export.errors import RepositoryError
 
 PATIENCE = 8
-"""So many pieces of work in a row must have found nobody: a gap between two of a neighbour's is no rest."""
+"""Consecutive checks that must find no busy peer: a gap between two requests of a peer is not idleness."""
 _Given = TypeVar("_Given")
 _Made = TypeVar("_Made")
 
 
 class PeerActivity:
-    """Lets a process know that it alone is at work, and so may take every core for what can be done in pieces.
+    """Detects whether the other server processes are idle, so that this one may use every core for sharded work.
 
-    A guess, not a promise: on a file system without locks nobody is ever alone. Nothing is written, nobody waits for
-    longer than another one asks, and the kernel frees the lock of a process that dies.
+    Best effort: on a file system without locks peers never count as idle. Nothing is written, nobody waits longer
+    than another process checks, and the kernel frees the lock of a process that dies.
 
     Args:
-        file: any file that all of them can read.
+        file: any file that all processes can read.
 
     Raises:
         RepositoryError: the file cannot be opened.
@@ -37,43 +37,43 @@ class PeerActivity:
         except OSError as error:
             raise RepositoryError(f"{file} cannot be opened ({error.strerror}); build the repository again") from error
         self._counting = Lock()
-        self._at_work = 0
-        self._times_alone = 0
+        self._busy_threads = 0
+        self._idle_checks = 0
 
     @contextmanager
-    def at_work(self) -> Iterator[None]:
-        """A piece of work; several threads may be at one each."""
+    def busy(self) -> Iterator[None]:
+        """Mark this process as busy; several threads may be, each in a block of its own."""
         with self._counting:
-            self._at_work += 1
-            if self._at_work == 1:
+            self._busy_threads += 1
+            if self._busy_threads == 1:
                 self._lock(fcntl.LOCK_SH)
         try:
             yield
         finally:
             with self._counting:
-                self._at_work -= 1
-                if self._at_work == 0:
+                self._busy_threads -= 1
+                if self._busy_threads == 0:
                     self._lock(fcntl.LOCK_UN)
 
-    def working(self, work: Callable[[_Given], _Made]) -> Callable[[_Given], _Made]:
-        """`work` as a piece of work."""
+    def marking_busy(self, work: Callable[[_Given], _Made]) -> Callable[[_Given], _Made]:
+        """Wrap `work` so that the process is busy while it runs."""
 
-        def at_work(given: _Given) -> _Made:
-            with self.at_work():
+        def marked(given: _Given) -> _Made:
+            with self.busy():
                 return work(given)
 
-        return at_work
+        return marked
 
-    def alone(self) -> bool:
-        """Whether for some time nobody has been at work but the thread that asks."""
+    def peers_idle(self) -> bool:
+        """Whether for some time nobody but the calling thread, which must be busy, has been busy."""
         with self._counting:
-            found = self._at_work == 1 and self._lock(fcntl.LOCK_EX | fcntl.LOCK_NB)
-            self._lock(fcntl.LOCK_SH)  # also where asking for more failed, which may have cost what was held
-            self._times_alone = self._times_alone + 1 if found else 0
-            return self._times_alone > PATIENCE
+            found = self._busy_threads == 1 and self._lock(fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._lock(fcntl.LOCK_SH)  # also where the upgrade failed, which may have cost the shared lock
+            self._idle_checks = self._idle_checks + 1 if found else 0
+            return self._idle_checks > PATIENCE
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         os.close(self._file)
 
     def _lock(self, kind: int) -> bool:

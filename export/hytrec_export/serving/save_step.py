@@ -1,4 +1,4 @@
-"""The save step: writes the new states of a batch of calls and makes every public output."""
+"""The save step: commits the new states of a batch of requests and makes every public output."""
 
 from __future__ import annotations
 
@@ -8,14 +8,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hytrec.contract import next_name
 from hytrec.data.vocabulary import Vocabulary
 from hytrec.signature import (
     APPLIED,
     CALL_CONTEXT,
     CANDIDATE_ROWS,
     EVENT_COUNT,
-    LONG_VECTOR,
-    MEMORY,
     MODEL_FINGERPRINT,
     NEW_EVENT_COUNT,
     RAW_SCORES,
@@ -24,7 +23,6 @@ from hytrec.signature import (
     SCORES,
     STATE,
     STATE_STATUS,
-    next_name,
 )
 from hytrec_export.errors import GraphError, StateConflictError, StoreFullError
 from hytrec_export.serving.call_context import NO_CANDIDATES, CallContext
@@ -36,7 +34,7 @@ from hytrec_export.state.store import Outcome, StateStore, Write, WriteResult
 
 
 class SaveStep:
-    """Answers one server batch with one transaction of the store; nobody is told of a write before its commit."""
+    """Commits one server batch in one transaction of the store; a result is returned only after its commit."""
 
     def __init__(
         self, *, settings: ServingSettings, vocabulary: Vocabulary, store: StateStore, counters: Counters
@@ -44,11 +42,17 @@ class SaveStep:
         self._vocabulary = vocabulary
         self._store = store
         self._counters = counters
-        self._fingerprint = np.array([[settings.fingerprint.encode()]], object)
+        self._fingerprint = np.frombuffer(bytes.fromhex(settings.fingerprint), np.uint8)[None]
 
-    def answer(self, batch: Sequence[Inputs]) -> list[StepResult]:
-        """Inputs of `hytrec_state_save` -> its outputs, one answer per request, in order."""
-        answers: list[StepResult] = []
+    def run(self, batch: Sequence[Inputs]) -> list[StepResult]:
+        """Inputs of `hytrec.signature.STATE_SAVE` -> its outputs, one result per request, in order.
+
+        next_memory (1, L, H, K, V) float32, next_window_items (1, W) int64, ..., call_context (1, Z) uint8, and of a
+        ranking candidate_rows (1, N) int64, raw_scores (1, N) float32, padding included -> event_count (1, 1) int64,
+        applied (1, 1) bool, model_fingerprint (1, 16) uint8, state_status (1, 1) int64, and scores (1, n) float32 of
+        the n candidates, or recommended_keys (1, S) int64 or bytes with recommended_scores (1, S) float32, S <= top_k.
+        """
+        results: list[StepResult] = []
         writes: dict[int, Write] = {}
         for position, inputs in enumerate(batch):
             try:
@@ -56,21 +60,21 @@ class SaveStep:
                 outputs = self._outputs(inputs, call_context)
                 if call_context.events:
                     writes[position] = _write(inputs, call_context)
-                answers.append(outputs)
+                results.append(outputs)
             except Exception as error:  # noqa: BLE001  one bad request must not fail its batch-mates
-                answers.append(error)
+                results.append(error)
         for position, outcome in self._commit(writes).items():
-            answers[position] = outcome if isinstance(outcome, Exception) else answers[position]
-        return answers
+            results[position] = outcome if isinstance(outcome, Exception) else results[position]
+        return results
 
     def _outputs(self, inputs: Inputs, call_context: CallContext) -> dict[str, NDArray[Any]]:
-        """Every public output of a call, on condition that its write succeeds."""
+        """Every public output of a request, valid only if its write succeeds."""
         count = call_context.event_count + call_context.events
         outputs: dict[str, NDArray[Any]] = {
             NEW_EVENT_COUNT.name: np.array([[count]], np.int64),
             APPLIED.name: np.array([[call_context.events > 0]]),
             MODEL_FINGERPRINT.name: self._fingerprint,
-            STATE_STATUS.name: np.array([[call_context.status.value.encode()]], object),
+            STATE_STATUS.name: np.array([[call_context.status]], np.int64),
         }
         raw_scores = inputs.get(RAW_SCORES.name)
         if raw_scores is None:
@@ -90,15 +94,15 @@ class SaveStep:
             return {}
         try:
             results = self._store.write_many(list(writes.values()))
-        except Exception as error:  # noqa: BLE001  calls without events are answered all the same
+        except Exception as error:  # noqa: BLE001  requests without events succeed all the same
             return dict.fromkeys(writes, error)
         conflicts = sum(result.outcome is Outcome.CONFLICT for result in results)
         full = sum(result.outcome is Outcome.FULL for result in results)
-        for event, count in ((ServerCounter.CONFLICT, conflicts), (ServerCounter.STORE_FULL, full)):
+        for counter, count in ((ServerCounter.CONFLICT, conflicts), (ServerCounter.STORE_FULL, full)):
             if count:
-                self._counters.add(event, count)
+                self._counters.add(counter, count)
         return {
-            position: _refusal(write, result) or result
+            position: _write_error(write, result) or result
             for (position, write), result in zip(writes.items(), results, strict=True)
         }
 
@@ -119,8 +123,8 @@ def best_items(
 
 def _write(inputs: Inputs, call_context: CallContext) -> Write:
     state = {tensor.name: inputs[next_name(tensor.name)][0] for tensor in STATE}
-    _check_finite(state[MEMORY.name], "the encoder's memory")
-    _check_finite(state[LONG_VECTOR.name], "the encoder's long vector")
+    for name, values in state.items():
+        _check_finite(values, f"the encoder's {name}")
     found, expected = int(state[EVENT_COUNT.name][0]), call_context.event_count + call_context.events
     if found != expected:
         raise GraphError(f"the encoder counted {found} events instead of {expected}; build the repository again")
@@ -133,15 +137,15 @@ def _write(inputs: Inputs, call_context: CallContext) -> Write:
     )
 
 
-def _refusal(write: Write, result: WriteResult) -> Exception | None:
+def _write_error(write: Write, result: WriteResult) -> Exception | None:
     if result.outcome is Outcome.CONFLICT:
         return StateConflictError(
-            f"the user's state changed while this call ran (expected event_count {write.expected_event_count}, "
-            f"found {result.event_count}); retry the call"
+            f"the user's state changed while this request ran (expected event_count {write.expected_event_count}, "
+            f"found {result.event_count}); retry it with the same request_id"
         )
     if result.outcome is Outcome.FULL:
         return StoreFullError(
-            "the state store is full, so nothing of this call was stored; raise its size limit, "
+            "the state store is full, so nothing of this request was stored; raise its size limit, "
             "or delete users with: hytrec-export state delete"
         )
     return None

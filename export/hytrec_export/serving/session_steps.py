@@ -1,4 +1,4 @@
-"""First and last step of a session's calls: what load and save do, without a store and without users.
+"""First and last step of a session's requests: what load and save do, without a store and without users.
 
 A session is a Triton sequence. Its state lives in the server's memory and ends with the sequence.
 """
@@ -10,8 +10,9 @@ from dataclasses import replace
 
 import numpy as np
 
+from hytrec.contract import Model
 from hytrec.data.vocabulary import Vocabulary
-from hytrec.signature import CALL_CONTEXT, NEXT_EVENT_COUNT, SESSION_LOAD, SESSION_SAVE, USER_ID, Model
+from hytrec.signature import CALL_CONTEXT, NEXT_EVENT_COUNT, SESSION_LOAD, SESSION_SAVE, USER_ID
 from hytrec_export.serving.call_context import CallContext
 from hytrec_export.serving.counters import Counters
 from hytrec_export.serving.load_step import LoadStep, StepResult
@@ -21,50 +22,60 @@ from hytrec_export.settings import ServingSettings
 from hytrec_export.state.memory_store import MemoryStore
 from hytrec_export.state.rules import RecordRules
 
-_NOBODY = np.array([[b"session"]], object)
+_NO_USER = np.array([[b"session"]], object)
 
 
-class SessionLoader:
-    """Answers one server batch; whatever can be refused is refused here, before the encoder moves the state on."""
-
-    def __init__(self, *, settings: ServingSettings, vocabulary: Vocabulary, counters: Counters) -> None:
-        self._loader = LoadStep(settings=settings, vocabulary=vocabulary, store=_no_store(settings), counters=counters)
-
-    def answer(self, batch: Sequence[Inputs]) -> list[StepResult]:
-        """Inputs of `hytrec_session_load` -> its outputs, one answer per request, in order."""
-        answers = self._loader.answer([{**inputs, USER_ID.name: _NOBODY} for inputs in batch])
-        return [_only(SESSION_LOAD, answer) for answer in answers]
-
-
-class SessionSaver:
-    """Answers one server batch; stores nothing."""
+class SessionLoadStep:
+    """Validates and maps; whatever can be rejected is rejected here, before the encoder advances the state."""
 
     def __init__(self, *, settings: ServingSettings, vocabulary: Vocabulary, counters: Counters) -> None:
-        self._saver = SaveStep(settings=settings, vocabulary=vocabulary, store=_no_store(settings), counters=counters)
+        self._load = LoadStep(settings=settings, vocabulary=vocabulary, store=_no_store(settings), counters=counters)
 
-    def answer(self, batch: Sequence[Inputs]) -> list[StepResult]:
-        """Inputs of `hytrec_session_save` -> its outputs, one answer per request, in order."""
-        answers: list[StepResult] = []
+    def run(self, batch: Sequence[Inputs]) -> list[StepResult]:
+        """Inputs of `hytrec.signature.SESSION_LOAD` -> its outputs, one result per request, in order.
+
+        item_keys (1, 3) int64 or bytes, times (1, 3) int64 -> item_rows, behavior_rows, event_times (1, 4) int64,
+        now_s (1, 1) int64, excluded_rows (1, X) and candidate_rows (1, N) int64, call_context (1, Z) uint8: as
+        `LoadStep.run`, without a state.
+        """
+        results = self._load.run([{**inputs, USER_ID.name: _NO_USER} for inputs in batch])
+        return [_only(SESSION_LOAD, result) for result in results]
+
+
+class SessionSaveStep:
+    """Makes every public output; stores nothing."""
+
+    def __init__(self, *, settings: ServingSettings, vocabulary: Vocabulary, counters: Counters) -> None:
+        self._save = SaveStep(settings=settings, vocabulary=vocabulary, store=_no_store(settings), counters=counters)
+
+    def run(self, batch: Sequence[Inputs]) -> list[StepResult]:
+        """Inputs of `hytrec.signature.SESSION_SAVE` -> its outputs, one result per request, in order.
+
+        next_event_count (1, 1) int64, call_context (1, Z) uint8, and of a ranking candidate_rows (1, N) int64,
+        raw_scores (1, N) float32 -> event_count (1, 1) int64, model_fingerprint (1, 16) uint8, and scores or
+        recommended_keys and recommended_scores as `SaveStep.run`.
+        """
+        results: list[StepResult] = []
         for inputs in batch:
             try:
-                (answer,) = self._saver.answer([_counted(inputs)])
+                (result,) = self._save.run([_counted(inputs)])
             except Exception as error:  # noqa: BLE001  one bad request must not fail its batch-mates
-                answer = error
-            answers.append(_only(SESSION_SAVE, answer))
-        return answers
+                result = error
+            results.append(_only(SESSION_SAVE, result))
+        return results
 
 
 def _counted(inputs: Inputs) -> Inputs:
-    """Inputs of save: nothing to write, and the count is the encoder's."""
+    """Inputs of save: nothing to write, and the encoder's event count."""
     call_context = CallContext.unpack(inputs[CALL_CONTEXT.name][0])
     counted = replace(call_context, event_count=int(inputs[NEXT_EVENT_COUNT.name][0, 0]), events=0)
     return {**inputs, CALL_CONTEXT.name: counted.pack()[None]}
 
 
-def _only(model: Model, answer: StepResult) -> StepResult:
-    if isinstance(answer, Exception):
-        return answer
-    return {name: answer[name] for name in model.output_names() if name in answer}
+def _only(model: Model, result: StepResult) -> StepResult:
+    if isinstance(result, Exception):
+        return result
+    return {name: result[name] for name in model.output_names() if name in result}
 
 
 def _no_store(settings: ServingSettings) -> MemoryStore:

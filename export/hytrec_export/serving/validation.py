@@ -1,4 +1,4 @@
-"""Checks of one call's public inputs. Every refusal names the field, the value, what is allowed and what to do."""
+"""Validates one request's public inputs. Every error names the field, the value, what is allowed and what to do."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from hytrec.contract import Tensor, seconds_hint
 from hytrec.signature import (
     BEHAVIOR_KEYS,
     CANDIDATE_KEYS,
@@ -19,6 +20,7 @@ from hytrec.signature import (
     EXPECTED_EVENT_COUNT,
     ITEM_KEYS,
     MAX_FUTURE_S,
+    MAX_KEY_BYTES,
     MAX_TIME_S,
     MAX_USER_ID_BYTES,
     PUBLIC_NOW,
@@ -28,7 +30,6 @@ from hytrec.signature import (
     TOP_K,
     UNCHECKED_EVENT_COUNT,
     USER_ID,
-    Tensor,
 )
 from hytrec_export.errors import InputError
 from hytrec_export.settings import Limits
@@ -39,19 +40,19 @@ Keys: TypeAlias = NDArray[Any]
 """(n,) int64, or objects that are bytes."""
 
 _NO_KEYS: NDArray[np.int64] = np.empty(0, np.int64)
-_NO_CALL = bytes(REQUEST_ID_BYTES)
+_ZERO_ID = bytes(REQUEST_ID_BYTES)
 
 
 @dataclass(frozen=True, kw_only=True)
 class ValidatedRequest:
-    """The checked inputs of one call, defaults filled in.
+    """The checked inputs of one request, defaults filled in.
 
     Args:
-        item_keys, times: (T,) new events.
-        behavior_keys: (T,), or (0,) when the call gives none.
-        expected_event_count: event_count the caller expects, -1 = unchecked.
+        item_keys, times: (T,) new events; times int64.
+        behavior_keys: (T,), or (0,) where none are given.
+        expected_event_count: event_count that must be stored, -1 = unchecked.
         now: unix seconds.
-        candidate_keys: (N,), or None when the call does not rank.
+        candidate_keys: (N,), or None where the request does not rank.
         excluded_keys: (X,).
     """
 
@@ -81,7 +82,7 @@ def validate_request(inputs: Inputs, *, limits: Limits, retrieved: int, clock_s:
     _check_batch(inputs)
     item_keys, behavior_keys, times = _events(inputs, limits.max_events, clock_s)
     return ValidatedRequest(
-        user_id=admit_user_id(inputs),
+        user_id=validate_user_id(inputs),
         request_id=_request_id(inputs),
         item_keys=item_keys,
         behavior_keys=behavior_keys,
@@ -95,7 +96,7 @@ def validate_request(inputs: Inputs, *, limits: Limits, retrieved: int, clock_s:
     )
 
 
-def admit_user_id(inputs: Inputs) -> bytes:
+def validate_user_id(inputs: Inputs) -> bytes:
     """The user id of a request.
 
     Raises:
@@ -123,7 +124,7 @@ def _check_batch(inputs: Inputs) -> None:
             shape = list(values.shape)
             raise InputError(
                 f"{name} has shape {shape}; its batch dimension must be 1, as in [1, n]: "
-                "send one user a call, the server forms the batches"
+                "send one user per request, the server forms the batches"
             )
 
 
@@ -139,7 +140,13 @@ def _scalar(inputs: Inputs, tensor: Tensor, default: Any) -> Any:
 
 def _keys(inputs: Inputs, tensor: Tensor) -> Keys:
     values = inputs.get(tensor.name)
-    return _NO_KEYS if values is None else values[0]
+    if values is None:
+        return _NO_KEYS
+    keys: Keys = values[0]
+    if keys.dtype == object and len(keys) and max(map(len, keys)) > MAX_KEY_BYTES:
+        at, size = next((at, len(key)) for at, key in enumerate(keys) if len(key) > MAX_KEY_BYTES)
+        raise InputError(f"{tensor.name}[{at}] has {size} bytes; a key has at most {MAX_KEY_BYTES}, hash longer ones")
+    return keys
 
 
 def _request_id(inputs: Inputs) -> bytes:
@@ -149,10 +156,10 @@ def _request_id(inputs: Inputs) -> bytes:
     request_id: bytes = values[0].tobytes()
     if len(request_id) != REQUEST_ID_BYTES:
         raise InputError(
-            f"request_id has {len(request_id)} bytes; it must be {REQUEST_ID_BYTES} random bytes, one id per call"
+            f"request_id has {len(request_id)} bytes; it must be {REQUEST_ID_BYTES} random bytes, one id per request"
         )
-    if request_id == _NO_CALL:
-        raise InputError(f"request_id is all zeros; it must be {REQUEST_ID_BYTES} random bytes, one id per call")
+    if request_id == _ZERO_ID:
+        raise InputError(f"request_id is all zeros; it must be {REQUEST_ID_BYTES} random bytes, one id per request")
     return request_id
 
 
@@ -168,8 +175,8 @@ def _events(inputs: Inputs, max_events: int, clock_s: int) -> tuple[Keys, Keys, 
         )
     if len(times) > max_events:
         raise InputError(
-            f"item_keys holds {len(times)} events; at most {max_events} are allowed in one call, "
-            "send the history in several calls"
+            f"item_keys holds {len(times)} events; at most {max_events} are allowed in one request, "
+            "send the history in several"
         )
     _check_times(times, clock_s)
     return item_keys, behavior_keys, times
@@ -179,19 +186,20 @@ def _check_times(times: NDArray[np.int64], clock_s: int) -> None:
     wrong = np.flatnonzero((times < 1) | (times > min(MAX_TIME_S, clock_s + MAX_FUTURE_S)))
     if wrong.size:
         at = int(wrong[0])
-        raise InputError(_time_complaint(f"{TIMES.name}[{at}]", int(times[at]), clock_s))
+        raise InputError(_time_error(f"{TIMES.name}[{at}]", int(times[at]), clock_s))
 
 
 def _now(inputs: Inputs, clock_s: int) -> int:
     now = int(_scalar(inputs, PUBLIC_NOW, clock_s))
     if not 1 <= now <= min(MAX_TIME_S, clock_s + MAX_FUTURE_S):
-        raise InputError(_time_complaint(PUBLIC_NOW.name, now, clock_s))
+        raise InputError(_time_error(PUBLIC_NOW.name, now, clock_s))
     return now
 
 
-def _time_complaint(name: str, time_s: int, clock_s: int) -> str:
+def _time_error(name: str, time_s: int, clock_s: int) -> str:
     if time_s > MAX_TIME_S:
-        return f"{name} is {time_s}; it must be 1 to {MAX_TIME_S} unix seconds, this looks like milliseconds"
+        hint = seconds_hint(time_s, MAX_TIME_S)
+        return f"{name} is {time_s}; it must be 1 to {MAX_TIME_S} unix seconds, this {hint}"
     if time_s < 1:
         return f"{name} is {time_s}; it must be 1 to {MAX_TIME_S} unix seconds"
     return (
@@ -215,10 +223,11 @@ def _candidates(inputs: Inputs, max_candidates: int) -> Keys | None:
         return None
     keys = _keys(inputs, CANDIDATE_KEYS)
     if not len(keys):
-        raise InputError(f"candidate_keys is empty; give 1 to {max_candidates} item keys, or call hytrec_append")
+        raise InputError(f"candidate_keys is empty; give 1 to {max_candidates} item keys, or use hytrec_append")
     if len(keys) > max_candidates:
         raise InputError(
-            f"candidate_keys holds {len(keys)} keys; 1 to {max_candidates} are allowed, rank the rest in another call"
+            f"candidate_keys holds {len(keys)} keys; 1 to {max_candidates} are allowed, "
+            "rank the rest in another request"
         )
     return keys
 

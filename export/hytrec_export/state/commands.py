@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hytrec.contract import StateStatus
 from hytrec.data.vocabulary import Vocabulary
-from hytrec.signature import StateStatus
 from hytrec_export.errors import UnknownUserError
 from hytrec_export.optional import require
 from hytrec_export.state.folder import FolderSettings
@@ -74,7 +74,7 @@ def show_store(path: Path) -> StoreView:
 
 
 def list_users(path: Path) -> Iterator[UserSummary]:
-    """Every user's summary, ordered by id; KEPT means that the header is sound, of whatever model.
+    """Every user's summary, ordered by id; FOUND means that the header is sound, of whatever model.
 
     Raises:
         StoreUnavailableError: there is no store or it cannot be opened.
@@ -98,7 +98,7 @@ def show_user(path: Path, user_id: str) -> UserSummary:
     status = _status(key, raw, settings)
     header = parse_header(raw, key)
     if isinstance(header, Header) and parse_state(raw, header) is None:
-        status = StateStatus.CORRUPT
+        status = StateStatus.DAMAGED
     return summary(key, raw, status=status)
 
 
@@ -150,7 +150,7 @@ def compact_store(path: Path) -> Compaction:
     file, settings = open_alone(path)
     try:
         before = file.stat().file_bytes
-        removed = {StateStatus.EXPIRED: 0, StateStatus.CORRUPT: 0}
+        removed = {StateStatus.EXPIRED: 0, StateStatus.DAMAGED: 0}
         for heads in _pages(file):
             found = {key: _status(key, head, settings) for key, head in heads}
             doomed = [key for key, status in found.items() if status in removed]
@@ -165,7 +165,7 @@ def compact_store(path: Path) -> Compaction:
     return Compaction(
         users=after.users,
         expired=removed[StateStatus.EXPIRED],
-        damaged=removed[StateStatus.CORRUPT],
+        damaged=removed[StateStatus.DAMAGED],
         bytes_before=before,
         bytes_after=after.file_bytes,
     )
@@ -202,7 +202,7 @@ def _status(key: bytes, raw: bytes, settings: FolderSettings) -> StateStatus:
     header = parse_header(raw, key)
     if isinstance(header, StateStatus):
         return header
-    return StateStatus.EXPIRED if expired(header, settings.ttl_s, time.time()) else StateStatus.KEPT
+    return StateStatus.EXPIRED if expired(header, settings.ttl_s, time.time()) else StateStatus.FOUND
 
 
 def _key(user_id: str) -> bytes:

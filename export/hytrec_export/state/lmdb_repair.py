@@ -14,7 +14,7 @@ from pathlib import Path
 import lmdb
 from lmdb.verify import VerifyError, verify
 
-from hytrec.signature import StateStatus
+from hytrec.contract import StateStatus
 from hytrec_export.state.folder import (
     COMPACTED_FOLDER,
     DATA_FILE,
@@ -110,5 +110,5 @@ def _carry_over(damaged: DamagedFile, env: lmdb.Environment, values: Values) -> 
 def _is_sound(user_id: bytes, value: Buffer) -> bool:
     header = parse_header(value, user_id)
     if isinstance(header, StateStatus):
-        return header is StateStatus.FOREIGN
+        return header is StateStatus.MODEL_MISMATCH
     return parse_state(value, header) is not None

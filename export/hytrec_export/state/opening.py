@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from hytrec.signature import Sizes
+from hytrec.contract import Sizes
 from hytrec_export.errors import OptionError
 from hytrec_export.optional import require
 from hytrec_export.state.memory_store import MemoryStore

@@ -32,7 +32,8 @@ import numpy as np
 from isal.isal_zlib import crc32
 from numpy.typing import NDArray
 
-from hytrec.signature import CLIENT_SLOT_BYTES, EVENT_COUNT, REQUEST_ID_BYTES, STATE, DType, Sizes, StateStatus
+from hytrec.contract import DType, Sizes, StateStatus
+from hytrec.signature import CLIENT_SLOT_BYTES, EVENT_COUNT, REQUEST_ID_BYTES, STATE
 from hytrec_export.errors import StateStoreError
 from hytrec_export.state.store import NO_REVISION, State
 
@@ -48,7 +49,7 @@ _ALIGNMENT = 8
 _DTYPES: dict[DType, np.dtype[Any]] = {DType.FLOAT32: np.dtype("<f4"), DType.INT64: np.dtype("<i8")}
 
 Buffer: TypeAlias = bytes | bytearray | memoryview
-Damage: TypeAlias = Literal[StateStatus.CORRUPT, StateStatus.FOREIGN]
+Damage: TypeAlias = Literal[StateStatus.DAMAGED, StateStatus.MODEL_MISMATCH]
 
 
 @dataclass(frozen=True)
@@ -180,16 +181,16 @@ def seal(record: bytearray, header: Header, user_id: bytes) -> None:
 
 
 def parse_header(raw: Buffer, user_id: bytes) -> Header | Damage:
-    """Read a header; `raw` may end with it. Another format version is FOREIGN, anything else amiss CORRUPT."""
+    """Read a header; `raw` may end with it. Another format version is MODEL_MISMATCH, anything else amiss DAMAGED."""
     if len(raw) < HEADER_BYTES:
-        return StateStatus.CORRUPT
+        return StateStatus.DAMAGED
     magic, version = _VERSION.unpack_from(raw)
     if magic != MAGIC:
-        return StateStatus.CORRUPT
+        return StateStatus.DAMAGED
     if version != FORMAT_VERSION:
-        return StateStatus.FOREIGN
+        return StateStatus.MODEL_MISMATCH
     if _CHECKSUM.unpack_from(raw, _HEADER.size)[0] != _header_checksum(raw, user_id):
-        return StateStatus.CORRUPT
+        return StateStatus.DAMAGED
     fields = _HEADER.unpack_from(raw)
     return Header(
         sizes=_sizes_of(fields[4:10]),

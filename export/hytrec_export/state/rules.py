@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from hytrec.signature import Sizes, StateStatus
+from hytrec.contract import Sizes, StateStatus
 from hytrec_export.errors import StateStoreError
 from hytrec_export.state.record import (
     Buffer,
@@ -35,7 +35,7 @@ class RecordRules:
     """Reads and replaces records for one build.
 
     Args:
-        fingerprint: of the model, 32 hex digits; records of another one are foreign.
+        fingerprint: of the model, 32 hex digits; records of another one are MODEL_MISMATCH.
         ttl_s: records not written for so long are expired; None = never.
         clock: unix seconds.
 
@@ -66,10 +66,10 @@ class RecordRules:
             return StoredUser(state=None, status=header)
         state = None if raw is None else parse_state(raw, header)
         if state is None:
-            return StoredUser(state=None, status=StateStatus.CORRUPT)
+            return StoredUser(state=None, status=StateStatus.DAMAGED)
         return StoredUser(
             state=state,
-            status=StateStatus.KEPT,
+            status=StateStatus.FOUND,
             revision=header.revision,
             request_ids=header.request_ids,
             event_count=header.event_count,
@@ -78,7 +78,7 @@ class RecordRules:
     def summary(self, user_id: bytes, raw: Buffer) -> UserSummary:
         """What the header alone says; `raw` may end with it."""
         header = self._usable_header(user_id, raw)
-        return summary(user_id, raw, status=header if isinstance(header, StateStatus) else StateStatus.KEPT)
+        return summary(user_id, raw, status=header if isinstance(header, StateStatus) else StateStatus.FOUND)
 
     def outlived(self, user_id: bytes, raw: Buffer) -> bool:
         """Whether a record, of whatever model, is past its time to live; `raw` may end with the header."""
@@ -121,7 +121,7 @@ class RecordRules:
         if isinstance(header, StateStatus):
             return header
         if header.fingerprint != self._fingerprint:
-            return StateStatus.FOREIGN
+            return StateStatus.MODEL_MISMATCH
         return StateStatus.EXPIRED if expired(header, self._ttl_s, self._clock()) else header
 
 

@@ -14,7 +14,8 @@ from typing import Any, Protocol, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from hytrec.signature import MAX_USER_ID_BYTES, REQUEST_ID_BYTES, StateStatus
+from hytrec.contract import StateStatus
+from hytrec.signature import MAX_USER_ID_BYTES, REQUEST_ID_BYTES
 from hytrec_export.errors import InputError
 
 State: TypeAlias = dict[str, NDArray[Any]]
@@ -29,8 +30,8 @@ class StoredUser:
     """What a store holds of one user.
 
     Args:
-        state: None unless `status` is KEPT.
-        status: NEW, KEPT, FOREIGN, CORRUPT or EXPIRED; all but KEPT count as absent.
+        state: None unless `status` is FOUND.
+        status: NEW, FOUND, DAMAGED, EXPIRED or MODEL_MISMATCH; all but FOUND count as absent.
         revision: request_id of the last write; `NO_REVISION` when absent.
         request_ids: the last calls that were applied, 32 at most; empty when absent.
         event_count: events absorbed; 0 when absent.
@@ -113,7 +114,7 @@ class StoreStat:
     """How full a store is.
 
     Args:
-        users: records, the expired, foreign and damaged ones included.
+        users: records, the unusable ones included.
         used_bytes: live pages; what counts against the limit.
         file_bytes: size of the file; freed pages stay in it and are reused.
         limit_bytes: 0 = no limit.

@@ -1,60 +1,78 @@
-"""The public endpoints of a live server, as one user sees them; nothing of the server is assumed but its contract."""
+"""A live server as one user sees it: users by id through `HytrecClient`, sessions by Triton's sequence id."""
 
 from __future__ import annotations
 
-import os
 import secrets
-from collections.abc import Mapping
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 
 import numpy as np
 from numpy.typing import NDArray
 
+from hytrec.contract import Ensemble
 from hytrec.signature import (
-    APPEND,
+    BEHAVIOR_KEYS,
     CANDIDATE_KEYS,
     EXCLUDED_KEYS,
-    FORGET,
+    ITEM_KEYS,
+    MODEL_FINGERPRINT,
+    NEW_EVENT_COUNT,
     PUBLIC_NOW,
-    RANK,
-    RECOMMEND,
-    REQUEST_ID,
-    REQUEST_ID_BYTES,
+    RETURNED_KEYS,
+    RETURNED_SCORES,
+    SCORES,
     SESSION_ENSEMBLES,
     TIMES,
     TOP_K,
-    USER_ID,
 )
+from hytrec_clients import Events, HytrecClient, Ranking, Recommendation, RetryPolicy
+from hytrec_clients.codec import Contract, encode
+from hytrec_clients.flow import failure_of
 from hytrec_export.errors import OptionError, ServerError
 from hytrec_export.optional import require
 
 TIMEOUT_S = 60.0
 ATTEMPTS = 3
-"""A busy server refuses calls as UNAVAILABLE; the same call is sent again."""
-_SESSION_APPEND, _SESSION_RANK, _SESSION_RECOMMEND = (ensemble.name for ensemble in SESSION_ENSEMBLES)
-
-Tensors = Mapping[str, NDArray[Any]]
-"""Tensors by name, batch axis first."""
+"""A busy server rejects requests as UNAVAILABLE; the same request is sent again."""
+_SESSION_APPEND, _SESSION_RANK, _SESSION_RECOMMEND = SESSION_ENSEMBLES
 
 
-class Visitor(Protocol):
-    """A user that the server has never seen."""
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ServedResult:
+    """What a rank or recommend request returned.
 
-    def append(self, events: Tensors) -> Tensors:
-        """Feed events: `item_keys`, `behavior_keys` and `times`."""
+    Args:
+        scores: (N,) float32.
+        item_keys: N of them (int, str or bytes), of a recommendation.
+        event_count: events that the server has of the user.
+        model_fingerprint: 32 hex digits.
+    """
+
+    scores: NDArray[np.float32]
+    item_keys: Sequence[Any] = ()
+    event_count: int
+    model_fingerprint: str
+
+
+class NewUser(Protocol):
+    """A user that the server has never seen; every method raises ServerError or ClientError where a request fails."""
+
+    def append(self, events: Events) -> None:
+        """Append events."""
         ...
 
-    def rank(self, candidate_keys: NDArray[Any], now_s: int) -> Tensors:
-        """Score candidates."""
+    def rank(self, candidate_keys: NDArray[Any], now_s: int) -> ServedResult:
+        """Score candidates (N,)."""
         ...
 
-    def recommend(self, excluded_keys: NDArray[Any], now_s: int, top_k: int) -> Tensors:
-        """Best items of the catalogue."""
+    def recommend(self, excluded_keys: NDArray[Any], now_s: int, top_k: int) -> ServedResult:
+        """The best items of the catalogue."""
         ...
 
     def leave(self) -> None:
-        """Let the server forget everything."""
+        """Let the server forget everything of the user."""
         ...
 
 
@@ -73,110 +91,121 @@ class Endpoints:
         parts = urlsplit(url if "://" in url else f"grpc://{url}")
         if parts.scheme != "grpc" or not parts.hostname or not parts.port or parts.path not in ("", "/"):
             raise OptionError(f"the server's address is {url!r}; write it as grpc://host:8001, its gRPC port")
-        self._grpc = require("tritonclient.grpc", extra="client")
-        self._type_of = require("tritonclient.utils", extra="client").np_to_triton_dtype
-        self._url = parts.netloc
-        self._client = self._grpc.InferenceServerClient(self._url)
+        grpc = require("tritonclient.grpc", extra="client")
+        self.url = parts.netloc
+        self._failure: type[Exception] = grpc.InferenceServerException
+        self._triton: Any = grpc.InferenceServerClient(self.url)
+        self._client = HytrecClient(self.url, timeout_s=TIMEOUT_S, retry=RetryPolicy(max_attempts=ATTEMPTS))
+        self._contracts: dict[str, Contract] = {}
 
     def close(self) -> None:
-        """Hang up."""
+        """Close the connection."""
         self._client.close()
+        self._triton.close()
 
     def check_ready(self) -> None:
-        """Raises: ServerError: nobody answers, or the server says that it is not ready."""
+        """Raises: ServerError: no server answers, or it is not ready."""
         try:
-            ready = self._client.is_server_ready(client_timeout=TIMEOUT_S)
-        except self._grpc.InferenceServerException as error:
+            ready = self._triton.is_server_ready(client_timeout=TIMEOUT_S)
+        except self._failure as error:
             raise ServerError(
-                f"no Triton server answers at {self._url} ({_reason(error)}); start it, or give its gRPC port"
+                f"no Triton server answers at {self.url} ({failure_of(error).message}); start it, or give its gRPC port"
             ) from error
         if not ready:
-            raise ServerError(f"the server at {self._url} is not ready; wait until it has loaded its models")
+            raise ServerError(f"the server at {self.url} is not ready; wait until it has loaded its models")
 
-    def visitor(self, *, session: bool) -> Visitor:
+    def new_user(self, *, session: bool) -> NewUser:
         """A new user, or a new session."""
-        return _Session(self) if session else _User(self)
+        return _Session(self) if session else _User(self._client)
 
-    def call(self, model: str, inputs: Tensors, **options: Any) -> Tensors:
-        """Run a model; the same call again where it is UNAVAILABLE.
+    def infer(self, endpoint: Ensemble, arguments: dict[str, Any], **options: Any) -> Any:
+        """Run an endpoint that `HytrecClient` does not know: an InferResult.
 
         Raises:
-            ServerError: it failed.
+            ServerError: it failed, in ATTEMPTS attempts where it was UNAVAILABLE.
+            ClientError: it has another contract, or an argument is of the wrong type.
         """
-        tensors = []
-        for name, values in inputs.items():
-            tensor = self._grpc.InferInput(name, list(values.shape), self._type_of(values.dtype))
-            tensors.append(tensor.set_data_from_numpy(values))
-        for attempt in range(1, ATTEMPTS + 1):
+        attempt = 1
+        while True:
             try:
-                result = self._client.infer(model, tensors, client_timeout=TIMEOUT_S, **options)
-            except self._grpc.InferenceServerException as error:
-                if attempt == ATTEMPTS or "UNAVAILABLE" not in str(error.status()):
+                if endpoint.name not in self._contracts:
+                    metadata = self._triton.get_model_metadata(endpoint.name, client_timeout=TIMEOUT_S)
+                    self._contracts[endpoint.name] = Contract.of(endpoint, metadata)
+                inputs = encode(endpoint, arguments, self._contracts[endpoint.name])
+                return self._triton.infer(endpoint.name, inputs, client_timeout=TIMEOUT_S, **options)
+            except self._failure as error:
+                failure = failure_of(error)
+                if attempt == ATTEMPTS or failure.code != "UNAVAILABLE":
                     raise ServerError(
-                        f"{model} of the server at {self._url} failed ({_reason(error)}); see the server's log"
+                        f"{endpoint.name} of the server at {self.url} failed ({failure}); see the server's log"
                     ) from error
-            else:
-                return {output.name: result.as_numpy(output.name) for output in result.get_response().outputs}
-        raise AssertionError  # for the type checker: the last attempt returns or raises
+                attempt += 1
 
 
 class _User:
     """By user id, through the state store."""
 
-    def __init__(self, endpoints: Endpoints) -> None:
-        self._endpoints = endpoints
-        self._id = {USER_ID.name: np.array([[f"hytrec-verify-{secrets.token_hex(16)}".encode()]], object)}
+    def __init__(self, client: HytrecClient) -> None:
+        self._client = client
+        self._id = f"hytrec-verify-{secrets.token_hex(16)}"
 
-    def append(self, events: Tensors) -> Tensors:
-        return self._call(APPEND.name, events)
+    def append(self, events: Events) -> None:
+        self._client.append(self._id, events)
 
-    def rank(self, candidate_keys: NDArray[Any], now_s: int) -> Tensors:
-        return self._call(RANK.name, {CANDIDATE_KEYS.name: candidate_keys[None], PUBLIC_NOW.name: _one(now_s)})
+    def rank(self, candidate_keys: NDArray[Any], now_s: int) -> ServedResult:
+        return _result(self._client.rank(self._id, candidate_keys, now=now_s))
 
-    def recommend(self, excluded_keys: NDArray[Any], now_s: int, top_k: int) -> Tensors:
-        return self._call(RECOMMEND.name, _recommend(excluded_keys, now_s, top_k))
+    def recommend(self, excluded_keys: NDArray[Any], now_s: int, top_k: int) -> ServedResult:
+        return _result(self._client.recommend(self._id, excluded_keys=excluded_keys, now=now_s, top_k=top_k))
 
     def leave(self) -> None:
-        self._endpoints.call(FORGET.name, self._id)
-
-    def _call(self, model: str, inputs: Tensors) -> Tensors:
-        request_id = np.frombuffer(os.urandom(REQUEST_ID_BYTES), np.uint8)[None]
-        return self._endpoints.call(model, {**self._id, REQUEST_ID.name: request_id, **inputs})
+        self._client.forget(self._id)
 
 
+@dataclass
 class _Session:
     """By sequence id, in the server's memory."""
 
-    def __init__(self, endpoints: Endpoints) -> None:
-        self._endpoints = endpoints
-        self._id = secrets.randbelow((1 << 63) - 1) + 1
-        self._started = False
+    _endpoints: Endpoints
+    _id: int = field(default_factory=lambda: secrets.randbelow((1 << 63) - 1) + 1)
+    _started: bool = False
 
-    def append(self, events: Tensors) -> Tensors:
-        return self._call(_SESSION_APPEND, events)
+    def append(self, events: Events) -> None:
+        arguments = {ITEM_KEYS: events.item_keys, BEHAVIOR_KEYS: events.behavior_keys, TIMES: events.times}
+        self._infer(_SESSION_APPEND, {tensor.name: values for tensor, values in arguments.items()})
 
-    def rank(self, candidate_keys: NDArray[Any], now_s: int) -> Tensors:
-        return self._call(_SESSION_RANK, {CANDIDATE_KEYS.name: candidate_keys[None], PUBLIC_NOW.name: _one(now_s)})
+    def rank(self, candidate_keys: NDArray[Any], now_s: int) -> ServedResult:
+        asked = {CANDIDATE_KEYS.name: candidate_keys, PUBLIC_NOW.name: now_s}
+        return _session_result(self._infer(_SESSION_RANK, asked), SCORES.name)
 
-    def recommend(self, excluded_keys: NDArray[Any], now_s: int, top_k: int) -> Tensors:
-        return self._call(_SESSION_RECOMMEND, _recommend(excluded_keys, now_s, top_k))
+    def recommend(self, excluded_keys: NDArray[Any], now_s: int, top_k: int) -> ServedResult:
+        asked = {EXCLUDED_KEYS.name: excluded_keys, PUBLIC_NOW.name: now_s, TOP_K.name: top_k}
+        result = self._infer(_SESSION_RECOMMEND, asked)
+        return _session_result(result, RETURNED_SCORES.name, item_keys=result.as_numpy(RETURNED_KEYS.name)[0].tolist())
 
     def leave(self) -> None:
         if self._started:
-            self._call(_SESSION_APPEND, {TIMES.name: np.zeros((1, 0), np.int64)}, sequence_end=True)
+            self._infer(_SESSION_APPEND, {TIMES.name: np.zeros(0, np.int64)}, sequence_end=True)
 
-    def _call(self, model: str, inputs: Tensors, **options: Any) -> Tensors:
+    def _infer(self, endpoint: Ensemble, arguments: dict[str, Any], **options: Any) -> Any:
         start, self._started = not self._started, True
-        return self._endpoints.call(model, inputs, sequence_id=self._id, sequence_start=start, **options)
+        return self._endpoints.infer(endpoint, arguments, sequence_id=self._id, sequence_start=start, **options)
 
 
-def _recommend(excluded_keys: NDArray[Any], now_s: int, top_k: int) -> dict[str, NDArray[Any]]:
-    return {EXCLUDED_KEYS.name: excluded_keys[None], PUBLIC_NOW.name: _one(now_s), TOP_K.name: _one(top_k)}
+def _result(found: Ranking | Recommendation) -> ServedResult:
+    return ServedResult(
+        scores=found.scores,
+        item_keys=found.item_keys if isinstance(found, Recommendation) else (),
+        event_count=found.receipt.event_count,
+        model_fingerprint=found.receipt.model_fingerprint,
+    )
 
 
-def _one(value: int) -> NDArray[np.int64]:
-    return np.array([[value]], np.int64)
-
-
-def _reason(error: Exception) -> str:
-    return " ".join(str(error).split())
+def _session_result(result: Any, scores: str, **fields: Any) -> ServedResult:
+    fingerprint = result.as_numpy(MODEL_FINGERPRINT.name)[0]
+    return ServedResult(
+        scores=result.as_numpy(scores)[0],
+        event_count=int(result.as_numpy(NEW_EVENT_COUNT.name)[0, 0]),
+        model_fingerprint=fingerprint.tobytes().hex() if fingerprint.dtype == np.uint8 else fingerprint[0].decode(),
+        **fields,
+    )

@@ -11,9 +11,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hytrec_benchmarks.peers.measure import compared, take_turns
+from hytrec_benchmarks.peers.questions import Peer, Question
+from hytrec_benchmarks.peers.traffic import Window
 from numpy.typing import NDArray
 
 from hytrec.config import ModelConfig
+from hytrec.contract import StateStatus
 from hytrec.data.histories import History
 from hytrec.data.vocabulary import Vocabulary
 from hytrec.modeling.delta_rule import reference
@@ -22,11 +26,8 @@ from hytrec.run_folder import load_run, save_run
 from hytrec_benchmarks.fixtures.reference_models import torch_chain
 from hytrec_benchmarks.peers import build
 from hytrec_benchmarks.peers.encoders import EncodingScorer
-from hytrec_benchmarks.peers.measure import compared, take_turns
-from hytrec_benchmarks.peers.questions import Peer, Question
 from hytrec_benchmarks.peers.repository import PeerKind, write_peer
 from hytrec_benchmarks.peers.softmax import new_sasrec
-from hytrec_benchmarks.peers.traffic import Window
 from hytrec_clients import Events, HytrecClient, InvalidRequest
 from hytrec_export.errors import BuildError, InputError
 from hytrec_export.runtime.model_chain import split_every
@@ -37,7 +38,7 @@ FIRST_KEY = 100
 NOW_S = 1_000_300_000
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def config() -> ModelConfig:
     # The fused attention of the softmax peer wants heads of a multiple of 8.
     return ModelConfig(items=30, behaviors=2, width=16, heads=2, tadn_layers=2, softmax_layers=1, window=4, experts=2)
@@ -49,14 +50,24 @@ def model(config: ModelConfig) -> HyTRec:
     return build_model(config).eval().requires_grad_(False)
 
 
-@pytest.fixture
-def run_folder(tmp_path: Path, config: ModelConfig, model: HyTRec, history: History) -> Path:
+@pytest.fixture(scope="module")
+def run_folder(tmp_path_factory: pytest.TempPathFactory, config: ModelConfig, history: History) -> Path:
     vocabulary = Vocabulary(np.arange(FIRST_KEY, FIRST_KEY + config.items), [b"view", b"buy"])
+    torch.manual_seed(0)
+    model = build_model(config).eval().requires_grad_(False)
     torch.nn.init.normal_(model.reranker.score.weight)  # it starts at zero
-    save_run(
-        tmp_path / "run", config=config, training={}, model=model, vocabulary=vocabulary, samples=[history.before(9)]
-    )
-    return tmp_path / "run"
+    folder = tmp_path_factory.mktemp("run") / "run"
+    save_run(folder, config=config, training={}, model=model, vocabulary=vocabulary, samples=[history.before(9)])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def peers(tmp_path_factory: pytest.TempPathFactory, run_folder: Path) -> dict[PeerKind, Path]:
+    """Repositories of the run."""
+    folder = tmp_path_factory.mktemp("peers")
+    for kind in (PeerKind.EAGER, PeerKind.SOFTMAX):
+        write_peer(kind, run_folder, folder / kind)
+    return {kind: folder / kind for kind in (PeerKind.EAGER, PeerKind.SOFTMAX)}
 
 
 def question(history: History, events: int, candidates: int = 5) -> Question:
@@ -115,8 +126,8 @@ def test_a_peer_keeps_histories_in_order_and_refuses_bad_calls(config: ModelConf
     assert isinstance(appended, dict)
     assert isinstance(ranked, dict)
     assert "scores" not in appended
-    assert (appended["event_count"].item(), appended["state_status"].item()) == (2, b"new")
-    assert (ranked["event_count"].item(), ranked["state_status"].item()) == (4, b"kept")
+    assert (appended["event_count"].item(), appended["state_status"].item()) == (2, StateStatus.NEW)
+    assert (ranked["event_count"].item(), ranked["state_status"].item()) == (4, StateStatus.FOUND)
     assert ranked["scores"].tolist() == [[4.0, 4.0]]
     assert isinstance(refused, InputError)
     assert "candidate_keys holds 5 keys; 1 to 4 are allowed" in str(refused)
@@ -125,13 +136,11 @@ def test_a_peer_keeps_histories_in_order_and_refuses_bad_calls(config: ModelConf
 @pytest.mark.e2e
 @pytest.mark.parametrize("kind", [PeerKind.EAGER, PeerKind.SOFTMAX])
 def test_a_served_peer_answers_our_client(
-    tmp_path: Path, run_folder: Path, config: ModelConfig, history: History, kind: PeerKind
+    peers: dict[PeerKind, Path], run_folder: Path, config: ModelConfig, history: History, kind: PeerKind
 ) -> None:
-    repository = tmp_path / "peer"
-    write_peer(kind, run_folder, repository)
     keys = FIRST_KEY - 1 + history.item_rows
     candidates = np.arange(FIRST_KEY, FIRST_KEY + 20)
-    options = ServerOptions(repository=repository, grpc_port=0, http_port=0, metrics_port=0)
+    options = ServerOptions(repository=peers[kind], grpc_port=0, http_port=0, metrics_port=0)
     with EmbeddedServer(options) as server, HytrecClient(server.grpc_url, timeout_s=60) as client:
         assert client.backfill("ada", Events(keys[:-1], history.times[:-1]), chunk=16).event_count == 39
         ranking = client.rank("ada", candidates, Events(keys[-1:], history.times[-1:]), now=NOW_S)
@@ -158,12 +167,10 @@ def test_a_repository_is_not_overwritten(tmp_path: Path, run_folder: Path) -> No
         write_peer(PeerKind.EAGER, run_folder, run_folder)
 
 
-def test_what_answers_is_the_runs_model_but_for_softmax(tmp_path: Path, run_folder: Path) -> None:
+def test_what_answers_is_the_runs_model_but_for_softmax(run_folder: Path, peers: dict[PeerKind, Path]) -> None:
     fingerprint = load_run(run_folder).fingerprint
-    for kind in (PeerKind.EAGER, PeerKind.SOFTMAX):
-        write_peer(kind, run_folder, tmp_path / kind)
-    assert ServingSettings.load(tmp_path / "eager").fingerprint == fingerprint
-    other = ServingSettings.load(tmp_path / "softmax").fingerprint
+    assert ServingSettings.load(peers[PeerKind.EAGER]).fingerprint == fingerprint
+    other = ServingSettings.load(peers[PeerKind.SOFTMAX]).fingerprint
     assert len(other) == 32
     assert other != fingerprint
 

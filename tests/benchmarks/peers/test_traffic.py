@@ -8,6 +8,8 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
+from hytrec_benchmarks.peers.contenders import Floor, visitors
+from hytrec_benchmarks.peers.traffic import IDLE_S, Traffic, Visitor, Window, joined, percentile_ms
 
 from hytrec.config import ModelConfig
 from hytrec.data.histories import History
@@ -16,8 +18,6 @@ from hytrec.modeling.model import HyTRec
 from hytrec.run_folder import Run
 from hytrec_benchmarks.fixtures.reference_models import torch_chain
 from hytrec_benchmarks.fixtures.resources import use_of_server
-from hytrec_benchmarks.peers.contenders import Floor, visitors
-from hytrec_benchmarks.peers.traffic import IDLE_S, Traffic, Visitor, Window, joined, percentile_ms
 from hytrec_benchmarks.suites.load import fifths_ratio
 from hytrec_export.runtime.model_chain import split_every
 

@@ -10,8 +10,9 @@ from typing import cast
 import numpy as np
 import pytest
 
+from hytrec.contract import StateStatus
 from hytrec.data.vocabulary import Vocabulary
-from hytrec.signature import WINDOW_TIMES, StateStatus
+from hytrec.signature import WINDOW_TIMES
 from hytrec_benchmarks.faults.cutting_proxy import CuttingProxy
 from hytrec_benchmarks.fixtures.resources import Use
 from hytrec_benchmarks.soak.actors import Actor
@@ -34,7 +35,7 @@ class Store:
     def read_many(self, user_ids: Sequence[bytes]) -> list[StoredUser]:
         window = np.array([0, 0, *self.times], np.int64)[-2:]
         state = {WINDOW_TIMES.name: window}
-        return [StoredUser(state=state, status=StateStatus.KEPT, event_count=len(self.times)) for _ in user_ids]
+        return [StoredUser(state=state, status=StateStatus.FOUND, event_count=len(self.times)) for _ in user_ids]
 
 
 def new_book(**changes: int) -> Book:
@@ -42,7 +43,7 @@ def new_book(**changes: int) -> Book:
 
 
 def receipt(event_count: int, *, applied: bool = True) -> Receipt:
-    return Receipt(event_count=event_count, applied=applied, model_fingerprint="f" * 32, state_status=StateStatus.KEPT)
+    return Receipt(event_count=event_count, applied=applied, model_fingerprint="f" * 32, state_status=StateStatus.FOUND)
 
 
 def looked(book: Book, times: Sequence[int]) -> dict[str, int]:

@@ -12,7 +12,7 @@ import pytest
 from hytrec_export import pipeline, server
 from hytrec_export.cli import app as cli
 from hytrec_export.errors import BuildError, ServerError
-from hytrec_export.options import BuildOptions, Device, EngineOptions, Lowering, StateKind, Target
+from hytrec_export.options import BuildOptions, Device, EngineOptions, Lowering, Samples, StateKind, Target
 from hytrec_export.repository.manifest import Manifest
 from hytrec_export.server import ServerOptions
 from hytrec_export.settings import Limits
@@ -64,8 +64,22 @@ def test_a_build_needs_no_option(command: Command, asked: list[Any]) -> None:
 
 
 def test_every_build_option_arrives(command: Command, asked: list[Any]) -> None:
-    limits = {"max-events": 5, "max-candidates": 6, "max-excluded": 7, "max-batch": 8, "chain-batch": 2}
-    words = {"output": "out", "target": "tensorrt-rtx", "lowering": "chunked", "device": "cuda", "state": "sequence"}
+    limits = {
+        "max-events": 5,
+        "max-candidates": 6,
+        "max-excluded": 7,
+        "max-batch": 8,
+        "fused-max-batch": 2,
+        "intra-op-threads": 3,
+    }
+    words = {
+        "output": "out",
+        "target": "tensorrt-rtx",
+        "lowering": "chunked",
+        "device": "cuda",
+        "state": "sequence",
+        "samples": "synthetic",
+    }
     engine = {"compute-capability": "sm86", "timing-cache": "cache"}
     options = [f"--{name}={value}" for name, value in {**limits, **words, **engine, "atol": 0.01}.items()]
     command("build", "run", "--fp16", "--hardware-compatibility", "--version-compatible", *options)
@@ -79,6 +93,8 @@ def test_every_build_option_arrives(command: Command, asked: list[Any]) -> None:
             device=Device.CUDA,
             state=StateKind.SEQUENCE,
             fused_max_batch=2,
+            intra_op_threads=3,
+            samples=Samples.SYNTHETIC,
             engine=EngineOptions(
                 compute_capability="sm86",
                 hardware_compatibility=True,
@@ -211,7 +227,7 @@ def test_a_spoiled_run_is_one_line(
     ("arguments", "message"),
     [
         (["build", "/no/run"], "there is no run folder /no/run; "),
-        (["build", "run", "--max-events", "0"], "max_events is 0; it must be at least 1"),
+        (["build", "run", "--max-events", "0"], "max_events is 0; it must be 1 to 1,048,576"),
         (["build", "run", "--atol", "0"], "atol is 0.0; it must be over 0, "),
         (["verify", "/no/repository"], "there is no repository /no/repository; make one with: hytrec-export build RUN"),
         (["serve", "/no/repository", "--grpc-port", "99999"], "grpc_port is 99999; "),

@@ -61,7 +61,7 @@ def test_a_store_is_shown(command: Command, store: Path) -> None:
 def test_a_user_is_shown(command: Command) -> None:
     _, out, _ = command("show", "ann", "--json")
     told = json.loads(out)
-    assert (told["user_id"], told["status"], told["event_count"]) == ("ann", "kept", 3)
+    assert (told["user_id"], told["status"], told["event_count"]) == ("ann", "found", 3)
     assert told["written_at"].endswith("+00:00")
     _, out, _ = command("show", "ann")
     assert "event count     3\n" in out
@@ -71,7 +71,7 @@ def test_users_are_listed_one_a_line(command: Command) -> None:
     _, out, _ = command("show", "--users", "--json")
     assert [json.loads(line)["user_id"] for line in out.splitlines()] == ["ann"]
     _, out, _ = command("show", "--users")
-    assert out.startswith("ann  kept  3  ")
+    assert out.startswith("ann  found  3  ")
 
 
 def test_a_user_is_exported_with_keys_by_name(command: Command, tmp_path: Path, vocabulary: Vocabulary) -> None:

@@ -11,10 +11,11 @@ import torch
 from torch import nn
 
 from hytrec.config import ModelConfig
+from hytrec.contract import DType, Model
 from hytrec.modeling.delta_rule import chunked
 from hytrec.modeling.layers import MatrixProduct
 from hytrec.modeling.model import HyTRec, build_model
-from hytrec.signature import ENCODER, GRAPHS, RERANKER, RETRIEVER, DType, Model
+from hytrec.signature import ENCODER, GRAPHS, RERANKER, RETRIEVER
 from hytrec_export.errors import BuildError
 from hytrec_export.exporters.mixed_precision import HalfLinear, HalfProduct, HalfTable, narrow_limit, to_mixed_precision
 from hytrec_export.exporters.onnx_graph import OPSETS, export_graph, export_graphs

@@ -11,12 +11,18 @@ from torch import nn
 
 from hytrec import __version__
 from hytrec.config import Branches, ModelConfig
+from hytrec.contract import Model, Sizes
 from hytrec.data.vocabulary import Vocabulary
-from hytrec.signature import ENCODER, GRAPHS, RERANKER, Model, Sizes
+from hytrec.signature import (
+    ENCODER,
+    GRAPHS,
+    RERANKER,
+    SESSION_ENCODER_GRAPH,
+)
 from hytrec_export.errors import BuildError
 from hytrec_export.exporters import onnx_graph as graph_module
 from hytrec_export.exporters.onnx_graph import check_graph, export_graph
-from hytrec_export.options import BuildOptions, Lowering
+from hytrec_export.options import BuildOptions, Lowering, StateKind, Target
 from hytrec_export.pipeline import build
 from hytrec_export.repository.layout import graph_files
 from hytrec_export.runtime.runners import OnnxRunner
@@ -66,6 +72,30 @@ def test_a_call_of_padding_alone_leaves_the_state_exactly_as_it_is(built: Path) 
         after = runner.infer(state | events)
     for name, before in state.items():
         assert np.array_equal(after[f"next_{name}"][1], before[1]), name
+
+
+def test_the_graph_of_sessions_carries_copies_of_its_state(built: Path, with_carried_state: Any) -> None:
+    path = with_carried_state(graph_files(built)[ENCODER.name])
+    settings = ServingSettings.load(built)
+    check_graph(onnx.load(path), model=SESSION_ENCODER_GRAPH, sizes=settings.sizes)
+    state, events = InputGenerator(settings, behaviors=2).inputs(
+        ShapeCase(batch=3, events=20, candidates=1, excluded=1)
+    )
+    with OnnxRunner(path) as runner:
+        after = runner.infer(state | events)
+    for name, before in state.items():
+        assert np.array_equal(after[f"carried_{name}"], after[f"next_{name}"]), name
+        assert not np.array_equal(after[f"carried_{name}"], before), name
+
+
+def test_a_build_for_sessions_exports_that_graph(run_folder: Path, tmp_path: Path) -> None:
+    output = tmp_path / "repository"
+    limits = Limits(max_events=65, max_candidates=30, max_excluded=1, max_batch=2)
+    build(
+        BuildOptions(run=run_folder, output=output, target=Target.ONNXRUNTIME, state=StateKind.SEQUENCE, limits=limits)
+    )
+    outputs = [value.name for value in load(output, ENCODER).graph.output]
+    assert outputs == list(SESSION_ENCODER_GRAPH.output_names())
 
 
 def test_a_graph_says_what_it_is_and_nothing_of_the_machine(built: Path) -> None:

@@ -1,14 +1,12 @@
 from __future__ import annotations
 
-import inspect
-
 import pytest
 import torch
 
 from hytrec.config import ModelConfig
 from hytrec.modeling.delta_rule import chunked
-from hytrec.modeling.model import HyTRec, State, build_model
-from hytrec.signature import ENCODER, GRAPHS, RERANKER, RETRIEVER, STATE, Model
+from hytrec.modeling.model import HyTRec, State, UserFeatures, build_model
+from hytrec.signature import ENCODER, RERANKER, RETRIEVER, STATE, USER_FEATURES
 from hytrec_export.exporters.wrapper import CatalogueScores, split
 
 CONFIG = ModelConfig(items=9, width=8, tadn_layers=2, softmax_layers=1, window=4, experts=2, dropout=0.0)
@@ -20,10 +18,9 @@ def model() -> HyTRec:
     return build_model(CONFIG).eval()
 
 
-@pytest.mark.parametrize("served", GRAPHS, ids=lambda served: served.name)
-def test_parameters_are_the_tables_inputs_in_its_order(served: Model, model: HyTRec) -> None:
-    module = split(model, delta_rule=chunked)[served.name]
-    assert tuple(inspect.signature(module.forward).parameters) == served.input_names()
+def test_state_and_user_features_are_the_tables_in_its_order() -> None:
+    assert State._fields == tuple(tensor.name for tensor in STATE)
+    assert UserFeatures._fields == tuple(tensor.name for tensor in USER_FEATURES)
 
 
 def encoded(model: HyTRec) -> tuple[State, torch.Tensor, tuple[torch.Tensor, ...]]:
@@ -34,7 +31,7 @@ def encoded(model: HyTRec) -> tuple[State, torch.Tensor, tuple[torch.Tensor, ...
     )
     before = model.empty_state(2)
     after, last_memory = model.encode(before, *events)
-    outputs = split(model, delta_rule=chunked)[ENCODER.name](*(getattr(before, t.name) for t in STATE), *events)
+    outputs = split(model, delta_rule=chunked)[ENCODER.name](*before, *events)
     return after, last_memory, outputs
 
 
@@ -49,14 +46,13 @@ def test_the_encoder_returns_the_state_in_the_tables_order(model: HyTRec) -> Non
 def test_readers_answer_as_the_model_does(model: HyTRec) -> None:
     after, last_memory, _ = encoded(model)
     now = torch.tensor([[100], [100]])
-    names = [name for name in RETRIEVER.input_names() if hasattr(after, name)]
-    inputs = (last_memory, *(getattr(after, name) for name in names), now)
-    reading = model.read(*inputs)
+    features = UserFeatures.of(after, last_memory, now)
+    readout = model.read(features)
     modules = split(model, delta_rule=chunked)
     candidates, excluded = torch.tensor([[1, 2], [3, 10]]), torch.tensor([[1], [0]])
-    (scores,) = modules[RERANKER.name](*inputs, candidates)
-    torch.testing.assert_close(scores, model.rerank(reading, candidates))
-    (rows,) = modules[RETRIEVER.name](*inputs, excluded)
-    assert torch.equal(rows, model.retrieve(reading, excluded))
-    (catalogue,) = CatalogueScores(model=model)(*inputs)
-    torch.testing.assert_close(catalogue, model.retrieve_scores(reading.user))
+    (scores,) = modules[RERANKER.name](*features, candidates)
+    torch.testing.assert_close(scores, model.rerank(readout, candidates))
+    (rows,) = modules[RETRIEVER.name](*features, excluded)
+    assert torch.equal(rows, model.retrieve(readout, excluded))
+    (catalogue,) = CatalogueScores(model=model)(*features)
+    torch.testing.assert_close(catalogue, model.retrieve_scores(readout.user))

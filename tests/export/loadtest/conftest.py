@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hytrec_export.loadtest.peer_figures import length_verdict, ratios
 
 from hytrec_export.loadtest.event_log import EventLog
 from hytrec_export.loadtest.figures import Window, point_figures
 from hytrec_export.loadtest.options import Load, LoadKind
-from hytrec_export.loadtest.peer_figures import length_verdict, ratios
 from hytrec_export.loadtest.profile import Profile
 from hytrec_export.loadtest.statistics import ModelTimes
 

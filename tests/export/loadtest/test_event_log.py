@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from hytrec.contract import DType
 from hytrec.errors import DataError
-from hytrec.signature import DType
 from hytrec_export.errors import MissingPackageError
 from hytrec_export.loadtest.event_log import MARGIN_S, EventLog, read_event_log
 from hytrec_export.loadtest.options import LogColumns

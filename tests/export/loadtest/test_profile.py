@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from hytrec.contract import StateStatus
 from hytrec_export.errors import LoadTestError
 from hytrec_export.loadtest.profile import Profile, joined, latency_figures, overlap, read_profile
 
@@ -15,7 +16,7 @@ S = 10**9
 
 def request(sent_ms: int, answered_ms: int, *, count: int = 5, times: Any = 1, applied: bool = True) -> dict[str, Any]:
     inputs = {"user_id": "u"} | ({} if times is None else {"times": times})
-    outputs = {"event_count": count, "applied": applied, "state_status": "kept"}
+    outputs = {"event_count": count, "applied": applied, "state_status": int(StateStatus.FOUND)}
     return {
         "timestamp": sent_ms * 10**6,
         "request_inputs": inputs,
@@ -44,7 +45,7 @@ def test_requests_are_read_in_the_order_sent(tmp_path: Path) -> None:
 
 def test_replayed_calls_and_lost_states_are_counted(tmp_path: Path) -> None:
     lost = request(0, 1)
-    lost["response_outputs"][0]["state_status"] = "corrupt"
+    lost["response_outputs"][0]["state_status"] = int(StateStatus.DAMAGED)
     profile = read_profile(export(tmp_path / "e", [lost, request(1, 2, applied=False)]))
     assert (profile.replayed, profile.lost) == (1, 1)
 

@@ -6,11 +6,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hytrec_export.loadtest.contract import TRITON_NAMES, check_contract, key_types
 
-from hytrec.signature import APPEND, ENSEMBLES, RANK, DType, Ensemble
+from hytrec.contract import DType, Ensemble
+from hytrec.signature import APPEND, ENSEMBLES, RANK
 from hytrec_export.errors import LoadTestError
 from hytrec_export.loadtest import prefill, server
-from hytrec_export.loadtest.contract import TRITON_NAMES, check_contract, key_types
 from hytrec_export.loadtest.event_log import EventLog
 from hytrec_export.loadtest.server import LiveServer
 from hytrec_export.optional import require

@@ -3,7 +3,8 @@ from typing import Any
 
 import pytest
 
-from hytrec.signature import ENSEMBLES, GRAPHS, STATE_MODELS, DType, Ensemble, Model, Tensor
+from hytrec.contract import DType, Ensemble, Model, Tensor
+from hytrec.signature import ENSEMBLES, GRAPHS, STATE_MODELS
 from hytrec_export.repository.config_pbtxt import config_texts
 from hytrec_export.settings import ServingSettings
 

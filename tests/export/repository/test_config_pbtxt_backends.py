@@ -8,9 +8,18 @@ from typing import Any
 
 import pytest
 
+from hytrec.contract import DType
 from hytrec.run_folder import Run, load_run
-from hytrec.signature import ENCODER, GRAPHS, NEXT_STATE, RERANKER, RETRIEVER, STATE, DType
-from hytrec_export.options import Device, EngineOptions, Lowering, StateKind, Target
+from hytrec.signature import (
+    CARRIED_STATE,
+    ENCODER,
+    GRAPHS,
+    RERANKER,
+    RETRIEVER,
+    SESSION_ENCODER_GRAPH,
+    STATE,
+)
+from hytrec_export.options import Device, EngineOptions, Execution, Lowering, StateKind, Target
 from hytrec_export.plan import BuildPlan
 from hytrec_export.repository.backend_config import graph_lengths
 from hytrec_export.repository.config_pbtxt import config_texts
@@ -61,12 +70,21 @@ def parsed(settings: ServingSettings, plan: BuildPlan, run: Run | None = None) -
 
 @pytest.mark.parametrize("name", [name for name in PLANS if "chunked" not in name])
 def test_every_tensor_of_every_graph_stands_in_its_config(
-    name: str, built: Path, tiny: ServingSettings, plan_of: Any, declared_in: Any, declared_of: Any
+    name: str,
+    built: Path,
+    with_carried_state: Any,
+    tiny: ServingSettings,
+    plan_of: Any,
+    declared_in: Any,
+    declared_of: Any,
 ) -> None:
-    """Of the fused lowering; tests/export/tensorrt has the chunked one and TensorRT's own reading of it."""
-    configs = parsed(tiny, plan_of(**PLANS[name]))
-    for model in GRAPHS:
+    """Of the fused lowering; tests/export/exporters/tensorrt has the chunked one and TensorRT's own reading of it."""
+    plan = plan_of(**PLANS[name])
+    configs = parsed(tiny, plan)
+    for model in plan.graphs:
         graph = built / model.name / "1" / "model.onnx"
+        if model is SESSION_ENCODER_GRAPH:
+            graph = with_carried_state(graph)
         assert declared_in(configs[model.name]) == declared_of(graph)
         assert configs[model.name].max_batch_size == LIMITS.max_batch
         assert not any(tensor.optional for tensor in configs[model.name].input)
@@ -105,7 +123,7 @@ def test_a_graph_runs_on_one_device_without_tf32(
         assert (group.count, group.kind) == (1, model_config_pb2.ModelInstanceGroup.Kind.Value(kind))
         assert not group.profile
         assert {key: value.string_value for key, value in config.parameters.items()} == {
-            "intra_op_thread_count": "4",
+            "intra_op_thread_count": "1",
             "inter_op_thread_count": "1",
             "execution_mode": "0",
         }
@@ -114,18 +132,30 @@ def test_a_graph_runs_on_one_device_without_tf32(
         assert not config.optimization.cuda.graphs
 
 
+def test_threads_of_a_graph_on_the_cpu_are_an_option(tiny: ServingSettings, plan_of: Any) -> None:
+    configs = parsed(tiny, plan_of(target=Target.ONNXRUNTIME, intra_op_threads=3))
+    for model in GRAPHS:
+        assert configs[model.name].parameters["intra_op_thread_count"].string_value == "3"
+
+
 @pytest.mark.parametrize("name", ["tensorrt", "onnxruntime-cpu", "onnxruntime-cuda"])
-def test_queues_have_an_end(name: str, tiny: ServingSettings, plan_of: Any) -> None:
+def test_batches_of_a_preferred_size_do_not_wait(name: str, tiny: ServingSettings, plan_of: Any) -> None:
     configs = parsed(tiny, plan_of(**PLANS[name]))
     for model in GRAPHS:
         batching = configs[model.name].dynamic_batching
         assert list(batching.preferred_batch_size) == [2, 4, 8, 16]
         assert 0 < batching.max_queue_delay_microseconds <= 1000
-        policy = batching.default_queue_policy
-        assert policy.timeout_action == model_config_pb2.ModelQueuePolicy.REJECT
-        assert policy.default_timeout_microseconds == 5_000_000
-        assert policy.allow_timeout_override
-        assert policy.max_queue_size == 256
+
+
+@pytest.mark.parametrize("name", [*PLANS, "embedded-fused"])
+def test_no_model_has_a_queue_policy_or_priorities(name: str, tiny: ServingSettings, plan_of: Any) -> None:
+    """Triton's batcher stops prefetching with either, and a burst waits up to 500 ms for a free instance."""
+    options = PLANS.get(name, {"target": Target.EMBEDDED, "execution": Execution.FUSED})
+    for model, config in parsed(tiny, plan_of(**options)).items():
+        batching = config.dynamic_batching
+        assert not batching.HasField("default_queue_policy"), model
+        assert not batching.priority_queue_policy, model
+        assert (batching.priority_levels, batching.default_priority_level) == (0, 0), model
 
 
 def test_cuda_graphs_name_every_input_at_every_batch_size(tiny: ServingSettings, plan_of: Any) -> None:
@@ -206,7 +236,18 @@ def test_states_rank_alike_by_name(settings: ServingSettings) -> None:
     outputs = sorted(state.output_name for state in states)
     pairs = {state.input_name: state.output_name for state in states}
     assert [pairs[name] for name in inputs] == outputs
-    assert len(inputs) == len(STATE) == len(NEXT_STATE)
+    assert len(inputs) == len(STATE) == len(CARRIED_STATE)
+
+
+def test_no_tensor_is_both_a_state_and_an_output(session: dict[str, Any]) -> None:
+    """The backends set such an output's batch where the state's is read, and concurrent sessions fail."""
+    encoder = session[ENCODER.name]
+    states = {state.output_name for state in encoder.sequence_batching.state}
+    assert len(states) == len(STATE)
+    assert not states & {tensor.name for tensor in encoder.output}
+    for config in session.values():
+        for step in config.ensemble_scheduling.step:
+            assert not states & set(step.output_map)
 
 
 def test_state_inputs_are_nobodys_but_tritons(session: dict[str, Any]) -> None:

@@ -165,7 +165,7 @@ def test_half_precision_and_engines_are_told(built: Path) -> None:
         engines={"hytrec_encoder": engine},
     )
     assert (plain.bound, manifest.bound) == (1e-4, 0.12)
-    assert manifest.told()[2:] == [
+    assert manifest.summary_lines()[2:] == [
         "mixed-float16 from float32: scores 0.0028, bound 0.12; top 10 the same 99.51%",
         "hytrec_encoder: engine for sm86 of tensorrt-rtx 1.7.1, 24.1 MB, 27 s",
         "hytrec_encoder: slow",

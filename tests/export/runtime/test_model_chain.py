@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hytrec.contract import Sizes
 from hytrec.data.histories import History
-from hytrec.signature import ENCODER, Sizes
+from hytrec.signature import ENCODER
 from hytrec_export.runtime.model_chain import ModelChain, batches, empty_state, padded, split_at, split_every
 from hytrec_export.runtime.runners import Arrays
 from hytrec_export.settings import ServingSettings
@@ -101,8 +102,8 @@ def test_users_without_any_events_are_encoded_once(chain: ModelChain, encoder: C
 def test_one_user_of_many(chain: ModelChain) -> None:
     alone = chain.replay([[history(3)], [history(4)]]).row(1)
     assert alone.state["event_count"].tolist() == [[4]]
-    assert alone.reading["last_time"].tolist() == [[1_004]]
-    assert set(alone.reading) == {
+    assert alone.features["last_time"].tolist() == [[1_004]]
+    assert set(alone.features) == {
         "last_memory",
         "window_items",
         "window_behaviors",

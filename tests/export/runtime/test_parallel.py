@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from hytrec.signature import CANDIDATE_ROWS, ENCODER, ITEM_ROWS, RAW_SCORES, RERANKER, ROW_TIMES, STATE, next_name
+from hytrec.contract import next_name
+from hytrec.signature import CANDIDATE_ROWS, ENCODER, ITEM_ROWS, RAW_SCORES, RERANKER, ROW_TIMES, STATE
 from hytrec_export.runtime import parallel as cores
 from hytrec_export.runtime.model_chain import empty_state, padded
 from hytrec_export.runtime.parallel import ShardedRunner, SizeRouter, even_cuts
@@ -103,15 +104,15 @@ def test_one_core_runs_it_whole(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("three_cores")
 def test_a_run_takes_half_of_the_cores_while_others_need_them(monkeypatch: pytest.MonkeyPatch) -> None:
     noting = Noting()
-    alone = iter([False, True, False])
-    with ShardedRunner(RERANKER, noting, fewest=1, alone=lambda: next(alone)) as runner:
+    idle = iter([False, True, False])
+    with ShardedRunner(RERANKER, noting, fewest=1, peers_idle=lambda: next(idle)) as runner:
         runner.infer(of_candidates(1, 9))
         assert noting.shapes == [(1, 9)]
         runner.infer(of_candidates(1, 9))
         assert noting.shapes[1:] == [(1, 3)] * 3
     monkeypatch.setattr(cores, "cores", lambda: 4)
     noting.shapes.clear()
-    with ShardedRunner(RERANKER, noting, fewest=1, alone=lambda: next(alone)) as runner:
+    with ShardedRunner(RERANKER, noting, fewest=1, peers_idle=lambda: next(idle)) as runner:
         runner.infer(of_candidates(3, 9))
     assert sorted(noting.shapes) == [(1, 9), (2, 9)]
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from hytrec.signature import DType, Model, Tensor
+from hytrec.contract import DType, Model, Tensor
 from hytrec_export.errors import GraphError, InputError
 from hytrec_export.serving.batched_graph import BatchedGraph
 from hytrec_export.serving.load_step import StepResult
@@ -61,7 +61,7 @@ def _lists(answers: list[StepResult]) -> list[Any]:
 
 
 def test_a_batch_is_one_run_and_everyone_gets_his_own(graph: Adder) -> None:
-    answers = _runner(graph).answer([_request(1, 2, base=10), _request(3), _request(4, 5, 6, weight=2)])
+    answers = _runner(graph).run([_request(1, 2, base=10), _request(3), _request(4, 5, 6, weight=2)])
     assert graph.shapes == [(3, 3)]
     assert _lists(answers) == [
         {"sum": [[13]], "products": [[1, 2]]},
@@ -71,18 +71,18 @@ def test_a_batch_is_one_run_and_everyone_gets_his_own(graph: Adder) -> None:
 
 
 def test_long_requests_run_apart(graph: Adder) -> None:
-    answers = _runner(graph).answer([_request(*range(100)), _request(1), _request(2)])
+    answers = _runner(graph).run([_request(*range(100)), _request(1), _request(2)])
     assert graph.shapes == [(2, 1), (1, 100)]
     assert [answer["sum"][0, 0] for answer in answers if isinstance(answer, dict)] == [4950, 1, 2]
 
 
 def test_a_run_is_bounded(graph: Adder) -> None:
-    _runner(graph, max_elements=4).answer([_request(1, 2)] * 5)
+    _runner(graph, max_elements=4).run([_request(1, 2)] * 5)
     assert sorted(graph.shapes) == [(1, 2), (2, 2), (2, 2)]
 
 
 def test_only_the_guilty_request_fails(graph: Adder) -> None:
-    answers = _runner(graph).answer([_request(1), _request(2, weight=13), _request(3)])
+    answers = _runner(graph).run([_request(1), _request(2, weight=13), _request(3)])
     assert isinstance(answers[1], GraphError)
     assert _lists(answers) == [
         {"sum": [[1]], "products": [[1]]},
@@ -94,7 +94,7 @@ def test_only_the_guilty_request_fails(graph: Adder) -> None:
 def test_misshapen_requests_fail_alone(graph: Adder) -> None:
     two_rows = {name: np.repeat(values, 2, 0) for name, values in _request(1).items()}
     uneven = _request(1, 2) | {"weights": np.ones((1, 3), np.int64)}
-    answers = _runner(graph).answer([two_rows, uneven, _request(), _request(5)])
+    answers = _runner(graph).run([two_rows, uneven, _request(), _request(5)])
     assert [type(answer) for answer in answers] == [InputError, InputError, InputError, dict]
     assert _lists(answers)[:3] == [
         "base has batch dimension 2; it must be 1, the server forms the batches",
@@ -104,5 +104,5 @@ def test_misshapen_requests_fail_alone(graph: Adder) -> None:
 
 
 def test_an_empty_batch_runs_nothing(graph: Adder) -> None:
-    assert _runner(graph).answer([]) == []
+    assert _runner(graph).run([]) == []
     assert graph.shapes == []

@@ -3,11 +3,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hytrec.signature import StateStatus
+from hytrec.contract import StateStatus
 from hytrec_export.errors import InputError
 from hytrec_export.serving.call_context import NO_CANDIDATES, CallContext
 
-TICKETS = st.builds(
+CONTEXTS = st.builds(
     CallContext,
     user_id=st.binary(min_size=1, max_size=256),
     request_id=st.binary(min_size=16, max_size=16),
@@ -20,7 +20,7 @@ TICKETS = st.builds(
 )
 
 
-@given(TICKETS)
+@given(CONTEXTS)
 def test_a_ticket_comes_back_whole(call_context: CallContext) -> None:
     packed = call_context.pack()
     assert packed.dtype == np.uint8
@@ -30,14 +30,14 @@ def test_a_ticket_comes_back_whole(call_context: CallContext) -> None:
 @pytest.mark.parametrize("packed", [b"", b"HYT1", b"x" * 60, b"HYT1" + bytes(400)])
 def test_other_bytes_are_refused(packed: bytes) -> None:
     with pytest.raises(
-        InputError, match=rf"^call_context of {len(packed)} bytes is not one of hytrec_state_load; call an en"
+        InputError, match=rf"^call_context of {len(packed)} bytes is not one of hytrec_state_load; use an en"
     ):
         CallContext.unpack(np.frombuffer(packed, np.uint8))
 
 
-@given(TICKETS)
+@given(CONTEXTS)
 def test_an_unknown_status_is_refused(call_context: CallContext) -> None:
     packed = call_context.pack().copy()
     packed[4 + 16 + 16 + 8 + 4] = 9
-    with pytest.raises(InputError, match=r"^call_context has status 9 of 5; call an ensemble instead$"):
+    with pytest.raises(InputError, match=r"^call_context has the unknown state_status 9; use an ensemble instead$"):
         CallContext.unpack(packed)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from hytrec.contract import Ensemble, Model, next_name
 from hytrec.signature import (
     APPEND,
     CANDIDATE_KEYS,
@@ -26,9 +27,6 @@ from hytrec.signature import (
     STATE_SAVE,
     USER_ID,
     WINDOW_ITEMS,
-    Ensemble,
-    Model,
-    next_name,
 )
 from hytrec_export.errors import InputError
 from hytrec_export.serving.fused_pipeline import FusedPipeline, PipelineRequest, endpoint_of
@@ -69,7 +67,7 @@ def call(endpoint: Ensemble, user: str = "ada") -> PipelineRequest:
 
 def run(*calls: PipelineRequest) -> tuple[list[StepResult], dict[str, list[Inputs]]]:
     steps = Execution()
-    answers = FusedPipeline(steps).answer(calls)  # type: ignore[arg-type]
+    answers = FusedPipeline(steps).run(calls)  # type: ignore[arg-type]
     return answers, steps.given
 
 
@@ -138,12 +136,13 @@ def test_the_endpoints_are_the_same_for_callers() -> None:
 
 
 @pytest.mark.parametrize(("endpoint", "given"), [(APPEND, True), (RANK, False), (RECOMMEND, True)])
-def test_a_call_around_the_endpoints_is_refused(endpoint: Ensemble, given: bool) -> None:
+def test_candidates_at_the_wrong_endpoint_are_rejected(endpoint: Ensemble, given: bool) -> None:
     inputs = {USER_ID.name: np.array(["ada"])} | ({CANDIDATE_KEYS.name: np.array(["a"])} if given else {})
-    (answer,), asked = run(PipelineRequest(endpoint=endpoint, inputs=inputs))
-    assert isinstance(answer, InputError)
-    assert str(answer) == (
-        f"candidate_keys are {'given' if given else 'missing'} and the outputs asked for are those of {endpoint.name}; "
-        "call hytrec_append, hytrec_rank or hytrec_recommend, not hytrec_fused"
+    (result,), ran = run(PipelineRequest(endpoint=endpoint, inputs=inputs))
+    assert isinstance(result, InputError)
+    assert str(result) == (
+        f"candidate_keys is given, but {endpoint.name} takes none; send it to hytrec_rank"
+        if given
+        else "candidate_keys is missing; hytrec_rank needs it, hytrec_append and hytrec_recommend do not"
     )
-    assert not asked
+    assert not ran

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from hytrec.contract import DType, StateStatus
 from hytrec.data.vocabulary import Vocabulary
-from hytrec.signature import STATE_LOAD, DType, StateStatus
+from hytrec.signature import STATE_LOAD
 from hytrec_export.errors import InputError, StoreUnavailableError
 from hytrec_export.runtime.padding import FINE_STEPS_PER_OCTAVE
 from hytrec_export.serving.call_context import NO_CANDIDATES, CallContext
@@ -44,7 +45,7 @@ def _outputs(answer: StepResult) -> dict[str, NDArray[Any]]:
 
 
 def _load(loader: LoadStep, *calls: dict[str, NDArray[Any]]) -> list[dict[str, NDArray[Any]]]:
-    return [_outputs(answer) for answer in loader.answer(calls)]
+    return [_outputs(answer) for answer in loader.run(calls)]
 
 
 def test_every_output_of_the_table_is_there(loader: LoadStep, settings: ServingSettings) -> None:
@@ -97,7 +98,7 @@ def test_a_known_user_brings_the_state(loader: LoadStep, kept: bytes, state: Sta
         revision=CALL,
         event_count=3,
         events=1,
-        status=StateStatus.KEPT,
+        status=StateStatus.FOUND,
         top_k=4,
     )
 
@@ -112,7 +113,7 @@ def test_a_known_call_applies_nothing(loader: LoadStep, kept: bytes, counters: A
 
 
 def test_a_position_that_does_not_fit_is_refused(loader: LoadStep, kept: bytes, counters: Any) -> None:
-    refused, taken = loader.answer([_call(kept, expected_event_count=[[2]]), _call(kept, expected_event_count=[[3]])])
+    refused, taken = loader.run([_call(kept, expected_event_count=[[2]]), _call(kept, expected_event_count=[[3]])])
     assert isinstance(refused, InputError)
     assert str(refused) == (
         "expected_event_count is 2, but 3 events of the user are stored; "
@@ -123,14 +124,14 @@ def test_a_position_that_does_not_fit_is_refused(loader: LoadStep, kept: bytes, 
 
 
 def test_a_bad_call_leaves_its_batch_mates_alone(loader: LoadStep, counters: Any) -> None:
-    answers = loader.answer([_call(b"a", now=[[3]]), _call(b""), _call(b"b", now=[[4]])])
+    answers = loader.run([_call(b"a", now=[[3]]), _call(b""), _call(b"b", now=[[4]])])
     assert [type(answer) for answer in answers] == [dict, InputError, dict]
     assert _outputs(answers[2])["now_s"].tolist() == [[4]]
     assert counters.counts == {ServerCounter.REJECTED_REQUEST: 1}
 
 
 def test_a_batch_of_bad_calls_needs_no_store(loader: LoadStep) -> None:
-    assert [type(answer) for answer in loader.answer([_call(b"")])] == [InputError]
+    assert [type(answer) for answer in loader.run([_call(b"")])] == [InputError]
 
 
 def test_excluded_items_are_known_distinct_and_padded(loader: LoadStep) -> None:
@@ -176,7 +177,7 @@ def test_unknown_keys_are_counted(loader: LoadStep, counters: Any) -> None:
     assert counters.counts == {ServerCounter.UNKNOWN_ITEM: 3, ServerCounter.UNKNOWN_BEHAVIOR: 1}
 
 
-def test_a_foreign_record_counts_and_is_not_used(
+def test_a_record_of_another_model_counts_and_is_not_used(
     settings: ServingSettings, vocabulary: Vocabulary, store: MemoryStore, kept: bytes, counters: Any
 ) -> None:
     other = MemoryStore(rules=RecordRules(sizes=settings.sizes, fingerprint="f" * 32), max_bytes=1 << 20)
@@ -184,8 +185,8 @@ def test_a_foreign_record_counts_and_is_not_used(
     loader = LoadStep(settings=settings, vocabulary=vocabulary, store=other, counters=counters)
     (outputs,) = _load(loader, _call(kept))
     assert not outputs["memory"].any()
-    assert CallContext.unpack(outputs["call_context"][0]).status is StateStatus.FOREIGN
-    assert counters.counts == {ServerCounter.FOREIGN_STATE: 1}
+    assert CallContext.unpack(outputs["call_context"][0]).status is StateStatus.MODEL_MISMATCH
+    assert counters.counts == {ServerCounter.MODEL_MISMATCH: 1}
 
 
 def test_string_keys_of_a_whole_batch_are_mapped_at_once(
@@ -213,7 +214,7 @@ def test_an_unreadable_store_is_not_an_empty_one(
     monkeypatch.setattr(store, "read_many", fail)
     loader = LoadStep(settings=settings, vocabulary=vocabulary, store=store, counters=counters)
     with pytest.raises(StoreUnavailableError, match="gone"):
-        loader.answer([_call()])
+        loader.run([_call()])
 
 
 def test_a_broken_state_fails_its_own_call(
@@ -229,6 +230,6 @@ def test_a_broken_state_fails_its_own_call(
         return users
 
     monkeypatch.setattr(store, "read_many", without_window)
-    bad, good = loader.answer([_call(kept), _call(b"new")])
+    bad, good = loader.run([_call(kept), _call(b"new")])
     assert isinstance(bad, KeyError)
     assert isinstance(good, dict)

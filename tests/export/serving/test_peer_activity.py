@@ -18,7 +18,7 @@ OTHER = """
 import sys
 from pathlib import Path
 from hytrec_export.serving.peer_activity import PeerActivity
-with PeerActivity(Path(sys.argv[1])).at_work():
+with PeerActivity(Path(sys.argv[1])).busy():
     print("working", flush=True)
     sys.stdin.readline()
 """
@@ -34,16 +34,16 @@ def file(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def here(file: Path) -> Iterator[PeerActivity]:
-    neighbours = PeerActivity(file)
-    yield neighbours
-    neighbours.close()
+    activity = PeerActivity(file)
+    yield activity
+    activity.close()
 
 
-def asked(neighbours: PeerActivity, times: int) -> list[bool]:
+def asked(activity: PeerActivity, times: int) -> list[bool]:
     answers = []
     for _ in range(times):
-        with neighbours.at_work():
-            answers.append(neighbours.alone())
+        with activity.busy():
+            answers.append(activity.peers_idle())
     return answers
 
 
@@ -67,11 +67,11 @@ def test_another_process_at_work_is_noticed_at_once_and_its_death_too(here: Peer
 def test_asking_does_not_keep_a_neighbour_from_being_noticed(here: PeerActivity, file: Path) -> None:
     assert asked(here, PATIENCE + 1)[-1]
     there = PeerActivity(file)
-    with here.at_work():
-        assert here.alone()
-        with there.at_work():
-            assert not there.alone()
-            assert not here.alone()
+    with here.busy():
+        assert here.peers_idle()
+        with there.busy():
+            assert not there.peers_idle()
+            assert not here.peers_idle()
     there.close()
 
 
@@ -80,7 +80,7 @@ def test_another_thread_at_work_is_company(here: PeerActivity) -> None:
     begun, done = threading.Event(), threading.Event()
 
     def long_call() -> None:
-        with here.at_work():
+        with here.busy():
             begun.set()
             done.wait(10)
 
@@ -106,8 +106,8 @@ def test_a_failing_piece_of_work_is_over(here: PeerActivity) -> None:
         raise RuntimeError("boom")
 
     with pytest.raises(RuntimeError, match="boom"):
-        here.working(fail)(1)
-    assert here.working(str)(1) == "1"
+        here.marking_busy(fail)(1)
+    assert here.marking_busy(str)(1) == "1"
     assert asked(here, PATIENCE + 1)[-1]
 
 

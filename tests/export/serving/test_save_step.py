@@ -6,8 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from hytrec.contract import StateStatus, next_name
 from hytrec.data.vocabulary import Vocabulary
-from hytrec.signature import MODEL_FINGERPRINT, RECEIPT, StateStatus, next_name
+from hytrec.signature import MODEL_FINGERPRINT, RECEIPT
 from hytrec_export.errors import GraphError, InputError, StateConflictError, StateStoreError, StoreFullError
 from hytrec_export.serving.call_context import NO_CANDIDATES, CallContext
 from hytrec_export.serving.counters import Counters, ServerCounter
@@ -66,12 +67,12 @@ def _outputs(answer: StepResult) -> dict[str, NDArray[Any]]:
 
 
 def test_an_append_is_stored_and_receipted(saver: SaveStep, store: MemoryStore, finished: Finished) -> None:
-    outputs = _outputs(saver.answer([finished()])[0])
+    outputs = _outputs(saver.run([finished()])[0])
     assert {name: values.tolist() for name, values in outputs.items()} == {
         "event_count": [[3]],
         "applied": [[True]],
-        "model_fingerprint": [[b"0123456789abcdef" * 2]],
-        "state_status": [[b"new"]],
+        "model_fingerprint": [list(bytes.fromhex("0123456789abcdef" * 2))],
+        "state_status": [[StateStatus.NEW]],
     }
     (user,) = store.read_many([b"ada"])
     assert user.revision == b"c" * 16
@@ -81,7 +82,7 @@ def test_an_append_is_stored_and_receipted(saver: SaveStep, store: MemoryStore, 
 
 
 def test_a_call_without_events_writes_nothing(saver: SaveStep, store: MemoryStore, finished: Finished) -> None:
-    outputs = _outputs(saver.answer([finished(events=0)])[0])
+    outputs = _outputs(saver.run([finished(events=0)])[0])
     assert (outputs["event_count"].tolist(), outputs["applied"].tolist()) == ([[0]], [[False]])
     assert not store.records
 
@@ -97,16 +98,17 @@ def test_a_batch_is_one_transaction(
         return write_many(writes)
 
     monkeypatch.setattr(store, "write_many", counted)
-    saver.answer([finished(b"a"), finished(b"b", events=0), finished(b"c")])
+    saver.run([finished(b"a"), finished(b"b", events=0), finished(b"c")])
     assert batches == [2]
 
 
 def test_the_second_of_two_writers_is_told_to_retry(saver: SaveStep, counters: Any, finished: Finished) -> None:
-    first, second = saver.answer([finished(), finished()])
+    first, second = saver.run([finished(), finished()])
     assert isinstance(first, dict)
     assert isinstance(second, StateConflictError)
     assert str(second) == (
-        "the user's state changed while this call ran (expected event_count 0, found 3); retry the call"
+        "the user's state changed while this request ran (expected event_count 0, found 3); "
+        "retry it with the same request_id"
     )
     assert counters.counts == {ServerCounter.CONFLICT: 1}
 
@@ -117,11 +119,11 @@ def test_a_full_store_is_named_and_readers_are_answered(
     rules = RecordRules(sizes=settings.sizes, fingerprint=settings.fingerprint)
     store = MemoryStore(rules=rules, max_bytes=10)
     saver = SaveStep(settings=settings, vocabulary=vocabulary, store=store, counters=counters)
-    writer, reader = saver.answer([finished(), finished(events=0)])
+    writer, reader = saver.run([finished(), finished(events=0)])
     assert isinstance(reader, dict)
     assert isinstance(writer, StoreFullError)
     assert str(writer) == (
-        "the state store is full, so nothing of this call was stored; raise its size limit, "
+        "the state store is full, so nothing of this request was stored; raise its size limit, "
         "or delete users with: hytrec-export state delete"
     )
     assert counters.counts == {ServerCounter.STORE_FULL: 1}
@@ -134,20 +136,20 @@ def test_a_failing_store_fails_the_writers_alone(
         raise StateStoreError("the disk is gone")
 
     monkeypatch.setattr(store, "write_many", fail)
-    writer, reader = saver.answer([finished(), finished(b"b", events=0)])
+    writer, reader = saver.run([finished(), finished(b"b", events=0)])
     assert isinstance(writer, StateStoreError)
     assert isinstance(reader, dict)
 
 
 def test_ranking_trims_the_padding(saver: SaveStep, finished: Finished) -> None:
-    outputs = _outputs(saver.answer([finished(candidates=2, raw_scores=_scores([[0.5, 2, 9, 9]]))])[0])
+    outputs = _outputs(saver.run([finished(candidates=2, raw_scores=_scores([[0.5, 2, 9, 9]]))])[0])
     assert outputs["scores"].tolist() == [[0.5, 2]]
     assert "recommended_keys" not in outputs
 
 
 def test_recommending_sorts_and_maps_rows_back(saver: SaveStep, finished: Finished) -> None:
     rows, scores = [[20, 0, 4, 2, 3]], _scores([[1, 9, 2, 2, -np.inf]])
-    outputs = _outputs(saver.answer([finished(top_k=3, candidate_rows=rows, raw_scores=scores)])[0])
+    outputs = _outputs(saver.run([finished(top_k=3, candidate_rows=rows, raw_scores=scores)])[0])
     assert outputs["recommended_keys"].tolist() == [[101, 103, 119]]
     assert outputs["recommended_scores"].tolist() == [[2, 2, 1]]
     assert "scores" not in outputs
@@ -158,7 +160,7 @@ def test_string_keys_come_back_as_bytes_objects(
 ) -> None:
     saver = SaveStep(settings=settings, vocabulary=Vocabulary([b"a", b"bb"]), store=store, counters=counters)
     scores = _scores([[1, 2]])
-    keys = _outputs(saver.answer([finished(candidate_rows=[[1, 2]], raw_scores=scores)])[0])["recommended_keys"]
+    keys = _outputs(saver.run([finished(candidate_rows=[[1, 2]], raw_scores=scores)])[0])["recommended_keys"]
     assert keys.dtype == object
     assert keys.tolist() == [[b"bb", b"a"]]
 
@@ -167,7 +169,7 @@ def test_a_state_that_is_not_finite_is_never_stored(saver: SaveStep, store: Memo
     for name, title in (("memory", "the encoder's memory"), ("long_vector", "the encoder's long vector")):
         broken = finished()
         broken[next_name(name)] = np.full_like(broken[next_name(name)], np.nan)
-        bad, good = saver.answer([broken, finished(name.encode())])
+        bad, good = saver.run([broken, finished(name.encode())])
         assert isinstance(bad, GraphError)
         assert (
             str(bad) == f"{title} are not finite numbers, so nothing was stored; run: hytrec-export verify REPOSITORY"
@@ -178,7 +180,7 @@ def test_a_state_that_is_not_finite_is_never_stored(saver: SaveStep, store: Memo
 
 def test_scores_that_are_not_finite_are_never_answered(saver: SaveStep, store: MemoryStore, finished: Finished) -> None:
     scores = _scores([[1, np.nan]])
-    ranked, recommended = saver.answer(
+    ranked, recommended = saver.run(
         [finished(candidates=2, raw_scores=scores), finished(candidate_rows=[[1, 2]], raw_scores=scores)]
     )
     for answer in (ranked, recommended):
@@ -188,14 +190,14 @@ def test_scores_that_are_not_finite_are_never_answered(saver: SaveStep, store: M
 
 
 def test_a_wrong_count_of_events_is_never_stored(saver: SaveStep, store: MemoryStore, finished: Finished) -> None:
-    (answer,) = saver.answer([finished(events=2)])
+    (answer,) = saver.run([finished(events=2)])
     assert isinstance(answer, GraphError)
     assert str(answer) == "the encoder counted 3 events instead of 2; build the repository again"
     assert not store.records
 
 
 def test_a_forged_ticket_fails_alone(saver: SaveStep, finished: Finished) -> None:
-    bad, good = saver.answer([finished(call_context=np.zeros((1, 9), np.uint8)), finished()])
+    bad, good = saver.run([finished(call_context=np.zeros((1, 9), np.uint8)), finished()])
     assert isinstance(bad, InputError)
     assert isinstance(good, dict)
 
@@ -210,5 +212,5 @@ def test_best_items_are_the_sorted_ones(pairs: list[tuple[int, float]], top_k: i
 
 
 def test_the_receipt_is_whole(saver: SaveStep, finished: Finished) -> None:
-    assert set(_outputs(saver.answer([finished()])[0])) == {tensor.name for tensor in RECEIPT}
+    assert set(_outputs(saver.run([finished()])[0])) == {tensor.name for tensor in RECEIPT}
     assert MODEL_FINGERPRINT in RECEIPT

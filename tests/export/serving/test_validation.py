@@ -5,7 +5,7 @@ import pytest
 from numpy.typing import NDArray
 
 from hytrec_export.errors import InputError
-from hytrec_export.serving.validation import ValidatedRequest, admit_user_id, validate_request
+from hytrec_export.serving.validation import ValidatedRequest, validate_request, validate_user_id
 from hytrec_export.settings import Limits
 
 CLOCK_S = 1_700_000_000
@@ -58,7 +58,7 @@ def test_the_default_top_k_fits_a_small_catalogue() -> None:
 
 
 USER_ID_ALLOWED = "it must be 1 to 256 bytes of UTF-8"
-ONE_USER = "its batch dimension must be 1, as in [1, n]: send one user a call, the server forms the batches"
+ONE_USER = "its batch dimension must be 1, as in [1, n]: send one user per request, the server forms the batches"
 TIME_ALLOWED = "it must be 1 to 100000000000 unix seconds"
 REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"user_id": _objects(b"")}, f"user_id is empty; {USER_ID_ALLOWED}"),
@@ -75,11 +75,11 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ),
     (
         {"request_id": np.ones((1, 8), np.uint8)},
-        "request_id has 8 bytes; it must be 16 random bytes, one id per call",
+        "request_id has 8 bytes; it must be 16 random bytes, one id per request",
     ),
     (
         {"request_id": np.zeros((1, 16), np.uint8)},
-        "request_id is all zeros; it must be 16 random bytes, one id per call",
+        "request_id is all zeros; it must be 16 random bytes, one id per request",
     ),
     (
         {"item_keys": [[1, 2]], "times": [[1]]},
@@ -92,11 +92,11 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ),
     (
         {"item_keys": [[1] * 6], "times": [[1] * 6]},
-        "item_keys holds 6 events; at most 5 are allowed in one call, send the history in several calls",
+        "item_keys holds 6 events; at most 5 are allowed in one request, send the history in several",
     ),
     (
         {"item_keys": [[1, 2]], "times": [[1, 1_700_000_000_000]]},
-        f"times[1] is 1700000000000; {TIME_ALLOWED}, this looks like milliseconds",
+        f"times[1] is 1700000000000; {TIME_ALLOWED}, this looks like milliseconds, divide by 1,000",
     ),
     ({"item_keys": [[1]], "times": [[-4]]}, f"times[0] is -4; {TIME_ALLOWED}"),
     ({"item_keys": [[1]], "times": [[0]]}, f"times[0] is 0; {TIME_ALLOWED}"),
@@ -104,7 +104,22 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
         {"item_keys": [[1]], "times": [[CLOCK_S + 301]]},
         f"times[0] is {CLOCK_S + 301}, 301 s in the server's future; at most 300 s is allowed, check both clocks",
     ),
-    ({"now": [[10**12]]}, f"now is 1000000000000; {TIME_ALLOWED}, this looks like milliseconds"),
+    (
+        {"item_keys": [[1]], "times": [[1_700_000_000_000_000]]},
+        f"times[0] is 1700000000000000; {TIME_ALLOWED}, this looks like microseconds, divide by 1,000,000",
+    ),
+    (
+        {"now": [[1_700_000_000_000_000_000]]},
+        f"now is 1700000000000000000; {TIME_ALLOWED}, this looks like nanoseconds, divide by 1,000,000,000",
+    ),
+    *(
+        (
+            {name: _objects(b"a", b"x" * 257)} | ({"times": [[1, 2]]} if name == "behavior_keys" else {}),
+            f"{name}[1] has 257 bytes; a key has at most 256, hash longer ones",
+        )
+        for name in ("item_keys", "behavior_keys", "candidate_keys", "excluded_keys")
+    ),
+    ({"now": [[10**12]]}, f"now is 1000000000000; {TIME_ALLOWED}, this looks like milliseconds, divide by 1,000"),
     ({"now": [[0]]}, f"now is 0; {TIME_ALLOWED}"),
     (
         {"now": [[CLOCK_S + 400]]},
@@ -114,10 +129,10 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
         {"expected_event_count": [[-2]]},
         "expected_event_count is -2; it must be the event_count you expect, or -1 for unchecked",
     ),
-    ({"candidate_keys": [[]]}, "candidate_keys is empty; give 1 to 4 item keys, or call hytrec_append"),
+    ({"candidate_keys": [[]]}, "candidate_keys is empty; give 1 to 4 item keys, or use hytrec_append"),
     (
         {"candidate_keys": [[1] * 5]},
-        "candidate_keys holds 5 keys; 1 to 4 are allowed, rank the rest in another call",
+        "candidate_keys holds 5 keys; 1 to 4 are allowed, rank the rest in another request",
     ),
     ({"top_k": [[0]]}, "top_k is 0; it must be 1 to 20"),
     ({"top_k": [[21]]}, "top_k is 21; it must be 1 to 20"),
@@ -134,4 +149,4 @@ def test_bad_input_is_refused_in_one_line(inputs: dict[str, Any], message: str) 
 
 def test_a_missing_user_id_is_refused() -> None:
     with pytest.raises(InputError, match=r"^user_id is missing; it must be 1 to 256 bytes of UTF-8$"):
-        admit_user_id({})
+        validate_user_id({})

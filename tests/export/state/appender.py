@@ -11,7 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from hytrec.signature import STATE, DType, Sizes
+from hytrec.contract import DType, Sizes
+from hytrec.signature import STATE
 from hytrec_export.state.opening import open_store
 from hytrec_export.state.options import Durability, StoreOptions
 from hytrec_export.state.store import Outcome, StateStore, Write

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from hytrec.signature import STATE, DType, Sizes
+from hytrec.contract import DType, Sizes
+from hytrec.signature import STATE
 from hytrec_export.state.opening import open_store
 from hytrec_export.state.options import StoreOptions
 from hytrec_export.state.rules import RecordRules

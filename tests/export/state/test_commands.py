@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from hytrec.contract import StateStatus
 from hytrec.data.vocabulary import Vocabulary
-from hytrec.signature import StateStatus
 from hytrec_export.errors import (
     InputError,
     OptionError,
@@ -72,16 +72,16 @@ def test_users_are_listed(tmp_path: Path, filled: dict[bytes, Write], kit: Any, 
     users = {user.user_id: user for user in list_users(tmp_path)}
     assert list(users) == [b"f0", *filled]
     assert users[b"f0"].fingerprint == "f" * 32
-    assert users[b"u3"].status is StateStatus.CORRUPT
+    assert users[b"u3"].status is StateStatus.DAMAGED
     sound = users[b"u4"]
-    assert (sound.status, sound.event_count, sound.written_at) == (StateStatus.KEPT, 5, int(clock()))
+    assert (sound.status, sound.event_count, sound.written_at) == (StateStatus.FOUND, 5, int(clock()))
 
 
 def test_one_user_is_shown_with_its_arrays_checked(tmp_path: Path, filled: dict[bytes, Write]) -> None:
     assert show_user(tmp_path, "u4").event_count == filled[b"u4"].event_count
     damage(tmp_path, b"u4", -1)
-    assert show_user(tmp_path, "u4").status is StateStatus.CORRUPT
-    assert show_user(tmp_path, "f0").status is StateStatus.KEPT
+    assert show_user(tmp_path, "u4").status is StateStatus.DAMAGED
+    assert show_user(tmp_path, "f0").status is StateStatus.FOUND
 
 
 def test_expired_users_are_told(tmp_path: Path, filled: dict[bytes, Write], kit: Any) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import lmdb
 import pytest
 
-from hytrec.signature import Sizes, StateStatus
+from hytrec.contract import Sizes, StateStatus
 from hytrec_export.state.lmdb_values import DATABASES, Values
 from hytrec_export.state.record import HEADER_BYTES
 from hytrec_export.state.store import Outcome, StateStore, Write
@@ -75,7 +75,7 @@ def test_scattered_free_pages_are_used(tmp_path: Path, kit: Any) -> None:
             del held[user_id]
             assert write_one(kit, store, held, b"new" + user_id, kit.large) is Outcome.WRITTEN
         assert store.stat().file_bytes <= LIMIT
-        assert {user.status for user in store.users()} == {StateStatus.KEPT}
+        assert {user.status for user in store.users()} == {StateStatus.FOUND}
         for user, write in zip(store.read_many(list(held)), held.values(), strict=True):
             assert kit.same(user.state, write.state)
 
@@ -116,6 +116,6 @@ def test_a_lost_piece_is_damage(tmp_path: Path, kit: Any) -> None:
         values = Values(env)
         with env.begin(write=True, buffers=True) as txn:
             values.put(txn, b"u", record, in_pieces=True)
-            assert rules.read(b"u", values.get(txn, b"u")).status is StateStatus.KEPT
+            assert rules.read(b"u", values.get(txn, b"u")).status is StateStatus.FOUND
             txn.delete(b"u\0\2", db=values._pieces)
-            assert rules.read(b"u", values.get(txn, b"u")).status is StateStatus.CORRUPT
+            assert rules.read(b"u", values.get(txn, b"u")).status is StateStatus.DAMAGED

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from hytrec.signature import StateStatus
+from hytrec.contract import StateStatus
 from hytrec_export.errors import StoreUnavailableError
 from hytrec_export.state.opening import open_store
 from hytrec_export.state.options import StoreOptions
@@ -34,7 +34,7 @@ def parsed(output: str) -> list[tuple[bytes, int, bytes]]:
 def assert_holds(store: StateStore, user_id: bytes, count: int, request_id: bytes) -> None:
     """The last acknowledged write of a user is there, or one that came after it, whole."""
     (user,) = store.read_many([user_id])
-    assert user.status is StateStatus.KEPT
+    assert user.status is StateStatus.FOUND
     assert user.state is not None
     assert user.event_count in {count, count + 1}
     assert request_id in user.request_ids

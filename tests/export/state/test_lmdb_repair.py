@@ -14,7 +14,7 @@ import lmdb
 import pytest
 from lmdb.verify import verify
 
-from hytrec.signature import StateStatus
+from hytrec.contract import StateStatus
 from hytrec_export.errors import StoreUnavailableError
 from hytrec_export.state.folder import boot_id
 from hytrec_export.state.lmdb_open import open_beside
@@ -101,9 +101,9 @@ def test_a_damaged_record_costs_that_user_only(tmp_path: Path, kit: Any) -> None
         file.write(b"\xff")
     with kit.open(tmp_path, sizes=kit.large) as store:
         users = dict(zip(writes, store.read_many(list(writes)), strict=True))
-        assert [user_id for user_id, user in users.items() if user.status is not StateStatus.KEPT] == [b"user-007"]
+        assert [user_id for user_id, user in users.items() if user.status is not StateStatus.FOUND] == [b"user-007"]
         damaged = users[b"user-007"]
-        assert (damaged.status, damaged.state, damaged.event_count) == (StateStatus.CORRUPT, None, 0)
+        assert (damaged.status, damaged.state, damaged.event_count) == (StateStatus.DAMAGED, None, 0)
         stale = kit.write(b"user-007", 2, writes[b"user-007"], sizes=kit.large)
         fresh = kit.write(b"user-007", 1, damaged, sizes=kit.large)
         assert [r.outcome for r in store.write_many([fresh])] == ["written"]

@@ -11,7 +11,7 @@ from typing import Any
 import lmdb
 import pytest
 
-from hytrec.signature import StateStatus
+from hytrec.contract import StateStatus
 from hytrec_export.errors import StoreFullError, StoreUnavailableError
 from hytrec_export.state.lmdb_values import Values
 from hytrec_export.state.store import Outcome, StateStore, Write
@@ -46,7 +46,7 @@ def forget_all(store: StateStore, held: dict[bytes, Write]) -> None:
 
 def assert_all_held(kit: Any, store: StateStore, held: dict[bytes, Write]) -> None:
     for user, write in zip(store.read_many(list(held)), held.values(), strict=True):
-        assert user.status is StateStatus.KEPT
+        assert user.status is StateStatus.FOUND
         assert kit.same(user.state, write.state)
     assert store.stat().users == len(held)
 
@@ -171,7 +171,7 @@ def test_a_process_with_a_smaller_limit_still_reads(tmp_path: Path, kit: Any, st
         assert start_appender(tmp_path, "process", 400, 400, 1).communicate()[0].count("\n") == 400
         users = list(store.users())
         assert store.stat().used_bytes > LIMIT
-        assert {user.status for user in store.read_many([u.user_id for u in users])} == {StateStatus.KEPT}
+        assert {user.status for user in store.read_many([u.user_id for u in users])} == {StateStatus.FOUND}
         assert store.write_many([kit.write(b"new", 1, sizes=kit.large)])[0].outcome is Outcome.FULL
         assert store.forget(users[0].user_id)
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hytrec.signature import Sizes, StateStatus
+from hytrec.contract import Sizes, StateStatus
 from hytrec_export.errors import StateStoreError
 from hytrec_export.state.record import FORMAT_VERSION, HEADER_BYTES, KEPT_CALLS, record_bytes
 
@@ -29,7 +29,7 @@ def test_a_state_comes_back_as_it_went_in(kit: Any, sizes: tuple[int, ...], coun
     raw = kit.record(rules, write)
     user = rules.read(user_id, memoryview(raw))
     assert len(raw) == record_bytes(build)
-    assert user.status is StateStatus.KEPT
+    assert user.status is StateStatus.FOUND
     assert (user.revision, user.event_count, user.request_ids) == (write.request_id, count, {write.request_id})
     assert kit.same(user.state, write.state)
 
@@ -61,7 +61,7 @@ def test_every_single_bit_of_damage_is_seen(kit: Any) -> None:
         assert user.state is None, position
         seen.add(user.status)
         in_version = 8 <= position // 8 < 12
-        assert user.status is (StateStatus.FOREIGN if in_version else StateStatus.CORRUPT), position
+        assert user.status is (StateStatus.MODEL_MISMATCH if in_version else StateStatus.DAMAGED), position
     assert len(seen) == 2
 
 
@@ -72,12 +72,12 @@ def test_cut_padded_and_arbitrary_bytes_are_corrupt(kit: Any, data: st.DataObjec
     raw = kit.record(rules, kit.write(b"user", 3))
     stop = data.draw(st.integers(0, len(raw) - 1))
     for damaged in (raw[:stop], raw + bytes(data.draw(st.integers(1, 9))), data.draw(st.binary(max_size=2_000))):
-        assert rules.read(b"user", damaged).status is StateStatus.CORRUPT
+        assert rules.read(b"user", damaged).status is StateStatus.DAMAGED
 
 
 def test_a_record_under_another_key_is_corrupt(kit: Any) -> None:
     rules = kit.rules()
-    assert rules.read(b"bob", kit.record(rules, kit.write(b"ann", 3))).status is StateStatus.CORRUPT
+    assert rules.read(b"bob", kit.record(rules, kit.write(b"ann", 3))).status is StateStatus.DAMAGED
 
 
 def test_an_event_count_that_is_not_the_header_s_is_corrupt(kit: Any) -> None:
@@ -86,15 +86,15 @@ def test_an_event_count_that_is_not_the_header_s_is_corrupt(kit: Any) -> None:
     record = rules.prepare(write)
     write.state["event_count"][0] = 4
     assert rules.judge(write, None, record).accepted
-    assert rules.read(b"u", record).status is StateStatus.CORRUPT
+    assert rules.read(b"u", record).status is StateStatus.DAMAGED
 
 
 def test_another_model_and_another_format_are_foreign(kit: Any) -> None:
     raw = bytearray(kit.record(kit.rules(), kit.write(b"u", 3)))
     other_model = kit.rules(fingerprint="f" * 32)
-    assert other_model.read(b"u", raw).status is StateStatus.FOREIGN
+    assert other_model.read(b"u", raw).status is StateStatus.MODEL_MISMATCH
     struct.pack_into("<I", raw, 8, FORMAT_VERSION + 1)
-    assert kit.rules().read(b"u", raw).status is StateStatus.FOREIGN
+    assert kit.rules().read(b"u", raw).status is StateStatus.MODEL_MISMATCH
 
 
 def test_foreign_records_count_as_absent(kit: Any) -> None:
@@ -137,10 +137,10 @@ def test_a_call_that_waits_in_a_strand_of_its_own_stays_known(kit: Any) -> None:
 def test_a_header_alone_says_who_and_when(kit: Any, clock: Any) -> None:
     raw = kit.record(kit.rules(clock=clock), kit.write(b"u", 3))
     summary = kit.rules().summary(b"u", raw[:HEADER_BYTES])
-    assert (summary.status, summary.event_count, summary.written_at) == (StateStatus.KEPT, 3, int(clock()))
+    assert (summary.status, summary.event_count, summary.written_at) == (StateStatus.FOUND, 3, int(clock()))
     assert (summary.fingerprint, summary.record_bytes) == (kit.fingerprint, len(raw))
     damaged = kit.rules().summary(b"u", b"?" * HEADER_BYTES)
-    assert (damaged.status, damaged.event_count, damaged.fingerprint) == (StateStatus.CORRUPT, 0, "")
+    assert (damaged.status, damaged.event_count, damaged.fingerprint) == (StateStatus.DAMAGED, 0, "")
 
 
 def test_a_state_of_another_build_is_refused(kit: Any) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from hytrec.signature import StateStatus
+from hytrec.contract import StateStatus
 from hytrec_export.errors import InputError, StateStoreError
 from hytrec_export.state.memory_store import MemoryStore
 from hytrec_export.state.opening import open_store
@@ -63,7 +63,7 @@ def test_written_states_are_read_in_order(store: StateStore, kit: Any) -> None:
     results = store.write_many(writes)
     assert [(r.outcome, r.event_count) for r in results] == [(WRITTEN, i + 1) for i in range(5)]
     users = store.read_many([b"user-4", b"user-9", b"user-0", b"user-4"])
-    assert [user.status for user in users] == [StateStatus.KEPT, StateStatus.NEW, StateStatus.KEPT, StateStatus.KEPT]
+    assert [user.status for user in users] == [StateStatus.FOUND, StateStatus.NEW, StateStatus.FOUND, StateStatus.FOUND]
     for user, write in ((users[0], writes[4]), (users[2], writes[0]), (users[3], writes[4])):
         assert kit.same(user.state, write.state)
         assert (user.revision, user.event_count) == (write.request_id, write.event_count)
@@ -124,7 +124,7 @@ def test_forgetting(store: StateStore, kit: Any) -> None:
     store.write_many([kit.write(b"u", 1), kit.write(b"v", 1)])
     assert store.forget(b"u")
     assert not store.forget(b"u")
-    assert [user.status for user in store.read_many([b"u", b"v"])] == [StateStatus.NEW, StateStatus.KEPT]
+    assert [user.status for user in store.read_many([b"u", b"v"])] == [StateStatus.NEW, StateStatus.FOUND]
     assert [user.user_id for user in store.users()] == [b"v"]
 
 
@@ -133,7 +133,9 @@ def test_users_and_stat(store: StateStore, kit: Any, clock: Any) -> None:
     store.write_many([kit.write(user_id, 1) for user_id in ids])
     users = list(store.users())
     assert [user.user_id for user in users] == ids
-    assert {(user.status, user.event_count, user.written_at) for user in users} == {(StateStatus.KEPT, 1, int(clock()))}
+    assert {(user.status, user.event_count, user.written_at) for user in users} == {
+        (StateStatus.FOUND, 1, int(clock()))
+    }
     stat = store.stat()
     assert stat.users == 600
     assert 600 * users[0].record_bytes <= stat.used_bytes <= stat.file_bytes < stat.limit_bytes
@@ -143,8 +145,8 @@ def test_another_model_s_users_are_foreign_and_can_be_replaced(open_any: OpenSto
     open_any().write_many([kit.write(b"u", 9)])
     store = open_any(fingerprint="f" * 32)
     (user,) = store.read_many([b"u"])
-    assert (user.state, user.status, user.event_count) == (None, StateStatus.FOREIGN, 0)
-    assert [summary.status for summary in store.users()] == [StateStatus.FOREIGN]
+    assert (user.state, user.status, user.event_count) == (None, StateStatus.MODEL_MISMATCH, 0)
+    assert [summary.status for summary in store.users()] == [StateStatus.MODEL_MISMATCH]
     assert outcomes(store, kit.write(b"u", 1, user)) == [WRITTEN]
     assert store.read_many([b"u"])[0].event_count == 1
 
@@ -154,7 +156,7 @@ def test_users_expire(open_any: OpenStore, kit: Any, clock: Any) -> None:
     first = kit.write(b"u", 1)
     store.write_many([first])
     clock.now += 99
-    assert store.read_many([b"u"])[0].status is StateStatus.KEPT
+    assert store.read_many([b"u"])[0].status is StateStatus.FOUND
     clock.now += 1
     (user,) = store.read_many([b"u"])
     assert (user.state, user.status, user.event_count) == (None, StateStatus.EXPIRED, 0)
@@ -171,9 +173,9 @@ def test_a_write_keeps_a_user_alive_and_a_clock_that_went_back_does_no_harm(
     clock.now += 60
     store.write_many([kit.write(b"u", 2, first)])
     clock.now += 60
-    assert store.read_many([b"u"])[0].status is StateStatus.KEPT
+    assert store.read_many([b"u"])[0].status is StateStatus.FOUND
     clock.now -= 1_000
-    assert store.read_many([b"u"])[0].status is StateStatus.KEPT
+    assert store.read_many([b"u"])[0].status is StateStatus.FOUND
 
 
 def test_writes_sweep_expired_users_of_any_model(open_any: OpenStore, kit: Any, clock: Any) -> None:

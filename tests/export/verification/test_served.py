@@ -73,7 +73,7 @@ class FakeVisitor:
         count = self.count + self.server.miscounted
         return {
             "event_count": np.array([[count]]),
-            "model_fingerprint": np.array([[self.server.fingerprint.encode()]], object),
+            "model_fingerprint": np.frombuffer(bytes.fromhex(self.server.fingerprint), np.uint8)[None],
         }
 
 

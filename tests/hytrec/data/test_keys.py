@@ -3,9 +3,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hytrec.contract import DType
 from hytrec.data.keys import MAX_KEY_BYTES, KeyTable, checked_keys
 from hytrec.errors import VocabularyError
-from hytrec.signature import DType
 
 SMALL_ALPHABET = st.text(alphabet="ab\0é語", max_size=4)
 INT64 = st.integers(-(2**63), 2**63 - 1)

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hytrec.contract import DType
 from hytrec.data.vocabulary import FORMAT_VERSION, Vocabulary
 from hytrec.errors import VocabularyError
-from hytrec.signature import DType
 
 STRINGS = Vocabulary(["tea", "café", "milk"], ["view", "buy"])
 INTEGERS = Vocabulary([30, 10, 20])

@@ -9,7 +9,7 @@ import torch
 from hytrec.data.histories import Histories
 from hytrec.data.split import Evaluation, Part, evaluation
 from hytrec.evaluation.evaluate import RERANKER, RETRIEVER, evaluate, in_order, padded, weigh_reranker
-from hytrec.modeling.model import HyTRec
+from hytrec.modeling.model import HyTRec, UserFeatures
 
 
 @pytest.fixture
@@ -24,12 +24,10 @@ def plain_ranks(model: HyTRec, part: Evaluation, *, rerank: bool) -> list[int]:
         history = part.history(index)
         batch = padded([history])
         state, memory = model.encode(model.empty_state(1), batch.item_rows, batch.behavior_rows, batch.times)
-        window = (state.window_items, state.window_behaviors, state.window_times)
-        now = torch.tensor([[part.now[index]]])
-        reading = model.read(memory, *window, state.long_vector, state.last_time, now)
+        readout = model.read(UserFeatures.of(state, memory, torch.tensor([[part.now[index]]])))
         allowed = sorted(set(range(1, 31)) - set(history.item_rows.tolist()))
         rows = torch.tensor([allowed])
-        scores = model.rerank(reading, rows)[0] if rerank else model.retrieve_scores(reading.user)[0, allowed]
+        scores = model.rerank(readout, rows)[0] if rerank else model.retrieve_scores(readout.user)[0, allowed]
         ranks.append(int((scores > scores[allowed.index(part.targets[index])]).sum()))
     return ranks
 

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import fields, replace
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,7 +10,7 @@ from torch import Tensor
 from hytrec.config import Branches, ModelConfig
 from hytrec.data.histories import History
 from hytrec.evaluation.evaluate import padded
-from hytrec.modeling.model import HyTRec, Reading, State, build_model
+from hytrec.modeling.model import HyTRec, Readout, State, UserFeatures, build_model
 
 MakeHistory = Callable[[int, int], History]
 Events = tuple[Tensor, Tensor, Tensor]
@@ -21,15 +21,14 @@ def events_of(*histories: History) -> Events:
     return batch.item_rows, batch.behavior_rows, batch.times
 
 
-def read(model: HyTRec, state: State, last_memory: Tensor, now_s: int, *, summary_only: bool = False) -> Reading:
-    now = torch.full_like(state.last_time, now_s)
-    window = (state.window_items, state.window_behaviors, state.window_times)
-    return model.read(last_memory, *window, state.long_vector, state.last_time, now, summary_only=summary_only)
+def read(model: HyTRec, state: State, last_memory: Tensor, now_s: int, *, summary_only: bool = False) -> Readout:
+    features = UserFeatures.of(state, last_memory, torch.full_like(state.last_time, now_s))
+    return model.read(features, summary_only=summary_only)
 
 
 def assert_same(got: State, want: State, *, atol: float = 1e-5) -> None:
-    for field in fields(State):
-        torch.testing.assert_close(getattr(got, field.name), getattr(want, field.name), atol=atol, rtol=0)
+    for one, other in zip(got, want, strict=True):
+        torch.testing.assert_close(one, other, atol=atol, rtol=0)
 
 
 @pytest.mark.parametrize("splits", [[1] * 70, [70], [3, 0, 64, 3], [69, 1]])
@@ -54,7 +53,7 @@ def test_an_answer_does_not_depend_on_batch_mates(model: HyTRec, make_history: M
     short, long = make_history(5, 3), make_history(40, 4)
     together, _ = model.encode(model.empty_state(2), *events_of(short, long))
     alone, _ = model.encode(model.empty_state(1), *events_of(short))
-    assert_same(State(**{field.name: getattr(together, field.name)[:1] for field in fields(State)}), alone)
+    assert_same(State(*(tensor[:1] for tensor in together)), alone)
 
 
 def test_without_events_every_state_tensor_passes_through(model: HyTRec, make_history: MakeHistory) -> None:
@@ -76,9 +75,9 @@ def test_a_late_event_counts_as_happening_now(model: HyTRec) -> None:
 
 def test_an_unknown_user_and_a_past_now_get_finite_answers(model: HyTRec, make_history: MakeHistory) -> None:
     state = model.empty_state(1)
-    reading = read(model, state, state.memory[:, -1], 10**9)
+    readout = read(model, state, state.memory[:, -1], 10**9)
     candidates = torch.tensor([[1, 2, 31, 0]])
-    assert torch.isfinite(model.rerank(reading, candidates)).all()
+    assert torch.isfinite(model.rerank(readout, candidates)).all()
     state, last_memory = model.encode(state, *events_of(make_history(20, 6)))
     past, present = (read(model, state, last_memory, now) for now in (1, int(state.last_time)))
     assert torch.isfinite(past.user).all()
@@ -102,10 +101,10 @@ def test_the_summary_alone_gives_the_same_user_vector(model: HyTRec, make_histor
 
 def test_the_retriever_orders_by_score_and_leaves_out_the_excluded(model: HyTRec, make_history: MakeHistory) -> None:
     state, last_memory = model.encode(model.empty_state(1), *events_of(make_history(20, 8)))
-    reading = read(model, state, last_memory, 2 * 10**9)
-    rows = model.retrieve(reading, torch.tensor([[5, 9, 0]]))
+    readout = read(model, state, last_memory, 2 * 10**9)
+    rows = model.retrieve(readout, torch.tensor([[5, 9, 0]]))
     assert sorted(rows[0].tolist()) == sorted([*set(range(1, 31)) - {5, 9}, 0, 0])
-    scores = model.retrieve_scores(reading.user)[0, rows[0, :28]]
+    scores = model.retrieve_scores(readout.user)[0, rows[0, :28]]
     assert (scores[:-1] >= scores[1:]).all()
     assert rows[0, 28:].tolist() == [0, 0]
 
@@ -113,9 +112,9 @@ def test_the_retriever_orders_by_score_and_leaves_out_the_excluded(model: HyTRec
 def test_a_fresh_reranker_is_the_retriever(config: ModelConfig, make_history: MakeHistory) -> None:
     model = build_model(config).eval()
     state, last_memory = model.encode(model.empty_state(1), *events_of(make_history(20, 9)))
-    reading = read(model, state, last_memory, 2 * 10**9)
+    readout = read(model, state, last_memory, 2 * 10**9)
     rows = torch.tensor([[1, 7, 30]])
-    torch.testing.assert_close(model.rerank(reading, rows)[0], model.retrieve_scores(reading.user)[0, rows[0]])
+    torch.testing.assert_close(model.rerank(readout, rows)[0], model.retrieve_scores(readout.user)[0, rows[0]])
 
 
 @pytest.mark.parametrize("branches", Branches)
@@ -128,9 +127,9 @@ def test_a_branch_that_is_switched_off_is_not_read(
     state, last_memory = model.encode(model.empty_state(1), *events_of(make_history(20, 9)))
     rows, now = torch.tensor([[1, 7, 30]]), 2 * 10**9
     plain = model.rerank(read(model, state, last_memory, now), rows)
-    other_memory = model.rerank(read(model, replace(state, long_vector=-state.long_vector), -last_memory, now), rows)
+    other_memory = model.rerank(read(model, state._replace(long_vector=-state.long_vector), -last_memory, now), rows)
     other_window = model.rerank(
-        read(model, replace(state, window_items=state.window_items % 7), last_memory, now), rows
+        read(model, state._replace(window_items=state.window_items % 7), last_memory, now), rows
     )
     assert torch.equal(plain, other_memory) == (branches is Branches.SHORT)
     assert torch.equal(plain, other_window) == (branches is Branches.LONG)

@@ -19,7 +19,7 @@ from hytrec.data.vocabulary import Vocabulary
 from hytrec.errors import DataError, RunError, TrainingError
 from hytrec.evaluation.evaluate import padded
 from hytrec.modeling.delta_rule import chunked
-from hytrec.modeling.model import HyTRec
+from hytrec.modeling.model import HyTRec, UserFeatures
 from hytrec.run_folder import load_run
 from hytrec.training.loop import Epoch, Silent, Trained, train
 from hytrec.training.losses import encode_batch, read_positions
@@ -63,8 +63,8 @@ def batches(log: Histories, options: TrainingOptions, seed: int = 0) -> Iterator
 def test_the_training_path_is_the_exported_path(model: HyTRec, log: Histories, options: TrainingOptions) -> None:
     compared = 0
     for batch in batches(log, options):
-        reading = read_positions(model, batch, encode_batch(model, batch), batch.positions)
-        rows = iter(zip(reading.user, reading.memory, strict=True))
+        readout = read_positions(model, batch, encode_batch(model, batch), batch.positions)
+        rows = iter(zip(readout.user, readout.memory, strict=True))
         for row in range(batch.times.shape[0]):
             for position in batch.positions[row].tolist():
                 cut = slice(0, position + 1)
@@ -76,8 +76,7 @@ def test_the_training_path_is_the_exported_path(model: HyTRec, log: Histories, o
                     chunked,
                 )
                 now = batch.next_times[row, position].view(1, 1)
-                window = (state.window_items, state.window_behaviors, state.window_times)
-                exported = model.read(last_memory, *window, state.long_vector, state.last_time, now)
+                exported = model.read(UserFeatures.of(state, last_memory, now))
                 user, memory = next(rows)
                 torch.testing.assert_close(user, exported.user[0], atol=1e-5, rtol=0)
                 torch.testing.assert_close(memory, exported.memory[0], atol=1e-5, rtol=0)

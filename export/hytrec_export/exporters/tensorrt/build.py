@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from hytrec.signature import GRAPHS
 from hytrec_export.errors import OptionError
 from hytrec_export.exporters.tensorrt.compiler import CompileJob
 from hytrec_export.exporters.tensorrt.configuration import check_capability, check_options
@@ -50,7 +49,7 @@ def build_engines(
     """
     check_plan(plan, settings)
     records = {}
-    for model in GRAPHS:
+    for model in plan.graphs:
         order = CompileJob(
             target=plan.target,
             model=model,

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from hytrec.signature import ENCODER, Model, Sizes
+from hytrec.contract import Model, Sizes
+from hytrec.signature import ENCODER
 from hytrec_export.errors import BuildError
 from hytrec_export.settings import Limits
 

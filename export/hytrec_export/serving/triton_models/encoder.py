@@ -3,20 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
-import triton_python_backend_utils as pb_utils
-
-from hytrec.signature import ENCODER, ROW_TIMES, Tensor
-from hytrec_export.serving.triton_models.long_request_queue import LongRequestQueue
+from hytrec.signature import ENCODER, ROW_TIMES
+from hytrec_export.serving.triton_models.long_request_queue import LongRequestQueue, is_long
 from hytrec_export.serving.triton_models.responses import tensors_of
-from hytrec_export.serving.triton_models.startup import graph_of, runner_of, starting
-
-RUN_OVERHEAD = 8
-"""What one more run costs, in events."""
-LONG_EVENTS = 256
-"""From here on a call goes into the long lane."""
-LONG_ROOM = 8
+from hytrec_export.serving.triton_models.startup import graph_of, open_graph, starting
 
 
 class TritonPythonModel:
@@ -25,21 +18,17 @@ class TritonPythonModel:
     @starting
     def initialize(self, args: dict[str, str]) -> None:
         """Open the graph."""
-        runner = runner_of(graph_of(args), ENCODER, run_overhead=RUN_OVERHEAD)
-        self._lanes = LongRequestQueue(
-            answer=runner.answer, read=tensors_of, model=ENCODER, is_long=is_long, room=LONG_ROOM
+        self._queue = LongRequestQueue(
+            run=open_graph(graph_of(args), ENCODER).run,
+            read=tensors_of,
+            model=ENCODER,
+            is_long=partial(is_long, times=ROW_TIMES),
         )
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
-        """Answer one server batch."""
-        return self._lanes.execute(requests)
+        """Run one server batch."""
+        return self._queue.execute(requests)
 
     def finalize(self) -> None:
-        """Wait for long calls."""
-        self._lanes.finish()
-
-
-def is_long(request: Any, *, times: Tensor = ROW_TIMES) -> bool:
-    """Whether a request belongs into the long lane, by the input that holds the times of its events."""
-    found = pb_utils.get_input_tensor_by_name(request, times.name)
-    return found is not None and max(found.shape(), default=0) >= LONG_EVENTS
+        """Wait for long requests."""
+        self._queue.finish()

@@ -12,18 +12,18 @@ from hytrec_export.serving.triton_models.startup import settings_of, starting, s
 
 
 class TritonPythonModel:
-    """Deletes everything kept of a user."""
+    """Deletes everything stored of a user."""
 
     @starting
     def initialize(self, args: dict[str, str]) -> None:
         """Open the store."""
         settings = settings_of(args)
         self._store = store_of(settings)
-        self._forgetter = ForgetStep(settings=settings, store=self._store)
+        self._step = ForgetStep(settings=settings, store=self._store)
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
-        """Answer one server batch."""
-        return respond(requests, self._forgetter.answer, model=FORGET, read=tensors_of)
+        """Run one server batch."""
+        return respond(requests, self._step.run, model=FORGET, read=tensors_of)
 
     def finalize(self) -> None:
         """Close the store."""

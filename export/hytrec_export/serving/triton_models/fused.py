@@ -6,20 +6,20 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-from hytrec.signature import ENCODER, FUSED, RERANKER, RETRIEVER, STATE_LOAD, STATE_SAVE, TIMES
+from hytrec.signature import FUSED, GRAPHS, STATE_LOAD, STATE_SAVE, TIMES
 from hytrec_export.repository.layout import graph_files
 from hytrec_export.runtime.padding import FINE_STEPS_PER_OCTAVE
+from hytrec_export.serving.counters import LOAD_COUNTERS, SAVE_COUNTERS
 from hytrec_export.serving.fused_pipeline import FusedPipeline, PipelineRequest, endpoint_of
 from hytrec_export.serving.load_step import LoadStep
 from hytrec_export.serving.peer_activity import PeerActivity
 from hytrec_export.serving.save_step import SaveStep
-from hytrec_export.serving.triton_models import encoder, load, reranker, retriever, save
-from hytrec_export.serving.triton_models.long_request_queue import LongRequestQueue
+from hytrec_export.serving.triton_models.long_request_queue import LongRequestQueue, is_long
 from hytrec_export.serving.triton_models.metrics import TritonCounters
 from hytrec_export.serving.triton_models.responses import tensors_of
 from hytrec_export.serving.triton_models.startup import (
+    open_graph,
     repository_of,
-    runner_of,
     settings_of,
     starting,
     store_of,
@@ -35,48 +35,45 @@ class TritonPythonModel:
     def initialize(self, args: dict[str, str]) -> None:
         """Open vocabulary, store and graphs."""
         settings, vocabulary = settings_of(args), vocabulary_of(args)
-        graphs = graph_files(repository_of(args))
-        self._neighbours = PeerActivity(repository_of(args) / FILE_NAME)
-        run_costs = {ENCODER: encoder.RUN_OVERHEAD, RETRIEVER: retriever.RUN_OVERHEAD, RERANKER: reranker.RUN_OVERHEAD}
-        runners = {
-            model.name: runner_of(graphs[model.name], model, run_overhead=cost, alone=self._neighbours.alone).answer
-            for model, cost in run_costs.items()
+        files = graph_files(repository_of(args))
+        self._peers = PeerActivity(repository_of(args) / FILE_NAME)
+        graphs = {
+            model.name: open_graph(files[model.name], model, peers_idle=self._peers.peers_idle).run for model in GRAPHS
         }
         self._store = store_of(settings)
-        loader = LoadStep(
+        load = LoadStep(
             settings=settings,
             vocabulary=vocabulary,
             store=self._store,
-            counters=TritonCounters(model=STATE_LOAD, events=load.COUNTED),
+            counters=TritonCounters(model=STATE_LOAD, counters=LOAD_COUNTERS),
             steps_per_octave=FINE_STEPS_PER_OCTAVE,
         )
-        saver = SaveStep(
+        save = SaveStep(
             settings=settings,
             vocabulary=vocabulary,
             store=self._store,
-            counters=TritonCounters(model=STATE_SAVE, events=save.COUNTED),
+            counters=TritonCounters(model=STATE_SAVE, counters=SAVE_COUNTERS),
         )
-        chain = FusedPipeline(runners | {STATE_LOAD.name: loader.answer, STATE_SAVE.name: saver.answer})
-        self._lanes = LongRequestQueue(
-            answer=self._neighbours.working(chain.answer),
-            read=_call_of,
+        pipeline = FusedPipeline(graphs | {STATE_LOAD.name: load.run, STATE_SAVE.name: save.run})
+        self._queue = LongRequestQueue(
+            run=self._peers.marking_busy(pipeline.run),
+            read=_pipeline_request,
             model=FUSED,
-            is_long=partial(encoder.is_long, times=TIMES),
-            room=encoder.LONG_ROOM,
+            is_long=partial(is_long, times=TIMES),
         )
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
-        """Answer one server batch."""
-        return self._lanes.execute(requests)
+        """Run one server batch."""
+        return self._queue.execute(requests)
 
     def finalize(self) -> None:
-        """Wait for long calls; close the store."""
-        self._lanes.finish()
+        """Wait for long requests; close the store."""
+        self._queue.finish()
         self._store.close()
-        self._neighbours.close()
+        self._peers.close()
 
 
-def _call_of(request: Any) -> PipelineRequest:
+def _pipeline_request(request: Any) -> PipelineRequest:
     return PipelineRequest(
         endpoint=endpoint_of(frozenset(request.requested_output_names())), inputs=tensors_of(request)
     )

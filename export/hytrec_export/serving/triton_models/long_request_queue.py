@@ -1,4 +1,4 @@
-"""Two lanes through one model: no click waits for a backfill."""
+"""Keeps long requests (backfills) of a model off the path of short ones."""
 
 from __future__ import annotations
 
@@ -10,59 +10,65 @@ from typing import Any, TypeVar
 
 import triton_python_backend_utils as pb_utils
 
-from hytrec.signature import Model
+from hytrec.contract import Model, Tensor
 from hytrec_export.serving.load_step import StepResult
 from hytrec_export.serving.triton_models.responses import respond
+from hytrec_export.serving.tuning import LONG_EVENTS, LONG_QUEUE_SIZE
 
-_Call = TypeVar("_Call")
+_Request = TypeVar("_Request")
+
+
+def is_long(request: Any, *, times: Tensor) -> bool:
+    """Whether a request has `LONG_EVENTS` events or more, by the length of its input `times`."""
+    found = pb_utils.get_input_tensor_by_name(request, times.name)
+    return found is not None and max(found.shape(), default=0) >= LONG_EVENTS
 
 
 class LongRequestQueue:
-    """Answers short requests of a batch at once, and long ones one after another in a thread of their own.
+    """Responds to the short requests of a batch at once, and to long ones one after another in a worker thread.
 
-    `execute` returns while long requests still run, so Triton brings the next batch. Without room in the long lane
-    they are answered with the short ones, which then wait: that is the back-pressure.
+    `execute` returns while long requests still run, so Triton sends the next batch. While the queue is full, long
+    requests run with the short ones, which then wait: that is the back-pressure.
 
     Args:
-        answer, read: see `respond`; they are called from two threads.
-        is_long: whether a request belongs into the long lane.
-        room: how many long requests may run or wait in their lane.
+        run, read: see `respond`; they are called from two threads.
+        is_long: whether a request goes into the queue.
+        size: maximum long requests that run or wait.
     """
 
     def __init__(
         self,
         *,
-        answer: Callable[[Sequence[_Call]], list[StepResult]],
-        read: Callable[[Any], _Call],
+        run: Callable[[Sequence[_Request]], list[StepResult]],
+        read: Callable[[Any], _Request],
         model: Model,
         is_long: Callable[[Any], bool],
-        room: int,
+        size: int = LONG_QUEUE_SIZE,
     ) -> None:
-        self._respond = partial(respond, answer=answer, read=read, model=model)
+        self._respond = partial(respond, run=run, read=read, model=model)
         self._model = model
         self._is_long = is_long
-        self._room = BoundedSemaphore(room)
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="long-lane")
+        self._room = BoundedSemaphore(size)
+        self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="long-requests")
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
-        """One response per request, in order; None for one that is answered later."""
-        late = [self._is_long(request) and self._room.acquire(blocking=False) for request in requests]
-        soon = [request for request, is_late in zip(requests, late, strict=True) if not is_late]
-        responses = iter(self._respond(soon))
-        for request, is_late in zip(requests, late, strict=True):
-            if is_late:
-                self._thread.submit(self._answer_late, request)
-        return [None if is_late else next(responses) for is_late in late]
+        """One response per request, in order; None for one whose response is sent later."""
+        queued = [self._is_long(request) and self._room.acquire(blocking=False) for request in requests]
+        responses = iter(self._respond([request for request, later in zip(requests, queued, strict=True) if not later]))
+        for request, later in zip(requests, queued, strict=True):
+            if later:
+                self._worker.submit(self._respond_later, request)
+        return [None if later else next(responses) for later in queued]
 
     def finish(self) -> None:
         """Wait for the long requests."""
-        self._thread.shutdown()
+        self._worker.shutdown()
 
-    def _answer_late(self, request: Any) -> None:
+    def _respond_later(self, request: Any) -> None:
         try:
             (response,) = self._respond([request])
             request.get_response_sender().send(response, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
         except Exception as error:  # noqa: BLE001  the caller is gone, or the server is going
-            pb_utils.Logger.log_error(f"{self._model.name} could not send an answer: {error}")
+            pb_utils.Logger.log_error(f"{self._model.name} could not send a response: {error}")
         finally:
             self._room.release()

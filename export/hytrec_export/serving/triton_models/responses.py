@@ -1,4 +1,4 @@
-"""From Triton's requests to plain arrays and back. Whatever goes wrong, every request of a batch gets an answer."""
+"""Triton requests to plain arrays and results back; whatever fails, every request of a batch gets a response."""
 
 from __future__ import annotations
 
@@ -9,73 +9,72 @@ from typing import Any, TypeVar
 import triton_python_backend_utils as pb_utils
 from numpy.typing import NDArray
 
-from hytrec.signature import Model
+from hytrec.contract import Model
 from hytrec_export.errors import ExportError, InputError, StateStoreError
 from hytrec_export.serving.load_step import StepResult
 from hytrec_export.serving.validation import Inputs
 
-_Call = TypeVar("_Call")
+_Request = TypeVar("_Request")
 
 
 def tensors_of(request: Any) -> Inputs:
-    """A request's tensors by name."""
+    """A request's input tensors by name, (1, n) each."""
     return {tensor.name(): tensor.as_numpy() for tensor in request.inputs()}
 
 
 def respond(
     requests: Sequence[Any],
-    answer: Callable[[Sequence[_Call]], list[StepResult]],
+    run: Callable[[Sequence[_Request]], list[StepResult]],
     *,
     model: Model,
-    read: Callable[[Any], _Call],
+    read: Callable[[Any], _Request],
 ) -> list[Any]:
-    """Answer a server batch: one response per request, in order.
+    """Run a server batch: one response per request, in order.
 
-    A request that cannot be read or answered gets an error of its own; when `answer` itself raises, all get that.
+    A request that cannot be read or run gets an error of its own; if `run` itself raises, all get that error.
     Nothing is ever raised: Triton 2.51 keeps the requests of a raising `execute`, and then stops only by force.
 
     Args:
-        answer: what was read of every request -> tensors or an exception for each, in order.
+        run: what was read of every request -> tensors or an exception for each, in order.
         model: whose step this is, for messages.
-        read: what `answer` needs of a request; `tensors_of`, mostly.
+        read: what `run` needs of a request; mostly `tensors_of`.
     """
-    answers: list[StepResult] = []
-    readable: list[_Call] = []
+    results: list[StepResult] = []
+    readable: list[_Request] = []
     positions: list[int] = []
     for position, request in enumerate(requests):
         try:
             readable.append(read(request))
             positions.append(position)
-            answers.append(_UNANSWERED)
+            results.append(_NO_RESULT)
         except Exception as error:  # noqa: BLE001  a malformed tensor fails its own request
-            answers.append(
+            results.append(
                 InputError(f"a tensor of the request cannot be read ({_one_line(error)}); check its encoding")
             )
     if readable:
-        for position, result in zip(positions, _answer_all(readable, answer), strict=True):
-            answers[position] = result
-    return [_response(request, result, model) for request, result in zip(requests, answers, strict=True)]
+        for position, result in zip(positions, _run_all(readable, run), strict=True):
+            results[position] = result
+    return [_response(request, result, model) for request, result in zip(requests, results, strict=True)]
 
 
-_UNANSWERED = RuntimeError("the step gave no answer")
+_NO_RESULT = RuntimeError("the step returned too few results")
 
 
-def _answer_all(batch: Sequence[_Call], answer: Callable[[Sequence[_Call]], list[StepResult]]) -> list[StepResult]:
+def _run_all(batch: Sequence[_Request], run: Callable[[Sequence[_Request]], list[StepResult]]) -> list[StepResult]:
     try:
-        answers = answer(batch)
+        results = run(batch)
     except Exception as error:  # noqa: BLE001  an exception out of execute would fail the batch without a code
         return [error] * len(batch)
-    missing = len(batch) - len(answers)
-    return answers if not missing else [_UNANSWERED] * len(batch)
+    return results if len(results) == len(batch) else [_NO_RESULT] * len(batch)
 
 
-def _response(request: Any, answer: StepResult, model: Model) -> Any:
-    if not isinstance(answer, Exception):
+def _response(request: Any, result: StepResult, model: Model) -> Any:
+    if not isinstance(result, Exception):
         try:
-            return pb_utils.InferenceResponse(output_tensors=_tensors(answer, set(request.requested_output_names())))
-        except Exception as error:  # noqa: BLE001  see _answer_all
-            answer = error
-    return pb_utils.InferenceResponse(output_tensors=[], error=_triton_error(answer, model))
+            return pb_utils.InferenceResponse(output_tensors=_tensors(result, set(request.requested_output_names())))
+        except Exception as error:  # noqa: BLE001  see _run_all
+            result = error
+    return pb_utils.InferenceResponse(output_tensors=[], error=_triton_error(result, model))
 
 
 def _tensors(outputs: Mapping[str, NDArray[Any]], wanted: set[str]) -> list[Any]:
@@ -94,7 +93,7 @@ def _triton_error(error: Exception, model: Model) -> Any:
         return codes(_one_line(error), codes.INTERNAL)
     return codes(
         f"{model.name} failed ({type(error).__name__}: {_one_line(error)}); "
-        "repeat the call with its request_id, or see the server's log",
+        "retry with the same request_id, or see the server's log",
         codes.INTERNAL,
     )
 

@@ -7,10 +7,7 @@ from typing import Any
 
 from hytrec.signature import RETRIEVER
 from hytrec_export.serving.triton_models.responses import respond, tensors_of
-from hytrec_export.serving.triton_models.startup import graph_of, runner_of, starting
-
-RUN_OVERHEAD = 4096
-"""What one more run costs, in excluded items, which cost next to nothing."""
+from hytrec_export.serving.triton_models.startup import graph_of, open_graph, starting
 
 
 class TritonPythonModel:
@@ -19,8 +16,8 @@ class TritonPythonModel:
     @starting
     def initialize(self, args: dict[str, str]) -> None:
         """Open the graph."""
-        self._runner = runner_of(graph_of(args), RETRIEVER, run_overhead=RUN_OVERHEAD)
+        self._graph = open_graph(graph_of(args), RETRIEVER)
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
-        """Answer one server batch."""
-        return respond(requests, self._runner.answer, model=RETRIEVER, read=tensors_of)
+        """Run one server batch."""
+        return respond(requests, self._graph.run, model=RETRIEVER, read=tensors_of)

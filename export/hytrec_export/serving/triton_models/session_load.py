@@ -6,27 +6,25 @@ from collections.abc import Sequence
 from typing import Any
 
 from hytrec.signature import SESSION_LOAD
-from hytrec_export.serving.counters import ServerCounter
-from hytrec_export.serving.session_steps import SessionLoader
+from hytrec_export.serving.counters import SESSION_LOAD_COUNTERS
+from hytrec_export.serving.session_steps import SessionLoadStep
 from hytrec_export.serving.triton_models.metrics import TritonCounters
 from hytrec_export.serving.triton_models.responses import respond, tensors_of
 from hytrec_export.serving.triton_models.startup import settings_of, starting, vocabulary_of
 
-COUNTED = (ServerCounter.UNKNOWN_ITEM, ServerCounter.UNKNOWN_BEHAVIOR, ServerCounter.REJECTED_REQUEST)
-
 
 class TritonPythonModel:
-    """First step of a session's chains."""
+    """First step of a session's endpoints."""
 
     @starting
     def initialize(self, args: dict[str, str]) -> None:
         """Open the vocabulary."""
-        self._loader = SessionLoader(
+        self._step = SessionLoadStep(
             settings=settings_of(args),
             vocabulary=vocabulary_of(args),
-            counters=TritonCounters(model=SESSION_LOAD, events=COUNTED),
+            counters=TritonCounters(model=SESSION_LOAD, counters=SESSION_LOAD_COUNTERS),
         )
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
-        """Answer one server batch."""
-        return respond(requests, self._loader.answer, model=SESSION_LOAD, read=tensors_of)
+        """Run one server batch."""
+        return respond(requests, self._step.run, model=SESSION_LOAD, read=tensors_of)

@@ -6,24 +6,24 @@ from collections.abc import Sequence
 from typing import Any
 
 from hytrec.signature import SESSION_SAVE
-from hytrec_export.serving.session_steps import SessionSaver
+from hytrec_export.serving.session_steps import SessionSaveStep
 from hytrec_export.serving.triton_models.metrics import TritonCounters
 from hytrec_export.serving.triton_models.responses import respond, tensors_of
 from hytrec_export.serving.triton_models.startup import settings_of, starting, vocabulary_of
 
 
 class TritonPythonModel:
-    """Last step of a session's chains."""
+    """Last step of a session's endpoints."""
 
     @starting
     def initialize(self, args: dict[str, str]) -> None:
         """Open the vocabulary."""
-        self._saver = SessionSaver(
+        self._step = SessionSaveStep(
             settings=settings_of(args),
             vocabulary=vocabulary_of(args),
-            counters=TritonCounters(model=SESSION_SAVE, events=()),
+            counters=TritonCounters(model=SESSION_SAVE, counters=()),
         )
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
-        """Answer one server batch."""
-        return respond(requests, self._saver.answer, model=SESSION_SAVE, read=tensors_of)
+        """Run one server batch."""
+        return respond(requests, self._step.run, model=SESSION_SAVE, read=tensors_of)

@@ -1,8 +1,8 @@
-"""What a python model needs when Triton starts it: the build's settings, its vocabulary, the store, the graph."""
+"""Start of a python model: the build's settings, its vocabulary, the store, the graph."""
 
 from __future__ import annotations
 
-import asyncio  # noqa: F401 - else the stub imports it in the model's first call, which then takes 60 ms longer
+import asyncio  # noqa: F401 - else the stub imports it on the model's first request, which then takes 60 ms longer
 import gc
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
@@ -12,20 +12,18 @@ from typing import Any, TypeVar
 
 import triton_python_backend_utils as pb_utils
 
+from hytrec.contract import Model
 from hytrec.data.vocabulary import Vocabulary
 from hytrec.errors import HytrecError
-from hytrec.signature import Model
 from hytrec_export.parent_death import die_with_parent, in_stub
 from hytrec_export.repository.layout import GRAPH_FILE
 from hytrec_export.runtime.chunked_encoder import open_runner
 from hytrec_export.serving.batched_graph import BatchedGraph
+from hytrec_export.serving.tuning import MAX_ELEMENTS, RUN_OVERHEAD
 from hytrec_export.settings import VOCABULARY_FILE, ServingSettings
 from hytrec_export.state.opening import open_store
 from hytrec_export.state.options import StoreOptions
 from hytrec_export.state.store import StateStore
-
-MAX_ELEMENTS = 1 << 14
-"""Most elements of one run; at the default sizes each takes up to 8 KB of memory."""
 
 _Returned = TypeVar("_Returned")
 
@@ -40,7 +38,7 @@ def starting(initialize: Callable[[Any, dict[str, str]], _Returned]) -> Callable
             made = initialize(model, args)
         except HytrecError as error:
             raise pb_utils.TritonModelException(str(error)) from error
-        if in_stub():  # what is there now stays; to look through it again and again would only hold up calls
+        if in_stub():  # what is there now stays; scanning it again and again would only delay requests
             gc.collect()
             gc.freeze()
         return made
@@ -53,21 +51,20 @@ def graph_of(args: Mapping[str, str]) -> Path:
     return Path(args["model_repository"]) / args["model_version"] / GRAPH_FILE
 
 
-def runner_of(
-    graph: Path, model: Model, *, run_overhead: int, alone: Callable[[], bool] = lambda: True
-) -> BatchedGraph:
+def open_graph(graph: Path, model: Model, *, peers_idle: Callable[[], bool] = lambda: True) -> BatchedGraph:
     """A graph, open for as long as the process lives.
 
     Args:
-        run_overhead: see `BatchedGraph`.
-        alone: see `open_runner`.
+        peers_idle: see `open_runner`.
 
     Raises:
-        RepositoryError: the graph is missing, or onnxruntime refuses it.
+        RepositoryError: the graph is missing, or onnxruntime rejects it.
         MissingPackageError: onnxruntime is not installed.
     """
-    session = ExitStack().enter_context(open_runner(model, graph, alone=alone))
-    return BatchedGraph(model=model, infer=session.infer, run_overhead=run_overhead, max_elements=MAX_ELEMENTS)
+    runner = ExitStack().enter_context(open_runner(model, graph, peers_idle=peers_idle))
+    return BatchedGraph(
+        model=model, infer=runner.infer, run_overhead=RUN_OVERHEAD[model.name], max_elements=MAX_ELEMENTS
+    )
 
 
 def settings_of(args: Mapping[str, str]) -> ServingSettings:

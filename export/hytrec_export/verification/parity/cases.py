@@ -43,13 +43,13 @@ def compare_corner(sides: RuntimePair, maker: InputGenerator, corner: ShapeCase,
     state, events = maker.inputs(corner)
     users = sides.reference.encode(state, events)
     own = sides.candidate.encode(state, events)
-    meter.state("corner state", own.state | own.reading, users.state | users.reading, str(corner))
+    meter.state("corner state", own.state | own.features, users.state | users.features, str(corner))
 
     now, candidates, excluded = maker.question(corner, users.state)
     scores = sides.reference.rerank(users, now, candidates)
     meter.scores("corner scores", sides.candidate.rerank(users, now, candidates), scores, str(corner))
 
-    catalogue = sides.catalogue.infer(users.reading | {NOW.name: now})[CATALOGUE_SCORES]
+    catalogue = sides.catalogue.infer(users.features | {NOW.name: now})[CATALOGUE_SCORES]
     np.put_along_axis(catalogue, excluded, -np.inf, 1)
     catalogue[:, [0, -1]] = -np.inf
     rows = sides.reference.retrieve(users, now, excluded)

@@ -83,7 +83,7 @@ def record_golden(
         excluded = _excluded(together, limits)
         rows = chain.retrieve(users, now, excluded)[:, :candidates]
         scores = chain.rerank(users, now, rows)
-        everything = catalogue.infer(users.reading | {NOW.name: now})[CATALOGUE_SCORES]
+        everything = catalogue.infer(users.features | {NOW.name: now})[CATALOGUE_SCORES]
         by_row = np.where(rows > 0, np.take_along_axis(everything, rows, 1), -np.inf)
         for index, position in enumerate(positions):
             answers[position] = GoldenCase(

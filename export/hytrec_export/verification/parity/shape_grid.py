@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
 from itertools import product
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from hytrec.contract import Content, Tensor
 from hytrec.data.histories import History, Int64Array
-from hytrec.signature import EVENT_COUNT, LAST_TIME, LONG_VECTOR, MEMORY, WINDOW_BEHAVIORS, WINDOW_ITEMS, WINDOW_TIMES
+from hytrec.signature import LAST_TIME, STATE
 from hytrec_export.runtime.model_chain import padded
 from hytrec_export.runtime.runners import Arrays
 from hytrec_export.settings import Limits, ServingSettings
@@ -97,22 +99,35 @@ class InputGenerator:
         return np.maximum(1, now), candidates, excluded
 
     def _state(self, batch: int) -> Arrays:
-        sizes = self._settings.sizes
-        filled = self._random.integers(0, sizes.window + 1, batch)
+        window = self._settings.sizes.window
+        filled = self._random.integers(0, window + 1, batch)
         filled[::3] = 0
-        seen = np.arange(sizes.window) >= sizes.window - filled[:, None]  # right-aligned
-        times = _START_S - 60 * np.arange(sizes.window, 0, -1)
-        old = filled[:, None] > 0
-        scale = np.where(old, 1.0, 0.0)
-        return {
-            MEMORY.name: self._normal(batch, *sizes.shape(MEMORY)) * scale[:, :, None, None, None].astype(np.float32),
-            WINDOW_ITEMS.name: np.where(seen, self._rows(batch, sizes.window), 0),
-            WINDOW_BEHAVIORS.name: np.where(seen, self._behavior_rows(batch, sizes.window), 0),
-            WINDOW_TIMES.name: np.where(seen, times, 0),
-            LONG_VECTOR.name: self._normal(batch, sizes.width) * scale.astype(np.float32),
-            LAST_TIME.name: np.where(old, times[-1:], 0),
-            EVENT_COUNT.name: filled[:, None] * np.int64(3),
-        }
+        return {tensor.name: self._state_tensor(tensor, filled) for tensor in STATE}
+
+    def _state_tensor(self, tensor: Tensor, filled: Int64Array) -> NDArray[Any]:
+        """Values as the table describes them, zero where there was no event.
+
+        Args:
+            filled: (B,), events in each user's window; 0 of a new user.
+        """
+        shape = self._settings.sizes.shape(tensor)
+        values = self._values(tensor.content, (filled.size, *shape))
+        windowed = tensor.axes[0] == "W"
+        seen = np.arange(shape[0]) >= shape[0] - filled[:, None] if windowed else filled[:, None] > 0  # right-aligned
+        return np.where(seen.reshape(*seen.shape, *[1] * (values.ndim - 2)), values, values.dtype.type(0))
+
+    def _values(self, content: Content | None, shape: tuple[int, ...]) -> NDArray[Any]:
+        match content:
+            case Content.ITEM_ROW:
+                return self._rows(*shape)
+            case Content.BEHAVIOR_ROW:
+                return self._behavior_rows(*shape)
+            case Content.TIME_S:
+                return np.broadcast_to(_START_S - 60 * np.arange(shape[1], 0, -1), shape)
+            case Content.COUNT:
+                return self._random.integers(1, 1_000, shape)
+            case None:
+                return self._normal(*shape)
 
     def _history(self, item_rows: Int64Array, times: Int64Array) -> History:
         return History(item_rows=item_rows, behavior_rows=self._behavior_rows(item_rows.size), times=times)

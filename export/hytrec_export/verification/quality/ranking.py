@@ -65,7 +65,7 @@ class GraphSet:
 
     def retrieve(self, users: EncodedUsers, questions: Sequence[EvalQuery]) -> tuple[Int64Array, NDArray[np.float32]]:
         """Rows (B, R), as many as the reranker takes, and the scores of all rows (B, I + 2), -inf of those hidden."""
-        feed = users.reading | {NOW.name: times(questions), EXCLUDED_ROWS.name: seen_rows(questions)}
+        feed = users.features | {NOW.name: times(questions), EXCLUDED_ROWS.name: seen_rows(questions)}
         outputs = self.retriever.infer(feed)
         return outputs[RETRIEVED_ROWS.name][:, : self.limits.max_candidates], outputs[CATALOGUE_SCORES]
 

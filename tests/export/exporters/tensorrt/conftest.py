@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from hytrec.config import ModelConfig
-from hytrec.signature import DType, Model, Sizes, Tensor
+from hytrec.contract import DType, Model, Sizes, Tensor
+from hytrec.signature import GRAPHS
 from hytrec_export.exporters.tensorrt.compiler import CompileJob
 from hytrec_export.exporters.tensorrt.package import TensorRT, find_tensorrt
 from hytrec_export.exporters.tensorrt.profiles import Profile, Shapes
@@ -120,24 +121,22 @@ def trt(tensorrt: TensorRT) -> Any:
 
 
 @pytest.fixture(scope="session")
-def graphs_of(tiny: ServingSettings, tmp_path_factory: pytest.TempPathFactory) -> Callable[[Precision], Graphs]:
+def graphs_of(tiny: ServingSettings, make_once: Any) -> Callable[[Precision], Graphs]:
     """The three graphs in a precision; read only."""
-    import torch  # noqa: PLC0415  most tests here need none of it
-
-    from hytrec.modeling.model import build_model  # noqa: PLC0415
-    from hytrec_export.exporters.onnx_graph import export_graphs  # noqa: PLC0415
-
-    torch.manual_seed(1)
-    model = build_model(CONFIG).eval()
-    made: dict[Precision, Graphs] = {}
 
     def graphs(precision: Precision) -> Graphs:
-        if precision not in made:
-            folder = tmp_path_factory.mktemp(precision.value)
-            made[precision] = export_graphs(
-                model, folder, settings=tiny, lowering=Lowering.CHUNKED, precision=precision
-            )
-        return made[precision]
+        def make(folder: Path) -> None:
+            import torch  # noqa: PLC0415  most tests here need none of it
+
+            from hytrec.modeling.model import build_model  # noqa: PLC0415
+            from hytrec_export.exporters.onnx_graph import export_graphs  # noqa: PLC0415
+
+            torch.manual_seed(1)
+            model = build_model(CONFIG).eval()
+            export_graphs(model, folder, settings=tiny, lowering=Lowering.CHUNKED, precision=precision)
+
+        folder: Path = make_once(f"tensorrt-{precision.value}", make)
+        return {model.name: folder / f"{model.name}.onnx" for model in GRAPHS}
 
     return graphs
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from onnx import TensorProto
 
-from hytrec.signature import DType, Tensor
+from hytrec.contract import DType, Tensor
 from hytrec_export.errors import BuildError
 from hytrec_export.exporters.tensorrt import compiler as compiling
 from hytrec_export.exporters.tensorrt.compiler import compile_engine

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from hytrec.signature import GRAPHS
+from hytrec.signature import ENCODER, GRAPHS, SESSION_ENCODER_GRAPH
 from hytrec_export.exporters.tensorrt.log import Log
 from hytrec_export.exporters.tensorrt.network import dtype_of, parse
 from hytrec_export.exporters.tensorrt.profiles import profiles_of
 from hytrec_export.options import BuildOptions, EngineOptions, Lowering, Precision, StateKind, Target
-from hytrec_export.plan import resolve_plan
+from hytrec_export.plan import BuildPlan, resolve_plan
 from hytrec_export.repository.config_pbtxt import config_texts
-from hytrec_export.repository.layout import layout_of
+from hytrec_export.repository.planned_layout import layout_of
 from hytrec_export.settings import ServingSettings
 
 text_format: Any = importlib.import_module("google.protobuf.text_format")
@@ -30,8 +32,25 @@ OPTIONS: dict[str, dict[str, Any]] = {
 
 
 @pytest.fixture(params=OPTIONS)
-def configs(request: pytest.FixtureRequest, tiny: ServingSettings, tmp_path: Any) -> dict[str, Any]:
-    plan = resolve_plan(BuildOptions(run=tmp_path, **OPTIONS[request.param]), gpus=lambda: 0)
+def plan(request: pytest.FixtureRequest, tmp_path: Path) -> BuildPlan:
+    return resolve_plan(BuildOptions(run=tmp_path, **OPTIONS[request.param]), gpus=lambda: 0)
+
+
+@pytest.fixture
+def graphs(plan: BuildPlan, graphs_of: Any, with_carried_state: Any) -> Callable[[Precision], dict[str, Path]]:
+    """The graphs that a build of the plan compiles or serves, by model name."""
+
+    def of(precision: Precision) -> dict[str, Path]:
+        found: dict[str, Path] = graphs_of(precision)
+        if SESSION_ENCODER_GRAPH in plan.graphs:
+            return found | {ENCODER.name: with_carried_state(found[ENCODER.name])}
+        return found
+
+    return of
+
+
+@pytest.fixture
+def configs(plan: BuildPlan, tiny: ServingSettings) -> dict[str, Any]:
     texts = config_texts(tiny, plan)
     return {
         model.name: text_format.Parse(texts[model.name], model_config_pb2.ModelConfig())
@@ -41,17 +60,17 @@ def configs(request: pytest.FixtureRequest, tiny: ServingSettings, tmp_path: Any
 
 @pytest.mark.parametrize("precision", BOTH)
 def test_every_tensor_of_every_graph_stands_in_its_config(
-    precision: Precision, configs: dict[str, Any], graphs_of: Any, declared_in: Any, declared_of: Any
+    precision: Precision, configs: dict[str, Any], graphs: Any, declared_in: Any, declared_of: Any
 ) -> None:
-    for name, graph in graphs_of(precision).items():
+    for name, graph in graphs(precision).items():
         assert declared_in(configs[name]) == declared_of(graph)
 
 
 @pytest.mark.parametrize("precision", BOTH)
 def test_every_tensor_that_tensorrt_reads_stands_in_its_config(
-    precision: Precision, configs: dict[str, Any], graphs_of: Any, declared_in: Any, trt: Any
+    precision: Precision, configs: dict[str, Any], graphs: Any, declared_in: Any, trt: Any
 ) -> None:
-    for name, graph in graphs_of(precision).items():
+    for name, graph in graphs(precision).items():
         log = Log(trt)
         builder = trt.Builder(log.logger)
         network = parse(trt, builder, graph, log)

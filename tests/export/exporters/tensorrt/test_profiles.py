@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hytrec.signature import ENCODER, GRAPHS, RERANKER, RETRIEVER, Model, Sizes
+from hytrec.contract import Model, Sizes
+from hytrec.signature import ENCODER, GRAPHS, RERANKER, RETRIEVER
 from hytrec_export.errors import BuildError
 from hytrec_export.exporters.tensorrt.profiles import SHORT_EVENTS, Range, profiles_of
 from hytrec_export.runtime.padding import bucket_length

@@ -14,8 +14,9 @@ import onnx.parser
 import pytest
 from numpy.typing import NDArray
 
+from hytrec.contract import DType, Model, Sizes, Tensor
 from hytrec.data.vocabulary import Vocabulary
-from hytrec.signature import ENCODER, RERANKER, RETRIEVER, DType, Model, Sizes, Tensor
+from hytrec.signature import ENCODER, RERANKER, RETRIEVER
 from hytrec_export.options import BuildOptions, Execution, Target
 from hytrec_export.plan import resolve_plan
 from hytrec_export.repository.writer import write_repository

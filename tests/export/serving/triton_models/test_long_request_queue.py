@@ -12,7 +12,7 @@ from hytrec_export.serving.triton_models.long_request_queue import LongRequestQu
 from hytrec_export.serving.triton_models.responses import tensors_of
 from hytrec_export.serving.validation import Inputs
 
-EncoderLanes = partial(LongRequestQueue, read=tensors_of, model=ENCODER)
+EncoderQueue = partial(LongRequestQueue, read=tensors_of, model=ENCODER)
 
 
 class Gate:
@@ -29,20 +29,20 @@ class Gate:
         return [{"y": inputs["x"] + 1} for inputs in batch]
 
 
-def _lanes(gate: Gate, room: int = 2) -> LongRequestQueue:
-    return EncoderLanes(answer=gate, is_long=lambda r: r.inputs()[0].as_numpy().size > 1, room=room)
+def _queue(gate: Gate, size: int = 2) -> LongRequestQueue:
+    return EncoderQueue(run=gate, is_long=lambda r: r.inputs()[0].as_numpy().size > 1, size=size)
 
 
 def test_short_requests_do_not_wait_for_long_ones(make_request: Any) -> None:
     gate = Gate()
-    lanes = _lanes(gate)
+    queue = _queue(gate)
     long, short = make_request(["y"], x=[[1, 2]]), make_request(["y"], x=[[1]])
-    late, soon, also_soon = lanes.execute([long, short, short])
+    late, soon, also_soon = queue.execute([long, short, short])
     assert late is None
     assert [response.outputs["y"].tolist() for response in (soon, also_soon)] == [[[2]], [[2]]]
     assert not long.sent
     gate.opened.set()
-    lanes.finish()
+    queue.finish()
     assert [response.outputs["y"].tolist() for response in long.sent] == [[[2, 3]]]
     assert gate.batches == [2, 1]
 
@@ -50,20 +50,20 @@ def test_short_requests_do_not_wait_for_long_ones(make_request: Any) -> None:
 def test_without_room_a_long_request_is_answered_with_the_short_ones(make_request: Any) -> None:
     gate = Gate()
     gate.opened.set()
-    lanes = _lanes(gate, room=1)
-    lanes._room.acquire()
-    (response,) = lanes.execute([make_request(["y"], x=[[1, 2]])])
+    queue = _queue(gate, size=1)
+    queue._room.acquire()
+    (response,) = queue.execute([make_request(["y"], x=[[1, 2]])])
     assert response.outputs["y"].tolist() == [[2, 3]]
 
 
 def test_room_is_given_back(make_request: Any) -> None:
     gate = Gate()
     gate.opened.set()
-    lanes = _lanes(gate, room=1)
+    queue = _queue(gate, size=1)
     for _ in range(3):
         request = make_request(["y"], x=[[1, 2]])
-        assert lanes.execute([request]) == [None]
-        lanes._thread.submit(lambda: None).result(10)
+        assert queue.execute([request]) == [None]
+        queue._worker.submit(lambda: None).result(10)
         assert len(request.sent) == 1
 
 
@@ -71,17 +71,17 @@ def test_a_failing_long_request_gets_its_error(make_request: Any) -> None:
     def fail(_: object) -> list[StepResult]:
         raise RuntimeError("boom")
 
-    lanes = EncoderLanes(answer=fail, is_long=lambda _: True, room=1)
+    queue = EncoderQueue(run=fail, is_long=lambda _: True, size=1)
     request = make_request(["y"], x=[[1]])
-    assert lanes.execute([request]) == [None]
-    lanes.finish()
+    assert queue.execute([request]) == [None]
+    queue.finish()
     assert request.sent[0].error.code == "INTERNAL"
 
 
 def test_an_answer_nobody_takes_is_logged(make_request: Any, pb_utils: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    lanes = EncoderLanes(answer=lambda _: [{"y": np.ones((1, 1))}], is_long=lambda _: True, room=1)
+    queue = EncoderQueue(run=lambda _: [{"y": np.ones((1, 1))}], is_long=lambda _: True, size=1)
     request = make_request(["y"], x=[[1]])
     monkeypatch.setattr(request, "send", lambda *_, **__: 1 / 0)
-    lanes.execute([request])
-    lanes.finish()
-    assert pb_utils.Logger.lines == ["hytrec_encoder could not send an answer: division by zero"]
+    queue.execute([request])
+    queue.finish()
+    assert pb_utils.Logger.lines == ["hytrec_encoder could not send a response: division by zero"]

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from hytrec.contract import Ensemble, Model, next_name
 from hytrec.data.vocabulary import Vocabulary
 from hytrec.signature import (
     APPEND,
@@ -24,9 +25,6 @@ from hytrec.signature import (
     SESSION_SAVE,
     STATE_LOAD,
     STATE_SAVE,
-    Ensemble,
-    Model,
-    next_name,
 )
 from hytrec_export.options import Execution
 from hytrec_export.repository.layout import MODULES
@@ -150,7 +148,7 @@ def test_one_model_takes_all_steps(together: Path, make_request: Any, monkeypatc
     )
     assert ranked.outputs["scores"].tolist() == [[2980, 2999, 2979]]
     assert recommended.outputs["recommended_keys"].tolist() == [[102, 103]]
-    monkeypatch.setattr("hytrec_export.serving.triton_models.encoder.LONG_EVENTS", 3)
+    monkeypatch.setattr("hytrec_export.serving.triton_models.long_request_queue.LONG_EVENTS", 3)
     long = request(APPEND, item_keys=[[100] * 3], times=[[7, 8, 9]])
     assert model.execute([long]) == [None]
     model.finalize()
@@ -162,13 +160,13 @@ def test_one_model_for_all_steps_pads_less(
     together: Path, settings: ServingSettings, make_request: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ranked: list[tuple[int, ...]] = []
-    answer_all = BatchedGraph.answer
+    run = BatchedGraph.run
 
     def watched(runner: BatchedGraph, batch: Sequence[Inputs]) -> list[StepResult]:
         ranked.extend(inputs[CANDIDATE_ROWS.name].shape for inputs in batch if CANDIDATE_ROWS.name in inputs)
-        return answer_all(runner, batch)
+        return run(runner, batch)
 
-    monkeypatch.setattr(BatchedGraph, "answer", watched)
+    monkeypatch.setattr(BatchedGraph, "run", watched)
     model = _start(together, FUSED)
     outputs = [tensor.name for tensor in RANK.outputs]
     (answer,) = model.execute([make_request(outputs, user_id=ADA, candidate_keys=[[100] * 9])])
@@ -192,7 +190,7 @@ def test_a_user_is_fed_ranked_recommended_to_and_forgotten(chain: Chain) -> None
 
 
 def test_a_long_history_goes_through_the_long_lane(chain: Chain, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hytrec_export.serving.triton_models.encoder.LONG_EVENTS", 32)
+    monkeypatch.setattr("hytrec_export.serving.triton_models.long_request_queue.LONG_EVENTS", 32)
     keys, times = [[100] * 40], [[*range(1, 41)]]
     assert chain(STATE_LOAD, ENCODER, STATE_SAVE, user_id=ADA, item_keys=keys, times=times)["event_count"] == 40
 

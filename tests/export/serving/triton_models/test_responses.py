@@ -38,7 +38,7 @@ def test_every_request_gets_what_it_asked_for(make_request: Any) -> None:
         (
             KeyError("x"),
             "INTERNAL",
-            "hytrec_state_save failed (KeyError: 'x'); repeat the call with its request_id, or see the server's log",
+            "hytrec_state_save failed (KeyError: 'x'); retry with the same request_id, or see the server's log",
         ),
     ],
 )
@@ -71,7 +71,7 @@ def test_an_exception_of_the_step_answers_everyone(make_request: Any) -> None:
 def test_too_few_answers_are_an_error_of_everyone(make_request: Any) -> None:
     responses = respond([make_request(["y"], x=[[1]])] * 2, lambda _: [{"y": np.ones(1)}])
     assert [response.error.code for response in responses] == ["INTERNAL"] * 2
-    assert "the step gave no answer" in responses[0].error.text
+    assert "the step returned too few results" in responses[0].error.text
 
 
 def test_a_request_that_cannot_be_read_fails_alone(make_request: Any) -> None:

@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from hytrec.contract import DType, Ensemble, StateStatus
 from hytrec.data.vocabulary import Vocabulary
-from hytrec.signature import ENSEMBLES, DType, Ensemble
+from hytrec.signature import ENSEMBLES
 from hytrec_export.settings import ServingSettings
 from hytrec_export.state.rules import RecordRules, Verdict
 from hytrec_export.state.store import NO_REVISION, State, Write
@@ -31,11 +32,11 @@ def test_append_counts_and_stores(served: Any) -> None:
     assert {name: values.tolist() for name, values in first.items()} == {
         "event_count": [[2]],
         "applied": [[True]],
-        "model_fingerprint": [[b"0123456789abcdef" * 2]],
-        "state_status": [[b"new"]],
+        "model_fingerprint": [list(bytes.fromhex("0123456789abcdef" * 2))],
+        "state_status": [[StateStatus.NEW]],
     }
     second = served("hytrec_append", user_id=b"append", **_events(119))
-    assert (second["event_count"].tolist(), second["state_status"].tolist()) == ([[3]], [[b"kept"]])
+    assert (second["event_count"].tolist(), second["state_status"].tolist()) == ([[3]], [[StateStatus.FOUND]])
     state = served.user(b"append").state
     assert state["window_items"].tolist() == [0, 1, 2, 20]
     assert (state["memory"] == 23).all()
@@ -157,14 +158,14 @@ class DamagingRules(RecordRules):
         return verdict
 
 
-@pytest.mark.parametrize("status", ["foreign", "corrupt"])
+@pytest.mark.parametrize("status", [StateStatus.MODEL_MISMATCH, StateStatus.DAMAGED])
 def test_a_record_that_cannot_be_used_is_reported_and_replaced(
-    served: Any, settings: ServingSettings, state: State, status: str, monkeypatch: pytest.MonkeyPatch
+    served: Any, settings: ServingSettings, state: State, status: StateStatus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    user_id = status.encode()
+    user_id = status.label.encode()
     rules = {
-        "foreign": RecordRules(sizes=settings.sizes, fingerprint="f" * 32),
-        "corrupt": DamagingRules(sizes=settings.sizes, fingerprint=settings.fingerprint),
+        StateStatus.MODEL_MISMATCH: RecordRules(sizes=settings.sizes, fingerprint="f" * 32),
+        StateStatus.DAMAGED: DamagingRules(sizes=settings.sizes, fingerprint=settings.fingerprint),
     }
     write = Write(
         user_id=user_id, request_id=b"c" * 16, expected_revision=NO_REVISION, expected_event_count=0, state=state
@@ -172,14 +173,14 @@ def test_a_record_that_cannot_be_used_is_reported_and_replaced(
     with monkeypatch.context() as patch:
         patch.setattr(served.store, "_rules", rules[status])
         served.store.write_many([write])
-    before = served.metric(f"hytrec_{status}_states_total")
+    before = served.metric(f"hytrec_{status.label}_states_total")
     answer = served("hytrec_rank", user_id=user_id, candidate_keys=[[100]])
-    assert answer["state_status"].tolist() == [[status.encode()]]
+    assert answer["state_status"].tolist() == [[status]]
     assert (answer["event_count"].tolist(), answer["scores"].tolist()) == ([[0]], [[-1]])
     answer = served("hytrec_append", user_id=user_id, **_events(100))
-    assert (answer["event_count"].tolist(), answer["state_status"].tolist()) == ([[1]], [[status.encode()]])
+    assert (answer["event_count"].tolist(), answer["state_status"].tolist()) == ([[1]], [[status]])
     assert (served.user(user_id).state["memory"] == 1).all()
-    assert served.metric(f"hytrec_{status}_states_total") == before + 2
+    assert served.metric(f"hytrec_{status.label}_states_total") == before + 2
 
 
 def test_unknown_items_and_behaviors_are_normal_and_counted(served: Any) -> None:
@@ -204,7 +205,7 @@ def test_a_full_store_refuses_new_users_and_keeps_the_others(
         while (complaint := _complaint_of_append(served, b"user %d" % users)) is None:
             users += 1
         assert complaint == (
-            "[StatusCode.UNAVAILABLE] in ensemble 'hytrec_append', the state store is full, so nothing of this call "
+            "[StatusCode.UNAVAILABLE] in ensemble 'hytrec_append', the state store is full, so nothing of this request "
             "was stored; raise its size limit, or delete users with: hytrec-export state delete"
         )
         assert served.metric("hytrec_store_full_total") == 1

@@ -8,7 +8,6 @@ from __future__ import annotations
 import importlib
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
@@ -40,7 +39,8 @@ SHIM = "from hytrec_export.serving.triton_models.{module} import TritonPythonMod
 SESSION_ENCODER_STAND_IN = """
 import numpy as np
 import triton_python_backend_utils as pb_utils
-from hytrec.signature import ENCODER, SESSION_ENCODER, STATE, next_name
+from hytrec.contract import next_name
+from hytrec.signature import ENCODER, SESSION_ENCODER, STATE
 from hytrec_export.serving.triton_models.startup import graph_of, runner_of, settings_of
 
 class TritonPythonModel:
@@ -60,21 +60,11 @@ class TritonPythonModel:
         if request.flags() & pb_utils.TRITONSERVER_REQUEST_FLAG_SEQUENCE_START:
             self.states[sequence] = self.zeros
         rows = {{tensor.name(): tensor.as_numpy() for tensor in request.inputs()}}
-        (outputs,) = self.runner.answer([self.states[sequence] | rows])
+        (outputs,) = self.runner.run([self.states[sequence] | rows])
         self.states[sequence] = {{t.name: outputs[next_name(t.name)] for t in STATE}}
         wanted = set(request.requested_output_names())
         tensors = [pb_utils.Tensor(name, values) for name, values in outputs.items() if name in wanted]
         return pb_utils.InferenceResponse(output_tensors=tensors)
-"""
-
-SLOW_ENCODER = """
-import time
-from hytrec_export.serving.triton_models import encoder
-
-class TritonPythonModel(encoder.TritonPythonModel):
-    def execute(self, requests):
-        time.sleep(0.5)
-        return super().execute(requests)
 """
 
 Serve = Callable[..., AbstractContextManager[EmbeddedServer]]
@@ -150,7 +140,7 @@ def executions(client: Any, model: str) -> int:
     return int(stats.get("execution_count", 0))
 
 
-def test_a_server_warms_up_from_the_written_files_and_queues_as_told(serve_backends: Serve) -> None:
+def test_a_server_warms_up_from_the_written_files(serve_backends: Serve) -> None:
     """Triton does not become ready where a file is missing or too short."""
     with serve_backends(StateKind.STORE) as server:
         client = grpc_client.InferenceServerClient(server.grpc_url)
@@ -158,7 +148,6 @@ def test_a_server_warms_up_from_the_written_files_and_queues_as_told(serve_backe
         for model in GRAPHS:
             config = client.get_model_config(model.name, as_json=True)["config"]
             assert len(config["model_warmup"]) >= 2
-            assert config["dynamic_batching"]["default_queue_policy"]["max_queue_size"] == 256
             assert f"failed to load '{model.name}'" not in log
         user = np.array([[b"ada"]], object)
         answer = call(
@@ -184,37 +173,6 @@ def test_a_warmup_file_that_is_too_short_is_noticed(serve_backends: Serve) -> No
         pass
 
 
-def test_a_full_queue_refuses_calls_that_may_be_sent_again(serve_backends: Serve) -> None:
-    def slow(repository: Path) -> None:
-        (repository / ENCODER.name / "1" / "model.py").write_text(SLOW_ENCODER)
-        path = repository / ENCODER.name / "config.pbtxt"
-        config = text_format.Parse(path.read_text(), model_config_pb2.ModelConfig())
-        config.dynamic_batching.default_queue_policy.max_queue_size = 1
-        config.dynamic_batching.preferred_batch_size[:] = [1]
-        config.ClearField("model_warmup")
-        path.write_text(text_format.MessageToString(config))
-
-    with serve_backends(StateKind.STORE, slow) as server:
-        clients = [grpc_client.InferenceServerClient(server.grpc_url) for _ in range(8)]
-
-        def append(number: int) -> str:
-            user = np.array([[f"user {number}".encode()]], object)
-            try:
-                call(clients[number], "hytrec_append", sequence={}, user_id=user)
-            except grpc_client.InferenceServerException as error:
-                return f"{error.status()} {error.message()}"
-            return "answered"
-
-        with ThreadPoolExecutor(len(clients)) as threads:
-            outcomes = list(threads.map(append, range(len(clients))))
-        refused = [outcome for outcome in outcomes if outcome != "answered"]
-        assert 0 < len(refused) < len(outcomes)
-        assert all(outcome.startswith("StatusCode.UNAVAILABLE ") for outcome in refused), refused
-        assert append(0) == "answered"
-        for client in clients:
-            client.close()
-
-
 @pytest.fixture(scope="module")
 def session_server(serve_backends: Serve) -> Iterator[EmbeddedServer]:
     with serve_backends(StateKind.SEQUENCE) as server:
@@ -232,7 +190,7 @@ def test_a_session_goes_from_call_to_call(client: Any) -> None:
     session = {"sequence_id": 7}
     start = session | {"sequence_start": True}
     fed = call(client, "hytrec_session_append", sequence=start, item_keys=[[100, 101]], times=[[5, 6]])
-    assert fed == {"event_count": [[2]], "model_fingerprint": [[b"0123456789abcdef" * 2]]}
+    assert fed == {"event_count": [[2]], "model_fingerprint": [list(bytes.fromhex("0123456789abcdef" * 2))]}
     ranked = call(client, "hytrec_session_rank", sequence=session, candidate_keys=[[119, 100, 7]])
     assert ranked["scores"] == [[2980, 2999, 2979]]
     best = call(

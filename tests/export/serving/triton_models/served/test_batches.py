@@ -154,7 +154,7 @@ def test_a_user_twice_in_a_batch_loses_nothing(patient: Any) -> None:
     assert 1 in results
     (refusal,) = [result for result in results if result != 1]
     assert "StatusCode.UNAVAILABLE" in refusal
-    assert "the user's state changed while this call ran (expected event_count 0, found 1); retry the call" in refusal
+    assert "the user's state changed while this request ran (expected event_count 0, found 1); retry it" in refusal
     assert patient.user(b"twin").event_count == 1
     assert patient.metric("hytrec_state_conflicts_total") == before + 1
     assert append(102) == 2
@@ -167,7 +167,7 @@ def test_a_call_repeated_in_its_own_batch_is_applied_once(patient: Any) -> None:
         try:
             return _rank(patient, b"hedge", request_id=request_id)["applied"].item()
         except Exception as error:  # noqa: BLE001  see above
-            return "retry the call" in str(error)
+            return "retry it with" in str(error)
 
     assert patient.together(append, append) == [True, True]
     assert patient.user(b"hedge").event_count == 1
@@ -188,7 +188,7 @@ WRONG_FORM: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "two batch rows": (
         {"user_id": np.array([[b"a"], [b"b"]], object), "candidate_keys": [[1], [1]]},
-        "has shape [2, 1]; its batch dimension must be 1, as in [1, n]: send one user a call",
+        "has shape [2, 1]; its batch dimension must be 1, as in [1, n]: send one user per request",
     ),
     "uneven batch rows": ({"candidate_keys": [[1], [1]]}, "batch size does not match other inputs"),
     "no batch rows": ({"candidate_keys": np.empty((0, 1), np.int64)}, "for model 'hytrec_rank'"),

@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from hytrec.contract import Model
 from hytrec.data.vocabulary import Vocabulary
-from hytrec.signature import ENCODER, RERANKER, RETRIEVER, STATE_LOAD, STATE_SAVE, Model
+from hytrec.signature import ENCODER, RERANKER, RETRIEVER, STATE_LOAD, STATE_SAVE
 from hytrec_export.repository.layout import MODULES
 from hytrec_export.settings import ServingSettings
 
@@ -77,7 +78,7 @@ def test_a_failing_step_changes_nothing(faulty: Any, model: Model) -> None:
         refusals = list(threads.map(fail, range(FAILURES)))
     message = (
         f"in ensemble '{endpoint}', {model.name} failed (RuntimeError: injected); "
-        "repeat the call with its request_id, or see the server's log"
+        "retry with the same request_id, or see the server's log"
     )
     assert set(refusals) == {("INTERNAL", message)}
     for user_id, user in zip(users, before, strict=True):

@@ -1,4 +1,4 @@
-"""A peer's side of a call: histories kept in memory, one question per request, one answer per question."""
+"""A peer's side of a request: histories kept in memory, one query per request."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from hytrec.contract import StateStatus
 from hytrec.data.histories import History, Int64Array
 from hytrec.data.vocabulary import Vocabulary
-from hytrec.signature import APPLIED, MODEL_FINGERPRINT, NEW_EVENT_COUNT, SCORES, STATE_STATUS, StateStatus
+from hytrec.signature import APPLIED, MODEL_FINGERPRINT, NEW_EVENT_COUNT, SCORES, STATE_STATUS
 from hytrec_export.errors import InputError
 from hytrec_export.serving.load_step import StepResult
 from hytrec_export.serving.validation import Inputs, ValidatedRequest, validate_request
@@ -22,11 +23,11 @@ NO_EVENTS = History(item_rows=np.zeros(0, np.int64), behavior_rows=np.zeros(0, n
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Question:
-    """What one call asks.
+class Query:
+    """What one request asks for.
 
     Args:
-        history: all events of the user, those of the call included.
+        history: all events of the user, those of the request included.
         candidates: (N,) rows.
         now_s: unix seconds.
     """
@@ -37,15 +38,15 @@ class Question:
 
 
 class Scorer(Protocol):
-    """Answers questions from whole histories."""
+    """Scores the candidates of queries from whole histories."""
 
-    def score(self, questions: Sequence[Question]) -> list[NDArray[np.float32]]:
-        """Scores (N,) of every question's candidates, in order."""
+    def score(self, queries: Sequence[Query]) -> list[NDArray[np.float32]]:
+        """Scores (N,) of every query's candidates, in order."""
         ...
 
 
 class Peer:
-    """Keeps histories and has questions scored."""
+    """Keeps histories and has queries scored."""
 
     def __init__(self, *, settings: ServingSettings, vocabulary: Vocabulary, scorer: Scorer) -> None:
         self._settings = settings
@@ -56,7 +57,7 @@ class Peer:
     def answer(self, batch: Sequence[Inputs]) -> list[StepResult]:
         """Public inputs -> the public outputs of `hytrec_append`, and scores where candidates are given."""
         answers: list[StepResult] = []
-        questions: dict[int, Question] = {}
+        queries: dict[int, Query] = {}
         clock_s = int(time.time())
         for position, inputs in enumerate(batch):
             try:
@@ -73,8 +74,8 @@ class Peer:
             answers.append(self._receipt(call, len(history)))
             if call.candidate_keys is not None:
                 candidates = self._vocabulary.item_rows(call.candidate_keys)
-                questions[position] = Question(history=history, candidates=candidates, now_s=call.now)
-        for position, scores in zip(questions, self._scorer.score(list(questions.values())), strict=True):
+                queries[position] = Query(history=history, candidates=candidates, now_s=call.now)
+        for position, scores in zip(queries, self._scorer.score(list(queries.values())), strict=True):
             answers[position] = _scored(answers[position], scores)
         return answers
 
@@ -88,12 +89,12 @@ class Peer:
         return history
 
     def _receipt(self, call: ValidatedRequest, events: int) -> dict[str, NDArray[Any]]:
-        status = StateStatus.KEPT if events > len(call.times) else StateStatus.NEW
+        status = StateStatus.FOUND if events > len(call.times) else StateStatus.NEW
         return {
             NEW_EVENT_COUNT.name: np.array([[events]], np.int64),
             APPLIED.name: np.array([[len(call.times) > 0]]),
-            MODEL_FINGERPRINT.name: np.array([[self._settings.fingerprint.encode()]], object),
-            STATE_STATUS.name: np.array([[status.value.encode()]], object),
+            MODEL_FINGERPRINT.name: np.frombuffer(bytes.fromhex(self._settings.fingerprint), np.uint8)[None],
+            STATE_STATUS.name: np.array([[status]], np.int64),
         }
 
 

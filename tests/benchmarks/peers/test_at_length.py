@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hytrec_export.loadtest.at_length import AtLength, requests_of, whole_rounds
+from hytrec_export.loadtest.history_traffic import HistoryTraffic
 from numpy.typing import NDArray
 
 from hytrec_export.errors import LoadTestError
-from hytrec_export.loadtest.at_length import AtLength, requests_of, whole_rounds
 from hytrec_export.loadtest.event_log import EventLog, Keys
 from hytrec_export.loadtest.figures import Window
-from hytrec_export.loadtest.history_traffic import HistoryTraffic
 from hytrec_export.loadtest.input_data import Requests
 from hytrec_export.loadtest.options import LoadTestOptions, Scenario
 from hytrec_export.loadtest.plan import Job

@@ -4,7 +4,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-
 from hytrec_export.loadtest.peer_figures import length_verdict, ratios, score_difference
 
 

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from hytrec.signature import BEHAVIOR_KEYS, ITEM_KEYS, DType, Ensemble
+from hytrec.contract import DType, Ensemble
+from hytrec.signature import BEHAVIOR_KEYS, ITEM_KEYS
 from hytrec_export.errors import LoadTestError
 from hytrec_export.loadtest import lengths, prefill
 from hytrec_export.loadtest.options import LoadTestOptions, Peer, Scenario

@@ -6,10 +6,10 @@ from collections.abc import Callable
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from hytrec_export.loadtest.history_traffic import HistoryTraffic
 
 from hytrec_export.errors import LoadTestError
 from hytrec_export.loadtest.event_log import EventLog
-from hytrec_export.loadtest.history_traffic import HistoryTraffic
 from hytrec_export.loadtest.traffic import SPACING
 
 MakeLog = Callable[..., EventLog]

@@ -1,0 +1,191 @@
+"""A comparison with peers by history length: who competes, and the report's figures."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from hytrec.data.vocabulary import Vocabulary
+from hytrec.signature import APPEND, ENSEMBLES, RANK
+from hytrec_benchmarks.fixtures.in_process import InProcessBackend, onnx_chain
+from hytrec_benchmarks.peers.at_length import LengthComparison
+from hytrec_benchmarks.peers.competitors import Competitor, InProcessCompetitor, ServedCompetitor, same_model
+from hytrec_benchmarks.peers.figures import (
+    compared_figures,
+    length_verdict,
+    ratio_table,
+    ratios,
+    score_difference,
+    throughput_by_history,
+)
+from hytrec_benchmarks.peers.history_traffic import HistoryTraffic
+from hytrec_benchmarks.peers.options import HYTREC, ComparisonOptions, Peer
+from hytrec_export.errors import LoadTestError
+from hytrec_export.loadtest import prefill
+from hytrec_export.loadtest.input_data import RequestFactory
+from hytrec_export.loadtest.measurement import Analyzer, ServerWindows
+from hytrec_export.loadtest.perf_analyzer import find_perf_analyzer
+from hytrec_export.loadtest.preparation import Prepared, check_model, prepare
+from hytrec_export.loadtest.report import Result
+from hytrec_export.loadtest.server import LiveServer
+from hytrec_export.progress import Progress, silent
+from hytrec_export.settings import VOCABULARY_FILE, ServingSettings
+
+Rows = list[dict[str, Any]]
+
+
+def run_comparison(options: ComparisonOptions, inputs: Path | None = None, progress: Progress = silent) -> Result:
+    """Measure every competitor at every history length.
+
+    Args:
+        inputs: folder to keep perf_analyzer's input files in; None keeps none.
+
+    Raises:
+        LoadTestError: perf_analyzer is missing, the log has no history that is long enough, a server does not answer
+            or has another contract, or the repository to run in this process is of another model.
+        DataError: the event log cannot be used.
+        RepositoryError: a repository given cannot be read.
+        MissingPackageError: a package of the extra loadtest is missing.
+    """
+    analyzer = Analyzer(program=find_perf_analyzer(options.perf_analyzer), timeout_s=options.timeout_s, inputs=inputs)
+    with ExitStack() as stack:
+        server = stack.enter_context(LiveServer(options.endpoint))
+        prepared = prepare(server, options)
+        factory = RequestFactory(log=prepared.log)
+        traffics = {
+            length: HistoryTraffic(prepared.log, length=length, threads=options.load.threads, prefix=prepared.prefix)
+            for length in sorted(set(options.history_lengths))
+        }
+        competitors = _competitors(options, server, prepared, factory, analyzer, stack)
+        points, scores = _measure(options, server, prepared, factory, competitors, traffics, progress)
+    return _result(options, prepared, competitors, points, scores, analyzer)
+
+
+def _measure(
+    options: ComparisonOptions,
+    server: LiveServer,
+    prepared: Prepared,
+    factory: RequestFactory,
+    competitors: list[Competitor],
+    traffics: dict[int, HistoryTraffic],
+    progress: Progress,
+) -> tuple[Rows, Rows]:
+    """Figures by history length and competitor, and score differences by history length."""
+    candidates = partial(
+        prefill.retrieve_candidates,
+        server,
+        prepared.log,
+        count=prepared.candidates,
+        top_k=server.max_top_k(),
+        progress=silent,
+    )
+    points: Rows = []
+    scores: Rows = []
+    for length, traffic in traffics.items():
+        comparison = LengthComparison(
+            competitors,
+            traffic,
+            factory=factory,
+            options=options,
+            candidates=candidates,
+            query=prepared.log.item_keys[prepared.log.popular_items(prepared.candidates)],
+        )
+        for point in comparison.measure(progress, title=f"{options.scenario.value} after {length:,} events"):
+            points.append({**point, "history": length, "label": f"{length:,} events, {point['competitor']}"})
+        scores.append({"history": length, **score_difference(comparison.scores, same_model(competitors))})
+    return points, scores
+
+
+def _result(
+    options: ComparisonOptions,
+    prepared: Prepared,
+    competitors: list[Competitor],
+    points: Rows,
+    scores: Rows,
+    analyzer: Analyzer,
+) -> Result:
+    found = ratios(points)
+    for point in points:
+        if point["competitor"] == HYTREC:
+            length = point["history"]
+            point["over"] = {row["over"]: row for row in found if row["history"] == length}
+            (point["scores"],) = (row for row in scores if row["history"] == length)
+    endpoints = {HYTREC: options.endpoint} | {peer.name: peer.endpoint for peer in options.peers}
+    test = {
+        **prepared.to_dict(options),
+        "history_lengths": [row["history"] for row in scores],
+        "concurrency": options.load.threads,
+        "window_seconds": options.window_seconds,
+        "candidates": prepared.candidates if RANK in options.scenario.endpoints() else None,
+        "competitors": [
+            {"name": competitor.name, "model": competitor.model, "endpoint": endpoints.get(competitor.name)}
+            for competitor in competitors
+        ],
+        "amount": f"users with exactly so many events, {options.windows} windows of about {options.window_seconds:g} s "
+        f"at concurrency {options.load.threads}, one new event per request",
+    }
+    return Result(
+        test=test,
+        points=points,
+        compared=compared_figures(points, found),
+        tables=[ratio_table(found, scores)],
+        plots={"throughput_by_history": throughput_by_history},
+        commands=analyzer.commands,
+        problems=length_verdict(points, scores) + prepared.problems(),
+    )
+
+
+def _competitors(
+    options: ComparisonOptions,
+    server: LiveServer,
+    prepared: Prepared,
+    factory: RequestFactory,
+    analyzer: Analyzer,
+    stack: ExitStack,
+) -> list[Competitor]:
+    """All competitors, each checked; ours is the first."""
+
+    def served(name: str, of: LiveServer, model: str) -> ServedCompetitor:
+        windows = ServerWindows(of, factory, analyzer)
+        return ServedCompetitor(name, of, windows, factory, model=model, chunk=prepared.chunk)
+
+    found: list[Competitor] = [served(HYTREC, server, prepared.fingerprint)]
+    for peer in options.peers:
+        other = stack.enter_context(LiveServer(peer.endpoint))
+        found.append(served(peer.name, other, _checked(peer, other, options, prepared)))
+    if (repository := options.in_process) is not None:
+        settings = ServingSettings.load(repository)
+        check_model(settings, repository, prepared.fingerprint)
+        found.append(
+            InProcessCompetitor(
+                InProcessBackend(stack.enter_context(onnx_chain(repository, sizes=settings.sizes))),
+                Vocabulary.load(repository / VOCABULARY_FILE),
+                factory,
+                model=settings.fingerprint,
+                chunk=prepared.chunk,
+                log_command=analyzer.commands.append,
+            )
+        )
+    return found
+
+
+def _checked(peer: Peer, server: LiveServer, options: ComparisonOptions, prepared: Prepared) -> str:
+    """Fingerprint of a peer's model."""
+    needed = (APPEND, RANK, *options.scenario.endpoints())  # to prefill, to compare scores, to measure
+    endpoints = tuple(endpoint for endpoint in ENSEMBLES if endpoint in needed)
+    try:
+        types = server.check(endpoints)
+        model = prefill.fingerprint(server, f"{prepared.prefix}-probe")
+    except LoadTestError as error:
+        raise LoadTestError(f"peer {peer.name}: {error}") from error
+    if types != prepared.key_types:
+        own, wanted = (
+            f"{kinds.item_key.__name__} and {kinds.behavior_key.__name__}" for kinds in (types, prepared.key_types)
+        )
+        raise LoadTestError(
+            f"peer {peer.name}: its item and behavior keys are {own}, those of {options.endpoint} are {wanted}; "
+            "name a server that was built from the same log"
+        )
+    return model

@@ -1,0 +1,192 @@
+"""The competitors at a history length: servers under perf_analyzer, and the graphs in this process."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hytrec.contract import Ensemble
+from hytrec.data.histories import History
+from hytrec.data.vocabulary import Vocabulary
+from hytrec.signature import APPEND, RECOMMEND
+from hytrec_benchmarks.fixtures.in_process import InProcessBackend
+from hytrec_benchmarks.peers.options import HYTREC, IN_PROCESS
+from hytrec_clients import Events
+from hytrec_export.loadtest import prefill
+from hytrec_export.loadtest.event_log import Keys
+from hytrec_export.loadtest.figures import Window
+from hytrec_export.loadtest.input_data import RequestFactory
+from hytrec_export.loadtest.measurement import ServerWindows
+from hytrec_export.loadtest.plan import Job
+from hytrec_export.loadtest.profile import Profile
+from hytrec_export.loadtest.server import LiveServer
+from hytrec_export.loadtest.traffic import SimulatedUser, UserRequest
+from hytrec_export.progress import silent
+
+
+class Competitor(Protocol):
+    """Serves requests.
+
+    Attributes:
+        name: unique.
+        model: fingerprint of its model.
+    """
+
+    name: str
+    model: str
+
+    def prefill(self, users: Sequence[SimulatedUser]) -> None:
+        """Append the users' histories; raises LoadTestError where a request fails."""
+        ...
+
+    def scores(self, user: SimulatedUser, candidates: Keys, now_s: int) -> NDArray[np.float32]:
+        """Scores (N,) of candidates (N,) at unix time `now_s`, no event appended; raises LoadTestError."""
+        ...
+
+    def window(self, job: Job) -> Window:
+        """Send the requests of a job; a failure is part of the window."""
+        ...
+
+    def forget(self, users: Sequence[SimulatedUser]) -> None:
+        """Delete the users, if it can."""
+        ...
+
+
+class ServedCompetitor:
+    """A server, measured by perf_analyzer.
+
+    Args:
+        chunk: maximum events of a prefill request.
+    """
+
+    def __init__(
+        self, name: str, server: LiveServer, windows: ServerWindows, factory: RequestFactory, *, model: str, chunk: int
+    ) -> None:
+        self.name = name
+        self.model = model
+        self._server = server
+        self._windows = windows
+        self._factory = factory
+        self._chunk = chunk
+
+    def prefill(self, users: Sequence[SimulatedUser]) -> None:
+        """See `Competitor`."""
+        prefill.append_histories(self._server, self._factory, users, chunk=self._chunk, progress=silent)
+
+    def scores(self, user: SimulatedUser, candidates: Keys, now_s: int) -> NDArray[np.float32]:
+        """See `Competitor`."""
+        with self._server.requests() as client:
+            return client.rank(user.name, candidates, now=now_s).scores
+
+    def window(self, job: Job) -> Window:
+        """See `Competitor`."""
+        return self._windows.window([job])
+
+    def forget(self, users: Sequence[SimulatedUser]) -> None:
+        """See `Competitor`."""
+        prefill.forget(self._server, users, progress=silent)
+
+
+class InProcessCompetitor:
+    """The graphs in this process, run in batches of as many requests as are in flight at a server.
+
+    Args:
+        chunk: maximum events of a prefill run.
+        log_command: takes a line on what ran, for the list of commands.
+    """
+
+    name = IN_PROCESS
+
+    def __init__(
+        self,
+        backend: InProcessBackend,
+        vocabulary: Vocabulary,
+        factory: RequestFactory,
+        *,
+        model: str,
+        chunk: int,
+        log_command: Callable[[str], object] = lambda _: None,
+    ) -> None:
+        self.model = model
+        self._backend = backend
+        self._vocabulary = vocabulary
+        self._factory = factory
+        self._chunk = chunk
+        self._log_command = log_command
+
+    def prefill(self, users: Sequence[SimulatedUser]) -> None:
+        """See `Competitor`; one encoding for all users of the same past."""
+        names: dict[tuple[int, int], list[str]] = {}
+        for user in users:
+            names.setdefault((user.start, user.begin), []).append(user.name)
+        for (start, begin), own in names.items():
+            past = [self._history(events) for events in self._factory.chunks(start, begin, chunk=self._chunk)]
+            self._backend.prefill(own, past)
+
+    def scores(self, user: SimulatedUser, candidates: Keys, now_s: int) -> NDArray[np.float32]:
+        """See `Competitor`."""
+        rows = self._vocabulary.item_rows(candidates)[None]
+        nothing = [self._events(user.begin, user.begin)]
+        scores: NDArray[np.float32] = self._backend.rank(
+            [user.name], nothing, now_s=np.array([[now_s]]), candidates=rows
+        )[0]
+        return scores
+
+    def window(self, job: Job) -> Window:
+        """See `Competitor`; a request's latency is that of its batch."""
+        requests, threads = job.entries[: job.sent], job.load.threads
+        batches = [
+            self.batch(job.endpoint, requests[first : first + threads]) for first in range(0, len(requests), threads)
+        ]
+        self._log_command(f"# in this process: {len(requests)} requests of {job.endpoint.name} in batches of {threads}")
+        moments = [time.time_ns()]
+        for batch in batches:
+            batch()
+            moments.append(time.time_ns())
+        batch_of = np.arange(len(requests)) // threads
+        profile = Profile(
+            sent_ns=np.array(moments[:-1])[batch_of],
+            answered_ns=np.array(moments[1:])[batch_of],
+            history=np.array([request.events_before for request in requests]),
+            events=np.array([len(request) for request in requests]),
+        )
+        return Window(profiles={job.endpoint.name: profile.after(job.warmup)})
+
+    def forget(self, users: Sequence[SimulatedUser]) -> None:
+        """See `Competitor`."""
+        self._backend.forget(user.name for user in users)
+
+    def batch(self, endpoint: Ensemble, requests: Sequence[UserRequest]) -> Callable[[], object]:
+        """One run for all requests, its inputs made beforehand."""
+        users = [request.user.name for request in requests]
+        events = [self._events(request.first, request.stop) for request in requests]
+        if endpoint is APPEND:
+            return partial(self._backend.append, users, events)
+        now_s = np.full((len(requests), 1), int(time.time()))
+        if endpoint is RECOMMEND:
+            return partial(self._backend.recommend, users, events, now_s=now_s, top_k=self._factory.top_k)
+        candidates = np.stack([self._vocabulary.item_rows(self._factory.candidates[user]) for user in users])
+        return partial(self._backend.rank, users, events, now_s=now_s, candidates=candidates)
+
+    def _events(self, first: int, stop: int) -> History:
+        return self._history(self._factory.events(first, stop))
+
+    def _history(self, events: Events) -> History:
+        items = self._vocabulary.item_rows(np.asarray(events.item_keys))
+        behaviors = events.behavior_keys
+        return History(
+            item_rows=items,
+            behavior_rows=items * 0 if behaviors is None else self._vocabulary.behavior_rows(np.asarray(behaviors)),
+            times=np.asarray(events.times),
+        )
+
+
+def same_model(competitors: Iterable[Competitor]) -> list[str]:
+    """Names of those that serve the model under test."""
+    known = {competitor.name: competitor.model for competitor in competitors}
+    return [name for name, model in known.items() if model == known[HYTREC]]

@@ -1,0 +1,129 @@
+"""Figures over several competitors: ratios, score differences, problems, and the report's table and plot."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hytrec_benchmarks.peers.options import HYTREC
+from hytrec_export.loadtest.comparison import Figures, figures_of
+from hytrec_export.loadtest.figures import Status
+
+SCORE_BOUND = 1e-3
+"""Maximum score difference between competitors of one model."""
+Points = Sequence[Mapping[str, Any]]
+
+
+def ratios(points: Points) -> list[dict[str, Any]]:
+    """Throughput of the server under test over that of each other competitor, length by length.
+
+    The ratio is that of the medians; `low` and `high` are the minimum and maximum over the rounds, in which each
+    competitor had one window. All three are None where one of the two failed.
+    """
+    ours = {point["history"]: point for point in points if point["competitor"] == HYTREC}
+    found = []
+    for point in points:
+        if point["competitor"] == HYTREC:
+            continue
+        row: dict[str, Any] = {"history": point["history"], "over": point["competitor"]}
+        own = ours[point["history"]]
+        if Status.FAILED in (own["status"], point["status"]):
+            found.append(row | {"ratio": None, "low": None, "high": None})
+            continue
+        rounds = [
+            one["throughput"] / other["throughput"] for one, other in zip(own["windows"], point["windows"], strict=True)
+        ]
+        ratio = own["throughput_per_s"] / point["throughput_per_s"]
+        found.append(row | {"ratio": ratio, "low": min(rounds), "high": max(rounds)})
+    return found
+
+
+def score_difference(scores: Mapping[str, NDArray[np.float32]], names: Sequence[str]) -> dict[str, Any]:
+    """Largest difference of a candidate's score between any two competitors of one model.
+
+    Args:
+        scores: of the same candidates, by competitor.
+        names: competitors of the model; those without scores are left out.
+    """
+    compared = [name for name in names if name in scores]
+    if len(compared) < 2:
+        return {"compared": compared, "largest_difference": None}
+    together = np.stack([scores[name].astype(np.float64) for name in compared])
+    return {"compared": compared, "largest_difference": float(np.ptp(together, axis=0).max())}
+
+
+def length_verdict(points: Points, scores: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Problems of a comparison, one line each."""
+    lines = [
+        f"{point['competitor']} after {point['history']:,} events is {point['status']}: {'; '.join(point['notes'])}"
+        for point in points
+        if point["status"] != Status.OK
+    ]
+    for row in scores:
+        difference = row["largest_difference"]
+        if difference is not None and not difference <= SCORE_BOUND:
+            lines.append(
+                f"{', '.join(row['compared'])} have one model, but after {row['history']:,} events their scores of "
+                f"the same candidates differ by {difference:.2g}, over {SCORE_BOUND:g}"
+            )
+    return lines
+
+
+def ratio_table(ratio_rows: Points, scores: Points) -> dict[str, Any]:
+    """The report's table: by history length, throughput over each other competitor's, and the score difference."""
+    others = list(dict.fromkeys(row["over"] for row in ratio_rows))
+    cells = {(row["history"], row["over"]): _ratio(row) for row in ratio_rows}
+    rows = []
+    for row in scores:
+        difference = row["largest_difference"]
+        rows.append(
+            [
+                f"{row['history']:,}",
+                *(cells[row["history"], name] for name in others),
+                "n/a" if difference is None else f"{difference:.1g}",
+            ]
+        )
+    return {
+        "title": "Throughput over that of others (minimum to maximum of a round)",
+        "note": "The same requests for each, in windows that take turns. "
+        "The last column compares the scores of those that serve the same model.",
+        "head": ["events before", *(f"over {name}" for name in others), "scores differ by"],
+        "rows": rows,
+    }
+
+
+def _ratio(row: Mapping[str, Any]) -> str:
+    return "n/a" if row["ratio"] is None else f"{row['ratio']:.2f} ({row['low']:.2f} to {row['high']:.2f})"
+
+
+def compared_figures(points: Points, ratio_rows: Points) -> Figures:
+    """For `--compare`: the server's own figures, and its ratios; a peer's own figures are none of its regressions."""
+    found = {f"{point['history']:,} events": figures_of(point) for point in points if point["competitor"] == HYTREC}
+    for row in ratio_rows:
+        spread = (row["high"] - row["low"]) / 2 / row["ratio"] if row["ratio"] else 0.0
+        found[f"{row['history']:,} events"][f"over {row['over']}"] = (row["ratio"], spread)
+    return found
+
+
+def throughput_by_history(axes: Any, points: Points) -> bool:
+    """Plot throughput over history length, one line a competitor; False where there is nothing to show."""
+    shown = [point for point in points if point.get("throughput_per_s")]
+    for name in dict.fromkeys(point["competitor"] for point in shown):
+        own = sorted((point["history"], point["throughput_per_s"]) for point in shown if point["competitor"] == name)
+        x, y = zip(*own, strict=True)
+        axes.plot(x, y, "o-", label=name, linewidth=3 if name == HYTREC else 1.5)
+    if not shown:
+        return False
+    axes.set(
+        xscale="log", yscale="log", xlabel="events of the user before the request", ylabel="throughput, requests/s"
+    )
+    lengths = sorted({point["history"] for point in shown})
+    axes.set_xticks(lengths, [f"{length:,}" for length in lengths])
+    axes.minorticks_off()
+    axes.set_title(f"throughput at concurrency {shown[0]['load']['value']:g}")
+    axes.grid(alpha=0.3)
+    axes.legend()
+    return True

@@ -1,0 +1,14 @@
+"""Constants of the serving steps, found by measurement; shared by the fused model and the models of an ensemble."""
+
+from __future__ import annotations
+
+from hytrec.signature import ENCODER, RERANKER, RETRIEVER
+
+RUN_OVERHEAD = {ENCODER.name: 8, RETRIEVER.name: 4096, RERANKER.name: 32}
+"""Cost of one more graph run, in elements of its dynamic axis: events, excluded items (next to free), candidates."""
+MAX_ELEMENTS = 1 << 14
+"""Maximum elements of one run; at the default sizes each takes up to 8 KB of memory."""
+LONG_EVENTS = 256
+"""Requests with at least this many events go through the long-request queue."""
+LONG_QUEUE_SIZE = 8
+"""Long requests that may run or wait."""
