@@ -76,7 +76,7 @@ def test_the_wheel_holds_the_three_packages_and_nothing_else(wheel: Path) -> Non
         path.relative_to(parent).as_posix()
         for package, parent in PACKAGES.items()
         for path in (parent / package).rglob("*")
-        if path.suffix in {".py", ".md", ".typed"}
+        if path.is_file() and "__pycache__" not in path.parts
     }
     assert shipped == expected
     assert {f"{package}/py.typed" for package in PACKAGES} | {"hytrec_export/repository_readme.md"} <= shipped
