@@ -219,5 +219,13 @@ def test_contributing_places_every_package() -> None:
     assert [package for package in packages if f"`{package}`" not in text] == []
 
 
+def test_design_draws_the_layers_that_import_linter_checks() -> None:
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
+    (layers,) = (contract["layers"] for contract in contracts if contract.get("containers") == ["hytrec_export"])
+    text = (ROOT / "docs" / "DESIGN.md").read_text().split("never importing each other:\n\n", 1)[1].split("\n\n", 1)[0]
+    drawn = [layer for line in text.splitlines() for layer in re.split(r"\s{3,}", line.strip())[0].split(" > ")]
+    assert drawn == layers
+
+
 def test_contributing_is_one_page() -> None:
     assert len((ROOT / "CONTRIBUTING.md").read_text().splitlines()) <= 80
