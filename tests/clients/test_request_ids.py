@@ -15,7 +15,7 @@ def test_calls_under_way_have_strands_of_their_own() -> None:
 def test_an_answered_call_hands_its_strand_on_and_never_its_id() -> None:
     ids = RequestIds()
     first = ids.take()
-    ids.settle(first)
+    ids.release(first)
     second = ids.take()
     assert client_slot(second) == client_slot(first)
     assert second != first

@@ -82,7 +82,7 @@ def test_unavailable_to_the_end(client: Any, fake: Any, trouble: Any) -> None:
     assert error.request_id == fake.request_ids()[0]
     assert str(error) == (
         f"hytrec_append at {fake.url} was unavailable within 1 s (attempts: {error.attempts}, the last said: "
-        f"the state store is full (1 GiB)); call again with request_id {error.request_id.hex()}"
+        f"the state store is full (1 GiB)); retry with request_id {error.request_id.hex()}"
     )
     assert isinstance(error, Unresolved)
     fake.always = None
@@ -99,7 +99,7 @@ def test_no_answer_to_the_end(client: Any, fake: Any, trouble: Any) -> None:
     assert time.monotonic() - begun < 15  # a stalled answer takes 30
     error: Any = caught.value
     assert str(error) == (
-        f"no answer of hytrec_append at {fake.url} within 0.5 s (attempts: {error.attempts}); call again with "
+        f"no response of hytrec_append at {fake.url} within 0.5 s (attempts: {error.attempts}); retry with "
         f"request_id {error.request_id.hex()}, or give a larger timeout_s"
     )
     fake.always = None
@@ -119,7 +119,7 @@ def test_a_last_attempt_cut_short_does_not_hide_what_the_server_said(make_client
 def test_no_server(make_client: Any) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))  # bound and not listening: connections are refused
-        with pytest.raises(Unavailable, match=r"the last said: .*refused.*; call again$") as caught:
+        with pytest.raises(Unavailable, match=r"the last said: .*refused.*; retry$") as caught:
             make_client(f"127.0.0.1:{taken.getsockname()[1]}").append("ada", CLICK, timeout_s=0.3)
     assert caught.value.attempts > 1
     assert caught.value.request_id is None

@@ -155,7 +155,7 @@ class Caller:
     ) -> None:
         receipt = await self._ask(client, user, events, request_id, timeout_s=timeout_s)
         self._scene.book.acknowledge(user, events, receipt)
-        self._scene.request_ids.settle(request_id)
+        self._scene.request_ids.release(request_id)
 
     async def _ask(
         self, client: AsyncHytrecClient, user: str, events: Events | None, request_id: bytes | None, *, timeout_s: float
