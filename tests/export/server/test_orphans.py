@@ -104,6 +104,7 @@ def regions(shm_prefix: str) -> int:
 
 @pytest.mark.e2e
 @pytest.mark.timeout(60)
+@pytest.mark.usefixtures("unseen_by_others")
 @pytest.mark.parametrize("next_start", [False, True])
 def test_models_that_asked_for_nothing_are_ended_too(
     options: ServerOptions, ask: Ask, python_models: Processes, alive: Alive, next_start: bool
