@@ -162,7 +162,7 @@ class SharedUserClient:
     ) -> None:
         receipt = await self._send(client, user, events, request_id, timeout_s=timeout_s)
         self._workload.ledger.acknowledge(user, events, receipt)
-        self._workload.request_ids.settle(request_id)
+        self._workload.request_ids.release(request_id)
 
     async def _send(
         self, client: AsyncHytrecClient, user: str, events: Events | None, request_id: bytes | None, *, timeout_s: float

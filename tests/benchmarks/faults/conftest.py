@@ -25,7 +25,7 @@ class Store:
         window = np.array([0] * self.window + self.times, np.int64)[-self.window :]
         user = StoredUser(
             state={WINDOW_TIMES.name: window} if self.times else None,
-            status=StateStatus.KEPT if self.times else StateStatus.NEW,
+            status=StateStatus.FOUND if self.times else StateStatus.NEW,
             event_count=len(self.times),
         )
         return [user for _ in user_ids]

@@ -17,7 +17,7 @@ VOCABULARY = Vocabulary(np.array(KEYS))
 
 
 def receipt(event_count: int, *, applied: bool = True) -> Receipt:
-    return Receipt(event_count=event_count, applied=applied, model_fingerprint="0" * 32, state_status=StateStatus.KEPT)
+    return Receipt(event_count=event_count, applied=applied, model_fingerprint="0" * 32, state_status=StateStatus.FOUND)
 
 
 def times_of(*events: Events) -> list[int]:

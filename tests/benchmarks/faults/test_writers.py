@@ -27,7 +27,7 @@ def take(writers: Writers) -> tuple[str, Events]:
 
 
 def receipt(event_count: int, *, applied: bool = True) -> Receipt:
-    return Receipt(event_count=event_count, applied=applied, model_fingerprint="0" * 32, state_status=StateStatus.KEPT)
+    return Receipt(event_count=event_count, applied=applied, model_fingerprint="0" * 32, state_status=StateStatus.FOUND)
 
 
 def test_acknowledged_and_replayed_writes_are_counted(writers: Writers, store: Any) -> None:
