@@ -4,7 +4,7 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -155,7 +155,7 @@ def test_a_build_that_drifts_leaves_the_old_repository(
 def test_only_graphs_of_sessions_carry_the_state(
     state: StateKind, graphs: tuple[Model, ...], run_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    export_graphs = vars(pipeline)["export_graphs"]
+    export_graphs: Callable[..., dict[str, Path]] = vars(pipeline)["export_graphs"]
     exported: list[Any] = []
 
     def noted(*arguments: Any, **options: Any) -> dict[str, Path]:
@@ -173,7 +173,7 @@ def test_a_file_that_comes_during_the_build_is_not_lost(
     place: str, run_folder: Path, repository: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = Manifest.load(repository)
-    passed = vars(pipeline)["check_parity"]
+    passed: Callable[..., ParityResult] = vars(pipeline)["check_parity"]
 
     def somebody_writes(*arguments: Any, **options: Any) -> ParityResult:
         (repository / place).write_text("dear")

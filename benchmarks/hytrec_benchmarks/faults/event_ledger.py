@@ -21,6 +21,8 @@ from hytrec_clients import Events, Receipt
 from hytrec_export.state.store import StateStore
 
 FIRST_TIME_S = 1_500_000_000
+UNKNOWN_KEY = 2**62
+"""No log has this item."""
 STEP_S = 40
 MAX_EVENTS = 3
 """Largest number of events of one write, but for a backfill."""

@@ -7,10 +7,9 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from hytrec_benchmarks.faults.event_ledger import MAX_EVENTS, EventLedger
+from hytrec_benchmarks.faults.event_ledger import MAX_EVENTS, UNKNOWN_KEY, EventLedger
 from hytrec_benchmarks.faults.faulty_proxy import FaultyProxy
 from hytrec_benchmarks.faults.writers import append_until_acknowledged
-from hytrec_benchmarks.fixtures.context import UNKNOWN_KEY
 from hytrec_clients import HytrecClient
 
 CLIENTS = 2

@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 
 from hytrec.data.histories import Histories, History, Int64Array
 from hytrec.run_folder import Run, load_run
+from hytrec_benchmarks.faults.event_ledger import UNKNOWN_KEY
 from hytrec_benchmarks.fixtures.bounds import BOUNDS, Figure
 from hytrec_benchmarks.fixtures.clock import interleaved_ms
-from hytrec_benchmarks.fixtures.context import UNKNOWN_KEY, Context, Log
+from hytrec_benchmarks.fixtures.context import Context, Log
 from hytrec_benchmarks.fixtures.differences import score_difference
 from hytrec_benchmarks.fixtures.in_process import onnx_chain
 from hytrec_benchmarks.fixtures.progress import say, track

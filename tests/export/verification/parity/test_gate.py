@@ -84,7 +84,7 @@ def changed(name: str, change: Callable[[Any], Any]) -> Spoil:
 
 
 def test_the_same_runtime_twice_is_nothing_apart(gate: Callable[..., ParityResult], run: Run) -> None:
-    found = gate().differences
+    found = gate().report
     kinds = ("grid", "history", "streamed", "batched")
     assert {f"{kind} {what}" for kind in kinds for what in ("state", "scores", "retrieval")} <= set(found.largest)
     assert max(found.largest[f"{kind} scores"].value for kind in ("grid", "history")) == 0
@@ -109,7 +109,7 @@ def over(gate: Callable[..., ParityResult], monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(ParityReport, "check", lambda *_, **__: None)
 
     def found(model: str, spoil: Spoil) -> dict[str, Difference]:
-        largest = gate(model, spoil).differences.largest
+        largest = gate(model, spoil).report.largest
         return {kind: difference for kind, difference in largest.items() if not difference.value <= 1e-4}
 
     return found
