@@ -74,7 +74,12 @@ def make_result() -> Callable[..., Result]:
         ]
         found = ratios(points)
         attach(points, found, scores)
-        test = {"scenario": "rank", "model": "f" * 32, "events": "log.csv", "endpoint": "127.0.0.1:8001"}
+        test: dict[str, Any] = {
+            "scenario": "rank",
+            "model": "f" * 32,
+            "events": "log.csv",
+            "endpoint": "127.0.0.1:8001",
+        }
         test |= {"history_lengths": [100, 10_000], "concurrency": 8, "window_seconds": 3.0, "amount": "three windows"}
         return Result(
             test=test,
