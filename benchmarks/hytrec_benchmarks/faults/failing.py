@@ -16,7 +16,7 @@ import numpy as np
 
 from hytrec.contract import Model
 from hytrec.signature import APPEND, ENSEMBLES, FUSED, RANK, RECOMMEND
-from hytrec_benchmarks.fixtures.context import UNKNOWN_KEY
+from hytrec_benchmarks.faults.event_ledger import FIRST_TIME_S, UNKNOWN_KEY
 from hytrec_clients import ClientError, Events, HytrecClient, ServerFailed
 from hytrec_export.options import Execution
 from hytrec_export.repository.layout import MODULES, VERSION, execution_of
