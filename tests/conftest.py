@@ -104,3 +104,13 @@ def graphs_from() -> GraphsFrom:
             yield
 
     return taken
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_ports(worker_id: str) -> Iterator[None]:
+    """A worker's servers take free ports of its own: another's server may not listen yet on the one it chose."""
+    number = 0 if worker_id == "master" else int(worker_id.removeprefix("gw"))
+    first = 20_000 + 1_000 * (number % 12)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("hytrec_export.server.ports._FREE_PORTS", range(first, first + 1_000))
+        yield

@@ -18,11 +18,10 @@ from hytrec_export.runtime.model_chain import split_every
 
 pytestmark = pytest.mark.e2e
 
-SECONDS = 20.0
 
-
-def test_a_short_soak_finds_nothing(built: Any, tmp_path: Path) -> None:
-    found = soak(built.repository, tmp_path, seconds=SECONDS, seed=11)
+@pytest.mark.parametrize("seconds", [20.0, pytest.param(900.0, marks=[pytest.mark.long, pytest.mark.timeout(1800)])])
+def test_a_short_soak_finds_nothing(built: Any, tmp_path: Path, seconds: float) -> None:
+    found = soak(built.repository, tmp_path, seconds=seconds, seed=11)
     assert found.failures() == []
     assert found.comparison.unknown == 0
     assert found.cut > 0
