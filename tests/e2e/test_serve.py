@@ -66,7 +66,6 @@ def processes_of(process: "subprocess.Popen[str]") -> dict[int, str]:
     return {server: "tritonserver", **python_models(server)}
 
 
-@pytest.mark.timeout(120)
 def test_it_serves_until_sigterm_and_keeps_the_state(command: Run) -> None:
     first = command(*ANY_PORTS)
     with HytrecClient(grpc_url(first)) as client:
@@ -98,7 +97,6 @@ def test_a_taken_port_is_one_line(served: Any, command: Run) -> None:
     )
 
 
-@pytest.mark.timeout(120)
 @pytest.mark.parametrize("victim", ["tritonserver", "hytrec_fused"])
 def test_a_server_that_is_killed_comes_back_at_the_same_address_and_loses_nothing(command: Run, victim: str) -> None:
     process = command(*ANY_PORTS)
@@ -116,7 +114,6 @@ def test_a_server_that_is_killed_comes_back_at_the_same_address_and_loses_nothin
     assert process.returncode == 0
 
 
-@pytest.mark.timeout(120)
 def test_a_repository_and_a_state_store_in_a_folder_with_a_blank_and_an_umlaut(
     built: Any, serve_command: Run, tmp_path: Path
 ) -> None:
@@ -145,7 +142,6 @@ def test_a_repository_of_another_target_is_one_line(built: Any, serve_command: R
     assert "TARGET.md says how to serve it" in stderr
 
 
-@pytest.mark.timeout(120)
 def test_without_its_guard_a_dead_python_model_means_no_answer_and_no_change(serve: Any, built_apart: Path) -> None:
     with serve(built_apart) as served, served.client(timeout_s=1.0) as client:
         assert client.append("ada", Events([1000, 1001], [10, 20]), timeout_s=30).event_count == 2
