@@ -74,7 +74,7 @@ def measure(context: Context) -> dict[str, Figure]:
     Raises:
         LoadTestError: perf_analyzer is not installed, or failed.
     """
-    find_perf_analyzer(None)  # told now, not after minutes
+    find_perf_analyzer(None)  # fail now, not after minutes of training
     return asyncio.run(_measure(context, QUICK if context.quick else Amount()))
 
 

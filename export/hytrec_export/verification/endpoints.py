@@ -155,12 +155,12 @@ class _Session:
         self._infer(_SESSION_APPEND, {tensor.name: values for tensor, values in arguments.items()})
 
     def rank(self, candidate_keys: NDArray[Any], now_s: int) -> ServedResult:
-        asked = {CANDIDATE_KEYS.name: candidate_keys, PUBLIC_NOW.name: now_s}
-        return _session_result(self._infer(_SESSION_RANK, asked), SCORES.name)
+        arguments = {CANDIDATE_KEYS.name: candidate_keys, PUBLIC_NOW.name: now_s}
+        return _session_result(self._infer(_SESSION_RANK, arguments), SCORES.name)
 
     def recommend(self, excluded_keys: NDArray[Any], now_s: int, top_k: int) -> ServedResult:
-        asked = {EXCLUDED_KEYS.name: excluded_keys, PUBLIC_NOW.name: now_s, TOP_K.name: top_k}
-        result = self._infer(_SESSION_RECOMMEND, asked)
+        arguments = {EXCLUDED_KEYS.name: excluded_keys, PUBLIC_NOW.name: now_s, TOP_K.name: top_k}
+        result = self._infer(_SESSION_RECOMMEND, arguments)
         return _session_result(result, RETURNED_SCORES.name, item_keys=result.as_numpy(RETURNED_KEYS.name)[0].tolist())
 
     def leave(self) -> None:
