@@ -14,7 +14,7 @@ pytestmark = pytest.mark.e2e
 FUTURE = int(time.time()) + 100_000
 STRINGS = np.array([[b"a", b"b"]], object)
 
-# What is changed in a sound call, and what the answer must say.
+# What is changed in a sound request, and what the error must say.
 BAD: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
     "times in milliseconds": (
         {"times": [[1_700_000_000_000]]},
@@ -43,7 +43,7 @@ BAD: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
     ),
     "too many events": (
         {"item_keys": [[1000] * 513], "times": [[5] * 513]},
-        ("item_keys holds 513 events; at most 512 are allowed in one call",),
+        ("item_keys holds 513 events; at most 512 are allowed in one request",),
     ),
     "uneven events": ({"times": [[5, 6]]}, ("item_keys has 1 values and times has 2; give one key and one time",)),
     "uneven behaviors": ({"behavior_keys": STRINGS}, ("behavior_keys has 2 values for 1 events; give one per event",)),
@@ -61,6 +61,10 @@ BAD: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
     "negative expected_event_count": (
         {"expected_event_count": [[-2]]},
         ("expected_event_count is -2; it must be the event_count you expect, or -1",),
+    ),
+    "long behavior key": (
+        {"behavior_keys": np.array([[b"x" * 10**6]], object)},
+        ("behavior_keys[0] has 1000000 bytes; a key has at most 256, hash longer ones",),
     ),
     "dtype of times": ({"times": np.array([[5]], np.int32)}, ("'times'", "'INT32'", "expects 'INT64'")),
     "dtype of keys": ({"item_keys": STRINGS}, ("'item_keys'", "'BYTES'", "expects 'INT64'")),
@@ -135,7 +139,7 @@ def test_the_client_says_which_argument_it_was(served: Any, before: Any) -> None
     with served.client() as client:
         for arguments, field in (
             ({"expected_event_count": 7}, "expected_event_count"),
-            ({"events": Events([1000], [1_700_000_000_000])}, "times"),
+            ({"events": Events([1000], [FUTURE])}, "times"),
             ({"events": Events([1000] * 513, [5] * 513)}, "item_keys"),
         ):
             with pytest.raises(InvalidRequest) as caught:
