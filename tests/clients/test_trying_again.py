@@ -24,7 +24,7 @@ UNAVAILABLE = grpc.StatusCode.UNAVAILABLE
 CLICK = Events.one(5, 100)
 
 
-def test_conflicts_are_retried_with_the_same_call_id(client: Any, fake: Any, trouble: Any) -> None:
+def test_conflicts_are_retried_with_the_same_request_id(client: Any, fake: Any, trouble: Any) -> None:
     fake.script += [trouble(UNAVAILABLE, "another writer was first; retry the call")] * 3
     assert client.append("ada", CLICK).applied
     assert len(fake.request_ids()) == 4

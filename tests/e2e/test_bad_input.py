@@ -71,15 +71,15 @@ BAD: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
     "dtype of behaviors": ({"behavior_keys": [[5]]}, ("'behavior_keys'", "'INT64'", "expects 'BYTES'")),
     "no batch axis": ({"times": [5]}, ("unexpected shape for input 'times'", "Expected [-1,-1], got [1]")),
     "three axes": ({"times": [[[5]]]}, ("unexpected shape for input 'times'", "Expected [-1,-1], got [1,1,1]")),
-    "two positions": (
+    "two expected event counts": (
         {"expected_event_count": [[1, 2]]},
         ("unexpected shape for input 'expected_event_count'", "got [1,2]"),
     ),
-    "short call id": (
+    "short request id": (
         {"request_id": np.ones((1, 4), np.uint8)},
         ("for input 'request_id'", "Expected [-1,16], got [1,4]"),
     ),
-    "call id of zeros": (
+    "request id of zeros": (
         {"request_id": np.zeros((1, 16), np.uint8)},
         ("request_id is all zeros; it must be 16 random bytes",),
     ),
@@ -95,7 +95,7 @@ def before(served: Any) -> Any:
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_a_bad_call_is_refused_in_one_line_and_changes_nothing(served: Any, before: Any, name: str) -> None:
+def test_a_bad_call_is_rejected_in_one_line_and_changes_nothing(served: Any, before: Any, name: str) -> None:
     changed, parts = BAD[name]
     sound = {"user_id": b"bad", "item_keys": [[1002]], "times": [[30]], "candidate_keys": [[1000]]}
     code, message = served.refusal("hytrec_rank", **(sound | changed))
@@ -114,7 +114,7 @@ def test_a_bad_call_is_refused_in_one_line_and_changes_nothing(served: Any, befo
         ({"excluded_keys": [[1000] * 4_097]}, "excluded_keys holds 4097 keys; at most 4096 are allowed"),
     ],
 )
-def test_a_bad_recommendation_is_refused(served: Any, before: Any, changed: dict[str, Any], part: str) -> None:
+def test_a_bad_recommendation_is_rejected(served: Any, before: Any, changed: dict[str, Any], part: str) -> None:
     code, message = served.refusal("hytrec_recommend", user_id=b"bad", **changed)
     assert code == "INVALID_ARGUMENT"
     assert part in message
