@@ -196,7 +196,7 @@ def test_a_server_with_another_contract(make_client: Any, fake: Any) -> None:
     assert not fake.calls
 
 
-def test_an_answer_that_lacks_a_tensor(client: Any, fake: Any) -> None:
+def test_a_response_that_lacks_a_tensor(client: Any, fake: Any) -> None:
     client.append("ada")
     fake.renamed["applied"] = "written"
     with pytest.raises(
