@@ -124,7 +124,7 @@ def _optional(tensor: Tensor) -> Tensor:
 STATE_LOAD = Model(
     name="hytrec_state_load",
     inputs=(
-        _optional(USER_ID),  # where an ensemble's step requires it, Triton calls a request without it a deadlock
+        USER_ID,
         REQUEST_ID,
         *EVENT_INPUTS,
         PUBLIC_NOW,

@@ -83,7 +83,7 @@ def test_string_keys_in_and_out(make_client: Any, make_fake: Any) -> None:
     assert fake.calls[2][1]["candidate_keys"].tolist() == [b"a", b"b"]
 
 
-def test_keys_of_the_other_type_are_refused_before_anything_is_sent(
+def test_keys_of_the_other_type_are_rejected_before_anything_is_sent(
     client: Any, fake: Any, make_client: Any, make_fake: Any
 ) -> None:
     text = "item_keys holds 'tt0114709'; the keys of this server are whole numbers of 64 bits"
@@ -161,7 +161,7 @@ def test_metadata_is_asked_once_an_endpoint(client: Any, fake: Any) -> None:
     assert fake.metadata_calls == ["hytrec_append", "hytrec_rank"]
 
 
-def test_every_logical_call_has_its_own_call_id_unless_given_one(client: Any, fake: Any) -> None:
+def test_every_logical_call_has_its_own_request_id_unless_given_one(client: Any, fake: Any) -> None:
     for _ in range(3):
         client.append("ada")
     assert len(set(fake.request_ids())) == 3
@@ -196,7 +196,7 @@ def test_a_server_with_another_contract(make_client: Any, fake: Any) -> None:
     assert not fake.calls
 
 
-def test_an_answer_that_lacks_a_tensor(client: Any, fake: Any) -> None:
+def test_a_response_that_lacks_a_tensor(client: Any, fake: Any) -> None:
     client.append("ada")
     fake.renamed["applied"] = "written"
     with pytest.raises(

@@ -81,7 +81,7 @@ def test_forget_and_ready(ask: Any, fake: Any) -> None:
     assert ask("ready", "--wait", "0.1") == (1, "ready: false\n", "")
 
 
-def test_a_call_made_again_by_its_call_id(ask: Any, fake: Any, trouble: Any) -> None:
+def test_a_call_made_again_by_its_request_id(ask: Any, fake: Any, trouble: Any) -> None:
     fake.always = trouble(grpc.StatusCode.UNAVAILABLE, "Socket closed", applies=True)
     code, out, err = ask("append", "ada", "--item", "50", "--timeout", "0.5")
     assert (code, out) == (1, "")

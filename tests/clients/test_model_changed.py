@@ -9,13 +9,13 @@ from hytrec_clients import Events, ModelChanged, Recommendation
 OLD, NEW = "0" * 32, "1" * 32
 
 
-def test_the_first_answer_pins_the_model(client: Any) -> None:
+def test_the_first_response_pins_the_model(client: Any) -> None:
     assert client.model_fingerprint is None
     client.append("ada")
     assert client.model_fingerprint == OLD
 
 
-def test_an_answer_of_another_model_is_told_with_its_receipt(client: Any, fake: Any) -> None:
+def test_a_response_of_another_model_is_raised_with_its_receipt(client: Any, fake: Any) -> None:
     client.append("ada", Events.one(5, 100))
     fake.fingerprint = NEW
     with pytest.raises(ModelChanged) as caught:
@@ -33,7 +33,7 @@ def test_an_answer_of_another_model_is_told_with_its_receipt(client: Any, fake: 
         client.append("ada")
 
 
-def test_the_whole_answer_of_the_changed_model_is_kept(client: Any, fake: Any) -> None:
+def test_the_whole_result_of_the_changed_model_is_kept(client: Any, fake: Any) -> None:
     client.append("ada", Events.one(5, 100))
     fake.fingerprint = NEW
     with pytest.raises(ModelChanged) as caught:

@@ -24,7 +24,7 @@ UNAVAILABLE = grpc.StatusCode.UNAVAILABLE
 CLICK = Events.one(5, 100)
 
 
-def test_conflicts_are_retried_with_the_same_call_id(client: Any, fake: Any, trouble: Any) -> None:
+def test_conflicts_are_retried_with_the_same_request_id(client: Any, fake: Any, trouble: Any) -> None:
     fake.script += [trouble(UNAVAILABLE, "another writer was first; retry the call")] * 3
     assert client.append("ada", CLICK).applied
     assert len(fake.request_ids()) == 4
@@ -43,7 +43,7 @@ def test_conflicts_are_retried_with_the_same_call_id(client: Any, fake: Any, tro
         (grpc.StatusCode.INTERNAL, "Stub process 'hytrec_state_save_0_0' is not healthy."),
     ],
 )
-def test_an_answer_lost_after_the_write_applies_once(
+def test_a_response_lost_after_the_write_applies_once(
     client: Any, fake: Any, trouble: Any, code: Any, message: str
 ) -> None:
     fake.script.append(trouble(code, message, applies=True))
@@ -53,14 +53,14 @@ def test_an_answer_lost_after_the_write_applies_once(
     assert len(fake.calls) == 2
 
 
-def test_an_attempt_without_an_answer_leaves_time_for_the_next(client: Any, fake: Any, trouble: Any) -> None:
+def test_an_attempt_without_a_response_leaves_time_for_the_next(client: Any, fake: Any, trouble: Any) -> None:
     fake.script.append(trouble(None, applies=True))
     receipt = client.append("ada", CLICK, timeout_s=2.0)
     assert (receipt.event_count, receipt.applied) == (1, False)
     assert len(set(fake.request_ids())) == 1
 
 
-def test_a_recommendation_is_complete_after_a_lost_answer(client: Any, fake: Any, trouble: Any) -> None:
+def test_a_recommendation_is_complete_after_a_lost_response(client: Any, fake: Any, trouble: Any) -> None:
     fake.script.append(trouble(UNAVAILABLE, "Socket closed", applies=True))
     best = client.recommend("ada", CLICK)
     assert best.item_keys == (5,)
@@ -89,7 +89,7 @@ def test_unavailable_to_the_end(client: Any, fake: Any, trouble: Any) -> None:
     assert client.append("ada", CLICK, request_id=error.request_id).applied
 
 
-def test_no_answer_to_the_end(client: Any, fake: Any, trouble: Any) -> None:
+def test_no_response_to_the_end(client: Any, fake: Any, trouble: Any) -> None:
     client.append("ada")
     fake.always = trouble(None, applies=True)
     begun = time.monotonic()

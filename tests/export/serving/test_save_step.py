@@ -194,7 +194,7 @@ def test_a_wrong_count_of_events_is_never_stored(saver: SaveStep, store: MemoryS
     assert not store.records
 
 
-def test_a_forged_ticket_fails_alone(saver: SaveStep, finished: Finished) -> None:
+def test_a_forged_call_context_fails_alone(saver: SaveStep, finished: Finished) -> None:
     bad, good = saver.run([finished(call_context=np.zeros((1, 9), np.uint8)), finished()])
     assert isinstance(bad, InputError)
     assert isinstance(good, dict)

@@ -210,7 +210,7 @@ def test_sessions_are_apart_and_begin_with_nothing(client: Any) -> None:
     assert (first["event_count"], second["event_count"]) == ([[1]], [[0]])
 
 
-def test_what_is_refused_is_refused_before_the_state_moves(client: Any) -> None:
+def test_what_is_rejected_is_rejected_before_the_state_moves(client: Any) -> None:
     begun = {"sequence_id": 21, "sequence_start": True}
     call(client, "hytrec_session_append", sequence=begun, item_keys=[[100]], times=[[5]])
     with pytest.raises(grpc_client.InferenceServerException, match="item_keys has 2 values and times has 1"):
@@ -219,7 +219,7 @@ def test_what_is_refused_is_refused_before_the_state_moves(client: Any) -> None:
     assert after["event_count"] == [[2]]
 
 
-def test_a_call_without_its_session_is_refused(client: Any) -> None:
+def test_a_call_without_its_session_is_rejected(client: Any) -> None:
     with pytest.raises(grpc_client.InferenceServerException, match="must specify the START flag"):
         call(client, "hytrec_session_append", sequence={"sequence_id": 99}, item_keys=[[100]], times=[[5]])
 

@@ -82,7 +82,7 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
 }
 
 
-def test_bad_calls_are_refused_and_their_batch_mates_answered(patient: Any) -> None:
+def test_bad_calls_are_rejected_and_their_batch_mates_answered(patient: Any) -> None:
     count, batches = patient.executions(patient.first_step)
 
     def refused(name: str) -> tuple[str, str]:
@@ -215,11 +215,11 @@ def test_a_wrong_form_is_an_invalid_argument_in_one_line(patient: Any, name: str
         ({"excluded_keys": [[1] * 9]}, "excluded_keys holds 9 keys; at most 8 are allowed, leave out the oldest"),
     ],
 )
-def test_a_bad_recommend_is_refused(patient: Any, changed: dict[str, Any], complaint: str) -> None:
+def test_a_bad_recommend_is_rejected(patient: Any, changed: dict[str, Any], complaint: str) -> None:
     code, message = patient.refusal("hytrec_recommend", user_id=b"recommend", **changed)
     assert (code, message) == ("INVALID_ARGUMENT", f"in ensemble 'hytrec_recommend', {complaint}")
 
 
-def test_a_bad_forget_is_refused(patient: Any) -> None:
+def test_a_bad_forget_is_rejected(patient: Any) -> None:
     code, message = patient.refusal("hytrec_forget", user_id=b"")
     assert (code, message) == ("INVALID_ARGUMENT", "user_id is empty; it must be 1 to 256 bytes of UTF-8")
