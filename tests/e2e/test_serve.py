@@ -71,7 +71,7 @@ def test_it_serves_until_sigterm_and_keeps_the_state(command: Run) -> None:
     with HytrecClient(grpc_url(first)) as client:
         assert client.append("ada", Events([1000, 1001], [10, 20])).event_count == 2
     processes = processes_of(first)
-    assert sorted(processes.values()) == ["hytrec_fused", "hytrec_fused", "hytrec_forget", "tritonserver"]
+    assert sorted(processes.values()) == ["hytrec_forget", "hytrec_fused", "hytrec_fused", "tritonserver"]
     first.send_signal(signal.SIGTERM)
     _, stderr = first.communicate()
     assert first.returncode == 0, stderr
