@@ -9,7 +9,7 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from hytrec.signature import GRAPHS
+from hytrec.signature import GRAPHS, RETRIEVER
 from hytrec_export.errors import BuildError
 from hytrec_export.exporters.fp16_weights import convert_to_fp16_weights, store_weights_as_fp16
 from hytrec_export.exporters.precision_check import check_precision
@@ -94,10 +94,10 @@ def test_the_largest_float16_is_no_trouble() -> None:
 
 
 def test_graphs_are_converted_file_by_file(built: Path, tmp_path: Path) -> None:
-    sources = {model.name: built / model.name / "1" / "model.onnx" for model in GRAPHS[:1]}
-    (name, source), before = next(iter(sources.items())), sources[GRAPHS[0].name].read_bytes()
-    converted = convert_to_fp16_weights(sources, tmp_path / "half", narrow=2)
-    graph, original = onnx.load(converted[name]), onnx.load(source)
+    source = built / RETRIEVER.name / "1" / "model.onnx"
+    before = source.read_bytes()
+    converted = convert_to_fp16_weights({RETRIEVER.name: source}, tmp_path / "half", narrow=2)
+    graph, original = onnx.load(converted[RETRIEVER.name]), onnx.load(source)
     assert any(tensor.name.endswith("_float16") for tensor in graph.graph.initializer)
     metadata, old = ({entry.key: entry.value for entry in each.metadata_props} for each in (graph, original))
     assert metadata == old | {"precision": "float16-weights"}
