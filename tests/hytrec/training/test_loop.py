@@ -90,7 +90,7 @@ def test_the_item_table_can_be_trained_after_the_rerank_loss_even_if_it_failed(
     model.requires_grad_(True)
     batch = next(batches(log, options))
     encoded = encode_batch(model, batch)
-    rerank_loss(model, batch, encoded, candidates=5, positions=8).backward()  # type: ignore[no-untyped-call]
+    rerank_loss(model, batch, encoded, candidates=5, positions=8).backward()
     assert model.item_table.weight.grad is None  # a constant to the reranker
     assert model.item_table.weight.requires_grad
 
