@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer
@@ -79,19 +80,19 @@ def test_anything_else_keeps_its_traceback(error: Exception) -> None:
 PROGRAMS = ["hytrec", "hytrec-export", "hytrec-client"]
 
 
+def output_of(command: list[str], **options: Any) -> str:
+    output: str = subprocess.run(command, capture_output=True, text=True, check=True, **options).stdout
+    return output
+
+
 def run(program: str, *arguments: str, cwd: Path, **environment: str) -> str:
     """Stdout of an installed program."""
-    command = [str(Path(sys.executable).parent / program), *arguments]
-    return subprocess.run(
-        command, env=os.environ | environment, cwd=cwd, capture_output=True, text=True, check=True
-    ).stdout
+    return output_of([str(Path(sys.executable).parent / program), *arguments], cwd=cwd, env=os.environ | environment)
 
 
 def git(folder: Path, *arguments: str) -> str:
     identity = ["-c", "user.name=n", "-c", "user.email=e@example.com"]
-    return subprocess.run(
-        ["git", "-C", str(folder), *identity, *arguments], capture_output=True, text=True, check=True
-    ).stdout.strip()
+    return output_of(["git", "-C", str(folder), *identity, *arguments]).strip()
 
 
 @pytest.fixture

@@ -22,8 +22,8 @@ class Encoder(nn.Module):
 
     def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
         """State and new events -> the state after them and the last layer's memory."""
-        item_rows, behavior_rows, event_times = tensors[len(STATE) :]
         state = State._make(tensors[: len(STATE)])
+        item_rows, behavior_rows, event_times = tensors[len(STATE) :]
         after, last_memory = self.model.encode(state, item_rows, behavior_rows, event_times, self.delta_rule)
         return (*after, last_memory)
 
