@@ -87,7 +87,7 @@ def graphs_from() -> GraphsFrom:
         from hytrec_export.verification.parity.gate import ParityResult  # noqa: PLC0415
         from hytrec_export.verification.parity.golden import FILE_NAME, load  # noqa: PLC0415
 
-        export_graphs: Any = vars(pipeline)["export_graphs"]
+        export_graphs: Callable[..., dict[str, Path]] = vars(pipeline)["export_graphs"]
 
         def copy_graphs(model: Any, folder: Path, **options: Any) -> dict[str, Path]:
             if options["precision"] is not Precision.FLOAT32:
