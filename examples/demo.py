@@ -1,6 +1,7 @@
-"""The main job in one go: train on MovieLens-100K, export, serve, and answer for three real users.
+"""End-to-end example: train on MovieLens-100K, export, serve, and recommend for three real users.
 
-Run by `make demo`. Everything it makes lands in `demo/`, but for the repository, which lands in `model_repository/`.
+Run by `make demo`. All files go to `demo/`, except the model repository, which goes to `model_repository/`. The modules
+beside this script fetch the data, time the endpoints and draw the report.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -20,12 +21,15 @@ from rich.table import Table
 
 from hytrec.data.histories import Histories, read_histories
 from hytrec.data.vocabulary import Vocabulary
+from hytrec.errors import HytrecError
 from hytrec.evaluation.tables import metric_lines
-from hytrec_benchmarks.fixtures.movielens import fetch_movielens, read_titles
+from hytrec.program import INTERRUPTED
 from hytrec_clients import Events, HytrecClient, Recommendation
 from latency import measure_latency
+from movielens import fetch_movielens, read_titles
 from report import draw_report
 
+PROGRAMS = Path(sys.executable).parent
 FOLDER = Path("demo")
 RUN = FOLDER / "run"
 REPOSITORY = Path("model_repository")
@@ -58,7 +62,7 @@ def main() -> None:
     """Run every step; the first that fails ends the demo with its own message."""
     events = fetch_movielens(FOLDER / "ml-100k")
     titles = read_titles(FOLDER / "ml-100k")
-    # --resume: a demo that was stopped while it trained goes on when it is run again.
+    # --resume: a demo that was stopped during training continues when it is run again.
     command("hytrec", "train", str(events), f"--output={RUN}", f"--max-minutes={TRAIN_MINUTES}", "--resume", *TRAINING)
     evaluation = command("hytrec", "evaluate", str(RUN), "--events", str(events), "--json", keep=True)
     EVALUATION.write_text(evaluation)
@@ -78,17 +82,25 @@ def main() -> None:
 
 
 def command(program: str, *arguments: str, keep: bool = False) -> str:
-    """Print and run a command of this project; its output is shown, or kept and returned."""
+    """Print and run a command of this project; its output is shown, or kept and returned.
+
+    After Ctrl-C the command ends with its own message, and the demo with the command's exit code.
+    """
     console.print(f"\n$ {program} {' '.join(arguments)}", style="bold")
-    done = subprocess.run(
-        [Path(sys.executable).with_name(program), *arguments],
-        check=False,
-        text=True,
-        stdout=subprocess.PIPE if keep else None,
-    )
-    if done.returncode:
-        sys.exit(done.returncode)
-    return done.stdout or ""
+    with start(program, *arguments, stdout=subprocess.PIPE if keep else None) as process:
+        try:
+            output, _ = process.communicate()
+        except KeyboardInterrupt:
+            process.send_signal(signal.SIGINT)
+            sys.exit(process.wait() or INTERRUPTED)
+    if process.returncode:
+        sys.exit(process.returncode)
+    return output or ""
+
+
+def start(program: str, *arguments: str, stdout: int | None = None) -> subprocess.Popen[str]:
+    """Start a command in a process group of its own: Ctrl-C reaches the demo alone, which passes it on once."""
+    return subprocess.Popen([PROGRAMS / program, *arguments], text=True, stdout=stdout, process_group=0)
 
 
 @contextmanager
@@ -96,7 +108,7 @@ def server() -> Iterator[None]:
     """`hytrec-export serve` in the background, stopped at the end."""
     arguments = ["serve", str(REPOSITORY), "--state", str(STATE)]
     console.print(f"\n$ hytrec-export {' '.join(arguments)} &", style="bold")
-    process = subprocess.Popen([Path(sys.executable).with_name("hytrec-export"), *arguments])
+    process = start("hytrec-export", *arguments)
     try:
         yield
     finally:
@@ -148,14 +160,27 @@ def print_change(title: str, before: Recommendation, after: Recommendation, titl
 
 
 def print_latency(latency: dict[str, dict[str, float]]) -> None:
-    """One row a call, milliseconds on this machine."""
-    table = Table(title="latency over gRPC, one call at a time, ms", title_justify="left", title_style="bold")
-    for column in ("call", "p50", "p90", "p99"):
-        table.add_column(column, justify="left" if column == "call" else "right")
-    for call, quantiles in latency.items():
-        table.add_row(call, *(f"{quantiles[name]:.1f}" for name in ("p50", "p90", "p99")))
+    """One row per kind of request, milliseconds on this machine."""
+    table = Table(title="latency over gRPC, one request at a time, ms", title_justify="left", title_style="bold")
+    for column in ("request", "p50", "p90", "p99"):
+        table.add_column(column, justify="left" if column == "request" else "right")
+    for request, quantiles in latency.items():
+        table.add_row(request, *(f"{quantiles[name]:.1f}" for name in ("p50", "p90", "p99")))
     console.print(table)
 
 
+def run(steps: Callable[[], None]) -> None:
+    """Run the demo; a known error, Ctrl-C, SIGTERM and the end of the terminal each end it with one line."""
+    for ending in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(ending, signal.default_int_handler)
+    try:
+        steps()
+    except KeyboardInterrupt:
+        sys.stderr.write("error: interrupted; run `make demo` again to continue\n")
+        sys.exit(INTERRUPTED)
+    except HytrecError as error:
+        sys.exit(f"error: {error}")
+
+
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -1,4 +1,4 @@
-"""One picture of what a demo measured: quality beside the baselines, parity, memory, latency."""
+"""The demo's figures as one image: quality beside the baselines, parity, half-lives, latency."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ def draw_report(
     evaluation: Mapping[str, Any],
     latency: Mapping[str, Mapping[str, float]],
 ) -> None:
-    """Write the picture as PNG.
+    """Write the image as PNG.
 
     Args:
         run: run folder, for the memory half-lives.
         repository: built repository, for the manifest's measured differences.
         evaluation: what `hytrec evaluate --json` printed.
-        latency: milliseconds by call and quantile.
+        latency: milliseconds by kind of request and quantile.
     """
     manifest = json.loads((repository / "manifest.json").read_text())
     figure = Figure(figsize=(14, 9), layout="constrained")
@@ -89,5 +89,5 @@ def _latency(axes: Axes, latency: Mapping[str, Mapping[str, float]]) -> None:
         axes.barh(places + index * 0.27, [quantiles[mark] for quantiles in latency.values()], 0.27, label=mark)
     axes.set_yticks(places + 0.27, list(latency))
     axes.set_xlabel("ms")
-    axes.set_title("one call at a time over gRPC, on this machine")
+    axes.set_title("one request at a time over gRPC, on this machine")
     axes.legend()

@@ -1,4 +1,4 @@
-"""`hytrec`: train a model on an event log, and measure it.
+"""`hytrec`: train a model on an event log, and evaluate it.
 
 Nothing heavy is imported here: `--help` needs no torch.
 """
@@ -13,27 +13,29 @@ import typer
 
 from hytrec.config import Branches, ModelConfig
 from hytrec.data.split import Part
-from hytrec.program import run_program
+from hytrec.program import program_options, run_program
 from hytrec.training.options import TrainingOptions
 
 app = typer.Typer(
-    help="Train and measure HyTRec recommenders. "
+    help="Train and evaluate HyTRec recommenders. "
     "Results go to stdout, progress to stderr; a known error is one line and exit code 1.",
     no_args_is_help=True,
-    add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
+app.callback()(program_options)
 
 TRAIN_PACKAGES = ("torch", "pyarrow", "safetensors", "scipy")
-"""What the commands import that comes with the extra."""
+"""Packages of the extra that the commands import."""
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-Threads = Annotated[int, typer.Option(help="Threads of torch; 0 leaves the choice to it.")]
-UserColumn = Annotated[str, typer.Option(help="Column of the user.")]
-ItemColumn = Annotated[str, typer.Option(help="Column of the item.")]
+Threads = Annotated[int, typer.Option(help="torch threads; 0 for its default.")]
+UserColumn = Annotated[str, typer.Option(help="Column of the user id.")]
+ItemColumn = Annotated[str, typer.Option(help="Column of the item key.")]
 TimeColumn = Annotated[str, typer.Option(help="Column of the unix time in seconds.")]
-BehaviorColumn = Annotated[str | None, typer.Option(help='Column of the behavior; "behavior" if there is one.')]
+BehaviorColumn = Annotated[
+    str | None, typer.Option(help='Column of the behavior key; by default "behavior" if there is one.')
+]
 
 
 @app.command()
@@ -41,43 +43,65 @@ def train(
     events: Annotated[Path, typer.Argument(help="Event log: Parquet, CSV or RecBole .inter.", show_default=False)],
     *,
     output: Annotated[Path, typer.Option(help="Run folder to write.", show_default=False)],
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from the last epoch in the run folder.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Resume from the last epoch in the run folder.")] = False,
     user_column: UserColumn = "user_id",
     item_column: ItemColumn = "item_id",
     time_column: TimeColumn = "timestamp",
     behavior_column: BehaviorColumn = None,
     width: Annotated[int, typer.Option(help="D, the model's width.")] = ModelConfig.width,
     heads: Annotated[int, typer.Option(help="H, heads of every layer.")] = ModelConfig.heads,
-    tadn_layers: Annotated[int, typer.Option(help="L, layers of the long memory.")] = ModelConfig.tadn_layers,
-    softmax_layers: Annotated[int, typer.Option(help="M, layers over the window.")] = ModelConfig.softmax_layers,
-    window: Annotated[int, typer.Option(help="W, recent events kept as they are.")] = ModelConfig.window,
+    tadn_layers: Annotated[int, typer.Option(help="L, TADN layers (linear attention).")] = ModelConfig.tadn_layers,
+    softmax_layers: Annotated[
+        int, typer.Option(help="M, softmax attention layers over the window.")
+    ] = ModelConfig.softmax_layers,
+    window: Annotated[int, typer.Option(help="W, recent events kept in full.")] = ModelConfig.window,
     experts: Annotated[int, typer.Option(help="E, experts of the reranker.")] = ModelConfig.experts,
-    ffn_multiple: Annotated[int, typer.Option(help="Feed-forward width over D.")] = ModelConfig.ffn_multiple,
+    ffn_multiple: Annotated[
+        int, typer.Option(help="Feed-forward width as a multiple of D.")
+    ] = ModelConfig.ffn_multiple,
     dropout: Annotated[float, typer.Option(help="Dropout in training.")] = ModelConfig.dropout,
-    branches: Annotated[Branches, typer.Option(help="Memories that are read.")] = ModelConfig.branches,
-    seed: Annotated[int, typer.Option(help="Of the weights and all that is drawn.")] = TrainingOptions.seed,
-    epochs: Annotated[int, typer.Option(help="At most this many.")] = TrainingOptions.epochs,
-    max_minutes: Annotated[float | None, typer.Option(help="Stop after this time.")] = TrainingOptions.max_minutes,
-    patience: Annotated[int, typer.Option(help="Epochs without a gain before it stops.")] = TrainingOptions.patience,
-    max_history: Annotated[int, typer.Option(help="Events of a history in an epoch.")] = TrainingOptions.max_history,
-    batch_events: Annotated[int, typer.Option(help="Events of a batch.")] = TrainingOptions.batch_events,
-    positions: Annotated[int, typer.Option(help="User vectors trained in a history.")] = TrainingOptions.positions,
-    negatives: Annotated[int, typer.Option(help="Items drawn for sampled softmax.")] = TrainingOptions.negatives,
-    learning_rate: Annotated[float, typer.Option(help="After the warm-up.")] = TrainingOptions.learning_rate,
-    weight_decay: Annotated[float, typer.Option(help="Of matrices and tables.")] = TrainingOptions.weight_decay,
-    warmup_steps: Annotated[int, typer.Option(help="Execution of rising rate.")] = TrainingOptions.warmup_steps,
-    unknown_rate: Annotated[float, typer.Option(help="Share of items hidden.")] = TrainingOptions.unknown_rate,
-    average_decay: Annotated[float, typer.Option(help="Of the weights' average.")] = TrainingOptions.average_decay,
+    branches: Annotated[Branches, typer.Option(help="Memories that the model reads.")] = ModelConfig.branches,
+    seed: Annotated[int, typer.Option(help="Random seed of weights and sampling.")] = TrainingOptions.seed,
+    epochs: Annotated[int, typer.Option(help="Maximum number of epochs.")] = TrainingOptions.epochs,
+    max_minutes: Annotated[float | None, typer.Option(help="Maximum training time.")] = TrainingOptions.max_minutes,
+    patience: Annotated[
+        int, typer.Option(help="Stop after this many epochs without a better validation NDCG@10.")
+    ] = TrainingOptions.patience,
+    max_history: Annotated[
+        int, typer.Option(help="Maximum events of a history in an epoch.")
+    ] = TrainingOptions.max_history,
+    batch_events: Annotated[
+        int, typer.Option(help="Events per batch, padding included.")
+    ] = TrainingOptions.batch_events,
+    positions: Annotated[
+        int, typer.Option(help="Positions per history at which the user vector is trained.")
+    ] = TrainingOptions.positions,
+    negatives: Annotated[int, typer.Option(help="Negatives of the sampled softmax.")] = TrainingOptions.negatives,
+    learning_rate: Annotated[
+        float, typer.Option(help="Peak learning rate, after warm-up.")
+    ] = TrainingOptions.learning_rate,
+    weight_decay: Annotated[
+        float, typer.Option(help="Weight decay of matrices and embedding tables.")
+    ] = TrainingOptions.weight_decay,
+    warmup_steps: Annotated[
+        int, typer.Option(help="Steps of linear learning-rate warm-up.")
+    ] = TrainingOptions.warmup_steps,
+    unknown_rate: Annotated[
+        float, typer.Option(help="Share of input items replaced by the unknown item.")
+    ] = TrainingOptions.unknown_rate,
+    average_decay: Annotated[
+        float, typer.Option(help="Decay of the weights' moving average.")
+    ] = TrainingOptions.average_decay,
     rerank_candidates: Annotated[
-        int, typer.Option(help="Retrieved items the reranker learns from.")
+        int, typer.Option(help="Retrieved items per position that the reranker learns from.")
     ] = TrainingOptions.rerank_candidates,
     validation_users: Annotated[
-        int, typer.Option(help="Users measured after an epoch.")
+        int, typer.Option(help="Users evaluated after each epoch.")
     ] = TrainingOptions.validation_users,
     threads: Threads = 0,
     as_json: AsJson = False,
 ) -> None:
-    """Train a model and leave a run folder."""
+    """Train a model and write a run folder."""
     options = TrainingOptions(
         seed=seed,
         epochs=epochs,
@@ -106,7 +130,7 @@ def train(
         "dropout": dropout,
         "branches": branches,
     }
-    ModelConfig(items=1, **sizes)  # before the log is read: a wrong size is told at once
+    ModelConfig(items=1, **sizes)  # before the log is read: a wrong size fails at once
     from hytrec.commands import train_run  # noqa: PLC0415 - torch
 
     columns = _columns(user_column, item_column, time_column, behavior_column)
@@ -119,9 +143,9 @@ def evaluate(
     run: Annotated[Path, typer.Argument(help="Run folder of `hytrec train`.", show_default=False)],
     *,
     events: Annotated[Path | None, typer.Option(help="Event log; by default the one it was trained on.")] = None,
-    part: Annotated[Part, typer.Option(help="Which event of a history is predicted.")] = Part.TEST,
-    allow_repeats: Annotated[bool, typer.Option("--allow-repeats", help="Rank items seen before too.")] = False,
-    baselines: Annotated[bool, typer.Option(help="Measure most-popular and item-kNN too.")] = True,
+    part: Annotated[Part, typer.Option(help="Which event of each history is predicted.")] = Part.TEST,
+    allow_repeats: Annotated[bool, typer.Option("--allow-repeats", help="Rank items already seen, too.")] = False,
+    baselines: Annotated[bool, typer.Option(help="Evaluate most-popular and item-kNN, too.")] = True,
     user_column: UserColumn = "user_id",
     item_column: ItemColumn = "item_id",
     time_column: TimeColumn = "timestamp",
@@ -129,7 +153,7 @@ def evaluate(
     threads: Threads = 0,
     as_json: AsJson = False,
 ) -> None:
-    """Measure a run on the whole catalogue, beside most-popular and item-kNN."""
+    """Evaluate a run against the whole catalogue, beside most-popular and item-kNN."""
     from hytrec.commands import evaluate_run  # noqa: PLC0415 - torch
 
     columns = _columns(user_column, item_column, time_column, behavior_column)

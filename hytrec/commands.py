@@ -1,10 +1,10 @@
-"""What `hytrec train` and `hytrec evaluate` do, once their options are read."""
+"""`hytrec train` and `hytrec evaluate`, after their options are parsed."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
 
@@ -16,22 +16,23 @@ from hytrec.config import ModelConfig
 from hytrec.data.histories import read_histories
 from hytrec.data.sampling import training_users
 from hytrec.data.split import Part, evaluation, training
-from hytrec.errors import RunError
+from hytrec.documents import document_from
+from hytrec.errors import ConfigError, RunError
 from hytrec.evaluation.baselines import measure_baselines
 from hytrec.evaluation.evaluate import evaluate
 from hytrec.evaluation.tables import half_life_lines, metric_lines
-from hytrec.run_folder import load_run
+from hytrec.run_folder import CONFIG_FILE, Run, load_run
 from hytrec.training.checkpoint import Epoch
 from hytrec.training.loop import train
 from hytrec.training.options import TrainingOptions
 from hytrec.training.trainer import StepLoss
 
-__all__ = ["Answer", "evaluate_run", "train_run"]
+__all__ = ["CommandOutput", "evaluate_run", "train_run"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Answer:
-    """What a command says, for machines and for people."""
+class CommandOutput:
+    """A command's result, as JSON values and as text."""
 
     as_json: dict[str, Any]
     as_text: str
@@ -46,13 +47,13 @@ def train_run(
     options: TrainingOptions,
     resume: bool,
     threads: int,
-) -> Answer:
+) -> CommandOutput:
     """Read the log, train, write the run folder.
 
     Args:
         columns: named arguments of `read_histories`.
-        sizes: named arguments of `ModelConfig`, but for those the log decides.
-        threads: of torch; 0 leaves the choice to it.
+        sizes: named arguments of `ModelConfig`, except those that follow from the log.
+        threads: torch's; 0 is its default.
     """
     _use_threads(threads)
     histories, vocabulary = read_histories(events, **columns)
@@ -67,11 +68,11 @@ def train_run(
             options=options,
             resume=resume,
             observer=bar,
-            source={"events": str(events.absolute()), **columns},
+            source=asdict(_Source(events=str(events.absolute()), **columns)),
         )
     values = {"run": str(output), "metrics": trained.metrics, "half_life_events": trained.half_lives}
     lines = [f"{output}: {len(trained.epochs)} epochs", "", *metric_lines(trained.metrics[Part.TEST]), ""]
-    return Answer(as_json=values, as_text="\n".join(lines + half_life_lines(trained.half_lives)))
+    return CommandOutput(as_json=values, as_text="\n".join(lines + half_life_lines(trained.half_lives)))
 
 
 def evaluate_run(
@@ -83,8 +84,8 @@ def evaluate_run(
     allow_repeats: bool,
     baselines: bool,
     threads: int,
-) -> Answer:
-    """Measure a run on a log, beside the baselines (test part only: they are tuned on the validation part).
+) -> CommandOutput:
+    """Evaluate a run on a log, with the baselines (test part only: they are tuned on the validation part).
 
     Raises:
         RunError: no log is given and the run does not say which one it was trained on.
@@ -92,10 +93,8 @@ def evaluate_run(
     _use_threads(threads)
     run = load_run(run_folder)
     if events is None:
-        source = dict(run.training.get("source") or {})
-        if "events" not in source:
-            raise RunError(f"{run_folder} does not say which log it was trained on; give it with --events")
-        events, columns = Path(source.pop("events")), source
+        columns = asdict(_source_of(run))
+        events = Path(columns.pop("events"))
     histories, _ = read_histories(events, **columns, vocabulary=run.vocabulary)
     chosen = evaluation(histories, part, items=run.config.items, allow_repeats=allow_repeats)
     with _bar("evaluating", len(chosen)) as advance:
@@ -110,7 +109,30 @@ def evaluate_run(
     lines = metric_lines(measured)
     left_out = chosen.short_users + chosen.unanswerable_users
     lines.append(f"{len(chosen)} users, {part} part; {left_out} could not be evaluated")
-    return Answer(as_json={"part": part.value, **counts, "metrics": measured}, as_text="\n".join(lines))
+    return CommandOutput(as_json={"part": part.value, **counts, "metrics": measured}, as_text="\n".join(lines))
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Source:
+    """Where a run's log came from: the file and named arguments of `read_histories`."""
+
+    events: str
+    user_column: str
+    item_column: str
+    time_column: str
+    behavior_column: str | None
+
+
+def _source_of(run: Run) -> _Source:
+    source = run.training.get("source")
+    if not source:
+        raise RunError(f"{run.path} does not say which log it was trained on; give it with --events")
+    try:
+        return document_from(source, _Source)
+    except ConfigError as error:
+        raise RunError(
+            f"{run.path / CONFIG_FILE} is damaged (training.source: {error}); give the log with --events"
+        ) from error
 
 
 def _use_threads(threads: int) -> None:
@@ -119,7 +141,7 @@ def _use_threads(threads: int) -> None:
 
 
 class _TrainingBar:
-    """A bar on stderr with loss and throughput, and a line for every epoch."""
+    """A progress bar on stderr with loss and throughput, and a line per epoch."""
 
     def __init__(self, options: TrainingOptions, users: int) -> None:
         self._console = Console(stderr=True)
@@ -156,7 +178,7 @@ class _TrainingBar:
 
 @contextmanager
 def _bar(title: str, total: int) -> Iterator[Callable[[int], None]]:
-    """A bar on stderr and the function that moves it on."""
+    """A progress bar on stderr; yields the function that advances it."""
     columns = (TextColumn(title), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=Console(stderr=True)) as progress:
         task: TaskID = progress.add_task(title, total=total)

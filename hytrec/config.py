@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import Any
 
@@ -12,7 +12,7 @@ from hytrec.signature import MAX_RETRIEVED
 
 
 class Branches(StrEnum):
-    """Which memory a model reads: an ablation switches one off."""
+    """Which memories a model reads; an ablation switches one off."""
 
     BOTH = "both"
     LONG = "long"
@@ -64,7 +64,6 @@ class ModelConfig:
                 f"width {self.width} is not a multiple of heads {self.heads}; "
                 f"choose a width such as {self.heads * max(1, self.width // self.heads)}"
             )
-        object.__setattr__(self, "branches", Branches(self.branches))
 
     @property
     def head_size(self) -> int:
@@ -91,14 +90,3 @@ class ModelConfig:
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
         return asdict(self)
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> ModelConfig:
-        """Raises: ConfigError: an unknown or a missing name."""
-        known = {field.name for field in fields(cls)}
-        unknown = sorted(set(values) - known)
-        if unknown:
-            raise ConfigError(f"unknown model option {unknown[0]!r}; known: {', '.join(sorted(known))}")
-        if "items" not in values:
-            raise ConfigError("the model config has no 'items'; it was not written by this version of hytrec")
-        return cls(**values)

@@ -1,9 +1,9 @@
-"""Errors a user can mend. Every message is one line: what is wrong, what was given, what is allowed, what to do.
+"""Errors a user can fix. Every message is one line: what is wrong, what was given, what is allowed, what to do.
 
 HytrecError
-  ConfigError        an option or a size out of its range
+  ConfigError        an option or a size out of its range, or a wrong field of a document
   DataError          an event log that cannot be read or used
-  EvaluationError    scores that cannot be evaluated, or nobody to evaluate
+  EvaluationError    scores that cannot be evaluated, or no user to evaluate
   RunError           a run folder that is missing, damaged or of another format
   TrainingError      a training that cannot go on
   VocabularyError    a key table that is missing or damaged
@@ -19,7 +19,7 @@ class HytrecError(Exception):
 
 
 class ConfigError(HytrecError):
-    """An option or a size is out of its range."""
+    """An option or a size is out of its range, or a field of a JSON document is wrong."""
 
 
 class DataError(HytrecError):
@@ -27,7 +27,7 @@ class DataError(HytrecError):
 
 
 class EvaluationError(HytrecError):
-    """Scores cannot be evaluated, or there is nobody to evaluate."""
+    """Scores cannot be evaluated, or there is no user to evaluate."""
 
 
 class RunError(HytrecError):

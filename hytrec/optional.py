@@ -1,4 +1,4 @@
-"""What is said of an optional package that is not installed."""
+"""The message for an optional package that is not installed."""
 
 from __future__ import annotations
 

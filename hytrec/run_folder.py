@@ -1,9 +1,9 @@
-"""A run folder: everything needed to use a trained model, and nothing that names a user.
+"""A run folder: everything needed to use a trained model, without user ids.
 
 config.json          format version, model sizes, how it was trained
 weights.safetensors  float32 weights
 vocabulary.npz       the caller's item and behavior keys
-samples.npz          some real histories as rows, without user ids: what a build's parity gate replays
+samples.npz          some real histories as rows, without user ids, readable by the owner alone: for the parity gate
 metrics.json, memory.json, ...   reports of training, not read back here
 """
 
@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -23,8 +24,10 @@ from safetensors.torch import load_file, save_file
 from hytrec.config import ModelConfig
 from hytrec.data.histories import History
 from hytrec.data.vocabulary import Vocabulary
+from hytrec.documents import decode_document
 from hytrec.errors import ConfigError, HytrecError, RunError
 from hytrec.modeling.model import HyTRec, build_model
+from hytrec.private_file import private_file
 
 FORMAT_VERSION = 1
 CONFIG_FILE = "config.json"
@@ -44,6 +47,21 @@ class Run:
     vocabulary: Vocabulary
     samples: list[History]
     fingerprint: str
+
+
+class _Header(msgspec.Struct):
+    """What a config of any version has."""
+
+    format_version: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Config:
+    """`CONFIG_FILE`."""
+
+    format_version: int
+    model: ModelConfig
+    training: dict[str, Any]
 
 
 def model_fingerprint(model: HyTRec, config: ModelConfig, vocabulary: Vocabulary) -> str:
@@ -127,28 +145,28 @@ def _load_config(path: Path) -> tuple[ModelConfig, dict[str, Any]]:
     if not path.is_dir():
         raise RunError(f"there is no run folder {path}; make one with: hytrec train EVENTS --output {path}")
     try:
-        values = json.loads(file.read_text())
-        version = values["format_version"]
+        content = file.read_bytes()
+        version = msgspec.json.decode(content, type=_Header).format_version
         if version == FORMAT_VERSION:
-            return ModelConfig.from_dict(values["model"]), values["training"]
+            document = decode_document(content, _Config)
+            return document.model, document.training
     except FileNotFoundError:
         raise RunError(f"{file} is missing; {path} is not a run folder, or its training never finished") from None
-    except (ConfigError, OSError, ValueError, KeyError, TypeError) as error:
+    except (ConfigError, OSError, msgspec.DecodeError) as error:
         raise RunError(f"{file} is damaged ({error}); train again") from error
     raise RunError(f"{file} has format version {version}; this hytrec reads {FORMAT_VERSION}: train again")
 
 
 def _save_samples(path: Path, samples: Sequence[History]) -> None:
-    temporary = path.with_name("writing-" + path.name)
     empty = np.zeros(0, np.int64)
-    np.savez_compressed(
-        temporary,
-        lengths=np.array([len(sample) for sample in samples], np.int64),
-        item_rows=np.concatenate([empty, *(sample.item_rows for sample in samples)]),
-        behavior_rows=np.concatenate([empty, *(sample.behavior_rows for sample in samples)]),
-        times=np.concatenate([empty, *(sample.times for sample in samples)]),
-    )
-    temporary.replace(path)
+    with private_file(path) as stream:
+        np.savez_compressed(
+            stream,
+            lengths=np.array([len(sample) for sample in samples], np.int64),
+            item_rows=np.concatenate([empty, *(sample.item_rows for sample in samples)]),
+            behavior_rows=np.concatenate([empty, *(sample.behavior_rows for sample in samples)]),
+            times=np.concatenate([empty, *(sample.times for sample in samples)]),
+        )
 
 
 def _load_samples(path: Path) -> list[History]:

@@ -16,8 +16,6 @@ T, N, X, S and Z vary from request to request; the others are fixed by a build. 
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from hytrec.contract import Content, DType, Model, Tensor, next_name, wire_ensemble
 
 REQUEST_ID_BYTES = 16
@@ -62,7 +60,7 @@ LAST_TIME = _numbers("last_time", Content.TIME_S, _ONE, "event time m of the las
 EVENT_COUNT = _numbers("event_count", Content.COUNT, _ONE, "events absorbed so far")
 STATE = (MEMORY, WINDOW_ITEMS, WINDOW_BEHAVIORS, WINDOW_TIMES, LONG_VECTOR, LAST_TIME, EVENT_COUNT)
 
-NEXT_STATE = tuple(replace(t, name=next_name(t.name), doc=t.doc + ", after this request") for t in STATE)
+NEXT_STATE = tuple(_tensor(next_name(t.name), t.dtype, t.axes, t.doc + ", after this request") for t in STATE)
 
 # --- tensors between the steps ---
 ITEM_ROWS = _numbers("item_rows", Content.ITEM_ROW, "T", "item rows, right-padded with 0; I + 1 = unknown item")
@@ -120,13 +118,13 @@ RECOMMEND_INPUTS = (PUBLIC_NOW, TOP_K, EXCLUDED_KEYS, EXCLUDE_RECENT)
 
 
 def _optional(tensor: Tensor) -> Tensor:
-    return replace(tensor, optional=True)
+    return Tensor(name=tensor.name, dtype=tensor.dtype, axes=tensor.axes, doc=tensor.doc, optional=True)
 
 
 STATE_LOAD = Model(
     name="hytrec_state_load",
     inputs=(
-        _optional(USER_ID),  # where an ensemble's step requires it, Triton calls a request without it a deadlock
+        USER_ID,
         REQUEST_ID,
         *EVENT_INPUTS,
         PUBLIC_NOW,

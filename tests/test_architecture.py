@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import statistics
 import subprocess
 import sys
@@ -11,8 +12,10 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-PACKAGES = ("hytrec", "export/hytrec_export", "clients/hytrec_clients")
+SHIPPED = ("hytrec", "export/hytrec_export", "clients/hytrec_clients")
+PACKAGES = (*SHIPPED, "benchmarks/hytrec_benchmarks")
 SOURCES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
+EVERYWHERE = [*SOURCES, *(path for folder in ("tests", "examples") for path in (ROOT / folder).rglob("*.py"))]
 NAMES_THAT_SAY_NOTHING = {"utils", "util", "helpers", "common", "manager", "misc", "onnx", "tensorrt"}
 
 
@@ -39,7 +42,13 @@ def test_no_generic_top_level_package_is_shipped(folder: str) -> None:
     assert not (ROOT / folder / "__init__.py").exists()
 
 
-@pytest.mark.parametrize("package", PACKAGES)
+def test_nothing_changes_where_python_looks_for_modules() -> None:
+    """Every package is installed, also in a subprocess; what is no package is named in pytest's and mypy's settings."""
+    changed = re.compile(r"\bsys\.path\s*(\.|=|\+=|\[)")
+    assert [path for path in EVERYWHERE if changed.search(path.read_text())] == []
+
+
+@pytest.mark.parametrize("package", SHIPPED)
 def test_a_package_says_that_it_is_typed(package: str) -> None:
     """Else a caller's type checker takes every name of it for Any; the marker is shipped as the package's files are."""
     assert (ROOT / package / "py.typed").is_file()

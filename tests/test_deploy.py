@@ -13,7 +13,6 @@ import pytest
 
 from hytrec_export.repository.triton_image import GRAPH_TAG, IMAGES, REGISTRY, image_for
 from hytrec_export.server.installation import MALLOC
-from hytrec_export.server.options import ServerOptions
 from hytrec_export.state.options import PATH_VARIABLE, StoreOptions
 
 yaml: Any = importlib.import_module("yaml")
@@ -64,11 +63,7 @@ def test_the_server_is_nobody_and_loads_what_it_is_given(instructions: list[tupl
     assert values["USER"] == "hytrec"
     assert names.index("USER") < names.index("CMD")
     assert "RUN" not in names[names.index("USER") :]
-    command = json.loads(values["CMD"])
-    assert command[0] == "tritonserver"
-    assert "--model-control-mode=none" in command
-    assert "--disable-auto-complete-config" in command
-    assert f"--backend-config=python,shm-default-byte-size={ServerOptions.shm_bytes}" in command
+    assert json.loads(values["CMD"]) == ["python3", "-m", "hytrec_export.server.container", "/repository"]
 
 
 def test_what_is_copied_exists(instructions: list[tuple[str, str]]) -> None:

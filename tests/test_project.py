@@ -17,6 +17,7 @@ from zipfile import ZipFile
 import pytest
 import typer.main
 
+from hytrec import __version__
 from hytrec.cli import app as hytrec
 from hytrec_clients.cli import app as hytrec_client
 from hytrec_export.cli.app import app as hytrec_export
@@ -75,7 +76,7 @@ def test_the_wheel_holds_the_three_packages_and_nothing_else(wheel: Path) -> Non
         path.relative_to(parent).as_posix()
         for package, parent in PACKAGES.items()
         for path in (parent / package).rglob("*")
-        if path.suffix in {".py", ".md", ".typed"}
+        if path.is_file() and "__pycache__" not in path.parts
     }
     assert shipped == expected
     assert {f"{package}/py.typed" for package in PACKAGES} | {"hytrec_export/repository_readme.md"} <= shipped
@@ -107,6 +108,7 @@ def test_the_installed_programs_answer(python: Path, tmp_path: Path) -> None:
     try:
         for program in PROJECT["scripts"]:
             assert f"Usage: {program} " in output_of(python.with_name(program), "--help", cwd=tmp_path)
+            assert output_of(python.with_name(program), "--version", cwd=tmp_path) == f"{program} {__version__}\n"
         where = f"import {', '.join(PACKAGES)}; print(*({', '.join(f'{name}.__file__' for name in PACKAGES)},))"
         places = output_of(python, "-c", where, cwd=tmp_path).split()
         assert [Path(place).parent.parent for place in places] == [site] * len(PACKAGES)
@@ -215,6 +217,14 @@ def test_contributing_places_every_package() -> None:
     ]
     assert packages
     assert [package for package in packages if f"`{package}`" not in text] == []
+
+
+def test_design_draws_the_layers_that_import_linter_checks() -> None:
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
+    (layers,) = (contract["layers"] for contract in contracts if contract.get("containers") == ["hytrec_export"])
+    text = (ROOT / "docs" / "DESIGN.md").read_text().split("never importing each other:\n\n", 1)[1].split("\n\n", 1)[0]
+    drawn = [layer for line in text.splitlines() for layer in re.split(r"\s{3,}", line.strip())[0].split(" > ")]
+    assert drawn == layers
 
 
 def test_contributing_is_one_page() -> None:

@@ -9,7 +9,6 @@ stderr, the comparison's summary to stdout; the exit status is the comparison's,
 from __future__ import annotations
 
 import argparse
-import os
 import shlex
 import subprocess
 import sys
@@ -19,9 +18,8 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from hytrec.errors import HytrecError
-from hytrec_benchmarks.fixtures.context import Context, Log
+from hytrec_benchmarks.fixtures.context import Context, Log, data_folder
 from hytrec_benchmarks.fixtures.progress import say
-from hytrec_benchmarks.measure import DATA_VARIABLE, DEFAULT_DATA
 from hytrec_benchmarks.peers.options import CONCURRENCY, LENGTHS
 from hytrec_benchmarks.peers.program import command_of, environment
 from hytrec_benchmarks.peers.servers import start_all
@@ -30,8 +28,7 @@ from hytrec_benchmarks.peers.servers import start_all
 def main(arguments: Sequence[str] | None = None) -> int:
     """Compare; the exit status."""
     options, more = _parser().parse_known_args(arguments)
-    data = Path(os.environ.get(DATA_VARIABLE) or DEFAULT_DATA)
-    context = Context(folder=options.folder, data=data, seed=options.seed)
+    context = Context(folder=options.folder, data=data_folder(), seed=options.seed)
     with ExitStack() as stack:
         state = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="hytrec-peers-")))
         try:

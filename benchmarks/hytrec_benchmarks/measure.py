@@ -2,14 +2,13 @@
 
     python -m hytrec_benchmarks.measure --output reports/measured.json
 
-Progress goes to stderr, the table to stdout. Exit status 1 when a bound does not hold or a measure fails.
+Progress goes to stderr, the table to stdout. Exit status 1 when a bound does not hold or a suite fails.
 """
 
 from __future__ import annotations
 
 import argparse
 import importlib
-import os
 import sys
 import tempfile
 import time
@@ -24,11 +23,11 @@ from rich.table import Column, Table
 from hytrec.errors import HytrecError
 from hytrec.run_folder import write_json
 from hytrec_benchmarks.fixtures.bounds import BOUNDS, Bound, Figure, misses
-from hytrec_benchmarks.fixtures.context import Context, Log
-from hytrec_benchmarks.fixtures.machine import describe_machine
+from hytrec_benchmarks.fixtures.context import Context, Log, data_folder
+from hytrec_benchmarks.fixtures.machine import describe_run
 from hytrec_benchmarks.fixtures.progress import say
 
-MEASURES = (
+SUITES = (
     "streaming",
     "sensitivity",
     "speed",
@@ -40,21 +39,19 @@ MEASURES = (
     "load",
     "peers",
 )
-"""Modules of `measures`, in the order they run: `measure(context)` of each gives its figures."""
-DATA_VARIABLE = "HYTREC_DATA"
-DEFAULT_DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
+"""Modules of `suites`, in the order they run: `measure(context)` of each gives its figures."""
 
 Measure = Callable[[Context], Mapping[str, Figure]]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the measures asked for; the exit status."""
+    """Run the suites asked for; the exit status."""
     options = _parser().parse_args(arguments)
     with ExitStack() as stack:
         folder = options.folder or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="hytrec-measure-")))
         context = Context(
             folder=folder,
-            data=Path(os.environ.get(DATA_VARIABLE) or DEFAULT_DATA),
+            data=data_folder(),
             runs={Log.RATINGS: options.run} if options.run else {},
             seed=options.seed,
             quick=options.quick,
@@ -67,8 +64,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         except (HytrecError, OSError) as error:
             say(f"{error}")
             return 1
-        machine = describe_machine()
-        figures, failures = run_measures(context, {name: _measure(name) for name in options.only or MEASURES})
+        machine = describe_run()
+        figures, failures = run_measures(context, {name: suite(name) for name in options.only or SUITES})
     write_json(options.output, figures | {"quick": options.quick, "seed": options.seed} | machine)
     # Sizes of quick mode are too small for the bounds to mean anything.
     bounds = {} if options.quick else BOUNDS
@@ -80,7 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def run_measures(context: Context, measures: Mapping[str, Measure]) -> tuple[dict[str, Figure], list[str]]:
-    """All figures, and one line for every measure that failed; the others run all the same."""
+    """All figures, and one line for every suite that failed; the others run all the same."""
     figures: dict[str, Figure] = {}
     failures = []
     for name, measure in measures.items():
@@ -90,7 +87,7 @@ def run_measures(context: Context, measures: Mapping[str, Measure]) -> tuple[dic
             figures |= measure(context)
         except HytrecError as error:
             failures.append(f"{name} could not be measured: {error}")
-        except Exception as error:  # noqa: BLE001 - an hour of other measures must not be lost to it
+        except Exception as error:  # noqa: BLE001 - an hour of other suites must not be lost to it
             traceback.print_exc()
             failures.append(f"{name} could not be measured: {type(error).__name__}, see above")
         figures[f"{name}_seconds"] = round(time.monotonic() - start, 1)
@@ -107,7 +104,8 @@ def print_table(figures: Mapping[str, Figure], bounds: Mapping[str, Bound]) -> N
     Console(highlight=False).print(table)
 
 
-def _measure(name: str) -> Measure:
+def suite(name: str) -> Measure:
+    """The function that measures a suite."""
     measure: Measure = importlib.import_module(f"hytrec_benchmarks.suites.{name}").measure
     return measure
 
@@ -115,7 +113,7 @@ def _measure(name: str) -> Measure:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description="Measure what the project promises, on real data.")
     parser.add_argument("--output", type=Path, default=Path("reports/measured.json"), help="where the figures go")
-    parser.add_argument("--only", nargs="+", choices=MEASURES, metavar="NAME", help=f"of {', '.join(MEASURES)}")
+    parser.add_argument("--only", nargs="+", choices=SUITES, metavar="NAME", help=f"of {', '.join(SUITES)}")
     parser.add_argument("--run", type=Path, help="a run trained on MovieLens-100K, instead of a short training")
     parser.add_argument("--folder", type=Path, help="keep runs and repositories here, and use those that are there")
     parser.add_argument("--seed", type=int, default=0, help="of every random choice (0)")

@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from hytrec.evaluation.tables import SHOWN_METRICS
+from hytrec_benchmarks.fixtures.context import data_folder
 
 ROOT = Path(__file__).resolve().parents[2]
-DATA = ROOT.parent / "shared" / "data"
 SEEDS = (0, 1, 2)
 TO_BEAT = ("most-popular", "item-knn")
 """By NDCG@10. item-knn-recent, item-kNN with time decay, is reported beside them: the strongest baseline."""
@@ -61,7 +61,7 @@ DATASETS: dict[str, dict[str, Any]] = {
 def main() -> None:
     """Run every job, two at a time, and write the report."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", type=Path, default=DATA, help="folder of the event logs")
+    parser.add_argument("--data", type=Path, default=data_folder(), help="folder of the event logs")
     parser.add_argument("--output", type=Path, default=ROOT / "reports", help="folder of the report")
     parser.add_argument("--runs", type=Path, default=ROOT / "runs" / "quality", help="folder of the run folders")
     parser.add_argument("--workers", type=int, default=2, help="training runs side by side")

@@ -22,6 +22,7 @@ import numpy as np
 from hytrec.config import ModelConfig
 from hytrec.contract import DType
 from hytrec.signature import STATE
+from hytrec_export.optional import require
 from hytrec_export.state.opening import open_store
 from hytrec_export.state.options import Durability, StoreOptions
 from hytrec_export.state.store import NO_REVISION, Outcome, State, StateStore, Write
@@ -85,8 +86,7 @@ class Users:
 
 def written_bytes() -> int:
     """Bytes this process has given to write calls so far; the kernel counts `write_bytes` in whole folios."""
-    lines = Path("/proc/self/io").read_text().splitlines()
-    return int(dict(line.split(": ") for line in lines)["wchar"])
+    return int(require("psutil", extra="embedded").Process().io_counters().write_chars)
 
 
 def measure_costs(folder: Path, durability: Durability, users: int) -> Iterator[tuple[str, float]]:

@@ -21,13 +21,12 @@ from hytrec_clients.errors import (
 from hytrec_clients.events import Events, Keys
 from hytrec_clients.results import Key, Ranking, Receipt, Recommendation
 from hytrec_clients.retry import DEFAULT_TIMEOUT_S, RetryPolicy
-from hytrec_clients.session import DEFAULT_URL, CallOptions
+from hytrec_clients.session import DEFAULT_URL, RequestOptions
 
 __all__ = [
     "DEFAULT_TIMEOUT_S",
     "DEFAULT_URL",
     "AsyncHytrecClient",
-    "CallOptions",
     "ClientClosed",
     "ClientError",
     "DeadlineExceeded",
@@ -42,6 +41,7 @@ __all__ = [
     "Ranking",
     "Receipt",
     "Recommendation",
+    "RequestOptions",
     "RetryPolicy",
     "ServerFailed",
     "ServerMismatch",

@@ -1,4 +1,4 @@
-"""The asyncio client. What its calls do stands in `session`; here they are awaited."""
+"""The asyncio client: performs the flows of `session` by awaiting them."""
 
 from __future__ import annotations
 
@@ -8,25 +8,24 @@ from typing import Any, Self, TypeVar, Unpack
 
 from hytrec.signature import DEFAULT_TOP_K
 from hytrec_clients.codec import KeyTypes
-from hytrec_clients.errors import ClientClosed
+from hytrec_clients.errors import ClientClosed, ClientError
 from hytrec_clients.events import Events, Keys
-from hytrec_clients.flow import CHANNEL_OPTIONS, Flow, Progress
-from hytrec_clients.optional import require
+from hytrec_clients.flow import Flow, FlowRun, channel_options, require
 from hytrec_clients.results import Ranking, Receipt, Recommendation
 from hytrec_clients.retry import DEFAULT_TIMEOUT_S, RetryPolicy
-from hytrec_clients.session import DEFAULT_CHUNK, DEFAULT_URL, CallOptions, Session
+from hytrec_clients.session import DEFAULT_CHUNK, DEFAULT_URL, RequestOptions, Session
 
 T = TypeVar("T")
 
 
 class AsyncHytrecClient:
-    """`HytrecClient` for asyncio: the same calls, arguments and errors, awaited.
+    """`HytrecClient` for asyncio: the same methods, arguments and errors, awaited.
 
         async with AsyncHytrecClient() as client:
             best = await client.recommend("ada", top_k=5)
 
-    Belongs to the event loop of its first call; any number of calls may be under way in it. A cancelled call is
-    cancelled on the wire; whether its events were applied is then unknown, as after a lost answer.
+    Belongs to the event loop of its first request; any number of requests may be in flight in it. A cancelled request
+    is cancelled on the wire; whether its events were applied is then unknown, as after a lost response.
 
     Args and Raises: those of `HytrecClient`.
     """
@@ -44,18 +43,19 @@ class AsyncHytrecClient:
         )
         self._library = require("tritonclient.grpc.aio")
         self._triton: Any = None
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._closed = False
 
     @property
     def model_fingerprint(self) -> str | None:
-        """The model this client is pinned to; None before the first answer."""
+        """The model this client is pinned to; None before the first response."""
         return self._session.model_fingerprint
 
     def accept_model(self, fingerprint: str) -> None:
         """Pin another model, after `ModelChanged`."""
         self._session.accept_model(fingerprint)
 
-    async def append(self, user_id: str, events: Events | None = None, **options: Unpack[CallOptions]) -> Receipt:
+    async def append(self, user_id: str, events: Events | None = None, **options: Unpack[RequestOptions]) -> Receipt:
         """See `HytrecClient.append`."""
         return await self._run(self._session.append(user_id, events, **options))
 
@@ -66,7 +66,7 @@ class AsyncHytrecClient:
         events: Events | None = None,
         *,
         now: int | None = None,
-        **options: Unpack[CallOptions],
+        **options: Unpack[RequestOptions],
     ) -> Ranking:
         """See `HytrecClient.rank`."""
         return await self._run(self._session.rank(user_id, candidate_keys, events, now=now, **options))
@@ -77,10 +77,10 @@ class AsyncHytrecClient:
         events: Events | None = None,
         *,
         top_k: int = DEFAULT_TOP_K,
-        excluded_keys: Keys = (),
+        excluded_keys: Keys | None = None,
         exclude_recent: bool = False,
         now: int | None = None,
-        **options: Unpack[CallOptions],
+        **options: Unpack[RequestOptions],
     ) -> Recommendation:
         """See `HytrecClient.recommend`."""
         flow = self._session.recommend(
@@ -130,13 +130,20 @@ class AsyncHytrecClient:
         if self._closed:
             raise ClientClosed("the client is closed; make a new AsyncHytrecClient")
         if self._triton is None:  # made here because a channel belongs to the running event loop
-            self._triton = self._library.InferenceServerClient(self._session.url, channel_args=CHANNEL_OPTIONS)
-        progress = Progress(flow)
-        while (step := progress.step) is not None:
+            url = self._session.url
+            self._triton = self._library.InferenceServerClient(url, channel_args=channel_options(url))
+            self._loop = asyncio.get_running_loop()
+        if self._loop is not asyncio.get_running_loop():
+            raise ClientError(
+                "the client was first used in another event loop and cannot leave it; "
+                "make a new AsyncHytrecClient in every event loop, such as one in each asyncio.run"
+            )
+        run = FlowRun(flow)
+        while (step := run.step) is not None:
             try:
-                answer: Any = await step.perform(self._triton, asyncio.sleep)
+                result: Any = await step.perform(self._triton, asyncio.sleep)
             except Exception as error:  # noqa: BLE001 - raised again unless it is a failed remote call
-                progress.failed(error)
+                run.failed(error)
             else:
-                progress.succeeded(answer)
-        return progress.result
+                run.succeeded(result)
+        return run.result

@@ -1,8 +1,9 @@
-"""`hytrec-client`: the calls of a HyTRec server from a terminal."""
+"""`hytrec-client`: requests to a HyTRec server from a terminal."""
 
 from __future__ import annotations
 
 import json
+import re
 import sys
 import time
 from collections.abc import Sequence
@@ -10,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from hytrec.program import run_program
+from hytrec.program import program_options, run_program
 from hytrec.signature import DEFAULT_TOP_K
 from hytrec_clients.client import HytrecClient
 from hytrec_clients.errors import InvalidRequest
@@ -20,24 +21,26 @@ from hytrec_clients.retry import DEFAULT_TIMEOUT_S
 from hytrec_clients.session import DEFAULT_URL
 
 app = typer.Typer(
-    help="Ask a HyTRec server. Results go to stdout; a known error is one line on stderr and exit code 1.",
+    help="Send requests to a HyTRec server. Results go to stdout; a known error is one line on stderr and exit code 1.",
     no_args_is_help=True,
-    add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
+app.callback()(program_options)
+
+_INTEGER = re.compile(r"0|-?[1-9][0-9]{0,18}")
 
 UserId = Annotated[str, typer.Argument(help="The user's id.", show_default=False)]
 Items = Annotated[list[str] | None, typer.Option("--item", help="Item key of a new event; repeat for several.")]
-Times = Annotated[list[int] | None, typer.Option("--time", help="Its unix time in seconds; the present if none.")]
+Times = Annotated[list[int] | None, typer.Option("--time", help="Its unix time in seconds; default: now.")]
 Behaviors = Annotated[list[str] | None, typer.Option("--behavior", help="Its behavior key.")]
-Now = Annotated[int | None, typer.Option(help="Unix time of the question in seconds; the server's clock if none.")]
+Now = Annotated[int | None, typer.Option(help="Unix time to rank for, in seconds; default: the server's clock.")]
 ExpectedEventCount = Annotated[
-    int | None, typer.Option(help="event_count the user must have, else nothing is written.")
+    int | None, typer.Option(help="Event count the user must have, else nothing is written.")
 ]
-RequestId = Annotated[str | None, typer.Option(help="Id of an earlier call to make again, 32 hex digits.")]
+RequestId = Annotated[str | None, typer.Option(help="Id of an earlier request to retry, 32 hex digits.")]
 Url = Annotated[str, typer.Option(help="host:port of the server's gRPC endpoint.")]
-Timeout = Annotated[float, typer.Option("--timeout", help="Seconds for the whole call, all attempts together.")]
+Timeout = Annotated[float, typer.Option("--timeout", help="Seconds for the request, all attempts together.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
@@ -115,7 +118,7 @@ def recommend(
 ) -> None:
     """Add events, if there are any, and print the best items of the catalogue, best first."""
     with HytrecClient(url, timeout_s=timeout_s) as client:
-        answer = client.recommend(
+        best = client.recommend(
             user_id,
             _events(client, items, times, behaviors),
             top_k=top_k,
@@ -125,15 +128,15 @@ def recommend(
             expected_event_count=expected_event_count,
             request_id=_request_id(request_id),
         )
-    scored = list(zip(answer.item_keys, answer.scores.tolist(), strict=True))
-    _show(_receipt(answer.receipt), scored, as_json=as_json)
+    scored = list(zip(best.item_keys, best.scores.tolist(), strict=True))
+    _show(_receipt(best.receipt), scored, as_json=as_json)
 
 
 @app.command()
 def forget(
     user_id: UserId, url: Url = DEFAULT_URL, timeout_s: Timeout = DEFAULT_TIMEOUT_S, *, as_json: AsJson = False
 ) -> None:
-    """Delete everything kept of a user."""
+    """Delete everything stored of a user."""
     with HytrecClient(url, timeout_s=timeout_s) as client:
         forgotten = client.forget(user_id)
     _show({"forgotten": forgotten}, as_json=as_json)
@@ -142,15 +145,15 @@ def forget(
 @app.command()
 def ready(
     url: Url = DEFAULT_URL,
-    wait_s: Annotated[float, typer.Option("--wait", help="Seconds to keep asking.")] = 0.0,
+    wait_s: Annotated[float, typer.Option("--wait", help="Seconds to keep polling.")] = 0.0,
     *,
     as_json: AsJson = False,
 ) -> None:
-    """Whether the server answers; exit code 1 if not."""
+    """Whether the server is ready; exit code 1 if not."""
     with HytrecClient(url) as client:
-        answers = client.ready(wait_s=wait_s)
-    _show({"ready": answers}, as_json=as_json)
-    raise typer.Exit(0 if answers else 1)
+        is_ready = client.ready(wait_s=wait_s)
+    _show({"ready": is_ready}, as_json=as_json)
+    raise typer.Exit(0 if is_ready else 1)
 
 
 def _events(
@@ -170,12 +173,15 @@ def _events(
 
 
 def _keys(name: str, texts: Sequence[str], kind: type[Key]) -> list[Key]:
-    try:
-        return [kind(text) for text in texts]
-    except ValueError:
-        raise InvalidRequest(
-            f"{name} is {' '.join(texts)}; the keys of this server are whole numbers", field=name
-        ) from None
+    """Keys of the server's type; an integer only as Python writes it, for 007 and 1_000 may be meant as strings."""
+    for text in texts:
+        if kind is int and not _INTEGER.fullmatch(text):
+            raise InvalidRequest(
+                f"{name} is {' '.join(texts)}; the keys of this server are integers, "
+                "give plain decimal digits without leading zeros",
+                field=name,
+            )
+    return [kind(text) for text in texts]
 
 
 def _request_id(text: str | None) -> bytes | None:
@@ -195,7 +201,7 @@ def _receipt(receipt: Receipt) -> dict[str, Any]:
 
 
 def _show(facts: dict[str, Any], scored: Sequence[tuple[Key, float]] | None = None, *, as_json: bool) -> None:
-    """Print scored items, if the call has any, and the facts."""
+    """Print scored items, if there are any, and the facts."""
     if as_json:
         lists = {} if scored is None else {"item_keys": [k for k, _ in scored], "scores": [s for _, s in scored]}
         sys.stdout.write(json.dumps(lists | facts, ensure_ascii=False) + "\n")

@@ -1,4 +1,4 @@
-"""The sync client. What its calls do stands in `session`; here they are performed."""
+"""The sync client: performs the flows of `session` by blocking calls."""
 
 from __future__ import annotations
 
@@ -10,26 +10,25 @@ from hytrec.signature import DEFAULT_TOP_K
 from hytrec_clients.codec import KeyTypes
 from hytrec_clients.errors import ClientClosed
 from hytrec_clients.events import Events, Keys
-from hytrec_clients.flow import CHANNEL_OPTIONS, Flow, Progress
-from hytrec_clients.optional import require
+from hytrec_clients.flow import Flow, FlowRun, channel_options, require
 from hytrec_clients.results import Ranking, Receipt, Recommendation
 from hytrec_clients.retry import DEFAULT_TIMEOUT_S, RetryPolicy
-from hytrec_clients.session import DEFAULT_CHUNK, DEFAULT_URL, CallOptions, Session
+from hytrec_clients.session import DEFAULT_CHUNK, DEFAULT_URL, RequestOptions, Session
 
 T = TypeVar("T")
 
 
 class HytrecClient:
-    """Calls a HyTRec server; may be shared between threads.
+    """Client of a HyTRec server; may be shared between threads.
 
         with HytrecClient() as client:
             client.append("ada", Events.one(50, int(time.time())))
             best = client.recommend("ada", top_k=5)
             print(best.item_keys, best.scores)
 
-    Keys are int or str, as the server's vocabulary was built; unknown keys are allowed everywhere. A call is retried
-    until it is answered or its time is over, and its events are applied at most once however often it is sent.
-    Every call that returns a receipt may raise `ModelChanged`, and every call these:
+    Keys are int or str, as the server's vocabulary was built; unknown keys are allowed everywhere. A request is
+    retried until it succeeds or its time is over, and its events are applied at most once however often it is sent.
+    Every method that returns a receipt may raise `ModelChanged`, and every method these:
 
         InvalidRequest, Unavailable, DeadlineExceeded, ServerMismatch, ServerFailed, ClientClosed
 
@@ -43,9 +42,9 @@ class HytrecClient:
 
     Args:
         url: `host:port` of the server's gRPC endpoint.
-        timeout_s: time for a whole call, all attempts together, where the call names none.
-        retry: when to try again.
-        model_fingerprint: the model to expect. None pins that of the first answer.
+        timeout_s: time for a request, all attempts together, where the request gives none.
+        retry: when to retry.
+        model_fingerprint: the model to expect, 32 hex digits. None pins that of the first response.
 
     Raises:
         MissingPackageError: tritonclient is not installed.
@@ -64,23 +63,23 @@ class HytrecClient:
             url=url, timeout_s=timeout_s, policy=retry or RetryPolicy(), model_fingerprint=model_fingerprint
         )
         library = require("tritonclient.grpc")
-        self._triton = library.InferenceServerClient(url, channel_args=CHANNEL_OPTIONS)
+        self._triton = library.InferenceServerClient(url, channel_args=channel_options(url))
         self._closed = False
 
     @property
     def model_fingerprint(self) -> str | None:
-        """The model this client is pinned to; None before the first answer."""
+        """The model this client is pinned to; None before the first response."""
         return self._session.model_fingerprint
 
     def accept_model(self, fingerprint: str) -> None:
         """Pin another model, after `ModelChanged`."""
         self._session.accept_model(fingerprint)
 
-    def append(self, user_id: str, events: Events | None = None, **options: Unpack[CallOptions]) -> Receipt:
+    def append(self, user_id: str, events: Events | None = None, **options: Unpack[RequestOptions]) -> Receipt:
         """Add events to a user's state. Without events nothing is written: a way to read the event_count.
 
         Args:
-            options: `expected_event_count`, `request_id` and `timeout_s`, see `CallOptions`.
+            options: `expected_event_count`, `request_id` and `timeout_s`, see `RequestOptions`.
         """
         return self._run(self._session.append(user_id, events, **options))
 
@@ -91,13 +90,13 @@ class HytrecClient:
         events: Events | None = None,
         *,
         now: int | None = None,
-        **options: Unpack[CallOptions],
+        **options: Unpack[RequestOptions],
     ) -> Ranking:
         """Add events, if there are any, and score candidates.
 
         Args:
-            now: unix seconds of the question; the server's clock where None.
-            options: `expected_event_count`, `request_id` and `timeout_s`, see `CallOptions`.
+            now: unix seconds to rank for; the server's clock where None.
+            options: `expected_event_count`, `request_id` and `timeout_s`, see `RequestOptions`.
         """
         return self._run(self._session.rank(user_id, candidate_keys, events, now=now, **options))
 
@@ -107,10 +106,10 @@ class HytrecClient:
         events: Events | None = None,
         *,
         top_k: int = DEFAULT_TOP_K,
-        excluded_keys: Keys = (),
+        excluded_keys: Keys | None = None,
         exclude_recent: bool = False,
         now: int | None = None,
-        **options: Unpack[CallOptions],
+        **options: Unpack[RequestOptions],
     ) -> Recommendation:
         """Add events, if there are any, and return the best items of the catalogue.
 
@@ -118,8 +117,8 @@ class HytrecClient:
             top_k: how many items at most.
             excluded_keys: items never to return.
             exclude_recent: leave out the items of the user's recent window too.
-            now: unix seconds of the question; the server's clock where None.
-            options: `expected_event_count`, `request_id` and `timeout_s`, see `CallOptions`.
+            now: unix seconds to rank for; the server's clock where None.
+            options: `expected_event_count`, `request_id` and `timeout_s`, see `RequestOptions`.
         """
         flow = self._session.recommend(
             user_id,
@@ -133,10 +132,10 @@ class HytrecClient:
         return self._run(flow)
 
     def forget(self, user_id: str, *, timeout_s: float | None = None) -> bool:
-        """Delete everything kept of a user, under any model.
+        """Delete everything stored of a user, under any model.
 
         Returns:
-            Whether there was something left to delete when the answered attempt arrived.
+            Whether something was left to delete when the successful attempt arrived.
         """
         return self._run(self._session.forget(user_id, timeout_s=timeout_s))
 
@@ -145,12 +144,12 @@ class HytrecClient:
     ) -> Receipt:
         """Feed a whole history in several appends, each guarded by its expected_event_count.
 
-        Begins at the event_count the server has, so the same call made again goes on where the last one stopped.
+        Begins at the event_count the server has, so a repeated backfill continues where the last one stopped.
         What the server has must be the beginning of this history.
 
         Args:
             events: the whole history, from the user's first event.
-            chunk: most events an append carries; the server's own limit is kept where it tells one.
+            chunk: maximum events per append; the server's own limit is kept where it publishes one.
             timeout_s: of each append.
 
         Raises:
@@ -159,10 +158,10 @@ class HytrecClient:
         return self._run(self._session.backfill(user_id, events, chunk=chunk, timeout_s=timeout_s))
 
     def ready(self, *, wait_s: float = 0.0) -> bool:
-        """Whether the server answers for every endpoint; False where there is no server.
+        """Whether every endpoint of the server is ready; False where there is no server.
 
         Args:
-            wait_s: how long to keep asking.
+            wait_s: how long to keep polling.
         """
         return self._run(self._session.ready(wait_s=wait_s))
 
@@ -186,12 +185,12 @@ class HytrecClient:
     def _run(self, flow: Flow[T]) -> T:
         if self._closed:
             raise ClientClosed("the client is closed; make a new HytrecClient")
-        progress = Progress(flow)
-        while (step := progress.step) is not None:
+        run = FlowRun(flow)
+        while (step := run.step) is not None:
             try:
-                answer: Any = step.perform(self._triton, time.sleep)
+                result: Any = step.perform(self._triton, time.sleep)
             except Exception as error:  # noqa: BLE001 - raised again unless it is a failed remote call
-                progress.failed(error)
+                run.failed(error)
             else:
-                progress.succeeded(answer)
-        return progress.result
+                run.succeeded(result)
+        return run.result

@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hytrec import signature
-from hytrec.contract import DType, Ensemble, Limit, Model, StateStatus, Tensor
+from hytrec.contract import DType, Ensemble, Limit, Model, StateStatus, Tensor, seconds_hint
 from hytrec_clients.errors import InvalidRequest, ServerMismatch
 from hytrec_clients.events import as_sequence
-from hytrec_clients.optional import require
+from hytrec_clients.flow import require
 from hytrec_clients.results import Key, Ranking, Receipt, Recommendation
 
 Endpoint = Ensemble | Model
@@ -75,23 +75,27 @@ class Contract:
 
 
 def limits_of(config: Any) -> dict[Limit, int]:
-    """The limits that a ModelConfigResponse tells; a server of an older build tells none."""
-    told = {name: config.config.parameters[name].string_value for name in Limit if name in config.config.parameters}
-    return {name: int(text) for name, text in told.items() if text.isdecimal()}
+    """The limits that a ModelConfigResponse publishes; a server of an older build publishes none."""
+    published = {
+        name: config.config.parameters[name].string_value for name in Limit if name in config.config.parameters
+    }
+    return {name: int(text) for name, text in published.items() if text.isdecimal()}
 
 
 def encode(endpoint: Endpoint, arguments: Mapping[str, Any], contract: Contract) -> list[Any]:
     """InferInputs of shape (1, n) for the arguments given; None stands for an optional one left out.
 
     Raises:
-        InvalidRequest: a value has the wrong type.
+        InvalidRequest: a required value is missing, or one has the wrong type.
     """
     infer_input = require("tritonclient.grpc").InferInput
     inputs = []
     for tensor in endpoint.inputs:
         value = arguments.get(tensor.name)
         if value is None:
-            continue
+            if tensor.optional:
+                continue
+            raise InvalidRequest(f"{tensor.name} is None; {endpoint.name} needs it: {tensor.doc}", field=tensor.name)
         dtype = contract.dtypes[tensor.name]
         array = _array(tensor, value, dtype)[None]  # (1, n)
         inputs.append(infer_input(tensor.name, array.shape, TRITON_NAMES[dtype]).set_data_from_numpy(array))
@@ -110,6 +114,10 @@ def _array(tensor: Tensor, value: Any, dtype: DType) -> Array:
         return np.array([bool(value)])
     if tensor.dynamic:
         return np.asarray(value, np.int64)
+    if tensor is signature.PUBLIC_NOW and isinstance(value, int) and value > signature.MAX_TIME_S:
+        raise InvalidRequest(
+            f"now is {value}; give unix seconds, this {seconds_hint(value, signature.MAX_TIME_S)}", field="now"
+        )
     return _whole_number(tensor.name, value)
 
 
@@ -164,8 +172,19 @@ def _bytes_keys(name: str, keys: list[Any]) -> Array:
             raise InvalidRequest(
                 f"{name} holds {key!r}; the keys of this server are strings, such as str({key!r})", field=name
             )
-        array[index] = key if isinstance(key, bytes) else _utf8(name, key)
+        if len(key) > signature.MAX_KEY_BYTES:  # before it is encoded: it may be hundreds of megabytes
+            raise _too_long(name, index, len(key))
+        array[index] = encoded = key if isinstance(key, bytes) else _utf8(name, key)
+        if len(encoded) > signature.MAX_KEY_BYTES:
+            raise _too_long(name, index, len(encoded))
     return array
+
+
+def _too_long(name: str, index: int, size: int) -> InvalidRequest:
+    return InvalidRequest(
+        f"{name}[{index}] has {size} bytes or more; a key has at most {signature.MAX_KEY_BYTES}, hash longer ones",
+        field=name,
+    )
 
 
 def _utf8(name: str, text: str) -> bytes:
@@ -179,13 +198,13 @@ def _output(result: Any, tensor: Tensor) -> Array:
     """One output as (n,), its batch axis taken off.
 
     Raises:
-        ServerMismatch: the answer lacks it, or it is not of one user.
+        ServerMismatch: the response lacks it, or it is not of one user.
     """
     array = result.as_numpy(tensor.name)
     if array is None or array.ndim != 2 or array.shape[0] != 1:
         given = "missing" if array is None else f"of shape {array.shape}"
         raise ServerMismatch(
-            f"{tensor.name} of the server's answer is {given}, this client needs shape (1, n); install the "
+            f"{tensor.name} of the server's response is {given}, this client needs shape (1, n); install the "
             "hytrec-export version the server was built with"
         )
     return np.asarray(array[0])

@@ -1,4 +1,4 @@
-"""Failed remote calls, as the errors a caller sees."""
+"""Maps failed remote calls to the errors a caller sees."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _ARGUMENTS = sorted({tensor.name for endpoint in (*ENSEMBLES, FORGET) for tensor
 _ARGUMENT = re.compile(rf"\b({'|'.join(_ARGUMENTS)})\b")
 
 
-def refusal(endpoint: str, url: str, failure: RpcFailure) -> ClientError:
+def rejection(endpoint: str, url: str, failure: RpcFailure) -> ClientError:
     """The error for a failure that is not retried."""
     if failure.code == "INVALID_ARGUMENT":
         named = _ARGUMENT.search(failure.message)
@@ -37,11 +37,11 @@ def refusal(endpoint: str, url: str, failure: RpcFailure) -> ClientError:
 
 
 def given_up(endpoint: str, url: str, failure: RpcFailure, budget: Budget, request_id: bytes | None) -> Unresolved:
-    """The error for a call that is out of time; `failure` is its last one."""
-    advice = f"call again with request_id {request_id.hex()}" if request_id else "call again"
+    """The error of a request that is out of time; `failure` is its last one."""
+    advice = f"retry with request_id {request_id.hex()}" if request_id else "retry"
     spent = f"within {budget.timeout_s:g} s (attempts: {budget.attempts}"
     if failure.code == "DEADLINE_EXCEEDED":
-        message = f"no answer of {endpoint} at {url} {spent}); {advice}, or give a larger timeout_s"
+        message = f"no response of {endpoint} at {url} {spent}); {advice}, or give a larger timeout_s"
         return DeadlineExceeded(message, attempts=budget.attempts, request_id=request_id)
     message = f"{endpoint} at {url} was unavailable {spent}, the last said: {failure.message}); {advice}"
     return Unavailable(message, attempts=budget.attempts, request_id=request_id)

@@ -2,17 +2,17 @@
 
 HytrecError
   ClientError
-    InvalidRequest        the call is wrong and would be wrong again (also a ValueError)
-    Unresolved            out of time; `request_id` lets the same call be made again, applied at most once
-      Unavailable         the last answer was a refusal: conflict, store full, server away
-      DeadlineExceeded    the last attempt had no answer (also a TimeoutError)
-    ModelChanged          the server answers from another model than this client is pinned to
+    InvalidRequest        the request is wrong and would be wrong again (also a ValueError)
+    Unresolved            out of time; retried with its `request_id`, a request is applied at most once
+      Unavailable         the last attempt was rejected: conflict, store full, server away
+      DeadlineExceeded    the last attempt had no response (also a TimeoutError)
+    ModelChanged          the server runs another model than this client is pinned to
     ServerMismatch        the server lacks the ensembles, or speaks another contract
     ServerFailed          the server failed in a way that is not retried
     ClientClosed          the client was used after it was closed
     MissingPackageError   tritonclient is not installed
 """
-# ruff: noqa: N818 - the names say what happened to the call, as gRPC's own codes do
+# ruff: noqa: N818 - the names say what happened to the request, as gRPC's own codes do
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ class ClientError(HytrecError):
 
 
 class InvalidRequest(ClientError, ValueError):
-    """The call is wrong; never retried.
+    """The request is wrong; never retried.
 
     Attributes:
-        field: the argument the message speaks of, by its name in `hytrec.signature`; None where none is named.
+        field: the argument that is wrong, by its name in `hytrec.signature`; None where none is named.
     """
 
     def __init__(self, message: str, *, field: str | None = None) -> None:
@@ -50,12 +50,12 @@ class InvalidRequest(ClientError, ValueError):
 
 
 class Unresolved(ClientError):
-    """The call ran out of time, and whether its events were applied is unknown.
+    """The request ran out of time, and whether its events were applied is unknown.
 
     Attributes:
         attempts: how often it was sent.
-        request_id: give it to the same call made again, and its events are applied at most once; None where nothing
-            was sent that could write events.
+        request_id: retry the request with it, and its events are applied at most once; None where nothing was sent
+            that could write events.
     """
 
     def __init__(self, message: str, *, attempts: int, request_id: bytes | None) -> None:
@@ -65,30 +65,30 @@ class Unresolved(ClientError):
 
 
 class Unavailable(Unresolved):
-    """The last answer was a refusal: a conflict with another writer, a full store, no server."""
+    """The last attempt was rejected: a conflict with another writer, a full store, no server."""
 
 
 class DeadlineExceeded(Unresolved, TimeoutError):
-    """The last attempt had no answer in its time."""
+    """The last attempt had no response in its time."""
 
 
 class ModelChanged(ClientError):
-    """The server answers from another model. States of the old one are not used any more.
+    """The server runs another model. States of the old one are not used any more.
 
-    The call itself was carried out by the new model: `answer` is what it returned.
+    The request itself was executed by the new model: `result` is what it returned.
 
     Attributes:
-        old, new: fingerprints, the pinned one and the one that answered.
-        answer: the answer of the call, whole.
-        receipt: its receipt; `receipt.applied` says whether the call's events were written.
+        old, new: fingerprints, the pinned one and the server's.
+        result: the result of the request.
+        receipt: its receipt; `receipt.applied` says whether the request's events were written.
     """
 
-    def __init__(self, message: str, *, old: str, new: str, answer: Receipt | Ranking | Recommendation) -> None:
+    def __init__(self, message: str, *, old: str, new: str, result: Receipt | Ranking | Recommendation) -> None:
         super().__init__(message)
         self.old = old
         self.new = new
-        self.answer = answer
-        self.receipt = answer if isinstance(answer, Receipt) else answer.receipt
+        self.result = result
+        self.receipt = result if isinstance(result, Receipt) else result.receipt
 
 
 class ServerMismatch(ClientError):
@@ -96,7 +96,7 @@ class ServerMismatch(ClientError):
 
 
 class ServerFailed(ClientError):
-    """The server failed in a way that trying again is not known to mend.
+    """The server failed in a way that a retry is not known to fix.
 
     Attributes:
         code: the gRPC status, such as INTERNAL.

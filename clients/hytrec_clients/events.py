@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hytrec.contract import seconds_hint
+from hytrec.signature import MAX_TIME_S
 from hytrec_clients.errors import InvalidRequest
 from hytrec_clients.results import Key
 
@@ -26,7 +28,7 @@ class Events:
         behavior_keys: T behavior keys; None where the log has none.
 
     Raises:
-        InvalidRequest: the lengths differ, or the times are not whole numbers.
+        InvalidRequest: the lengths differ, or the times are not whole seconds.
     """
 
     item_keys: Keys
@@ -72,7 +74,7 @@ def as_sequence(field: str, values: Iterable[Any]) -> list[Any] | NDArray[Any]:
         return list(values)
     array = np.asarray(values)
     if array.ndim != 1:
-        raise InvalidRequest(f"{field} has shape {array.shape}; give one axis, one user a call", field=field)
+        raise InvalidRequest(f"{field} has shape {array.shape}; give one axis, one user per request", field=field)
     return array
 
 
@@ -80,7 +82,7 @@ def _times(values: Iterable[Any]) -> NDArray[np.int64]:
     """Times as int64 (T,).
 
     Raises:
-        InvalidRequest: they are not whole numbers that fit 64 bits.
+        InvalidRequest: they are not whole seconds.
     """
     sequence = as_sequence("times", values)
     array = np.asarray(sequence)
@@ -92,6 +94,9 @@ def _times(values: Iterable[Any]) -> NDArray[np.int64]:
             "int(moment.timestamp())",
             field="times",
         )
-    if int(array.max()) > np.iinfo(np.int64).max:
-        raise InvalidRequest(f"times holds {array.max()}; give unix seconds", field="times")
+    latest = int(array.max())
+    if latest > MAX_TIME_S:
+        raise InvalidRequest(
+            f"times holds {latest}; give unix seconds, this {seconds_hint(latest, MAX_TIME_S)}", field="times"
+        )
     return array.astype(np.int64)

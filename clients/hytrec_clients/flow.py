@@ -1,20 +1,26 @@
-"""The remote calls a flow asks for, and how the ways they fail are told apart.
+"""Flows: the logic of a request without I/O, as generators that yield remote calls and waits.
 
-A *flow* is a generator that yields `Step`s and is sent their results: it holds everything a call does (deadlines,
-retries, coding, checks) and performs nothing. The sync client performs a step by calling it, the asyncio client by
-awaiting it; that is all the two differ in. Failed remote calls are thrown into the flow as `RpcFailure`.
+A *flow* yields `Step`s and is sent their results: it holds everything a request does (deadlines, retries, coding,
+checks) and performs nothing. The sync client performs a step by calling it, the asyncio client by awaiting it; that is
+all the two differ in. Failed remote calls are thrown into the flow as `RpcFailure`.
 """
 
 from __future__ import annotations
 
+import importlib
 import re
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
+from ipaddress import ip_address
+from types import ModuleType
 from typing import Any, Generic, Protocol, TypeVar
+
+from hytrec.optional import missing_package
+from hytrec_clients.errors import MissingPackageError
 
 T = TypeVar("T")
 
-CHANNEL_OPTIONS: list[tuple[str, int]] = [
+_CHANNEL_OPTIONS: list[tuple[str, int]] = [
     ("grpc.max_send_message_length", -1),
     ("grpc.max_receive_message_length", -1),
     # gRPC waits up to two minutes before it connects again to a server that was away; retries need it back at once.
@@ -22,18 +28,44 @@ CHANNEL_OPTIONS: list[tuple[str, int]] = [
     ("grpc.max_reconnect_backoff_ms", 1_000),
     ("grpc.min_reconnect_backoff_ms", 1_000),  # in spite of its name: how long one connection may take
     # Sets TCP_USER_TIMEOUT, so that a connection to a dead machine is given up after 5 s instead of 15 minutes.
-    # Pings are sent in calls of over five minutes only: a server cuts off clients that ping more often without data.
+    # Pings are sent in requests of over five minutes only: a server cuts off clients that ping more often without data.
     ("grpc.keepalive_time_ms", 310_000),
     ("grpc.keepalive_timeout_ms", 5_000),
 ]
 
+
+def require(module: str) -> ModuleType:
+    """Import a module of the `client` extra.
+
+    Raises:
+        MissingPackageError: it is not installed; the message has the pip command.
+    """
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        raise MissingPackageError(missing_package(error.name or module, extra="client")) from error
+
+
+def channel_options(url: str) -> list[tuple[str, int]]:
+    """gRPC options for a server at `url`, `host:port`; one on this machine is never sought through an HTTP proxy."""
+    return [*_CHANNEL_OPTIONS, ("grpc.enable_http_proxy", 0)] if _is_loopback(url) else _CHANNEL_OPTIONS
+
+
+def _is_loopback(url: str) -> bool:
+    host = url.rpartition(":")[0].strip("[]")
+    try:
+        return host == "localhost" or ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
 _RETRYABLE = frozenset({"UNAVAILABLE", "DEADLINE_EXCEEDED", "CANCELLED", "ABORTED"})
-_PASSING = {
+_TRANSIENT = {
     "UNKNOWN": re.compile(r"stream removed", re.IGNORECASE),
     "INTERNAL": re.compile(r"RST_STREAM|GOAWAY|socket closed|connection reset|is not healthy", re.IGNORECASE),
     "NOT_FOUND": re.compile(r"has no available versions"),
 }
-"""Other failures that pass: a connection cut in mid-call, a python model that died, a model of a server that stops."""
+"""Other transient failures: a connection cut in mid-request, a python model that died, a server that stops."""
 _PREFIX = re.compile(r"^(\[request id: [^]]*\] |in ensemble '[^']*', )+")
 
 
@@ -47,9 +79,9 @@ class RpcFailure(Exception):  # noqa: N818 - internal: caught by every flow
 
     @property
     def retryable(self) -> bool:
-        """Whether the same call may succeed a moment later."""
-        passing = _PASSING.get(self.code)
-        return self.code in _RETRYABLE or (passing is not None and bool(passing.search(self.message)))
+        """Whether the same request may succeed a moment later."""
+        transient = _TRANSIENT.get(self.code)
+        return self.code in _RETRYABLE or (transient is not None and bool(transient.search(self.message)))
 
 
 def failure_of(error: Exception) -> RpcFailure:
@@ -93,8 +125,8 @@ class Infer:
 
 
 @dataclass(frozen=True)
-class Describe:
-    """Ask for a model's tensors; the result is a ModelMetadataResponse."""
+class GetMetadata:
+    """Get a model's tensors; the result is a ModelMetadataResponse."""
 
     model: str
     timeout_s: float
@@ -105,8 +137,8 @@ class Describe:
 
 
 @dataclass(frozen=True)
-class AskConfig:
-    """Ask for a model's configuration; the result is a ModelConfigResponse."""
+class GetConfig:
+    """Get a model's configuration; the result is a ModelConfigResponse."""
 
     model: str
     timeout_s: float
@@ -117,8 +149,8 @@ class AskConfig:
 
 
 @dataclass(frozen=True)
-class AskReady:
-    """Ask whether a model answers; the result is a bool."""
+class CheckReady:
+    """Check whether a model is ready; the result is a bool."""
 
     model: str
     timeout_s: float
@@ -139,8 +171,8 @@ class Wait:
         return sleep(self.seconds)
 
 
-class Progress(Generic[T]):
-    """A flow on its way: perform `step` and tell how it went, until `step` is None; then `result` is there."""
+class FlowRun(Generic[T]):
+    """A flow in execution: perform `step` and report its outcome, until `step` is None; then `result` is set."""
 
     step: Step | None
     result: T
@@ -149,13 +181,13 @@ class Progress(Generic[T]):
         self._flow = flow
         self._advance(lambda: next(flow))
 
-    def succeeded(self, answer: Any) -> None:
+    def succeeded(self, result: Any) -> None:
         """Go on after the step's result.
 
         Raises:
             ClientError: the flow's own errors.
         """
-        self._advance(lambda: self._flow.send(answer))
+        self._advance(lambda: self._flow.send(result))
 
     def failed(self, error: Exception) -> None:
         """Go on after a failed remote call.

@@ -1,8 +1,8 @@
-"""Ids of logical calls: a client_slot and a random rest.
+"""Request ids: 8 bytes of a client slot, then random ones.
 
-The server keeps 32 calls of every user. When there are more, it forgets the oldest of the client_slot that has most.
-A client_slot is used by one call at a time, so a call whose answer was lost is never pushed out by calls that were
-answered, however many come before it is made again.
+The server keeps the last 32 request ids of every user; beyond that it forgets the oldest of the slot that has most.
+A client uses a slot for one request at a time, so a request whose response was lost is not forgotten, however many
+requests succeed before its retry.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ class RequestIds:
     """Makes ids; safe to share between threads."""
 
     def __init__(self) -> None:
-        self._free_strands: list[bytes] = []
+        self._free_slots: list[bytes] = []
 
     def take(self) -> bytes:
-        """A new id, in a client_slot that no other call under way has."""
+        """A new id, in a slot that no other in-flight request has."""
         try:
-            client_slot = self._free_strands.pop()
+            slot = self._free_slots.pop()
         except IndexError:
-            client_slot = os.urandom(CLIENT_SLOT_BYTES)
-        return client_slot + os.urandom(REQUEST_ID_BYTES - CLIENT_SLOT_BYTES)
+            slot = os.urandom(CLIENT_SLOT_BYTES)
+        return slot + os.urandom(REQUEST_ID_BYTES - CLIENT_SLOT_BYTES)
 
-    def settle(self, request_id: bytes) -> None:
-        """Give the client_slot of an answered call to others. Without an answer it stays the call's own."""
-        self._free_strands.append(request_id[:CLIENT_SLOT_BYTES])
+    def release(self, request_id: bytes) -> None:
+        """Free the slot of a request that succeeded; one without a response keeps its slot."""
+        self._free_slots.append(request_id[:CLIENT_SLOT_BYTES])

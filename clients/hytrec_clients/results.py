@@ -1,4 +1,4 @@
-"""What the calls return."""
+"""Results of the clients' methods."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ Key = int | str
 
 @dataclass(frozen=True, kw_only=True)
 class Receipt:
-    """What became of a call's events.
+    """Outcome of a request's events.
 
     Args:
-        event_count: events the user's state holds, this call's included.
-        applied: whether this call's events were written now. False for a call without events, and for a call
-            whose `request_id` the server already knew: its events were written before.
-        model_fingerprint: 32 hex digits over weights, config and vocabulary of the model that answered.
+        event_count: events the user's state holds, this request's included.
+        applied: whether this request's events were written now. False for a request without events, and for one whose
+            `request_id` the server already knew: its events were written before.
+        model_fingerprint: 32 hex digits, a hash of the weights, config and vocabulary of the model that ran.
         state_status: what the store held when the request began; all but FOUND count as absent.
     """
 
@@ -37,7 +37,7 @@ class Ranking:
 
     Args:
         scores: (N,) float32, in the order of the candidates given; higher is better.
-        receipt: what became of the call's events.
+        receipt: outcome of the request's events.
     """
 
     scores: NDArray[np.float32]
@@ -51,7 +51,7 @@ class Recommendation:
     Args:
         item_keys: S of them, at most top_k.
         scores: (S,) float32, of the same items.
-        receipt: what became of the call's events.
+        receipt: outcome of the request's events.
     """
 
     item_keys: tuple[Key, ...]

@@ -1,4 +1,4 @@
-"""When to try again, and how long to wait for an answer. Arithmetic only: nobody sleeps here."""
+"""Retry policy and time budget of a request: arithmetic only, nothing sleeps here."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from hytrec_clients.errors import InvalidRequest
 
 DEFAULT_TIMEOUT_S = 5.0
-"""Time for a whole call, all its attempts and waits together."""
+"""Time for a request, all its attempts and waits together."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,11 +19,11 @@ class RetryPolicy:
     """Exponential backoff with full jitter, and the share of the remaining time an attempt may take.
 
     Args:
-        first_backoff_s: upper end of the first wait; it doubles with every attempt. A call that has less time
-            than this left gives up.
+        first_backoff_s: upper end of the first wait; it doubles with every attempt. A request with less
+            time left than this gives up.
         max_backoff_s: upper end of any wait.
-        attempt_share: part of the time left that one attempt may take, so that a lost answer leaves time to ask
-            again. A call that honestly takes longer than this part of `timeout_s` needs a larger `timeout_s`.
+        attempt_share: share of the remaining time that one attempt may take, so that a lost response leaves time for a
+            retry. A request that really takes longer than this share of `timeout_s` needs a larger `timeout_s`.
         min_attempt_s: an attempt may take this long whatever its share, as far as time is left.
         max_attempts: maximum attempts of a call; None for as many as its time allows.
     """
@@ -55,7 +55,7 @@ class RetryPolicy:
 
 @dataclass(kw_only=True)
 class Budget:
-    """The time of one logical call.
+    """The time of one logical request.
 
     Args:
         policy: how it is spent.

@@ -1,4 +1,4 @@
-"""What the clients do, as flows: one session stands behind each client, sync or asyncio."""
+"""The requests of both clients as flows, and what a client remembers of its server."""
 
 from __future__ import annotations
 
@@ -11,35 +11,36 @@ from typing import Any, TypedDict, TypeVar, Unpack
 from hytrec import signature
 from hytrec.contract import Ensemble, Limit
 from hytrec_clients import codec
-from hytrec_clients.error_mapping import given_up, refusal
+from hytrec_clients.error_mapping import given_up, rejection
 from hytrec_clients.errors import InvalidRequest, ModelChanged, ServerFailed, ServerMismatch
-from hytrec_clients.events import Events, Keys
-from hytrec_clients.flow import AskConfig, AskReady, Describe, Flow, Infer, RpcFailure, Step, Wait
+from hytrec_clients.events import Events, Keys, as_sequence
+from hytrec_clients.flow import CheckReady, Flow, GetConfig, GetMetadata, Infer, RpcFailure, Step, Wait
 from hytrec_clients.request_ids import RequestIds
 from hytrec_clients.results import Ranking, Receipt, Recommendation
 from hytrec_clients.retry import Budget, RetryPolicy
 
 DEFAULT_URL = "127.0.0.1:8001"
 DEFAULT_CHUNK = 1_024
-"""Events a call of `backfill`: far below what a build accepts by default, and a fraction of a second to encode."""
+"""Events per append of `backfill`: far below the default limit, and a fraction of a second to encode."""
 _READY_PAUSE_S = 0.1
 _READY_TIMEOUT_S = 1.0
 _NOT_A_URL = re.compile(r"^[a-z]+://|^$|\s")
 
-Answer = TypeVar("Answer", Receipt, Ranking, Recommendation)
+Result = TypeVar("Result", Receipt, Ranking, Recommendation)
 T = TypeVar("T")
 
 
-class CallOptions(TypedDict, total=False):
-    """Keyword arguments of every call that can write events.
+class RequestOptions(TypedDict, total=False):
+    """Keyword arguments of every request that can write events.
 
     Args:
-        expected_event_count: event_count the user's state must have before this call, else nothing is written and
+        expected_event_count: event_count the user's state must have before this request, else nothing is written and
             InvalidRequest names both counts. Unchecked when left out.
-        request_id: 16 bytes naming the logical call, made afresh when left out. A consumer that may see one message
+        request_id: 16 bytes naming the logical request, random when left out. A consumer that may see one message
             twice gives an id of the message: the server remembers the last 32 of every user and applies none twice.
-            Ids with the same first 8 bytes share a strand and are forgotten sooner, see `hytrec_clients.request_ids`.
-        timeout_s: for the whole call with all its attempts.
+            Ids with the same first 8 bytes share a client slot and are forgotten sooner, see
+            `hytrec_clients.request_ids`.
+        timeout_s: for the request with all its attempts.
     """
 
     expected_event_count: int | None
@@ -48,13 +49,13 @@ class CallOptions(TypedDict, total=False):
 
 
 class Session:
-    """Flows of the calls, the pinned model and the tensors the server told of. Safe to share between threads.
+    """Flows of the requests, the pinned model, and the server's tensors and limits. Safe to share between threads.
 
     Args:
         url: `host:port` of the server's gRPC endpoint.
-        timeout_s: of a call that names none.
-        policy: when to try again.
-        model_fingerprint: the model to expect; that of the first answer when None.
+        timeout_s: of a request that gives none.
+        policy: when to retry.
+        model_fingerprint: the model to expect; that of the first response when None.
         clock: monotonic seconds.
 
     Raises:
@@ -78,7 +79,7 @@ class Session:
         self.policy = policy
         self.timeout_s = timeout_s
         self._clock = clock
-        self._budget(None)  # a bad timeout_s is told here, not at the first call
+        self._budget(None)  # a bad timeout_s fails here, not at the first request
         self._pinned = model_fingerprint
         self._contracts: dict[str, codec.Contract] = {}
         self._limits: dict[Limit, int] | None = None
@@ -87,7 +88,7 @@ class Session:
 
     @property
     def model_fingerprint(self) -> str | None:
-        """The pinned model; None before the first answer."""
+        """The pinned model; None before the first response."""
         return self._pinned
 
     def accept_model(self, fingerprint: str) -> None:
@@ -95,7 +96,7 @@ class Session:
         with self._lock:
             self._pinned = fingerprint
 
-    def append(self, user_id: str, events: Events | None, **options: Unpack[CallOptions]) -> Flow[Receipt]:
+    def append(self, user_id: str, events: Events | None, **options: Unpack[RequestOptions]) -> Flow[Receipt]:
         """`hytrec_append`."""
         return (yield from self._write(signature.APPEND, codec.decode_receipt, user_id, events, {}, **options))
 
@@ -106,11 +107,11 @@ class Session:
         events: Events | None,
         *,
         now: int | None,
-        **options: Unpack[CallOptions],
+        **options: Unpack[RequestOptions],
     ) -> Flow[Ranking]:
         """`hytrec_rank`."""
-        asked = {signature.CANDIDATE_KEYS.name: candidate_keys, signature.PUBLIC_NOW.name: now}
-        return (yield from self._write(signature.RANK, codec.decode_ranking, user_id, events, asked, **options))
+        arguments = {signature.CANDIDATE_KEYS.name: candidate_keys, signature.PUBLIC_NOW.name: now}
+        return (yield from self._write(signature.RANK, codec.decode_ranking, user_id, events, arguments, **options))
 
     def recommend(
         self,
@@ -118,20 +119,21 @@ class Session:
         events: Events | None,
         *,
         top_k: int,
-        excluded_keys: Keys,
+        excluded_keys: Keys | None,
         exclude_recent: bool,
         now: int | None,
-        **options: Unpack[CallOptions],
+        **options: Unpack[RequestOptions],
     ) -> Flow[Recommendation]:
         """`hytrec_recommend`."""
-        asked = {
+        excluded = () if excluded_keys is None else as_sequence(signature.EXCLUDED_KEYS.name, excluded_keys)
+        arguments = {
             signature.PUBLIC_NOW.name: now,
             signature.TOP_K.name: top_k,
-            signature.EXCLUDED_KEYS.name: excluded_keys if len(excluded_keys) else None,
+            signature.EXCLUDED_KEYS.name: excluded if len(excluded) else None,
             signature.EXCLUDE_RECENT.name: exclude_recent,
         }
         decode = codec.decode_recommendation
-        return (yield from self._write(signature.RECOMMEND, decode, user_id, events, asked, **options))
+        return (yield from self._write(signature.RECOMMEND, decode, user_id, events, arguments, **options))
 
     def forget(self, user_id: str, *, timeout_s: float | None) -> Flow[bool]:
         """`hytrec_forget`. Works whatever model is pinned."""
@@ -150,7 +152,7 @@ class Session:
                 field="user_id",
             )
         if receipt.event_count < len(events):
-            limits = yield from self._told_limits(self._budget(timeout_s))
+            limits = yield from self._published_limits(self._budget(timeout_s))
             chunk = min(chunk, limits.get(Limit.MAX_EVENTS) or chunk)
         for start in range(receipt.event_count, len(events), chunk):
             part = events.part(start, start + chunk)
@@ -158,7 +160,7 @@ class Session:
         return receipt
 
     def ready(self, *, wait_s: float) -> Flow[bool]:
-        """Whether every endpoint answers; asks again until `wait_s` is over."""
+        """Whether every endpoint is ready; polls until `wait_s` is over."""
         end = self._clock() + wait_s
         while True:
             if (yield from self._ready_now()):
@@ -168,14 +170,14 @@ class Session:
             yield Wait(_READY_PAUSE_S)
 
     def key_types(self, *, timeout_s: float | None) -> Flow[codec.KeyTypes]:
-        """What the server's keys are."""
+        """Types of the server's keys."""
         contract = yield from self._contract(signature.APPEND, self._budget(timeout_s))
         return contract.key_types()
 
     def _ready_now(self) -> Flow[bool]:
         for endpoint in (*signature.ENSEMBLES, signature.FORGET):
             try:
-                if not (yield AskReady(endpoint.name, _READY_TIMEOUT_S)):
+                if not (yield CheckReady(endpoint.name, _READY_TIMEOUT_S)):
                     return False
             except RpcFailure:
                 return False
@@ -184,18 +186,18 @@ class Session:
     def _write(
         self,
         endpoint: Ensemble,
-        decode: Callable[[Any], Answer],
+        decode: Callable[[Any], Result],
         user_id: str,
         events: Events | None,
-        asked: dict[str, Any],
+        own: dict[str, Any],
         *,
         expected_event_count: int | None = None,
         request_id: bytes | None = None,
         timeout_s: float | None = None,
-    ) -> Flow[Answer]:
-        """One logical call of an ensemble: one request_id, however often it is sent."""
+    ) -> Flow[Result]:
+        """One logical request to an ensemble: one request_id, however often it is sent."""
         own_id = self._request_ids.take() if request_id is None else None
-        arguments = asked | {
+        arguments = own | {
             signature.USER_ID.name: user_id,
             signature.REQUEST_ID.name: own_id or request_id,
             signature.EXPECTED_EVENT_COUNT.name: expected_event_count,
@@ -204,11 +206,11 @@ class Session:
             arguments[signature.ITEM_KEYS.name] = events.item_keys
             arguments[signature.BEHAVIOR_KEYS.name] = events.behavior_keys
             arguments[signature.TIMES.name] = events.times
-        answer = decode((yield from self._infer(endpoint, arguments, timeout_s)))
+        result = decode((yield from self._infer(endpoint, arguments, timeout_s)))
         if own_id:
-            self._request_ids.settle(own_id)
-        self._check_model(answer)
-        return answer
+            self._request_ids.release(own_id)
+        self._check_model(result)
+        return result
 
     def _infer(self, endpoint: codec.Endpoint, arguments: dict[str, Any], timeout_s: float | None) -> Flow[Any]:
         budget = self._budget(timeout_s)
@@ -227,26 +229,26 @@ class Session:
             raise
 
     def _contract(self, endpoint: codec.Endpoint, budget: Budget) -> Flow[codec.Contract]:
-        """The endpoint's dtypes: asked once, then remembered."""
+        """The endpoint's dtypes: fetched once, then remembered."""
         contract = self._contracts.get(endpoint.name)
         if contract is None:
             metadata = yield from self._retried(
-                endpoint, budget, lambda left_s: Describe(endpoint.name, left_s), request_id=None
+                endpoint, budget, lambda left_s: GetMetadata(endpoint.name, left_s), request_id=None
             )
             contract = self._contracts[endpoint.name] = codec.Contract.of(endpoint, metadata)
             budget.attempts = 0
         return contract
 
-    def _told_limits(self, budget: Budget) -> Flow[dict[Limit, int]]:
-        """What a call may hold: asked once, then remembered; what the server does not tell is left out."""
+    def _published_limits(self, budget: Budget) -> Flow[dict[Limit, int]]:
+        """Limits of a request: fetched once, then remembered; those the server does not publish are left out."""
         limits = self._limits
         if limits is None:
             name = signature.APPEND.name
             try:
                 limits = codec.limits_of(
-                    (yield from self._retried(signature.APPEND, budget, lambda s: AskConfig(name, s), request_id=None))
+                    (yield from self._retried(signature.APPEND, budget, lambda s: GetConfig(name, s), request_id=None))
                 )
-            except (ServerMismatch, ServerFailed):  # a gateway need not let the question through
+            except (ServerMismatch, ServerFailed):  # a gateway need not let ModelConfig through
                 limits = {}
             self._limits = limits
         return limits
@@ -254,30 +256,30 @@ class Session:
     def _retried(
         self, endpoint: codec.Endpoint, budget: Budget, step: Callable[[float], Step], *, request_id: bytes | None
     ) -> Flow[Any]:
-        """Send a step until it is answered, refused for good, or out of time."""
-        said: RpcFailure | None = None
+        """Send a step until it succeeds, is rejected for good, or is out of time."""
+        reported: RpcFailure | None = None
         while True:
             attempt_s = budget.attempt_timeout_s()
             try:
                 return (yield step(attempt_s))
             except RpcFailure as failure:
                 if not failure.retryable:
-                    raise refusal(endpoint.name, self.url, failure) from None
-                # A last attempt cut short by the end of the time tells less than the refusal before it.
-                if said is None or failure.code != "DEADLINE_EXCEEDED" or attempt_s >= budget.policy.min_attempt_s:
-                    said = failure
+                    raise rejection(endpoint.name, self.url, failure) from None
+                # A last attempt cut short by the end of the time says less than the failure before it.
+                if reported is None or failure.code != "DEADLINE_EXCEEDED" or attempt_s >= budget.policy.min_attempt_s:
+                    reported = failure
                 pause_s = budget.backoff_s()
                 if pause_s is None:
-                    raise given_up(endpoint.name, self.url, said, budget, request_id) from None
+                    raise given_up(endpoint.name, self.url, reported, budget, request_id) from None
             yield Wait(pause_s)
 
-    def _check_model(self, answer: Receipt | Ranking | Recommendation) -> None:
-        """Pin the first answer's model; raise on an answer of another.
+    def _check_model(self, result: Receipt | Ranking | Recommendation) -> None:
+        """Pin the model of the first response; raise on a response of another.
 
         Raises:
-            ModelChanged: the answer is of another model.
+            ModelChanged: the response is of another model.
         """
-        receipt = answer if isinstance(answer, Receipt) else answer.receipt
+        receipt = result if isinstance(result, Receipt) else result.receipt
         with self._lock:
             if self._pinned is None:
                 self._pinned = receipt.model_fingerprint
@@ -286,14 +288,14 @@ class Session:
             self._contracts.clear()
             self._limits = None
             raise ModelChanged(
-                f"the server answers from model {receipt.model_fingerprint}, this client is pinned to {pinned}; user "
+                f"the server runs model {receipt.model_fingerprint}, this client is pinned to {pinned}; user "
                 "states of the old model are not used any more: call accept_model(error.new), then forget and "
                 "backfill each user from the whole history",
                 old=pinned,
                 new=receipt.model_fingerprint,
-                answer=answer,
+                result=result,
             )
 
     def _budget(self, timeout_s: float | None) -> Budget:
-        whole_s = self.timeout_s if timeout_s is None else timeout_s
-        return Budget(policy=self.policy, timeout_s=whole_s, clock=self._clock)
+        timeout_s = self.timeout_s if timeout_s is None else timeout_s
+        return Budget(policy=self.policy, timeout_s=timeout_s, clock=self._clock)

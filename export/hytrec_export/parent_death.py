@@ -5,12 +5,12 @@ outlive it by minutes and to commit late. Every python model therefore calls `di
 
 The kernel's parent-death signal fires when the *thread* that forked the child ends, and tritonserver forks a stub from
 a loading thread that ends as soon as the model is loaded (seen on 2.51). The signal is therefore set only once the
-kernel has handed the stub over to the server's main thread; until then, and where the kernel does not tell, a thread
-watches the parent. The signal alone also kills a stub that holds the interpreter's lock.
+kernel has handed the stub over to the server's main thread; until then, and where the kernel does not list children, a
+thread watches the parent. The signal alone also kills a stub that holds the interpreter's lock.
 
 Run as a script it becomes another program that dies with the process that ran it:
 
-    python die_with_parent.py PARENT_PID PROGRAM ARGUMENT...
+    python parent_death.py PARENT_PID PROGRAM ARGUMENT...
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ STUB_PROGRAM = "triton_python_backend_stub"
 """The process in which Triton's python backend runs one instance of a model."""
 
 _PR_SET_PDEATHSIG = 1
-_FIRST_LOOK_MS = 5
-_LAST_LOOK_MS = 200
+_FIRST_POLL_MS = 5
+_LAST_POLL_MS = 200
 _started = threading.Lock()
 
 
@@ -60,12 +60,12 @@ def _watch(parent: int) -> None:
     """
     pidfd = _pidfd(parent)
     signal_set = False
-    look_ms = _FIRST_LOOK_MS
-    while not _ended(parent, pidfd, look_ms):
+    poll_ms = _FIRST_POLL_MS
+    while not _ended(parent, pidfd, poll_ms):
         if not signal_set and _child_of_main_thread(parent):
             set_parent_death_signal()
             signal_set = True
-        look_ms = -1 if signal_set and pidfd is not None else min(2 * look_ms, _LAST_LOOK_MS)
+        poll_ms = -1 if signal_set and pidfd is not None else min(2 * poll_ms, _LAST_POLL_MS)
     _die()
 
 

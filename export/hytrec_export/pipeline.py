@@ -1,10 +1,13 @@
-"""A build: the order of its steps and nothing else."""
+"""The order of the steps of a build."""
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 from hytrec.run_folder import Run, load_run
+from hytrec_export.exporters.fp16_weights import convert_to_fp16_weights
+from hytrec_export.exporters.mixed_precision import narrow_limit
 from hytrec_export.exporters.onnx_graph import export_graphs
 from hytrec_export.exporters.preflight import check_packages
 from hytrec_export.exporters.tensorrt.build import build_engines, check_plan
@@ -13,25 +16,25 @@ from hytrec_export.plan import BuildPlan, resolve_plan
 from hytrec_export.progress import Progress, silent
 from hytrec_export.repository.atomic_swap import NEW, put_in_place, staging_folder
 from hytrec_export.repository.manifest import Manifest, describe
-from hytrec_export.repository.output_guard import check_output, keep_own_files
+from hytrec_export.repository.output_guard import check_output, check_replaceable, keep_own_files
 from hytrec_export.repository.writer import write_repository
 from hytrec_export.settings import ServingSettings
 from hytrec_export.verification.engines import check_built_engines
-from hytrec_export.verification.parity import golden as answers
+from hytrec_export.verification.parity import golden
 from hytrec_export.verification.parity.gate import case_count, check_parity
 from hytrec_export.verification.quality.bounds import QualityBounds
 from hytrec_export.verification.quality.gate import check_quality
 
 
 def build(options: BuildOptions, *, progress: Progress = silent) -> Manifest:
-    """Make a verified model repository out of a trained run.
+    """Build a verified model repository from a trained run.
 
-    Until the last step the old repository at `options.output` stands untouched; then it is replaced at once.
+    The old repository at `options.output` is unchanged until the last step, which replaces it atomically.
 
     Raises:
         HytrecError: a package is missing, the run cannot be read, the output is not ours or cannot be written, a
-            graph differs from the signature table, its answers from PyTorch's, half precision from float32 by too
-            much, or an engine cannot be built, or answers otherwise on the GPU here.
+            graph differs from the signature table, its outputs from PyTorch's or half precision from float32 by too
+            much, an engine cannot be built, or its outputs on the GPU here differ.
     """
     plan = resolve_plan(options)
     check_packages(plan)
@@ -49,10 +52,21 @@ def build(options: BuildOptions, *, progress: Progress = silent) -> Manifest:
     with staging_folder(output) as staging:
         graphs = _export(run, Precision.FLOAT32, plan, settings, staging, progress)
         with progress("comparing with PyTorch", case_count(len(run.samples), settings)) as advance:
-            gate = check_parity(run.model, run.samples, graphs, settings=settings, atol=plan.atol, on_case=advance)
+            parity = check_parity(
+                run.model,
+                run.samples,
+                graphs,
+                settings=settings,
+                atol=plan.atol,
+                stored=plan.samples,
+                on_case=advance,
+            )
         files, quality, engines = graphs, None, None
         if plan.precision is not Precision.FLOAT32:
-            files = _export(run, plan.precision, plan, settings, staging, progress)
+            if plan.precision is Precision.HALF_WEIGHTS:
+                files = convert_to_fp16_weights(graphs, staging / plan.precision.value, narrow=narrow_limit(run.model))
+            else:
+                files = _export(run, plan.precision, plan, settings, staging, progress)
             with progress(f"comparing {plan.precision.value} with float32", len(run.samples)) as advance:
                 checked = check_quality(graphs, files, run.samples, settings=settings, on_case=advance)
                 quality = checked.to_dict() | {"score_bound": QualityBounds().score * checked.spread}
@@ -63,23 +77,21 @@ def build(options: BuildOptions, *, progress: Progress = silent) -> Manifest:
             engines = {name: record.to_dict() for name, record in records.items()}
         repository = staging / NEW
         repository.mkdir()
-        write_repository(
-            repository, settings=settings, vocabulary=run.vocabulary, files=files, plan=plan, warmup=run.samples
-        )
-        answers.save(gate.answers, repository / answers.FILE_NAME)
+        write_repository(repository, settings=settings, vocabulary=run.vocabulary, files=files, plan=plan)
+        golden.save(parity.golden, repository / golden.FILE_NAME)
         keep_own_files(output, repository)
         manifest = describe(
             repository,
             settings.fingerprint,
             plan.to_dict(),
-            parity=gate.differences.to_dict(),
+            parity=parity.report.to_dict(),
             quality=quality,
             engines=engines,
         )
         manifest.save(repository)
         if engines is not None:
             check_built_engines(repository, manifest, progress=progress)
-        put_in_place(staging, output)
+        put_in_place(staging, output, check_old=partial(check_replaceable, output=output))
     return manifest
 
 

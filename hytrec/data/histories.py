@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 
-from hytrec.data.keys import Keys
+from hytrec.data.keys import Int64Array, Keys
 from hytrec.data.vocabulary import Vocabulary
 from hytrec.errors import DataError
 
 if TYPE_CHECKING:
     from hytrec.data.readers import KeyColumn
 
-__all__ = ["Histories", "History", "Int64Array", "read_histories"]
-
-Int64Array = npt.NDArray[np.int64]
+__all__ = ["Histories", "History", "Int64Array", "padded_rows", "read_histories"]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -46,6 +43,14 @@ class History:
             behavior_rows=self.behavior_rows[:position],
             times=self.times[:position],
         )
+
+
+def padded_rows(rows: Sequence[Int64Array], *, width: int = 0) -> Int64Array:
+    """B arrays of integers -> (B, X) int64, padded with 0 at the end; X is the longest length or `width`, if larger."""
+    result = np.zeros((len(rows), max([width, *map(len, rows)])), np.int64)
+    for line, row in zip(result, rows, strict=True):
+        line[: row.size] = row
+    return result
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -11,10 +11,11 @@ import numpy.typing as npt
 from hytrec.contract import DType
 from hytrec.errors import VocabularyError
 
-__all__ = ["MAX_KEY_BYTES", "AnyKeys", "KeyTable", "Keys", "checked_keys"]
+__all__ = ["MAX_KEY_BYTES", "AnyKeys", "Int64Array", "KeyTable", "Keys", "checked_keys"]
 
 MAX_KEY_BYTES = 256
 
+Int64Array: TypeAlias = npt.NDArray[np.int64]
 Keys: TypeAlias = npt.NDArray[np.int64] | npt.NDArray[np.bytes_]
 """(n,) int64, or numpy 'S' holding UTF-8."""
 AnyKeys: TypeAlias = npt.NDArray[Any] | Sequence[int] | Sequence[str] | Sequence[bytes]
@@ -47,7 +48,7 @@ def checked_keys(keys: AnyKeys, *, name: str) -> Keys:
     return np.array(encoded, dtype=f"S{max(map(len, encoded), default=1)}")
 
 
-def _as_int64(array: npt.NDArray[Any], *, name: str) -> npt.NDArray[np.int64]:
+def _as_int64(array: npt.NDArray[Any], *, name: str) -> Int64Array:
     if array.dtype == np.uint64 and array.size and array.max() > np.iinfo(np.int64).max:
         raise VocabularyError(f"{name} key {array.max()} is over 2**63 - 1; map the keys to int64 or strings")
     return array.astype(np.int64)
@@ -75,7 +76,7 @@ def _shown(key: int | bytes) -> str:
     return repr(text if len(text) <= 40 else f"{text[:40]}...")
 
 
-def _lengths(keys: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
+def _lengths(keys: npt.NDArray[Any]) -> Int64Array:
     return np.char.str_len(keys).astype(np.int64)
 
 
@@ -127,11 +128,11 @@ class KeyTable:
         """INT64 or BYTES."""
         return DType.INT64 if self.keys.dtype.kind == "i" else DType.BYTES
 
-    def positions(self, keys: AnyKeys) -> npt.NDArray[np.int64]:
+    def positions(self, keys: AnyKeys) -> Int64Array:
         """(n,) positions of keys in `self.keys`, -1 for unknown ones.
 
         Raises:
-            VocabularyError: strings asked of integer keys, or the other way round.
+            VocabularyError: string keys looked up among integer ones, or the other way round.
         """
         array = _one_dimension(keys)
         if not (array.size and self.keys.size):

@@ -13,8 +13,7 @@ import pyarrow.csv
 import pyarrow.parquet
 
 from hytrec.contract import DType
-from hytrec.data.histories import Int64Array
-from hytrec.data.keys import Keys, checked_keys
+from hytrec.data.keys import Int64Array, Keys, checked_keys
 from hytrec.data.vocabulary import Vocabulary
 from hytrec.errors import DataError, VocabularyError
 from hytrec.signature import MAX_TIME_S

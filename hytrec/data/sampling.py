@@ -17,7 +17,7 @@ from hytrec.data.histories import Histories, History, Int64Array
 
 __all__ = ["TrainingBatch", "sampled_histories", "training_batches", "training_users"]
 
-_LEAST_EVENTS = 2
+_MIN_EVENTS = 2
 _MAX_BATCH = 512
 _SAMPLES = 400
 _LONGEST_SAMPLES = 20
@@ -52,7 +52,7 @@ class TrainingBatch:
 
 def training_users(histories: Histories) -> Int64Array:
     """Users with an event to learn from and one to predict."""
-    return np.flatnonzero(histories.lengths >= _LEAST_EVENTS)
+    return np.flatnonzero(histories.lengths >= _MIN_EVENTS)
 
 
 def training_batches(
@@ -65,7 +65,7 @@ def training_batches(
     unknown_rate: float,
     random: np.random.Generator,
 ) -> Iterator[TrainingBatch]:
-    """One epoch: every user once, in batches of like lengths and of about `batch_events` events, padding included.
+    """One epoch: every user once, in batches of similar lengths and of about `batch_events` events, padding included.
 
     Args:
         items: I.

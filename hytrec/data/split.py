@@ -12,11 +12,11 @@ from enum import StrEnum
 
 import numpy as np
 
-from hytrec.data.histories import Histories, History, Int64Array
+from hytrec.data.histories import Histories, History, Int64Array, padded_rows
 
 __all__ = ["Evaluation", "EvaluationBatch", "Part", "evaluation", "training"]
 
-_LEAST_EVENTS = 3
+_MIN_EVENTS = 3
 
 
 class Part(StrEnum):
@@ -93,33 +93,29 @@ class Evaluation:
         return np.unique(self.history(index).item_rows)
 
     def thinned(self, users: int) -> Evaluation:
-        """At most `users` users, evenly spaced."""
+        """A subset of at most `users` users, evenly spaced."""
         chosen = np.unique(np.linspace(0, len(self) - 1, min(users, len(self))).astype(np.int64))
         return replace(self, users=self.users[chosen], events=self.events[chosen])
+
+    def batch(self, indices: Int64Array) -> EvaluationBatch:
+        """Some users, by their indices in this evaluation (B,)."""
+        return EvaluationBatch(
+            histories=[self.history(index) for index in indices],
+            targets=self.targets[indices],
+            now=self.now[indices],
+            seen=padded_rows([self.seen(index) for index in indices]),
+        )
 
     def batches(self, size: int = 256) -> Iterator[EvaluationBatch]:
         """All users in order, `size` at a time."""
         for start in range(0, len(self), size):
-            indices = range(start, min(start + size, len(self)))
-            yield EvaluationBatch(
-                histories=[self.history(index) for index in indices],
-                targets=self.targets[start : indices.stop],
-                now=self.now[start : indices.stop],
-                seen=_padded([self.seen(index) for index in indices]),
-            )
-
-
-def _padded(rows: list[Int64Array]) -> Int64Array:
-    padded = np.zeros((len(rows), max(map(len, rows))), dtype=np.int64)
-    for line, values in zip(padded, rows, strict=True):
-        line[: values.size] = values
-    return padded
+            yield self.batch(np.arange(start, min(start + size, len(self))))
 
 
 def training(histories: Histories) -> Histories:
     """Every history without its last two events; histories of one or two events whole."""
     lengths = histories.lengths
-    kept = np.where(lengths < _LEAST_EVENTS, lengths, lengths - 2)
+    kept = np.where(lengths < _MIN_EVENTS, lengths, lengths - 2)
     places = np.arange(histories.times.size) - np.repeat(histories.offsets[:-1], lengths)
     chosen = places < np.repeat(kept, lengths)
     return Histories(
@@ -139,7 +135,7 @@ def evaluation(histories: Histories, part: Part, *, items: int, allow_repeats: b
         allow_repeats: False removes a user's seen items from the ranking; then a user whose predicted item was seen
             before is left out too. Both are counted.
     """
-    users = np.flatnonzero(histories.lengths >= _LEAST_EVENTS)
+    users = np.flatnonzero(histories.lengths >= _MIN_EVENTS)
     events = histories.offsets[users + 1] - part.from_end
     targets = histories.item_rows[events]
     answerable = targets <= items

@@ -1,4 +1,4 @@
-"""What any model has to beat: the most popular items, and item-kNN. No learning, no torch."""
+"""Baselines: most-popular and item-kNN. No learning, no torch."""
 
 from __future__ import annotations
 
@@ -130,27 +130,27 @@ def _similarities(histories: Histories, *, items: int, neighbors: int, shrinkage
         common = (across @ matrix[:, start : start + _BLOCK]).tocsc()
         columns = np.repeat(np.arange(common.shape[1]), np.diff(common.indptr))
         common.data /= root[common.indices] * root[start + columns] + np.float32(shrinkage)
-        best = common.data >= _least_kept(common, neighbors)[columns]
+        best = common.data >= _smallest_kept(common, neighbors)[columns]
         blocks.append(sparse.csc_matrix((common.data[best], (common.indices[best], columns[best])), shape=common.shape))
     similarities: sparse.csr_matrix = sparse.hstack(blocks, format="csr")
     return similarities
 
 
-def _least_kept(block: sparse.csc_matrix, neighbors: int) -> Scores:
+def _smallest_kept(block: sparse.csc_matrix, neighbors: int) -> Scores:
     """(columns,) float32: the smallest of the `neighbors` largest values of every column, 0 where it has fewer."""
-    least = np.zeros(block.shape[1], dtype=np.float32)
+    smallest = np.zeros(block.shape[1], dtype=np.float32)
     full = np.flatnonzero(np.diff(block.indptr) > neighbors)
     place = block.shape[0] - neighbors
     if full.size:
-        least[full] = np.partition(block[:, full].T.toarray(), place, axis=1)[:, place]
-    return least
+        smallest[full] = np.partition(block[:, full].T.toarray(), place, axis=1)[:, place]
+    return smallest
 
 
 def measure(baseline: Baseline, part: Evaluation, *, ks: Sequence[int] = DEFAULT_KS) -> dict[str, float]:
     """Metrics of a baseline.
 
     Raises:
-        EvaluationError: nobody can be evaluated.
+        EvaluationError: no user can be evaluated.
     """
     metrics = RankingMetrics(ks)
     for batch in part.batches():
@@ -168,7 +168,7 @@ def tuned_item_knns(histories: Histories, validation: Evaluation, *, items: int)
         The best that counts the whole past alike, and the best with a half-life.
 
     Raises:
-        EvaluationError: nobody can be evaluated.
+        EvaluationError: no user can be evaluated.
     """
     sample = validation.thinned(_TUNING_USERS)
     plain: list[tuple[float, ItemKNN]] = []
@@ -195,7 +195,7 @@ def measure_baselines(
         histories: the whole log.
 
     Raises:
-        EvaluationError: nobody can be evaluated.
+        EvaluationError: no user can be evaluated.
     """
     known = training(histories)
     validation = evaluation(histories, Part.VALIDATION, items=items, allow_repeats=allow_repeats)

@@ -1,4 +1,4 @@
-"""A model measured by the protocol of `hytrec.data.split`: the retriever alone, and followed by the reranker."""
+"""Evaluate a model by the protocol of `hytrec.data.split`: the retriever alone, and followed by the reranker."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hytrec.data.histories import History, Int64Array
-from hytrec.data.split import Evaluation
+from hytrec.data.histories import History, Int64Array, padded_rows
+from hytrec.data.split import Evaluation, EvaluationBatch
 from hytrec.evaluation.metrics import DEFAULT_KS, RankingMetrics
 from hytrec.modeling.delta_rule import chunk_by_chunk
 from hytrec.modeling.model import HyTRec, Readout, UserFeatures
@@ -32,14 +32,10 @@ class _Batch:
 
 
 def padded(histories: Sequence[History]) -> _Batch:
-    """Histories side by side, (B, T) each, padded with 0 at the end; T is at least 1."""
-    steps = max([1, *map(len, histories)])
+    """Histories as (B, T) tensors, padded with 0 at the end; T is at least 1."""
 
-    def stacked(values: Sequence[Int64Array]) -> Tensor:
-        rows = np.zeros((len(values), steps), np.int64)
-        for row, value in zip(rows, values, strict=True):
-            row[: value.size] = value
-        return torch.from_numpy(rows)
+    def stacked(rows: Sequence[Int64Array]) -> Tensor:
+        return torch.from_numpy(padded_rows(rows, width=1))
 
     return _Batch(
         item_rows=stacked([history.item_rows for history in histories]),
@@ -49,7 +45,7 @@ def padded(histories: Sequence[History]) -> _Batch:
 
 
 def read_histories_at(model: HyTRec, histories: Sequence[History], now_s: Int64Array) -> Readout:
-    """Encode whole histories and read them at `now_s` (B,): the exported path, in PyTorch."""
+    """Encode whole histories and read the users at `now_s` (B,) int64: what the exported graphs compute, in PyTorch."""
     batch = padded(histories)
     state, last_memory = model.encode(
         model.empty_state(len(histories)),
@@ -69,36 +65,29 @@ def evaluate(
     rerank: bool = True,
     progress: Callable[[int], None] | None = None,
 ) -> dict[str, dict[str, float]]:
-    """Metrics of the retriever over the catalogue and, if asked for, of its list reranked.
+    """Metrics of the retriever over the catalogue and, with `rerank`, of its list reranked.
 
     Args:
-        progress: told how many users are done, batch by batch.
+        progress: called with the number of users of each finished batch.
 
     Raises:
-        EvaluationError: nobody can be evaluated, or the model has diverged.
+        EvaluationError: no user can be evaluated, or the model has diverged.
     """
     retriever, reranker = RankingMetrics(ks), RankingMetrics(ks)
     was_training = model.training
     model.eval()
     with torch.inference_mode():
-        for users in batches_by_length(part):
-            targets = part.targets[users]
-            seen = padded_rows([part.seen(user) for user in users])
-            readout = read_histories_at(model, [part.history(user) for user in users], part.now[users])
-            retriever.add(model.retrieve_scores(readout.user)[:, 1:-1].numpy(), targets, seen)
+        for batch in batches_by_length(part):
+            readout = read_histories_at(model, batch.histories, batch.now)
+            retriever.add(model.retrieve_scores(readout.user)[:, 1:-1].numpy(), batch.targets, batch.seen)
             if rerank:
-                rows = model.retrieve(readout, torch.from_numpy(seen))
-                reranker.add_lists(reranked(model, readout, rows).numpy(), targets)
+                rows = model.retrieve(readout, torch.from_numpy(batch.seen))
+                reranker.add_lists(in_order(rows, model.rerank(readout, rows)).numpy(), batch.targets)
             if progress:
-                progress(len(users))
+                progress(len(batch.histories))
     model.train(was_training)
     result = {RETRIEVER: retriever.result()}
     return result | {RERANKER: reranker.result()} if rerank else result
-
-
-def reranked(model: HyTRec, readout: Readout, rows: Tensor) -> Tensor:
-    """Retrieved rows (B, R) in the order of the reranker's scores; empty places (0) stay last."""
-    return in_order(rows, model.rerank(readout, rows))
 
 
 def in_order(rows: Tensor, scores: Tensor) -> Tensor:
@@ -114,21 +103,20 @@ def weigh_reranker(model: HyTRec, validation: Evaluation) -> float:
     """
     metrics = {weight: RankingMetrics((10,)) for weight in RERANK_WEIGHTS}
     with torch.inference_mode():
-        for users in batches_by_length(validation):
-            targets, seen = validation.targets[users], padded_rows([validation.seen(user) for user in users])
-            readout = read_histories_at(model, [validation.history(user) for user in users], validation.now[users])
-            rows = model.retrieve(readout, torch.from_numpy(seen))
+        for batch in batches_by_length(validation):
+            readout = read_histories_at(model, batch.histories, batch.now)
+            rows = model.retrieve(readout, torch.from_numpy(batch.seen))
             scores = model.rerank(readout, rows)
             plain = model.retrieve_scores(readout.user).gather(1, rows)
             for weight, metric in metrics.items():
-                metric.add_lists(in_order(rows, torch.lerp(plain, scores, weight)).numpy(), targets)
+                metric.add_lists(in_order(rows, torch.lerp(plain, scores, weight)).numpy(), batch.targets)
     best = max(RERANK_WEIGHTS, key=lambda weight: metrics[weight].result()["ndcg@10"])
     model.reranker.weigh(best)
     return best
 
 
-def batches_by_length(part: Evaluation) -> Iterator[Int64Array]:
-    """Users of an evaluation, those with histories of like length together."""
+def batches_by_length(part: Evaluation) -> Iterator[EvaluationBatch]:
+    """An evaluation's users in batches of similar history length."""
     lengths = part.events - part.histories.offsets[part.users]
     order = np.argsort(lengths, kind="stable")
     start = 0
@@ -138,13 +126,5 @@ def batches_by_length(part: Evaluation) -> Iterator[Int64Array]:
             stop < order.size and stop - start < _BATCH_USERS and lengths[order[stop]] * (stop - start) < _BATCH_EVENTS
         ):
             stop += 1
-        yield order[start:stop]
+        yield part.batch(order[start:stop])
         start = stop
-
-
-def padded_rows(rows: Sequence[Int64Array]) -> Int64Array:
-    """(B, X) rows side by side, padded with 0."""
-    result = np.zeros((len(rows), max(row.size for row in rows)), np.int64)
-    for line, row in zip(result, rows, strict=True):
-        line[: row.size] = row
-    return result

@@ -40,7 +40,7 @@ def l2_normalize(x: Tensor) -> Tensor:
 
 
 def recall(memory: Tensor, queries: Tensor) -> Tensor:
-    """S^T q for every query, L2-normalised per head: memory (B, H, K, V), queries (B, N, D) -> (B, N, D)."""
+    """S^T q for every query, L2-normalized per head: memory (B, H, K, V), queries (B, N, D) -> (B, N, D)."""
     q = l2_normalize(queries.unflatten(-1, (memory.shape[1], -1))).transpose(1, 2)  # (B, H, N, K)
     return (q @ memory).transpose(1, 2).flatten(2)
 
@@ -201,7 +201,7 @@ class SoftmaxAttention(nn.Module):
         self.product = MatrixProduct()
 
     def forward(self, x: Tensor, context: Tensor, present: Tensor) -> Tensor:
-        """x (B, N, D) reads context (B, M, D) where present (B, M) bool, of which one at least is True: (B, N, D)."""
+        """x (B, N, D) reads context (B, M, D) where present (B, M) bool, at least one of them True: (B, N, D)."""
         query, key, value = (
             self._split(f(y)) for f, y in ((self.query, x), (self.key, context), (self.value, context))
         )

@@ -9,7 +9,7 @@ Notation, here and in every docstring of the project:
     X  excluded items                E  experts                    C  chunk of the delta rule
 
 A method takes and returns tensors named as in `hytrec.signature`, always with the batch axis first. The exporter traces
-these very methods, and training calls them too: there is no second implementation to keep in step.
+these very methods, and training calls them too: there is no second implementation to keep in sync.
 """
 
 from __future__ import annotations
@@ -282,7 +282,7 @@ class HyTRec(nn.Module):
 
 
 def build_model(config: ModelConfig) -> HyTRec:
-    """A freshly initialised model of the configured sizes; seed torch before."""
+    """A newly initialized model of the configured sizes; seed torch before."""
     return HyTRec(
         items=config.items,
         behaviors=config.behaviors,

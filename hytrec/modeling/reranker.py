@@ -1,4 +1,4 @@
-"""The reranker: what a candidate finds in the long memory and in the window. Notation as in `hytrec.modeling.model`."""
+"""The reranker: candidates attend to the long memory and to the window. Notation as in `hytrec.modeling.model`."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Reranker(nn.Module):
         if self.read_short:
             short = self.attention(h, readout.tokens, readout.present)
         fused = self.fusion(long, short) if self.read_long and self.read_short else long + short
-        x = self.dropout(fused + h * (fused + readout.user.unsqueeze(1)))  # products: how well the candidate agrees
+        x = self.dropout(fused + h * (fused + readout.user.unsqueeze(1)))  # products: agreement of candidate and user
         x = x + self.dropout(self.mixture(self.expert_norm(x)))
         return self.score(self.score_norm(x)).squeeze(-1)  # type: ignore[no-any-return]
 

@@ -14,7 +14,7 @@ def larger(x: Tensor, y: Tensor) -> Tensor:
     """Elementwise maximum of int64 tensors.
 
     onnxruntime up to 1.31 gets int64 maxima (Max, Clip, ReduceMax) over 2^31 wrong, an error of Eigen's (microsoft/
-    onnxruntime#32475 mends it); comparisons and Where are right.
+    onnxruntime#32475 fixes it); comparisons and Where are right.
     """
     return torch.where(x > y, x, y)
 

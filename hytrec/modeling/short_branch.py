@@ -32,7 +32,7 @@ class ShortBranch(nn.Module):
 
         Args:
             events: (B, W, D). window_times: (B, W) int64. now_s: (B, 1) int64 seconds.
-            summary_only: leave out what nobody reads when only the null token's vector is wanted.
+            summary_only: compute the null token's vector alone.
 
         Returns:
             tokens (B, W + 1, D), present (B, W + 1) bool, the null token last; of the summary only, (B, 1, D), (B, 1).
@@ -45,5 +45,5 @@ class ShortBranch(nn.Module):
         *lower, top = self.layers
         for layer in lower:
             tokens = layer(tokens, tokens, present)
-        asking = tokens[:, -1:] if summary_only else tokens
-        return self.norm(top(asking, tokens, present)), present[:, -1:] if summary_only else present
+        queries = tokens[:, -1:] if summary_only else tokens
+        return self.norm(top(queries, tokens, present)), present[:, -1:] if summary_only else present

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
+import msgspec
 import torch
 
 from hytrec.config import ModelConfig
@@ -45,7 +46,7 @@ class Epoch:
 
 @dataclass(kw_only=True)
 class Progress:
-    """How far a training is, beside its weights; `seconds` counts validation too."""
+    """State of a training besides weights and optimizer; `seconds` includes validation."""
 
     epochs: list[Epoch] = field(default_factory=list)
     best: float = -1.0
@@ -60,7 +61,7 @@ class Resumable:
 
     Args:
         file: where it is.
-        identity: what a checkpoint must have been made with to go on from it.
+        identity: model, options and vocabulary that a checkpoint must have been written with.
     """
 
     file: Path
@@ -74,14 +75,14 @@ class Resumable:
         return cls(file=output / CHECKPOINT_FILE, identity=json.loads(json.dumps(identity)))
 
     def start(self) -> Progress:
-        """Begin anew.
+        """Start from scratch.
 
         Raises:
             RunError: there is a training already.
         """
         if self.file.exists():
             raise RunError(
-                f"{self.file.parent} holds a training already; go on with --resume, or give another --output"
+                f"{self.file.parent} holds a training already; resume it with --resume, or give another --output"
             )
         return Progress()
 
@@ -101,7 +102,7 @@ class Resumable:
         temporary.replace(self.file)
 
     def restore(self, trainer: Trainer) -> Progress:
-        """Take the checkpoint over, or begin anew where there is none.
+        """Restore the checkpoint, or start from scratch where there is none.
 
         Raises:
             RunError: it is damaged, or of another log, model or options.
@@ -118,7 +119,7 @@ class Resumable:
                         "resume with the same, or give another --output"
                     )
             trainer.load_state_dict(saved["trainer"])
-            epochs = [Epoch(**epoch) for epoch in saved["progress"].pop("epochs")]
+            epochs = msgspec.convert(saved["progress"].pop("epochs"), list[Epoch])
             return Progress(**saved["progress"], epochs=epochs)
         except RunError:
             raise

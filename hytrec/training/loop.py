@@ -1,4 +1,4 @@
-"""Train a model on an event log and leave a run folder; killed at any time, it goes on from its last epoch."""
+"""Train a model on an event log and write a run folder; a killed training resumes from its last epoch."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ MEMORY_FILE = "memory.json"
 
 
 class Observer(Protocol):
-    """Told how a training goes on."""
+    """Receives the progress of a training."""
 
     def step(self, epoch: int, loss: StepLoss, events_per_s: float) -> None:
         """After every step."""
@@ -43,7 +43,7 @@ class Observer(Protocol):
 
 
 class Silent:
-    """Says nothing."""
+    """An observer that does nothing."""
 
     def step(self, epoch: int, loss: StepLoss, events_per_s: float) -> None:
         """Nothing."""
@@ -54,7 +54,7 @@ class Silent:
 
 @dataclass(frozen=True, kw_only=True)
 class Trained:
-    """What a training ends with.
+    """Result of a training.
 
     Args:
         metrics: validation and test metrics of retriever and retrieve-then-rerank.
@@ -83,12 +83,12 @@ def train(
     Args:
         histories: the whole log; the last two events of a history are held out (`hytrec.data.split`).
         output: the run folder.
-        resume: go on from the checkpoint in `output`, if there is one.
+        resume: from the checkpoint in `output`, if there is one.
         source: where the log came from, JSON-able; kept in the run's config for `hytrec evaluate`.
 
     Raises:
         DataError: no history is long enough to train on and to validate with.
-        RunError: there is a run already and `resume` is off, or its checkpoint does not fit.
+        RunError: there is a run already and `resume` is off, or its checkpoint is of another training.
     """
     options, observer = options or TrainingOptions(), observer or Silent()
     known = training(histories)

@@ -1,4 +1,4 @@
-"""What training minimises: cross-entropy of the next item, from the long vector, the user vector and the reranker."""
+"""Training losses: cross-entropy of the next item, from the long vector, the user vector and the reranker."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _Rows = TypeVar("_Rows", TrainingBatch, Encoded)
 
 @dataclass(frozen=True, kw_only=True)
 class Negatives:
-    """Items that every position of a batch is compared with.
+    """Negative items, shared by all positions of a batch.
 
     Args:
         rows: (n,) int64 item rows; all of 1..I means full softmax.
@@ -85,7 +85,7 @@ def rerank_loss(model: HyTRec, batch: TrainingBatch, encoded: Encoded, *, candid
     Gradients reach the reranker alone: the readout and the item table are constants here.
 
     Args:
-        candidates: how many of the retrieved stand against the next item.
+        candidates: how many retrieved items compete with the next item.
         positions: about how many positions of the whole batch are taken, the same number of every history.
     """
     users = torch.randperm(batch.times.shape[0])[:positions]

@@ -1,4 +1,4 @@
-"""How a model is trained: every default is stated here once, and the command line reads it from here. No torch."""
+"""Training options and their only defaults, which the command line reads from here. No torch."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ class TrainingOptions:
 
     Args:
         seed: of the weights and of everything drawn.
-        epochs: at most this many; the learning rate falls to a tenth over them.
-        max_minutes: stop after this time, whatever the epoch, and let the learning rate fall over it if it comes first;
+        epochs: maximum; the learning rate falls to a tenth over them.
+        max_minutes: stop after this time, even within an epoch; the learning rate falls over whichever ends first;
             None for no limit.
         patience: stop after this many epochs without a better NDCG@10 on the validation part.
         max_history: longer histories are cut, to a random stretch of this many events in every epoch.
@@ -41,7 +41,7 @@ class TrainingOptions:
         unknown_rate: share of the input items shown as the unknown item.
         average_decay: of the moving average of the weights, which is what is evaluated and kept.
         rerank_candidates: retrieved items against which the reranker learns.
-        validation_users: at most so many, evenly spaced, are evaluated after an epoch.
+        validation_users: maximum evaluated after each epoch, evenly spaced.
     """
 
     seed: int = 0

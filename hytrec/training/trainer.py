@@ -1,4 +1,4 @@
-"""One training run in memory: weights, their moving average, the optimiser; one epoch at a time."""
+"""One training run in memory: weights, their moving average, the optimizer; one epoch at a time."""
 
 from __future__ import annotations
 
@@ -38,14 +38,14 @@ class StepLoss:
 
     @property
     def total(self) -> float:
-        """What was minimised."""
+        """The minimized loss."""
         return self.long + self.user + self.rerank
 
 
 class Trainer:
     """Trains a model on the training part of a log.
 
-    Everything drawn depends on (seed, epoch) alone, so that a run resumed after any epoch goes on as if never stopped.
+    Everything drawn depends on (seed, epoch) alone, so that a run resumed after any epoch equals an uninterrupted one.
 
     Args:
         model: is changed in place.
@@ -143,7 +143,7 @@ class Trainer:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take over what `state_dict` gave."""
+        """Restore what `state_dict` returned."""
         self.steps = state["steps"]
         self.model.load_state_dict(state["model"])
         self.average.load_state_dict(state["average"])

@@ -26,7 +26,7 @@ def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def test_every_measure_runs_though_one_fails(context: Context, capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_suite_runs_though_one_fails(context: Context, capsys: pytest.CaptureFixture[str]) -> None:
     def known(_: Context) -> dict[str, float]:
         raise DataError("no such log")
 
@@ -48,7 +48,7 @@ def test_figures_and_machine_are_written_and_a_miss_is_an_error(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     figures = {"append_cost_ratio_10000_over_10": 1.0, "append_ms": 0.7}
-    monkeypatch.setattr(measure, "_measure", lambda _: lambda _: figures)
+    monkeypatch.setattr(measure, "suite", lambda _: lambda _: figures)
     output = tmp_path / "reports" / "measured.json"
     arguments = ["--only", "speed", "--output", str(output)]
     assert measure.main(arguments) == 0
@@ -100,3 +100,8 @@ def test_the_table_says_which_bounds_hold(capsys: pytest.CaptureFixture[str]) ->
 
 def test_every_bound_of_the_figures_is_promised_once() -> None:
     assert {"stream_score_max_abs_diff", "history_sensitivity", "served_top10_overlap", "kills"} <= set(BOUNDS)
+
+
+@pytest.mark.parametrize("name", measure.SUITES)
+def test_every_suite_can_be_measured(name: str) -> None:
+    assert callable(measure.suite(name))

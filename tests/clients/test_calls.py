@@ -11,6 +11,7 @@ from hytrec.contract import StateStatus
 from hytrec_clients import (
     AsyncHytrecClient,
     ClientClosed,
+    ClientError,
     Events,
     HytrecClient,
     InvalidRequest,
@@ -82,7 +83,7 @@ def test_string_keys_in_and_out(make_client: Any, make_fake: Any) -> None:
     assert fake.calls[2][1]["candidate_keys"].tolist() == [b"a", b"b"]
 
 
-def test_keys_of_the_other_type_are_refused_before_anything_is_sent(
+def test_keys_of_the_other_type_are_rejected_before_anything_is_sent(
     client: Any, fake: Any, make_client: Any, make_fake: Any
 ) -> None:
     text = "item_keys holds 'tt0114709'; the keys of this server are whole numbers of 64 bits"
@@ -95,6 +96,54 @@ def test_keys_of_the_other_type_are_refused_before_anything_is_sent(
     text = "candidate_keys holds 5; the keys of this server are strings, such as str(5)"
     with pytest.raises(InvalidRequest, match=re.escape(text)):
         strings.rank("ada", [5])
+
+
+@pytest.mark.parametrize(
+    ("send", "text"),
+    [
+        (lambda client: client.append(None), "user_id is None; hytrec_append needs it: the caller's user id, 1 to 256"),
+        (lambda client: client.forget(None), "user_id is None; hytrec_forget needs it: the caller's user id, 1 to 256"),
+        (lambda client: client.rank("ada", None), "candidate_keys is None; hytrec_rank needs it: item keys to score"),
+    ],
+)
+def test_a_required_argument_that_is_none_is_rejected_before_anything_is_sent(
+    client: Any, fake: Any, send: Any, text: str
+) -> None:
+    with pytest.raises(InvalidRequest, match=re.escape(text)) as caught:
+        send(client)
+    assert caught.value.field == text.partition(" ")[0]
+    assert not fake.calls
+
+
+@pytest.mark.parametrize("excluded", [None, [], (), np.zeros(0, np.int64)])
+def test_no_excluded_keys_are_left_out(client: Any, fake: Any, excluded: Any) -> None:
+    client.recommend("ada", excluded_keys=excluded)
+    assert "excluded_keys" not in fake.calls[0][1]
+
+
+@pytest.mark.parametrize("key", ["x" * 257, b"x" * 257, "é" * 129, "x" * 10**8])
+def test_a_key_that_is_too_long_is_rejected_before_anything_is_sent(make_client: Any, make_fake: Any, key: Any) -> None:
+    fake = make_fake("BYTES")
+    client = make_client(fake.url)
+    text = r"item_keys\[1\] has \d+ bytes or more; a key has at most 256, hash longer ones"
+    with pytest.raises(InvalidRequest, match=text) as caught:
+        client.append("ada", Events(["a", key], [1, 2]))
+    assert caught.value.field == "item_keys"
+    assert len(str(caught.value)) < 100
+    assert not fake.calls
+    client.rank("ada", ["x" * 256, "é" * 128])
+
+
+@pytest.mark.parametrize("name", ["http_proxy", "grpc_proxy", "https_proxy"])
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
+def test_a_server_on_this_machine_is_not_sought_through_a_proxy(
+    make_client: Any, fake: Any, monkeypatch: pytest.MonkeyPatch, name: str, host: str
+) -> None:
+    for variable in ("no_proxy", "no_grpc_proxy"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setenv(name, "http://127.0.0.1:9")
+    client = make_client(f"{host}:{fake.port}", timeout_s=20)
+    assert client.append("ada", Events.one(5, 1)).applied
 
 
 def test_forget_says_whether_there_was_something(client: Any, fake: Any) -> None:
@@ -112,7 +161,7 @@ def test_metadata_is_asked_once_an_endpoint(client: Any, fake: Any) -> None:
     assert fake.metadata_calls == ["hytrec_append", "hytrec_rank"]
 
 
-def test_every_logical_call_has_its_own_call_id_unless_given_one(client: Any, fake: Any) -> None:
+def test_every_logical_call_has_its_own_request_id_unless_given_one(client: Any, fake: Any) -> None:
     for _ in range(3):
         client.append("ada")
     assert len(set(fake.request_ids())) == 3
@@ -147,11 +196,11 @@ def test_a_server_with_another_contract(make_client: Any, fake: Any) -> None:
     assert not fake.calls
 
 
-def test_an_answer_that_lacks_a_tensor(client: Any, fake: Any) -> None:
+def test_a_response_that_lacks_a_tensor(client: Any, fake: Any) -> None:
     client.append("ada")
     fake.renamed["applied"] = "written"
     with pytest.raises(
-        ServerMismatch, match=r"applied of the server's answer is missing, this client needs shape \(1, n\)"
+        ServerMismatch, match=r"applied of the server's response is missing, this client needs shape \(1, n\)"
     ):
         client.append("ada")
 
@@ -196,6 +245,21 @@ async def test_the_asyncio_client_is_a_context_manager_and_runs_calls_together(f
     assert sorted(fake.users[b"ada"].events) == [(n, 1) for n in range(8)]
     with pytest.raises(ClientClosed):
         await client.ready()
+
+
+def test_the_asyncio_client_stays_in_one_event_loop(fake: Any) -> None:
+    client = AsyncHytrecClient(fake.url)
+
+    async def twice_in_one_loop() -> None:
+        await client.append("ada")
+        await client.append("ada")
+
+    asyncio.run(twice_in_one_loop())
+    text = "the client was first used in another event loop and cannot leave it; make a new AsyncHytrecClient in every"
+    with pytest.raises(ClientError, match=re.escape(text)):
+        asyncio.run(twice_in_one_loop())
+    assert len(fake.calls) == 2
+    asyncio.run(client.close())
 
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1:8000", "grpc://127.0.0.1:8001", "", "local host:8001"])

@@ -81,11 +81,11 @@ def test_forget_and_ready(ask: Any, fake: Any) -> None:
     assert ask("ready", "--wait", "0.1") == (1, "ready: false\n", "")
 
 
-def test_a_call_made_again_by_its_call_id(ask: Any, fake: Any, trouble: Any) -> None:
+def test_a_call_made_again_by_its_request_id(ask: Any, fake: Any, trouble: Any) -> None:
     fake.always = trouble(grpc.StatusCode.UNAVAILABLE, "Socket closed", applies=True)
     code, out, err = ask("append", "ada", "--item", "50", "--timeout", "0.5")
     assert (code, out) == (1, "")
-    found = re.fullmatch(r"error: hytrec_append at .*; call again with request_id ([0-9a-f]{32})\n", err)
+    found = re.fullmatch(r"error: hytrec_append at .*; retry with request_id ([0-9a-f]{32})\n", err)
     assert found
     fake.always = None
     _, out, _ = ask("append", "ada", "--item", "50", "--request-id", found[1], "--json")
@@ -96,7 +96,13 @@ def test_a_call_made_again_by_its_call_id(ask: Any, fake: Any, trouble: Any) -> 
 @pytest.mark.parametrize(
     ("words", "text"),
     [
-        (["append", "ada", "--item", "tt1"], "item_keys is tt1; the keys of this server are whole numbers"),
+        *(
+            (
+                ["append", "ada", "--item", key],
+                f"item_keys is {key}; the keys of this server are integers, give plain decimal digits without leading",
+            )
+            for key in ("tt1", "1_000", "007", "+7", "7.0", " 7", "-0")
+        ),
         (["append", "ada", "--time", "5"], "--time and --behavior belong to an event; give --item for each"),
         (["append", "ada", "--item", "5", "--time", "1", "--time", "2"], "times has 2 entries and item_keys 1"),
         (["append", "ada", "--request-id", "xyz"], "request_id is 'xyz'; give 32 hex digits"),

@@ -21,7 +21,7 @@ from hytrec_clients import Events, InvalidRequest
         ),
         (("tt1", [1]), "item_keys is 'tt1'; give a list or an array, such as ['tt1']", "item_keys"),
         ((5, [1]), "item_keys is 5; give a list or an array, such as [5]", "item_keys"),
-        ((np.ones((1, 2)), [1, 2]), "item_keys has shape (1, 2); give one axis, one user a call", "item_keys"),
+        ((np.ones((1, 2)), [1, 2]), "item_keys has shape (1, 2); give one axis, one user per request", "item_keys"),
         (
             ([1], [1.5]),
             "times holds 1.5; give whole unix seconds, such as int(time.time()) or int(moment.timestamp())",
@@ -32,7 +32,14 @@ from hytrec_clients import Events, InvalidRequest
         (([1], ["1"]), "times holds '1'; give whole unix seconds", "times"),
         (([1], [dt.datetime(2020, 1, 1, tzinfo=dt.UTC)]), "times holds datetime.datetime(2020", "times"),
         (([1], np.array(["2020-01-01"], "datetime64[s]")), "give whole unix seconds", "times"),
-        (([1], [2**63]), f"times holds {2**63}; give unix seconds", "times"),
+        (
+            ([1, 1], [5, 1_700_000_000_000]),
+            "times holds 1700000000000; give unix seconds, this looks like milliseconds, divide by 1,000",
+            "times",
+        ),
+        (([1], [1_700_000_000 * 10**6]), "this looks like microseconds, divide by 1,000,000", "times"),
+        (([1], [1_700_000_000 * 10**9]), "this looks like nanoseconds, divide by 1,000,000,000", "times"),
+        (([1], [2**63]), f"times holds {2**63}; give unix seconds, this looks like nanoseconds", "times"),
         (([1], [2**70]), f"times holds {2**70}; give whole unix seconds", "times"),
     ],
 )

@@ -9,13 +9,13 @@ from hytrec_clients import Events, ModelChanged, Recommendation
 OLD, NEW = "0" * 32, "1" * 32
 
 
-def test_the_first_answer_pins_the_model(client: Any) -> None:
+def test_the_first_response_pins_the_model(client: Any) -> None:
     assert client.model_fingerprint is None
     client.append("ada")
     assert client.model_fingerprint == OLD
 
 
-def test_an_answer_of_another_model_is_told_with_its_receipt(client: Any, fake: Any) -> None:
+def test_a_response_of_another_model_is_raised_with_its_receipt(client: Any, fake: Any) -> None:
     client.append("ada", Events.one(5, 100))
     fake.fingerprint = NEW
     with pytest.raises(ModelChanged) as caught:
@@ -25,7 +25,7 @@ def test_an_answer_of_another_model_is_told_with_its_receipt(client: Any, fake: 
     assert error.receipt.applied
     assert error.receipt.model_fingerprint == NEW
     assert str(error) == (
-        f"the server answers from model {NEW}, this client is pinned to {OLD}; user states of the old model are not "
+        f"the server runs model {NEW}, this client is pinned to {OLD}; user states of the old model are not "
         "used any more: call accept_model(error.new), then forget and backfill each user from the whole history"
     )
     assert isinstance(error, HytrecError)
@@ -33,14 +33,14 @@ def test_an_answer_of_another_model_is_told_with_its_receipt(client: Any, fake: 
         client.append("ada")
 
 
-def test_the_whole_answer_of_the_changed_model_is_kept(client: Any, fake: Any) -> None:
+def test_the_whole_result_of_the_changed_model_is_kept(client: Any, fake: Any) -> None:
     client.append("ada", Events.one(5, 100))
     fake.fingerprint = NEW
     with pytest.raises(ModelChanged) as caught:
         client.recommend("ada")
-    assert isinstance(caught.value.answer, Recommendation)
-    assert caught.value.answer.item_keys == (5,)
-    assert caught.value.receipt is caught.value.answer.receipt
+    assert isinstance(caught.value.result, Recommendation)
+    assert caught.value.result.item_keys == (5,)
+    assert caught.value.receipt is caught.value.result.receipt
 
 
 def test_the_way_on(client: Any, fake: Any) -> None:
@@ -73,5 +73,5 @@ def test_key_types_are_asked_again_of_a_new_model(client: Any, fake: Any) -> Non
 
 def test_a_model_pinned_by_the_caller(make_client: Any, fake: Any) -> None:
     client = make_client(fake.url, model_fingerprint=NEW)
-    with pytest.raises(ModelChanged, match=re.escape(f"answers from model {OLD}, this client is pinned to {NEW}")):
+    with pytest.raises(ModelChanged, match=re.escape(f"the server runs model {OLD}, this client is pinned to {NEW}")):
         client.append("ada")

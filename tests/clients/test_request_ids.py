@@ -7,15 +7,15 @@ def client_slot(request_id: bytes) -> bytes:
     return request_id[:CLIENT_SLOT_BYTES]
 
 
-def test_calls_under_way_have_strands_of_their_own() -> None:
+def test_in_flight_requests_have_client_slots_of_their_own() -> None:
     ids = RequestIds()
     assert len({client_slot(ids.take()) for _ in range(100)}) == 100
 
 
-def test_an_answered_call_hands_its_strand_on_and_never_its_id() -> None:
+def test_a_finished_request_hands_its_client_slot_on_and_never_its_id() -> None:
     ids = RequestIds()
     first = ids.take()
-    ids.settle(first)
+    ids.release(first)
     second = ids.take()
     assert client_slot(second) == client_slot(first)
     assert second != first

@@ -24,7 +24,7 @@ UNAVAILABLE = grpc.StatusCode.UNAVAILABLE
 CLICK = Events.one(5, 100)
 
 
-def test_conflicts_are_retried_with_the_same_call_id(client: Any, fake: Any, trouble: Any) -> None:
+def test_conflicts_are_retried_with_the_same_request_id(client: Any, fake: Any, trouble: Any) -> None:
     fake.script += [trouble(UNAVAILABLE, "another writer was first; retry the call")] * 3
     assert client.append("ada", CLICK).applied
     assert len(fake.request_ids()) == 4
@@ -43,7 +43,7 @@ def test_conflicts_are_retried_with_the_same_call_id(client: Any, fake: Any, tro
         (grpc.StatusCode.INTERNAL, "Stub process 'hytrec_state_save_0_0' is not healthy."),
     ],
 )
-def test_an_answer_lost_after_the_write_applies_once(
+def test_a_response_lost_after_the_write_applies_once(
     client: Any, fake: Any, trouble: Any, code: Any, message: str
 ) -> None:
     fake.script.append(trouble(code, message, applies=True))
@@ -53,14 +53,14 @@ def test_an_answer_lost_after_the_write_applies_once(
     assert len(fake.calls) == 2
 
 
-def test_an_attempt_without_an_answer_leaves_time_for_the_next(client: Any, fake: Any, trouble: Any) -> None:
+def test_an_attempt_without_a_response_leaves_time_for_the_next(client: Any, fake: Any, trouble: Any) -> None:
     fake.script.append(trouble(None, applies=True))
     receipt = client.append("ada", CLICK, timeout_s=2.0)
     assert (receipt.event_count, receipt.applied) == (1, False)
     assert len(set(fake.request_ids())) == 1
 
 
-def test_a_recommendation_is_complete_after_a_lost_answer(client: Any, fake: Any, trouble: Any) -> None:
+def test_a_recommendation_is_complete_after_a_lost_response(client: Any, fake: Any, trouble: Any) -> None:
     fake.script.append(trouble(UNAVAILABLE, "Socket closed", applies=True))
     best = client.recommend("ada", CLICK)
     assert best.item_keys == (5,)
@@ -82,14 +82,14 @@ def test_unavailable_to_the_end(client: Any, fake: Any, trouble: Any) -> None:
     assert error.request_id == fake.request_ids()[0]
     assert str(error) == (
         f"hytrec_append at {fake.url} was unavailable within 1 s (attempts: {error.attempts}, the last said: "
-        f"the state store is full (1 GiB)); call again with request_id {error.request_id.hex()}"
+        f"the state store is full (1 GiB)); retry with request_id {error.request_id.hex()}"
     )
     assert isinstance(error, Unresolved)
     fake.always = None
     assert client.append("ada", CLICK, request_id=error.request_id).applied
 
 
-def test_no_answer_to_the_end(client: Any, fake: Any, trouble: Any) -> None:
+def test_no_response_to_the_end(client: Any, fake: Any, trouble: Any) -> None:
     client.append("ada")
     fake.always = trouble(None, applies=True)
     begun = time.monotonic()
@@ -99,7 +99,7 @@ def test_no_answer_to_the_end(client: Any, fake: Any, trouble: Any) -> None:
     assert time.monotonic() - begun < 15  # a stalled answer takes 30
     error: Any = caught.value
     assert str(error) == (
-        f"no answer of hytrec_append at {fake.url} within 0.5 s (attempts: {error.attempts}); call again with "
+        f"no response of hytrec_append at {fake.url} within 0.5 s (attempts: {error.attempts}); retry with "
         f"request_id {error.request_id.hex()}, or give a larger timeout_s"
     )
     fake.always = None
@@ -119,7 +119,7 @@ def test_a_last_attempt_cut_short_does_not_hide_what_the_server_said(make_client
 def test_no_server(make_client: Any) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))  # bound and not listening: connections are refused
-        with pytest.raises(Unavailable, match=r"the last said: .*refused.*; call again$") as caught:
+        with pytest.raises(Unavailable, match=r"the last said: .*refused.*; retry$") as caught:
             make_client(f"127.0.0.1:{taken.getsockname()[1]}").append("ada", CLICK, timeout_s=0.3)
     assert caught.value.attempts > 1
     assert caught.value.request_id is None

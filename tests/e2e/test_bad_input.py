@@ -14,7 +14,7 @@ pytestmark = pytest.mark.e2e
 FUTURE = int(time.time()) + 100_000
 STRINGS = np.array([[b"a", b"b"]], object)
 
-# What is changed in a sound call, and what the answer must say.
+# What is changed in a sound request, and what the error must say.
 BAD: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
     "times in milliseconds": (
         {"times": [[1_700_000_000_000]]},
@@ -43,7 +43,7 @@ BAD: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
     ),
     "too many events": (
         {"item_keys": [[1000] * 513], "times": [[5] * 513]},
-        ("item_keys holds 513 events; at most 512 are allowed in one call",),
+        ("item_keys holds 513 events; at most 512 are allowed in one request",),
     ),
     "uneven events": ({"times": [[5, 6]]}, ("item_keys has 1 values and times has 2; give one key and one time",)),
     "uneven behaviors": ({"behavior_keys": STRINGS}, ("behavior_keys has 2 values for 1 events; give one per event",)),
@@ -62,20 +62,24 @@ BAD: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
         {"expected_event_count": [[-2]]},
         ("expected_event_count is -2; it must be the event_count you expect, or -1",),
     ),
+    "long behavior key": (
+        {"behavior_keys": np.array([[b"x" * 10**6]], object)},
+        ("behavior_keys[0] has 1000000 bytes; a key has at most 256, hash longer ones",),
+    ),
     "dtype of times": ({"times": np.array([[5]], np.int32)}, ("'times'", "'INT32'", "expects 'INT64'")),
     "dtype of keys": ({"item_keys": STRINGS}, ("'item_keys'", "'BYTES'", "expects 'INT64'")),
     "dtype of behaviors": ({"behavior_keys": [[5]]}, ("'behavior_keys'", "'INT64'", "expects 'BYTES'")),
     "no batch axis": ({"times": [5]}, ("unexpected shape for input 'times'", "Expected [-1,-1], got [1]")),
     "three axes": ({"times": [[[5]]]}, ("unexpected shape for input 'times'", "Expected [-1,-1], got [1,1,1]")),
-    "two positions": (
+    "two expected event counts": (
         {"expected_event_count": [[1, 2]]},
         ("unexpected shape for input 'expected_event_count'", "got [1,2]"),
     ),
-    "short call id": (
+    "short request id": (
         {"request_id": np.ones((1, 4), np.uint8)},
         ("for input 'request_id'", "Expected [-1,16], got [1,4]"),
     ),
-    "call id of zeros": (
+    "request id of zeros": (
         {"request_id": np.zeros((1, 16), np.uint8)},
         ("request_id is all zeros; it must be 16 random bytes",),
     ),
@@ -91,7 +95,7 @@ def before(served: Any) -> Any:
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_a_bad_call_is_refused_in_one_line_and_changes_nothing(served: Any, before: Any, name: str) -> None:
+def test_a_bad_call_is_rejected_in_one_line_and_changes_nothing(served: Any, before: Any, name: str) -> None:
     changed, parts = BAD[name]
     sound = {"user_id": b"bad", "item_keys": [[1002]], "times": [[30]], "candidate_keys": [[1000]]}
     code, message = served.refusal("hytrec_rank", **(sound | changed))
@@ -110,7 +114,7 @@ def test_a_bad_call_is_refused_in_one_line_and_changes_nothing(served: Any, befo
         ({"excluded_keys": [[1000] * 4_097]}, "excluded_keys holds 4097 keys; at most 4096 are allowed"),
     ],
 )
-def test_a_bad_recommendation_is_refused(served: Any, before: Any, changed: dict[str, Any], part: str) -> None:
+def test_a_bad_recommendation_is_rejected(served: Any, before: Any, changed: dict[str, Any], part: str) -> None:
     code, message = served.refusal("hytrec_recommend", user_id=b"bad", **changed)
     assert code == "INVALID_ARGUMENT"
     assert part in message
@@ -135,7 +139,7 @@ def test_the_client_says_which_argument_it_was(served: Any, before: Any) -> None
     with served.client() as client:
         for arguments, field in (
             ({"expected_event_count": 7}, "expected_event_count"),
-            ({"events": Events([1000], [1_700_000_000_000])}, "times"),
+            ({"events": Events([1000], [FUTURE])}, "times"),
             ({"events": Events([1000] * 513, [5] * 513)}, "item_keys"),
         ):
             with pytest.raises(InvalidRequest) as caught:

@@ -3,32 +3,24 @@
 from __future__ import annotations
 
 import json
-import re
 import time
-from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from hytrec_export.loadtest.contenders import Served
-from hytrec_export.loadtest.history_traffic import GROWTH
 
 from hytrec.errors import DataError
-from hytrec_benchmarks.peers.repository import PeerKind, write_peer
 from hytrec_export.errors import LoadTestError
-from hytrec_export.loadtest.options import LoadTestOptions, LogColumns, Peer, Scenario
+from hytrec_export.loadtest.options import LoadTestOptions, LogColumns, Scenario
 from hytrec_export.loadtest.perf_analyzer import find_perf_analyzer
 from hytrec_export.loadtest.run import run_and_report
-from hytrec_export.loadtest.traffic import SPACING, Visitor
 
 pytestmark = [pytest.mark.e2e, pytest.mark.xdist_group(name="load tests")]
 USERS = 30
 EVENTS = 40
 FIRST_KEY = 1000
-LENGTH = 30
-"""Of a history before its calls."""
 
 
 @pytest.fixture(scope="module")
@@ -112,145 +104,6 @@ def test_every_scenario_leaves_a_report(
     assert known_users(served) == users  # nobody of the test is left
 
 
-@pytest.fixture(scope="module")
-def eager(serve: Any, built: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Peer]:
-    """The same model in PyTorch behind Triton's python backend."""
-    repository = tmp_path_factory.mktemp("peer") / "eager"
-    write_peer(PeerKind.EAGER, built.run, repository)
-    with serve(repository) as running:
-        yield Peer(name="eager", endpoint=running.url)
-
-
-def test_contenders_are_compared_at_lengths_of_history(
-    options: LoadTestOptions, program: Path, served: Any, built: Any, eager: Peer
-) -> None:
-    users = known_users(served)
-    report = run(
-        replace(options, requests=None),
-        scenario=Scenario.RANK,
-        perf_analyzer=program,
-        repository=built.repository,
-        history_lengths=(10, 30),
-        peers=(eager,),
-        in_process=built.repository,
-        window_seconds=0.1,
-        max_spread=9.0,
-    )
-    assert report["problems"] == []
-    peers = report["peers"]
-    assert [one["name"] for one in peers["contenders"]] == ["hytrec", "eager", "in-process"]
-    assert len({one["model"] for one in peers["contenders"]}) == 1
-    assert len(peers["points"]) == 6
-    for point in peers["points"]:
-        assert point["requests"] == point["requests_of_window"] >= 4
-        assert point["errors"] == point["replayed"] == point["states_lost"] == 0
-        assert {row["events_from"] for row in point["by_history"]} <= {8, 16} if point["history"] == 10 else {16, 32}
-    assert [(row["history"], row["over"]) for row in peers["ratios"]] == [
-        (length, name) for length in (10, 30) for name in ("eager", "in-process")
-    ]
-    assert all(0 < row["low"] <= row["ratio"] <= row["high"] for row in peers["ratios"])
-    for row in peers["scores"]:
-        assert row["compared"] == ["hytrec", "eager", "in-process"]
-        assert row["largest_difference"] < 1e-4
-    commands = (options.output / "commands.txt").read_text()
-    assert f"-u {eager.endpoint}" in commands
-    assert "# in this process: " in commands
-    assert (options.output / "throughput_by_history.png").exists()
-    assert known_users(served) == users
-
-
-@pytest.mark.parametrize("scenario", [Scenario.APPEND, Scenario.RECOMMEND])
-def test_other_scenarios_are_compared_with_the_floor(
-    options: LoadTestOptions, program: Path, built: Any, scenario: Scenario
-) -> None:
-    report = run(
-        replace(options, requests=None),
-        scenario=scenario,
-        perf_analyzer=program,
-        history_lengths=(12,),
-        in_process=built.repository,
-        window_seconds=0.1,
-        max_spread=9.0,
-    )
-    assert report["problems"] == []
-    assert [(row["over"], row["ratio"] > 0) for row in report["peers"]["ratios"]] == [("in-process", True)]
-
-
-def test_every_call_of_the_sequence_comes_once_and_in_its_turn(
-    options: LoadTestOptions, program: Path, served: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    calls: list[int] = []  # of each visitor, in the order of their coming
-
-    def count(self: Served, visitors: Sequence[Visitor]) -> None:
-        calls.extend(served.user(visitor.name).event_count - LENGTH for visitor in visitors)
-        forget(self, visitors)
-
-    forget = Served.forget
-    monkeypatch.setattr(Served, "forget", count)
-    several = replace(options, requests=None, concurrency=(4,), history_lengths=(LENGTH,), max_spread=9.0, windows=3)
-    assert run(several, perf_analyzer=program, window_seconds=0.3)["problems"] == []
-    sent = re.findall(r"--request-count=(\d+)", (options.output / "commands.txt").read_text())
-    assert sum(calls) == sum(map(int, sent))
-    calls_each = round(GROWTH * LENGTH)
-    group = SPACING * 4
-    full = sum(calls) // (group * calls_each)
-    assert calls[: full * group] == [calls_each] * (full * group)
-    last = calls[full * group : (full + 1) * group]
-    assert last == sorted(last, reverse=True)
-    assert max(last, default=0) - min(last, default=0) <= 1
-    assert not any(calls[(full + 1) * group :])
-
-
-def test_a_peer_without_the_endpoint_is_refused(options: LoadTestOptions, program: Path, eager: Peer) -> None:
-    with pytest.raises(LoadTestError, match=r"peer eager: the server at .* does not serve hytrec_recommend"):
-        run(
-            replace(options, requests=None),
-            scenario=Scenario.RECOMMEND,
-            perf_analyzer=program,
-            history_lengths=(12,),
-            peers=(eager,),
-        )
-
-
-def test_a_peer_that_dies_is_in_the_report(
-    options: LoadTestOptions, program: Path, serve: Any, built: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with serve(built.repository) as other:
-        peer = Peer(name="other", endpoint=other.url)
-        scores = Served.scores
-
-        def dies(self: Served, *arguments: Any) -> Any:
-            if self.name == peer.name:
-                other.server.kill()
-            return scores(self, *arguments)
-
-        monkeypatch.setattr(Served, "scores", dies)
-        report = run(
-            replace(options, requests=None),
-            scenario=Scenario.RANK,
-            perf_analyzer=program,
-            history_lengths=(10, 20),
-            peers=(peer,),
-            window_seconds=0.1,
-            max_spread=9.0,
-        )
-    assert [(point["contender"], point["status"]) for point in report["peers"]["points"]] == [
-        ("hytrec", "ok"),
-        ("other", "failed"),
-    ] * 2
-    assert len(report["problems"]) == 2
-    assert report["problems"][0].startswith("other after 10 events is failed: a run failed: the server at ")
-    assert report["peers"]["ratios"][0]["ratio"] is None
-
-
-def test_a_repository_of_another_model_is_not_run_in_this_process(
-    options: LoadTestOptions, program: Path, built: Any, tmp_path: Path
-) -> None:
-    replace(built.settings, fingerprint="0" * 32).save(tmp_path)
-    with pytest.raises(LoadTestError, match=f"answers from model .*, {tmp_path} holds {'0' * 32}; give the repository"):
-        run(replace(options, requests=None), perf_analyzer=program, history_lengths=(10,), in_process=tmp_path)
-
-
 def test_a_rate_over_what_the_server_can_is_saturated(options: LoadTestOptions, program: Path) -> None:
     report = run(options, perf_analyzer=program, scenario=Scenario.RECOMMEND, concurrency=(), request_rate=(1000.0,))
     (point,) = report["points"]
@@ -268,7 +121,7 @@ def test_a_second_test_is_compared_with_the_first(options: LoadTestOptions, prog
     assert f"--input-data={kept}" in (options.output / "commands.txt").read_text()
 
 
-def test_a_request_that_the_server_refuses_is_in_the_report(
+def test_a_request_that_the_server_rejects_is_in_the_report(
     options: LoadTestOptions, program: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from hytrec_export.loadtest import prefill  # noqa: PLC0415
@@ -327,7 +180,7 @@ def test_a_repository_of_another_model_is_refused(options: LoadTestOptions, buil
     (tmp_path / "other").mkdir()
     replace(settings, fingerprint="0" * 32).save(tmp_path / "other")
     with pytest.raises(
-        LoadTestError, match=f"answers from model {settings.fingerprint}, .*other holds {'0' * 32}; giv"
+        LoadTestError, match=f"the server has model {settings.fingerprint}, .*other holds {'0' * 32}; giv"
     ):
         run(options, repository=tmp_path / "other", perf_analyzer=stand_in(tmp_path, "exit 0"))
 

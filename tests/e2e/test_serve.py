@@ -2,36 +2,41 @@
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from hytrec_clients import DeadlineExceeded, Events, HytrecClient
+from hytrec_export.repository.manifest import Manifest
 from hytrec_export.server.stub_processes import has_ended, python_models
 
 pytestmark = pytest.mark.e2e
 
 COMMAND = "from hytrec_export.cli.app import main; main()"
 ANY_PORTS = ("--grpc-port", "0", "--http-port", "0", "--metrics-port", "0")
-Serve = Callable[..., "subprocess.Popen[str]"]
+Run = Callable[..., "subprocess.Popen[str]"]
 
 
 @pytest.fixture
-def command(built: Any, tmp_path: Path) -> Iterator[Serve]:
-    """Run `hytrec-export serve`; killed in the end."""
+def serve_command() -> Iterator[Run]:
+    """Run `hytrec-export serve` with any arguments; killed in the end."""
     running: list[subprocess.Popen[str]] = []
 
-    def run(*options: str) -> subprocess.Popen[str]:
-        arguments = ["serve", str(built.repository), "--state", str(tmp_path / "state"), *options]
+    def run(*arguments: str) -> subprocess.Popen[str]:
         running.append(
             subprocess.Popen(
-                [sys.executable, "-c", COMMAND, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+                [sys.executable, "-c", COMMAND, "serve", *arguments],
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
             )
         )
         return running[-1]
@@ -40,6 +45,12 @@ def command(built: Any, tmp_path: Path) -> Iterator[Serve]:
     for process in running:
         process.kill()
         process.communicate()
+
+
+@pytest.fixture
+def command(built: Any, serve_command: Run, tmp_path: Path) -> Run:
+    """Serve the built repository with a state store of the test's own."""
+    return lambda *options: serve_command(str(built.repository), "--state", str(tmp_path / "state"), *options)
 
 
 def grpc_url(process: "subprocess.Popen[str]") -> str:
@@ -55,13 +66,12 @@ def processes_of(process: "subprocess.Popen[str]") -> dict[int, str]:
     return {server: "tritonserver", **python_models(server)}
 
 
-@pytest.mark.timeout(120)
-def test_it_serves_until_sigterm_and_keeps_what_it_was_told(command: Serve) -> None:
+def test_it_serves_until_sigterm_and_keeps_the_state(command: Run) -> None:
     first = command(*ANY_PORTS)
     with HytrecClient(grpc_url(first)) as client:
         assert client.append("ada", Events([1000, 1001], [10, 20])).event_count == 2
     processes = processes_of(first)
-    assert sorted(processes.values()) == ["hytrec_fused", "hytrec_fused", "hytrec_forget", "tritonserver"]
+    assert sorted(processes.values()) == ["hytrec_forget", "hytrec_fused", "hytrec_fused", "tritonserver"]
     first.send_signal(signal.SIGTERM)
     _, stderr = first.communicate()
     assert first.returncode == 0, stderr
@@ -70,12 +80,12 @@ def test_it_serves_until_sigterm_and_keeps_what_it_was_told(command: Serve) -> N
     with HytrecClient(grpc_url(second)) as client:
         assert client.append("ada", Events.one(1002, 30), expected_event_count=2).event_count == 3
     processes = processes_of(second)
-    second.kill()  # SIGKILL: nobody tidies up
+    second.kill()  # SIGKILL: no clean-up
     while not all(map(has_ended, processes)):  # the test's own time limit ends it
         time.sleep(0.02)
 
 
-def test_a_taken_port_is_one_line(served: Any, command: Serve) -> None:
+def test_a_taken_port_is_one_line(served: Any, command: Run) -> None:
     port = served.url.rsplit(":", 1)[1]
     process = command("--grpc-port", port, "--http-port", "0", "--metrics-port", "0")
     stdout, stderr = process.communicate()
@@ -87,23 +97,51 @@ def test_a_taken_port_is_one_line(served: Any, command: Serve) -> None:
     )
 
 
-@pytest.mark.timeout(120)
-def test_a_python_model_that_dies_ends_the_server_and_loses_nothing(command: Serve) -> None:
+@pytest.mark.parametrize("victim", ["tritonserver", "hytrec_fused"])
+def test_a_server_that_is_killed_comes_back_at_the_same_address_and_loses_nothing(command: Run, victim: str) -> None:
     process = command(*ANY_PORTS)
-    with HytrecClient(grpc_url(process)) as client:
+    with HytrecClient(grpc_url(process), timeout_s=30) as client:
         assert client.append("ada", Events([1000, 1001], [10, 20])).event_count == 2
-    processes = processes_of(process)
-    chain, _ = (pid for pid, name in processes.items() if name == "hytrec_fused")
-    os.kill(chain, signal.SIGKILL)
-    _, stderr = process.communicate()
-    assert process.returncode == 1
-    assert "error: python model hytrec_fused ended by itself (killed, or out of memory); tritonserver" in stderr
-    assert all(map(has_ended, processes))
-    with HytrecClient(grpc_url(command(*ANY_PORTS))) as client:
+        processes = processes_of(process)
+        os.kill(next(pid for pid, name in processes.items() if name == victim), signal.SIGKILL)
+        assert process.stderr
+        lines = list(iter(process.stderr.readline, "the server is ready again, at the same addresses\n"))
+        assert all(map(has_ended, processes))
+        assert any(f"{victim} ended by itself (killed" in line for line in lines), lines
         assert client.append("ada", Events.one(1002, 30), expected_event_count=2).event_count == 3
+    process.send_signal(signal.SIGTERM)
+    process.communicate()
+    assert process.returncode == 0
 
 
-@pytest.mark.timeout(120)
+def test_a_repository_and_a_state_store_in_a_folder_with_a_blank_and_an_umlaut(
+    built: Any, serve_command: Run, tmp_path: Path
+) -> None:
+    folder = tmp_path / "my model é"
+    shutil.copytree(built.repository, folder / "repository")
+    for count in (1, 2):
+        process = serve_command(str(folder / "repository"), "--state", str(folder / "state"), *ANY_PORTS)
+        with HytrecClient(grpc_url(process), timeout_s=30) as client:
+            assert client.append("ada", Events.one(999 + count, 10 * count)).event_count == count
+        process.send_signal(signal.SIGTERM)
+        _, stderr = process.communicate()
+        assert process.returncode == 0, stderr
+    assert (folder / "state" / "data.mdb").exists()
+
+
+def test_a_repository_of_another_target_is_one_line(built: Any, serve_command: Run, tmp_path: Path) -> None:
+    repository = tmp_path / "repository"
+    shutil.copytree(built.repository, repository)
+    manifest = Manifest.load(repository)
+    replace(manifest, options=manifest.options | {"target": "onnxruntime"}).save(repository)
+    _, stderr = (process := serve_command(str(repository), *ANY_PORTS)).communicate()
+    assert process.returncode == 1
+    assert stderr.startswith(
+        f"error: {repository} was built for target onnxruntime, and the pip-installed tritonserver"
+    )
+    assert "TARGET.md says how to serve it" in stderr
+
+
 def test_without_its_guard_a_dead_python_model_means_no_answer_and_no_change(serve: Any, built_apart: Path) -> None:
     with serve(built_apart) as served, served.client(timeout_s=1.0) as client:
         assert client.append("ada", Events([1000, 1001], [10, 20]), timeout_s=30).event_count == 2

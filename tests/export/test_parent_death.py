@@ -22,9 +22,8 @@ print(child.stdout.readline(), end="", flush=True)
 child.wait()
 """
 # A grandchild forked by a thread that ends, as tritonserver's loading threads do: it watches its parent.
-WATCHED = f"""
+WATCHED = """
 import os, sys, threading, time
-sys.path.insert(0, {str(Path(SCRIPT).parents[1])!r})
 from hytrec_export import parent_death as die_with_parent
 die_with_parent.in_stub = lambda: True
 os.environ.pop("HYTREC_SERVER_PID", None)

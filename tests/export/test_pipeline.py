@@ -1,23 +1,27 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from hytrec.contract import Model
 from hytrec.errors import RunError
-from hytrec.signature import GRAPHS
+from hytrec.run_folder import load_run
+from hytrec.signature import GRAPHS, SESSION_GRAPHS
 from hytrec_export import optional, pipeline
 from hytrec_export.errors import BuildError, MissingPackageError, ParityError
-from hytrec_export.options import BuildOptions, EngineOptions, Target
+from hytrec_export.options import BuildOptions, EngineOptions, Samples, StateKind, Target
 from hytrec_export.repository.manifest import Manifest
 from hytrec_export.settings import Limits, ServingSettings
 from hytrec_export.verification.findings import Status, all_ok
-from hytrec_export.verification.parity.gate import ParityResult
+from hytrec_export.verification.parity.gate import SYNTHETIC_EVENTS, ParityResult
+from hytrec_export.verification.parity.golden import FILE_NAME, load
 from hytrec_export.verification.repository import verify
 
 KILLED_BUILD = Path(__file__).parent / "builders" / "killed_build.py"
@@ -144,6 +148,72 @@ def test_a_build_that_drifts_leaves_the_old_repository(
     assert [path.name for path in repository.parent.iterdir()] == ["repository"]
 
 
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize(
+    ("state", "graphs"), [(StateKind.STORE, GRAPHS), (StateKind.SEQUENCE, SESSION_GRAPHS)], ids=["store", "sequence"]
+)
+def test_only_graphs_of_sessions_carry_the_state(
+    state: StateKind, graphs: tuple[Model, ...], run_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    export_graphs: Callable[..., dict[str, Path]] = vars(pipeline)["export_graphs"]
+    exported: list[Any] = []
+
+    def noted(*arguments: Any, **options: Any) -> dict[str, Path]:
+        exported.append(options["graphs"])
+        return export_graphs(*arguments, **options)
+
+    monkeypatch.setattr(pipeline, "export_graphs", noted)
+    pipeline.build(BuildOptions(run=run_folder, output=tmp_path / "new", target=Target.ONNXRUNTIME, state=state))
+    assert exported == [graphs]
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize("place", ["letter.txt", "hytrec_rank/1/letter.txt"])
+def test_a_file_that_comes_during_the_build_is_not_lost(
+    place: str, run_folder: Path, repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = Manifest.load(repository)
+    passed: Callable[..., ParityResult] = vars(pipeline)["check_parity"]
+
+    def somebody_writes(*arguments: Any, **options: Any) -> ParityResult:
+        (repository / place).write_text("dear")
+        return passed(*arguments, **options)
+
+    monkeypatch.setattr(pipeline, "check_parity", somebody_writes)
+    message = f"{repository} is not replaced, it holds {place}, which no build wrote; move it away or choose another "
+    with pytest.raises(BuildError, match=f"^{re.escape(message)}--output$"):
+        pipeline.build(BuildOptions(run=run_folder, output=repository))
+    assert (repository / place).read_text() == "dear"
+    assert Manifest.load(repository) == before
+    assert [path.name for path in repository.parent.iterdir()] == ["repository"]
+
+
+def test_golden_outputs_are_for_the_owner_alone(built: Path) -> None:
+    assert (built / FILE_NAME).stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize("fp16", [False, True])
+def test_a_build_can_leave_users_histories_out(
+    fp16: bool, run_folder: Path, built: Path, graphs_from: Any, tmp_path: Path
+) -> None:
+    output = tmp_path / "repository"
+    options = BuildOptions(
+        run=run_folder,
+        output=output,
+        target=Target.ONNXRUNTIME,
+        samples=Samples.SYNTHETIC,
+        fp16=fp16,
+        limits=ServingSettings.load(built).limits,
+    )
+    with graphs_from(built, parity=False):
+        assert pipeline.build(options).options["samples"] == "synthetic"
+    times = {tuple(sample.times.tolist()) for sample in load_run(run_folder).samples if len(sample)}
+    stored = [case.history for case in load(output / FILE_NAME)]
+    assert [len(history) for history in stored] == list(SYNTHETIC_EVENTS)
+    assert not times & {tuple(history.times.tolist()) for history in stored}
+    assert all_ok(verify(output))
+
+
 def test_a_missing_run_is_told_before_anything_is_made(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="there is no run folder"):
         pipeline.build(BuildOptions(run=tmp_path / "run", output=tmp_path / "repository"))
@@ -156,7 +226,13 @@ def test_a_folder_that_is_not_ours_is_told_before_the_long_part(run_folder: Path
         pipeline.build(BuildOptions(run=run_folder, output=tmp_path))
 
 
-@pytest.mark.parametrize(("how", "status"), [("kill", -9), ("interrupt", 2), ("full", 3)])
+@pytest.mark.parametrize(
+    ("how", "status"),
+    [
+        pytest.param(how, status, marks=pytest.mark.xdist_group(name=f"build stopped by {how}"))
+        for how, status in (("kill", -9), ("interrupt", 2), ("full", 3))
+    ],
+)
 def test_whenever_a_build_is_stopped_a_whole_repository_stands(
     how: str, status: int, run_folder: Path, built: Path, repository: Path
 ) -> None:

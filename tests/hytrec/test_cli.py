@@ -121,6 +121,22 @@ def test_evaluate_without_a_log_to_go_by_is_told(
     assert capsys.readouterr().err == said
 
 
+def test_a_damaged_source_of_the_log_is_named(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for file in run.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    config = json.loads((run / "config.json").read_text())
+    config["training"]["source"]["user_column"] = 3
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert call(monkeypatch, "evaluate", str(tmp_path)) == 1
+    said = (
+        f"error: {tmp_path / 'config.json'} is damaged (training.source: Expected `str`, got `int` - at "
+        "`$.user_column`); give the log with --events\n"
+    )
+    assert capsys.readouterr().err == said
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -30,6 +32,7 @@ def run(
     samples = [make_history(5, 1), make_history(0, 2), make_history(9, 3)]
     path = tmp_path / "run"
     save_run(path, config=config, training={"epochs": 1}, model=model, vocabulary=vocabulary, samples=samples)
+    assert (path / "samples.npz").stat().st_mode & 0o777 == 0o600
     return path
 
 
@@ -129,13 +132,26 @@ def test_another_format_version_is_told(run: Path) -> None:
         load_run(run)
 
 
-def test_an_unknown_model_option_is_told(run: Path) -> None:
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        (
+            {"model": {"items": 30, "flavor": 1}},
+            r"Object contains unknown field `flavor` - at `\$\.model`; known: items, .*",
+        ),
+        ({"model": {"items": 30, "width": "16"}}, r"Expected `int`, got `str` - at `\$\.model\.width`"),
+        ({"model": {"items": 30, "branches": "left"}}, r"Invalid enum value 'left' - at `\$\.model\.branches`"),
+        ({"model": {"width": 16}}, r"Object missing required field `items` - at `\$\.model`"),
+        ({"model": {"items": 0}}, "items is 0; it must be at least 1"),
+        ({"training": 1}, r"Expected `object`, got `int` - at `\$\.training`"),
+        ({"by": "x"}, r"Object contains unknown field `by` - at `\$`; known: format_version, model, training"),
+        ({"format_version": "1"}, r"Expected `int`, got `str` - at `\$\.format_version`"),
+    ],
+)
+def test_a_wrong_field_of_the_config_is_named(run: Path, changes: dict[str, Any], reason: str) -> None:
     values = json.loads((run / "config.json").read_text())
-    values["model"]["flavour"] = 1
-    write_json(run / "config.json", values)
-    with pytest.raises(
-        RunError, match=r"config.json is damaged \(unknown model option 'flavour'; known: .*\); train again"
-    ):
+    write_json(run / "config.json", values | changes)
+    with pytest.raises(RunError, match=rf"^{re.escape(str(run))}/config.json is damaged \({reason}\); train again$"):
         load_run(run)
 
 

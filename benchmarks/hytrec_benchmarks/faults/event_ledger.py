@@ -1,16 +1,16 @@
-"""What was sent, what was acknowledged, and what the store was seen to hold: every event's whereabouts.
+"""Which events were sent, which were acknowledged, and which of them the state store holds, in what order.
 
-Every event has a time of its own, so the window of a user's state names the last events that were applied. Looked at
-often enough, the windows tell the whole order; the ledger never has more events under way than a window holds.
+Every event has a timestamp of its own, so the window of a user's state names the last events that were applied. Read
+often enough, the windows give the whole order.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from threading import Condition
+from typing import Any
 
 import numpy as np
 
@@ -18,197 +18,136 @@ from hytrec.data.histories import History
 from hytrec.data.vocabulary import Vocabulary
 from hytrec.signature import WINDOW_TIMES
 from hytrec_clients import Events, Receipt
-from hytrec_export.state.store import StateStore, StoredUser
+from hytrec_export.state.store import StateStore
 
 FIRST_TIME_S = 1_500_000_000
+UNKNOWN_KEY = 2**62
+"""No log has this item."""
 STEP_S = 40
 MAX_EVENTS = 3
-"""Most events of one call."""
-PATIENCE_S = 60.0
+"""Largest number of events of one write, but for a backfill."""
+IDLE_S = 600
+"""Time between the newest event and a query."""
 
-
-@dataclass(frozen=True, kw_only=True)
-class Task:
-    """One logical call: some events of one user, known by their times."""
-
-    user: str
-    times: tuple[int, ...]
-    events: Events
+Key = Any
+"""An item key as the vocabulary has it: int or bytes."""
 
 
 @dataclass
-class Account:
-    """One user's events by time.
+class UserEvents:
+    """One user's events by timestamp.
 
     Args:
-        items: key of every event sent.
-        acknowledged: events whose call was answered.
-        order: events in the order in which they were applied, as far as it was seen.
-        claims: event_count and events of answers that are not yet compared with the order.
+        keys: item key of every event sent.
+        acknowledged: events whose write was acknowledged and that are not yet counted as lost.
+        order: timestamp of the event at each index of the history, as far as a receipt or a window named it.
+        count: events the store was last seen to hold.
+        closed: the store is not read any more for this user.
     """
 
-    items: dict[int, int] = field(default_factory=dict)
+    keys: dict[int, Key] = field(default_factory=dict)
     acknowledged: set[int] = field(default_factory=set)
-    order: list[int] = field(default_factory=list)
-    claims: list[tuple[int, tuple[int, ...]]] = field(default_factory=list)
+    order: dict[int, int] = field(default_factory=dict)
+    count: int = 0
+    closed: bool = False
+
+    @property
+    def held(self) -> list[int]:
+        """Timestamps of the events in the store, oldest first; those that were never seen are missing."""
+        return [self.order[index] for index in range(self.count) if index in self.order]
+
+    @property
+    def unconfirmed(self) -> int:
+        """Events sent that the store was not yet seen to hold."""
+        return len(self.keys) - self.count
 
 
-class LedgerClosed(Exception):  # noqa: N818 - not an error of its own: a writer failed with one
-    """No more calls will be answered, for a writer ended early."""
-
-
-class Ledger:
-    """Hands out calls to writers and compares what they were told with what a store holds. Shared between threads.
+class EventLedger:
+    """Draws events and records what became of them. For one thread or one event loop; `Writers` shares it by a lock.
 
     Args:
         item_keys: what events are made of.
-        window: W, events that a state names.
 
     Attributes:
         lost: acknowledged events that the store does not hold.
-        misplaced: events at another place than an answer or an earlier look said, or that nobody sent.
-        calls, replayed: answered calls, and those among them whose events were in already.
-        under_way: calls that are not answered yet.
-        abandoned: whether nobody is to wait for answers any more.
+        misplaced: events at an index where a receipt or an earlier read has another one.
+        unknown: events that nobody sent.
     """
 
-    def __init__(self, users: Sequence[str], *, item_keys: Sequence[int], window: int, seed: int) -> None:
-        self.accounts = {user: Account() for user in users}
+    def __init__(self, users: Sequence[str], *, item_keys: Sequence[Key], seed: int) -> None:
+        self.users = {user: UserEvents() for user in users}
+        self.item_keys = item_keys
         self.lost = 0
         self.misplaced = 0
-        self.calls = 0
-        self.replayed = 0
-        self.under_way = 0
-        self.abandoned = False
-        self._item_keys = item_keys
-        self._window = window
-        self._random = random.Random(seed)  # noqa: S311 - it draws items
-        self._next_time = FIRST_TIME_S
-        self._open = True
-        self._paused = False
-        self._changed = Condition()
+        self.unknown = 0
+        self._random = random.Random(seed)  # noqa: S311 - items of events
+        self._last_time = FIRST_TIME_S
 
-    @property
-    def twice(self) -> int:
-        """Events that were applied more than once."""
-        return sum(len(account.order) - len(set(account.order)) for account in self.accounts.values())
+    def draw(self, user: str, count: int) -> Events:
+        """New events of a user, who may be new."""
+        keys = self.users.setdefault(user, UserEvents()).keys
+        first = self._last_time + STEP_S
+        self._last_time += count * STEP_S
+        times = range(first, self._last_time + 1, STEP_S)
+        keys.update((time, self._random.choice(self.item_keys)) for time in times)
+        return Events([keys[time] for time in times], times)
 
-    def take(self) -> Task | None:
-        """The next call; waits while there is none to be made, None at the end."""
-        with self._changed:
-            while self._open and (self._paused or not self._free_users()):
-                self._changed.wait(PATIENCE_S)
-            if not self._open:
-                return None
-            user = self._random.choice(self._free_users())
-            times = tuple(self._times(self._random.randint(1, MAX_EVENTS)))
-            account = self.accounts[user]
-            account.items |= {time: self._random.choice(self._item_keys) for time in times}
-            self.under_way += 1
-            self._changed.notify_all()
-        return Task(user=user, times=times, events=Events([account.items[time] for time in times], times))
+    def now(self) -> int:
+        """When a query is made, unix seconds."""
+        return self._last_time + IDLE_S
 
-    def acknowledge(self, task: Task, receipt: Receipt) -> None:
-        """Note the answer to a call."""
-        with self._changed:
-            account = self.accounts[task.user]
-            account.acknowledged.update(task.times)
-            if receipt.applied:
-                account.claims.append((receipt.event_count, task.times))
-            else:
-                self.replayed += 1
-            self.calls += 1
-            self.under_way -= 1
-            self._changed.notify_all()
+    def acknowledge(self, user: str, events: Events, receipt: Receipt) -> None:
+        """Record the receipt of a write."""
+        own, times = self.users[user], [int(time) for time in events.times]
+        own.acknowledged.update(times)
+        if receipt.applied:
+            self._record(own, receipt.event_count - len(times), times)
 
-    def look(self, store: StateStore) -> None:
-        """Compare every user with the store.
+    def close(self, user: str, events: Events) -> None:
+        """Record the whole history of a user whom nobody else writes to, and whose state will be deleted."""
+        own, times = self.users[user], [int(time) for time in events.times]
+        self._record(own, 0, times)
+        own.count, own.closed = len(times), True
 
-        Raises:
-            ValueError: a user has more new events than a window names.
+    def read(self, store: StateStore) -> None:
+        """Record what the store's windows name, and count acknowledged events that it does not hold."""
+        users = [user for user, own in self.users.items() if not own.closed]
+        for user, found in zip(users, store.read_many([user.encode() for user in users]), strict=True):
+            own = self.users[user]
+            own.count = found.event_count
+            for index in range(own.count, max(own.order, default=0) + 1):  # a state that was set back
+                own.order.pop(index, None)
+            times = [int(time) for time in found.state[WINDOW_TIMES.name] if time] if found.state else []
+            self._record(own, own.count - len(times), times)
+            own.order.update(
+                enumerate(times, start=own.count - len(times))
+            )  # the store is right, whatever a receipt said
+            missing = own.acknowledged - set(own.order.values())
+            self.lost += len(missing)
+            own.acknowledged -= missing  # counted once
+
+    def faults(self) -> Counter[str]:
+        """Number of events by fault, as of the last read; all are 0 for a sound store.
+
+        "twice" is for events that were applied more than once, "unseen" for those that no window or receipt named.
         """
-        with self._changed:
-            acknowledged = {user: set(account.acknowledged) for user, account in self.accounts.items()}
-        stored = store.read_many([user.encode() for user in self.accounts])
-        with self._changed:
-            for (user, account), found in zip(self.accounts.items(), stored, strict=True):
-                self._compare(account, found)
-                missing = acknowledged[user] - set(account.order)
-                self.lost += len(missing)
-                account.acknowledged -= missing  # counted once
-            self._changed.notify_all()
+        faults = Counter(lost=self.lost, misplaced=self.misplaced, unknown=self.unknown, twice=0, unseen=0)
+        for own in self.users.values():
+            held = own.held
+            faults["unseen"] += own.count - len(held)
+            faults["twice"] += len(held) - len(set(held))
+        return faults
 
-    def wait_for_calls(self, count: int) -> None:
-        """Wait until so many more calls were answered.
+    def history(self, user: str, events: int, vocabulary: Vocabulary) -> History | None:
+        """The first events of a user in the order in which they were applied; None where one was never seen."""
+        own = self.users[user]
+        times = [own.order.get(index, 0) for index in range(events)]
+        if not own.keys.keys() >= set(times):
+            return None
+        items = vocabulary.item_rows([own.keys[time] for time in times]) if times else np.zeros(0, np.int64)
+        return History(item_rows=items, behavior_rows=items * 0, times=np.array(times, np.int64))
 
-        Raises:
-            LedgerClosed: a writer ended.
-            TimeoutError: it takes too long.
-        """
-        with self._changed:
-            enough = self.calls + count
-            self._wait(lambda: self.calls >= enough)
-
-    @contextmanager
-    def pause(self) -> Iterator[None]:
-        """No call is under way inside.
-
-        Raises:
-            LedgerClosed: a writer ended.
-            TimeoutError: it takes too long.
-        """
-        with self._changed:
-            self._paused = True
-            self._wait(lambda: not self.under_way)
-        yield
-        with self._changed:
-            self._paused = False
-            self._changed.notify_all()
-
-    def close(self) -> None:
-        """No more calls."""
-        with self._changed:
-            self._open = False
-            self._changed.notify_all()
-
-    def history(self, user: str, vocabulary: Vocabulary) -> History:
-        """A user's events in the order in which they were applied."""
-        account = self.accounts[user]
-        times = np.array(account.order, np.int64)
-        items = vocabulary.item_rows(np.array([account.items[time] for time in account.order], np.int64))
-        return History(item_rows=items, behavior_rows=np.zeros_like(items), times=times)
-
-    def _free_users(self) -> list[str]:
-        return [
-            user
-            for user, account in self.accounts.items()
-            if len(account.items) - len(account.order) + MAX_EVENTS <= self._window
-        ]
-
-    def _times(self, count: int) -> Iterator[int]:
-        for _ in range(count):
-            self._next_time += STEP_S
-            yield self._next_time
-
-    def _compare(self, account: Account, found: StoredUser) -> None:
-        """Move a user's order on to what the store holds."""
-        named = [] if found.state is None else [int(time) for time in found.state[WINDOW_TIMES.name] if time]
-        known = len(account.order)
-        fresh = found.event_count - known
-        if fresh > len(named):
-            raise ValueError(f"{fresh} events are new and the window names {len(named)}; look more often")
-        order = [*account.order[: found.event_count], *named[len(named) - max(fresh, 0) :]]
-        # A changed past shows in the window's older part.
-        self.misplaced += sum(one != other for one, other in zip(order[::-1], named[::-1], strict=False))
-        self.misplaced += sum(time not in account.items for time in order[known:])
-        account.order = order
-        settled = [claim for claim in account.claims if claim[0] <= len(order)]
-        account.claims = [claim for claim in account.claims if claim[0] > len(order)]
-        self.misplaced += sum(tuple(order[count - len(times) : count]) != times for count, times in settled)
-
-    def _wait(self, happened: Callable[[], bool]) -> None:
-        answered = self._changed.wait_for(lambda: happened() or not self._open, PATIENCE_S)
-        if not self._open:
-            raise LedgerClosed
-        if not answered:
-            raise TimeoutError(f"no call was answered for {PATIENCE_S:g} s")
+    def _record(self, own: UserEvents, start: int, times: Sequence[int]) -> None:
+        for index, time in enumerate(times, start=start):
+            self.misplaced += own.order.setdefault(index, time) != time
+            self.unknown += time not in own.keys

@@ -16,6 +16,7 @@ import numpy as np
 
 from hytrec.contract import Model
 from hytrec.signature import APPEND, ENSEMBLES, FUSED, RANK, RECOMMEND
+from hytrec_benchmarks.faults.event_ledger import FIRST_TIME_S, UNKNOWN_KEY
 from hytrec_clients import ClientError, Events, HytrecClient, ServerFailed
 from hytrec_export.options import Execution
 from hytrec_export.repository.layout import MODULES, VERSION, execution_of
@@ -24,11 +25,9 @@ from hytrec_export.state.store import StateStore, StoredUser
 
 STEPS = tuple(step.model for step in RECOMMEND.steps)
 """All there are, where each is a model of its own."""
-FAULTS = ("raise", "refuse")
-"""An exception out of a model's `execute`, and error answers to all of its requests."""
+FAULTS = ("raise", "reject")
+"""An exception out of a model's `execute`, and error responses to all of its requests."""
 THREADS = 4
-FIRST_TIME_S = 1_500_000_000
-UNKNOWN_KEY = 2**62
 _FAULT_FILE = "fault"
 
 _SHIM = """
@@ -59,7 +58,7 @@ class Survival:
     """What failures of one step came to.
 
     Args:
-        clean: calls that got one error that names the fault.
+        clean: requests that got one error that names the fault.
         unchanged: users whose state is what it was, and who can be appended to afterwards.
         alive: whether the server lives.
     """
@@ -99,7 +98,7 @@ def failing(repository: Path, model: Model, fault: str) -> Iterator[None]:
 def fail_and_compare(
     server: EmbeddedServer, store: StateStore, repository: Path, model: Model, *, failures: int
 ) -> Survival:
-    """Make a step fail in `failures` calls of every ensemble that has it, half of them by each kind of fault.
+    """Make a step fail in `failures` requests to every ensemble that has it, half of them by each kind of fault.
 
     Args:
         server: ready, of `repository`, a faulty copy.
@@ -113,8 +112,8 @@ def fail_and_compare(
         before = _stored(store, users)
 
         def fails(number: int) -> bool:
-            call = _calls(client)[endpoints[number % len(endpoints)]]
-            return _is_clean(lambda: call(users[number % THREADS], Events.one(UNKNOWN_KEY, FIRST_TIME_S + 120)))
+            send = _endpoints(client)[endpoints[number % len(endpoints)]]
+            return _is_clean(lambda: send(users[number % THREADS], Events.one(UNKNOWN_KEY, FIRST_TIME_S + 120)))
 
         clean = 0
         shares = [failures // 2, failures - failures // 2]
@@ -129,7 +128,7 @@ def fail_and_compare(
     return Survival(clean=clean, unchanged=unchanged, alive=alive)
 
 
-def _calls(client: HytrecClient) -> Mapping[str, Callable[[str, Events], object]]:
+def _endpoints(client: HytrecClient) -> Mapping[str, Callable[[str, Events], object]]:
     return {
         APPEND.name: client.append,
         RANK.name: lambda user, events: client.rank(user, [UNKNOWN_KEY], events),
@@ -137,9 +136,9 @@ def _calls(client: HytrecClient) -> Mapping[str, Callable[[str, Events], object]
     }
 
 
-def _is_clean(call: Callable[[], object]) -> bool:
+def _is_clean(send: Callable[[], object]) -> bool:
     try:
-        call()
+        send()
     except ServerFailed as error:
         return error.code == "INTERNAL" and "injected" in str(error) and "\n" not in str(error)
     except ClientError:

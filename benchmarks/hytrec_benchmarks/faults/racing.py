@@ -1,27 +1,28 @@
-"""Two client processes append to one user at once, through a proxy that loses answers."""
+"""Two client processes append to one user at once, through a proxy that loses responses."""
 
 from __future__ import annotations
 
-import subprocess
-import sys
+import multiprocessing
+import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from hytrec_benchmarks.faults import append_client
-from hytrec_benchmarks.faults.lossy_proxy import LossyProxy
+from hytrec_benchmarks.faults.event_ledger import MAX_EVENTS, UNKNOWN_KEY, EventLedger
+from hytrec_benchmarks.faults.faulty_proxy import FaultyProxy
+from hytrec_benchmarks.faults.writers import append_until_acknowledged
 from hytrec_clients import HytrecClient
 
 CLIENTS = 2
 USER = "contended"
 LOSS = 0.1
-SILENCE_S = 2.0
-"""Longer than a client waits for an answer now and then, so that it asks again while the first answer is pending."""
+MAX_SILENCE_S = 2.0
+"""Longer than a client waits for a response now and then, so that it retries while the first response is pending."""
 TIMEOUT_S = 300
 
 
 @dataclass(frozen=True)
-class Answer:
-    """What one call was told: its events, the count after them (or later, if not applied by the answered attempt)."""
+class Acknowledged:
+    """One write: its events, and its receipt's event count (of a later moment if another attempt applied them)."""
 
     events: int
     event_count: int
@@ -33,16 +34,16 @@ class Race:
     """What two writers left.
 
     Args:
-        sent: events of all calls; each was answered.
+        sent: events of all writes; each was acknowledged.
         event_count: what the server holds in the end.
-        overlaps: answers that claim the place of another call's events.
-        lost_answers: calls that were processed and whose answer never came.
+        overlaps: receipts that claim the same index of the history as another one.
+        lost_responses: requests that were processed and whose response never came.
     """
 
     sent: int
     event_count: int
     overlaps: int
-    lost_answers: int
+    lost_responses: int
 
     @property
     def error(self) -> int:
@@ -50,55 +51,51 @@ class Race:
         return abs(self.event_count - self.sent) + self.overlaps
 
 
-def race(url: str, *, calls: int, seed: int = 0) -> Race:
-    """Let the clients make `calls` calls each.
+def race(url: str, *, requests: int, seed: int = 0) -> Race:
+    """Let each of the clients make so many writes.
 
     Args:
         url: of a server whose user "contended" is new.
 
     Raises:
-        CalledProcessError: a client failed.
+        Exception: what a client failed with.
+        multiprocessing.TimeoutError: the clients did not end in time.
     """
-    with LossyProxy(url, loss=LOSS, silence_s=SILENCE_S, seed=seed) as proxy:
-        clients = [
-            subprocess.Popen(
-                [sys.executable, append_client.__file__, proxy.url, USER, str(calls), str(seed + number)],
-                stdout=subprocess.PIPE,
-                text=True,
-            )
-            for number in range(CLIENTS)
-        ]
-        try:
-            told = [_answers(client) for client in clients]
-        finally:
-            for client in clients:
-                client.kill()
+    with FaultyProxy(url, loss=LOSS, max_silence_s=MAX_SILENCE_S, seed=seed) as proxy:
+        # Spawned: a fork of this process would inherit its gRPC threads' locks.
+        with multiprocessing.get_context("spawn").Pool(CLIENTS) as clients:
+            tasks = [(proxy.url, USER, requests, seed + number) for number in range(CLIENTS)]
+            written = clients.starmap_async(append_in_turn, tasks, chunksize=1).get(TIMEOUT_S)
         lost = proxy.lost
     with HytrecClient(url) as reader:
         event_count = reader.append(USER).event_count
-    answers = [answer for own in told for answer in own]
+    acknowledged = [write for own in written for write in own]
     return Race(
-        sent=sum(answer.events for answer in answers),
+        sent=sum(write.events for write in acknowledged),
         event_count=event_count,
-        overlaps=overlaps(answers),
-        lost_answers=lost,
+        overlaps=overlaps(acknowledged),
+        lost_responses=lost,
     )
 
 
-def overlaps(answers: Sequence[Answer]) -> int:
-    """How many places of the history are claimed more than once by answers that applied their events."""
-    places = [
-        place
-        for answer in answers
-        if answer.applied
-        for place in range(answer.event_count - answer.events, answer.event_count)
+def append_in_turn(url: str, user: str, requests: int, seed: int) -> list[Acknowledged]:
+    """Append so many times to one user, each time until it is acknowledged."""
+    generator = random.Random(seed)  # noqa: S311 - sizes of writes
+    ledger, written = EventLedger([user], item_keys=[UNKNOWN_KEY], seed=seed), []
+    with HytrecClient(url) as client:
+        for _ in range(requests):
+            events = ledger.draw(user, generator.randint(1, MAX_EVENTS))
+            receipt = append_until_acknowledged(client, user, events)
+            written.append(Acknowledged(len(events), receipt.event_count, receipt.applied))
+    return written
+
+
+def overlaps(acknowledged: Sequence[Acknowledged]) -> int:
+    """How many indices of the history are claimed more than once by receipts of applied events."""
+    claimed = [
+        index
+        for write in acknowledged
+        if write.applied
+        for index in range(write.event_count - write.events, write.event_count)
     ]
-    return len(places) - len(set(places))
-
-
-def _answers(client: subprocess.Popen[str]) -> list[Answer]:
-    output, _ = client.communicate(timeout=TIMEOUT_S)
-    if client.returncode:
-        raise subprocess.CalledProcessError(client.returncode, client.args)
-    lines = [[int(value) for value in line.split()] for line in output.splitlines()]
-    return [Answer(events, event_count, bool(applied)) for events, event_count, applied in lines]
+    return len(claimed) - len(set(claimed))

@@ -23,8 +23,6 @@ from hytrec_export.loadtest.plan import SPARE, WARMUP, Job
 from hytrec_export.loadtest.traffic import SimulatedUser
 from hytrec_export.progress import Progress
 
-MIN_ROUNDS = 1
-"""Minimum requests that a window counts for each client thread; as many more warm up."""
 TRIAL_SHARE = 0.25
 """Minimum length of a trial, as a share of a window; a window's number of requests is derived from it."""
 IDLE_S = 60
@@ -128,8 +126,8 @@ class LengthComparison:
         self.scores[run.competitor.name] = run.competitor.scores(user, self._query, now_s)
         rate, taken_s = self._trial(run, job)
         if taken_s < TRIAL_SHARE * seconds:
-            rate, _ = self._trial(run, self._job(run, requests_of(rate, TRIAL_SHARE * seconds, threads)))
-        run.counted = requests_of(rate, seconds, threads)
+            rate, _ = self._trial(run, self._job(run, whole_rounds(rate * TRIAL_SHARE * seconds, threads)))
+        run.counted = whole_rounds(rate * seconds, threads)
 
     def _trial(self, run: CompetitorRun, job: Job) -> tuple[float, float]:
         """Requests/s, and the seconds taken."""
@@ -164,11 +162,6 @@ class LengthComparison:
         run.users += len(new)
         if run is ours and self._endpoint is RANK:
             self._factory.candidates |= self._candidates(new)
-
-
-def requests_of(rate: float, seconds: float, threads: int) -> int:
-    """Requests that take about so many seconds at so many requests/s; whole rounds of the threads, and a minimum."""
-    return max(MIN_ROUNDS * threads, whole_rounds(rate * seconds, threads))
 
 
 def whole_rounds(requests: float, threads: int) -> int:

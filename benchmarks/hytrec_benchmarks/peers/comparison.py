@@ -7,12 +7,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from hytrec.data.vocabulary import Vocabulary
 from hytrec.signature import APPEND, ENSEMBLES, RANK
-from hytrec_benchmarks.fixtures.in_process import InProcessBackend, onnx_chain
 from hytrec_benchmarks.peers.at_length import LengthComparison
-from hytrec_benchmarks.peers.competitors import Competitor, InProcessCompetitor, ServedCompetitor, same_model
+from hytrec_benchmarks.peers.competitors import Competitor, ServedCompetitor, opened_in_process, same_model
 from hytrec_benchmarks.peers.figures import (
+    attach,
     compared_figures,
     length_verdict,
     ratio_table,
@@ -31,7 +30,7 @@ from hytrec_export.loadtest.preparation import Prepared, check_model, prepare
 from hytrec_export.loadtest.report import Result
 from hytrec_export.loadtest.server import LiveServer
 from hytrec_export.progress import Progress, silent
-from hytrec_export.settings import VOCABULARY_FILE, ServingSettings
+from hytrec_export.settings import ServingSettings
 
 Rows = list[dict[str, Any]]
 
@@ -107,11 +106,7 @@ def _result(
     analyzer: Analyzer,
 ) -> Result:
     found = ratios(points)
-    for point in points:
-        if point["competitor"] == HYTREC:
-            length = point["history"]
-            point["over"] = {row["over"]: row for row in found if row["history"] == length}
-            (point["scores"],) = (row for row in scores if row["history"] == length)
+    attach(points, found, scores)
     endpoints = {HYTREC: options.endpoint} | {peer.name: peer.endpoint for peer in options.peers}
     test = {
         **prepared.to_dict(options),
@@ -156,18 +151,9 @@ def _competitors(
         other = stack.enter_context(LiveServer(peer.endpoint))
         found.append(served(peer.name, other, _checked(peer, other, options, prepared)))
     if (repository := options.in_process) is not None:
-        settings = ServingSettings.load(repository)
-        check_model(settings, repository, prepared.fingerprint)
-        found.append(
-            InProcessCompetitor(
-                InProcessBackend(stack.enter_context(onnx_chain(repository, sizes=settings.sizes))),
-                Vocabulary.load(repository / VOCABULARY_FILE),
-                factory,
-                model=settings.fingerprint,
-                chunk=prepared.chunk,
-                log_command=analyzer.commands.append,
-            )
-        )
+        check_model(ServingSettings.load(repository), repository, prepared.fingerprint)
+        opened = opened_in_process(repository, factory, chunk=prepared.chunk, log_command=analyzer.commands.append)
+        found.append(stack.enter_context(opened))
     return found
 
 

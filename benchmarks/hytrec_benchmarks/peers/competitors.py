@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -14,7 +16,7 @@ from hytrec.contract import Ensemble
 from hytrec.data.histories import History
 from hytrec.data.vocabulary import Vocabulary
 from hytrec.signature import APPEND, RECOMMEND
-from hytrec_benchmarks.fixtures.in_process import InProcessBackend
+from hytrec_benchmarks.fixtures.in_process import InProcessBackend, onnx_chain
 from hytrec_benchmarks.peers.options import HYTREC, IN_PROCESS
 from hytrec_clients import Events
 from hytrec_export.loadtest import prefill
@@ -27,6 +29,7 @@ from hytrec_export.loadtest.profile import Profile
 from hytrec_export.loadtest.server import LiveServer
 from hytrec_export.loadtest.traffic import SimulatedUser, UserRequest
 from hytrec_export.progress import silent
+from hytrec_export.settings import VOCABULARY_FILE, ServingSettings
 
 
 class Competitor(Protocol):
@@ -183,6 +186,24 @@ class InProcessCompetitor:
             item_rows=items,
             behavior_rows=items * 0 if behaviors is None else self._vocabulary.behavior_rows(np.asarray(behaviors)),
             times=np.asarray(events.times),
+        )
+
+
+@contextmanager
+def opened_in_process(
+    repository: Path, factory: RequestFactory, *, chunk: int, log_command: Callable[[str], object] = lambda _: None
+) -> Iterator[InProcessCompetitor]:
+    """The graphs of a repository, open in this process; arguments as of `InProcessCompetitor`."""
+    settings = ServingSettings.load(repository)
+    vocabulary = Vocabulary.load(repository / VOCABULARY_FILE)
+    with onnx_chain(repository, sizes=settings.sizes) as chain:
+        yield InProcessCompetitor(
+            InProcessBackend(chain),
+            vocabulary,
+            factory,
+            model=settings.fingerprint,
+            chunk=chunk,
+            log_command=log_command,
         )
 
 

@@ -48,15 +48,15 @@ class EncodingScorer:
         scores: dict[int, NDArray[np.float32]] = {}
         lengths = [max(1, len(query.history)) for query in queries]
         for group in plan_groups(lengths, run_overhead=RUN_OVERHEAD, max_elements=MAX_ELEMENTS):
-            asked = [queries[member] for member in group.members]
-            events = padded([query.history for query in asked], length=group.length)
-            users = self._chain.encode(empty_state(self._sizes, len(asked)), events)
-            candidates = np.zeros((len(asked), max(len(query.candidates) for query in asked)), np.int64)
-            for row, query in zip(candidates, asked, strict=True):
+            batch = [queries[member] for member in group.members]
+            events = padded([query.history for query in batch], length=group.length)
+            users = self._chain.encode(empty_state(self._sizes, len(batch)), events)
+            candidates = np.zeros((len(batch), max(len(query.candidates) for query in batch)), np.int64)
+            for row, query in zip(candidates, batch, strict=True):
                 row[: len(query.candidates)] = query.candidates
-            now_s = np.array([[query.now_s] for query in asked], np.int64)
+            now_s = np.array([[query.now_s] for query in batch], np.int64)
             found = self._chain.rerank(users, now_s, candidates)
-            for member, query, row in zip(group.members, asked, found, strict=True):
+            for member, query, row in zip(group.members, batch, found, strict=True):
                 scores[member] = row[: len(query.candidates)]
         return [scores[position] for position in range(len(queries))]
 
@@ -65,7 +65,7 @@ def encoding_scorer(model: HyTRec, *, sizes: Sizes, compiled: bool = False) -> E
     """A scorer open for as long as the process lives, with the number of threads that is fastest here and now.
 
     Args:
-        compiled: compile the encoder and the reranker for symbolic sizes, now and not in somebody's call.
+        compiled: compile the encoder and the reranker for symbolic sizes, now and not during a request.
     """
     modules: dict[str, nn.Module] = split(model, delta_rule=uncompiled if compiled else chunk_by_chunk)
     runners = {}

@@ -72,6 +72,14 @@ def length_verdict(points: Points, scores: Sequence[Mapping[str, Any]]) -> list[
     return lines
 
 
+def attach(points: Sequence[dict[str, Any]], ratio_rows: Points, scores: Points) -> None:
+    """Give the server's own points their ratios and score differences, so that every file of the report has them."""
+    for point in points:
+        if point["competitor"] == HYTREC:
+            point["over"] = {row["over"]: row for row in ratio_rows if row["history"] == point["history"]}
+            (point["scores"],) = (row for row in scores if row["history"] == point["history"])
+
+
 def ratio_table(ratio_rows: Points, scores: Points) -> dict[str, Any]:
     """The report's table: by history length, throughput over each other competitor's, and the score difference."""
     others = list(dict.fromkeys(row["over"] for row in ratio_rows))

@@ -150,16 +150,16 @@ class SoftmaxScorer:
         histories = [query.history.item_rows[-LAST_EVENTS:] for query in queries]
         lengths = [max(1, rows.size) for rows in histories]
         for group in plan_groups(lengths, run_overhead=RUN_OVERHEAD, max_elements=MAX_ELEMENTS):
-            asked = [queries[member] for member in group.members]
+            batch = [queries[member] for member in group.members]
             feed = {
                 ITEM_ROWS.name: _stacked([histories[member] for member in group.members], group.length),
                 COUNT.name: np.array([[histories[member].size] for member in group.members], np.int64),
                 CANDIDATE_ROWS.name: _stacked(
-                    [query.candidates for query in asked], max(query.candidates.size for query in asked)
+                    [query.candidates for query in batch], max(query.candidates.size for query in batch)
                 ),
             }
             found = self._runner.infer(feed)[RAW_SCORES.name]
-            for member, query, row in zip(group.members, asked, found, strict=True):
+            for member, query, row in zip(group.members, batch, found, strict=True):
                 scores[member] = row[: query.candidates.size]
         return [scores[position] for position in range(len(queries))]
 

@@ -1,4 +1,4 @@
-"""Soak a server: mixed traffic, conflicting writers, clients that vanish, bad input; nothing may break.
+"""Soak a server: mixed traffic, conflicting writers, cut connections, invalid input; nothing may break.
 
     python -m hytrec_benchmarks.soak --repository model_repository --output reports/soak.json
 
@@ -8,7 +8,6 @@ Progress goes to stderr, the report to the output. Exit status 1 when anything h
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -16,10 +15,9 @@ from pathlib import Path
 
 from hytrec.errors import HytrecError
 from hytrec.run_folder import write_json
-from hytrec_benchmarks.fixtures.context import Context, Log, Weights
-from hytrec_benchmarks.fixtures.machine import describe_machine
+from hytrec_benchmarks.fixtures.context import Context, Log, Weights, data_folder
+from hytrec_benchmarks.fixtures.machine import describe_run
 from hytrec_benchmarks.fixtures.progress import say
-from hytrec_benchmarks.measure import DATA_VARIABLE, DEFAULT_DATA
 from hytrec_benchmarks.soak.running import soak
 
 SECONDS = 600.0
@@ -35,16 +33,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
             say(f"soak: {options.seconds:g} s on {repository}")
             found = soak(repository, folder, seconds=options.seconds, seed=options.seed)
         except (HytrecError, TimeoutError) as error:
-            say(f"the soak failed: {error or 'calls under way were never answered'}")
+            say(f"the soak failed: {error or 'requests in flight were never completed'}")
             return 1
     options.output.parent.mkdir(parents=True, exist_ok=True)
-    write_json(options.output, found.to_dict() | {"seed": options.seed} | describe_machine())
+    write_json(options.output, found.to_dict() | {"seed": options.seed} | describe_run())
     failures = found.failures()
     for failure in failures:
         say(failure)
-    calls = sum(found.outcomes.values())
+    requests = sum(found.outcomes.values())
     say(
-        f"soak: {calls:,} calls, {found.comparison.compared} answers compared (largest difference "
+        f"soak: {requests:,} requests, {found.comparison.compared} responses compared (largest difference "
         f"{found.comparison.largest:.2g}), {len(failures)} failures; see {options.output}"
     )
     return 1 if failures else 0
@@ -52,12 +50,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _built(folder: Path) -> Path:
     """A repository whose weights are set to remember: no wrong event in a history goes unnoticed."""
-    data = Path(os.environ.get(DATA_VARIABLE) or DEFAULT_DATA)
-    return Context(folder=folder, data=data).repository(Log.RATINGS, Weights.REMEMBERING)
+    return Context(folder=folder, data=data_folder()).repository(Log.RATINGS, Weights.REMEMBERING)
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description="Soak a server and say what must not have happened.")
+    parser = argparse.ArgumentParser(description="Soak a server and report everything unexpected.")
     parser.add_argument("--repository", type=Path, help="a built model repository; one is made if not given")
     parser.add_argument("--seconds", type=float, default=SECONDS, help=f"how long ({SECONDS:g})")
     parser.add_argument("--output", type=Path, default=Path("reports/soak.json"), help="where the report goes")

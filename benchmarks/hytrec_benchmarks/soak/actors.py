@@ -1,4 +1,4 @@
-"""Who calls the server: each actor does one thing again and again, and says what came of it."""
+"""Clients of a soak: each actor sends one kind of request again and again, and says what came of it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from hytrec_benchmarks.soak.book import Book, Sample
+from hytrec_benchmarks.faults.event_ledger import MAX_EVENTS, EventLedger
+from hytrec_benchmarks.soak.checking import Reservoir, Sample
 from hytrec_clients import (
     AsyncHytrecClient,
     ClientError,
@@ -25,191 +26,176 @@ from hytrec_clients import (
 )
 from hytrec_clients.request_ids import RequestIds
 
-PATIENT_S = 60.0
-SHORTEST_S, HURRY_S = 0.001, 0.03
-"""Time that a hurried call gets, and after which another is cancelled: about as long as a call takes."""
-RESUMED = 0.7
-"""Share of calls without an answer that are made again; of the others nobody ever asks."""
-MAX_EVENTS = 3
+TIMEOUT_S = 60.0
+SHORT_TIMEOUTS_S = (0.001, 0.03)
+"""Range of the short deadlines, and of the time after which a request is cancelled: about a request's latency."""
+RETRIED = 0.7
+"""Share of the requests without a response that are retried; the outcome of the others stays unknown."""
 TOP_K = 10
-HURRIED = RetryPolicy(min_attempt_s=0)
+ONE_ATTEMPT = RetryPolicy(min_attempt_s=0)
 
 
 class Actor(StrEnum):
-    """Who calls."""
+    """Kinds of clients."""
 
-    CLICKER = "clicker"
-    """appends, rankings and recommendations, on users that others write to as well"""
+    WRITER = "writer"
+    """appends, rankings and recommendations, for users that others write to as well"""
     READER = "reader"
-    """questions without events"""
-    HURRIED = "hurried"
+    """queries without events"""
+    SHORT_DEADLINE = "short deadline"
     """deadlines of a few milliseconds"""
-    CANCELING = "canceling"
-    """calls given up by the caller"""
+    CANCELLING = "cancelling"
+    """requests cancelled by the client"""
     CUT_OFF = "cut off"
-    """connections that end in mid-call"""
-    NEWCOMER = "newcomer"
-    """a whole history in long calls, then forgotten"""
-    BAD = "bad"
-    """calls that must be refused"""
-    GARBLED = "garbled"
-    """bytes that are no call at all"""
+    """connections that are cut with requests in flight"""
+    NEW_USER = "new user"
+    """a whole history as a backfill, then forgotten"""
+    INVALID = "invalid"
+    """requests that must be rejected"""
+    MALFORMED = "malformed"
+    """bytes that are no request at all"""
 
 
 @dataclass(kw_only=True, eq=False)
-class Scene:
-    """What all actors share.
+class Workload:
+    """State that all actors share.
 
     Args:
-        outcomes: (who, what came of it) -> how often.
-        over: set when nobody is to begin anything new.
+        outcomes: (actor, outcome) -> how often.
+        over: set when nothing new is to begin.
     """
 
     client: AsyncHytrecClient
-    book: Book
+    ledger: EventLedger
+    responses: Reservoir
     users: list[str]
     candidates: list[Any]
-    longest_backfill: int
+    max_backfill: int
     random: random.Random
     outcomes: Counter[tuple[Actor, str]] = field(default_factory=Counter)
     request_ids: RequestIds = field(default_factory=RequestIds)
     over: asyncio.Event = field(default_factory=asyncio.Event)
 
-    def note(self, actor: Actor, outcome: str) -> None:
-        """Count an outcome."""
-        self.outcomes[actor, outcome] += 1
-
-    async def keep_on(self, actor: Actor, act: Callable[[], Awaitable[str]]) -> None:
-        """One actor's life: act until it is over, count what comes of it."""
+    async def repeat(self, actor: Actor, act: Callable[[], Awaitable[str]]) -> None:
+        """Let one actor act until it is over, and count the outcomes."""
         while not self.over.is_set():
             try:
                 outcome = await act()
             except ClientError as error:
                 outcome = f"{type(error).__name__} {getattr(error, 'code', '')}".strip()
-            self.note(actor, outcome)
+            self.outcomes[actor, outcome] += 1
             await asyncio.sleep(0)
 
+    def sample(self, user: str, now: int, response: Ranking | Recommendation) -> None:
+        """Offer a response to the comparison at the end."""
+        ranked = isinstance(response, Ranking)
+        self.responses.offer(
+            Sample(
+                user=user,
+                event_count=response.receipt.event_count,
+                now=now,
+                ranked=ranked,
+                keys=self.candidates if isinstance(response, Ranking) else response.item_keys,
+                scores=np.array(response.scores),
+            )
+        )
 
-class Caller:
-    """Makes calls on shared users.
+
+class SharedUserClient:
+    """Sends requests for users whom several actors write to.
 
     Args:
-        client: for the first attempt; calls without an answer are made again by the scene's own.
+        client: for the first attempt; retries of requests without a response go through the workload's own.
     """
 
-    def __init__(self, scene: Scene, client: AsyncHytrecClient | None = None) -> None:
-        self._scene = scene
-        self._client = client or scene.client
+    def __init__(self, workload: Workload, client: AsyncHytrecClient | None = None) -> None:
+        self._workload = workload
+        self._client = client or workload.client
 
-    async def click(self) -> str:
-        """A call with events, until it is answered."""
-        user, events, request_id = self._draw()
-        await self._answered(self._client, user, events, request_id, timeout_s=PATIENT_S)
-        return "answered"
+    async def write(self) -> str:
+        """A request with events, until it is completed."""
+        await self._complete(self._client, *self._draw(), timeout_s=TIMEOUT_S)
+        return "completed"
 
     async def read(self) -> str:
-        """A question without events."""
-        scene = self._scene
-        user = scene.random.choice(scene.users)
-        await self._ask(self._client, user, None, None, timeout_s=PATIENT_S)
-        return "answered"
+        """A query without events."""
+        user = self._workload.random.choice(self._workload.users)
+        await self._send(self._client, user, None, None, timeout_s=TIMEOUT_S)
+        return "completed"
 
-    async def hurry(self, shortest_s: float = SHORTEST_S, longest_s: float = HURRY_S) -> str:
-        """A call with hardly any time; one without an answer is made again, or not."""
-        user, events, request_id = self._draw()
-        timeout_s = self._scene.random.uniform(shortest_s, longest_s)
+    async def write_in_short_time(self, timeouts_s: tuple[float, float] = SHORT_TIMEOUTS_S) -> str:
+        """A request with a short deadline; one without a response is retried, or not."""
+        request = self._draw()
         try:
-            await self._answered(self._client, user, events, request_id, timeout_s=timeout_s)
+            await self._complete(self._client, *request, timeout_s=self._workload.random.uniform(*timeouts_s))
         except ClientError as error:
             name = "DeadlineExceeded" if isinstance(error, DeadlineExceeded) else type(error).__name__
-            return f"{name}, {await self._resume(user, events, request_id)}"
-        return "answered"
+            return f"{name}, {await self._retry(*request)}"
+        return "completed"
 
     async def cancel(self) -> str:
-        """A call that is given up after a moment; it is made again, or not."""
-        user, events, request_id = self._draw()
-        call = asyncio.create_task(self._answered(self._client, user, events, request_id, timeout_s=PATIENT_S))
-        done, _ = await asyncio.wait({call}, timeout=self._scene.random.uniform(0, HURRY_S))
-        if done:
-            call.result()
-            return "answered"
-        call.cancel()
+        """A request that is cancelled after a moment; it is retried, or not."""
+        request = self._draw()
+        sending = asyncio.create_task(self._complete(self._client, *request, timeout_s=TIMEOUT_S))
+        done, _ = await asyncio.wait({sending}, timeout=self._workload.random.uniform(0, SHORT_TIMEOUTS_S[1]))
+        if not done:
+            sending.cancel()
         with suppress(asyncio.CancelledError):
-            await call
-            return "answered"
-        return f"cancelled, {await self._resume(user, events, request_id)}"
+            await sending
+            return "completed"
+        return f"cancelled, {await self._retry(*request)}"
 
     def _draw(self) -> tuple[str, Events, bytes]:
-        scene = self._scene
-        user = scene.random.choice(scene.users)
-        return user, scene.book.draw(user, scene.random.randint(1, MAX_EVENTS)), scene.request_ids.take()
+        workload = self._workload
+        user = workload.random.choice(workload.users)
+        events = workload.ledger.draw(user, workload.random.randint(1, MAX_EVENTS))
+        return user, events, workload.request_ids.take()
 
-    async def _resume(self, user: str, events: Events, request_id: bytes) -> str:
-        if self._scene.random.random() > RESUMED:
+    async def _retry(self, user: str, events: Events, request_id: bytes) -> str:
+        if self._workload.random.random() > RETRIED:
             return "abandoned"
-        await self._answered(self._scene.client, user, events, request_id, timeout_s=PATIENT_S)
-        return "made again"
+        await self._complete(self._workload.client, user, events, request_id, timeout_s=TIMEOUT_S)
+        return "retried"
 
-    async def _answered(
+    async def _complete(
         self, client: AsyncHytrecClient, user: str, events: Events, request_id: bytes, *, timeout_s: float
     ) -> None:
-        receipt = await self._ask(client, user, events, request_id, timeout_s=timeout_s)
-        self._scene.book.acknowledge(user, events, receipt)
-        self._scene.request_ids.settle(request_id)
+        receipt = await self._send(client, user, events, request_id, timeout_s=timeout_s)
+        self._workload.ledger.acknowledge(user, events, receipt)
+        self._workload.request_ids.release(request_id)
 
-    async def _ask(
+    async def _send(
         self, client: AsyncHytrecClient, user: str, events: Events | None, request_id: bytes | None, *, timeout_s: float
     ) -> Any:
-        """One call of a random endpoint; its receipt."""
-        kind = self._scene.random.choice(("append", "rank", "recommend"))
-        if kind == "append":
-            return await client.append(user, events, request_id=request_id, timeout_s=timeout_s)
-        now = self._scene.book.now()
-        answer: Ranking | Recommendation
-        if kind == "rank":
-            candidates = self._scene.candidates
-            answer = await client.rank(user, candidates, events, now=now, request_id=request_id, timeout_s=timeout_s)
+        """One request to a random endpoint; its receipt."""
+        workload = self._workload
+        endpoint = workload.random.choice(("append", "rank", "recommend"))
+        options: dict[str, Any] = {"request_id": request_id, "timeout_s": timeout_s}
+        if endpoint == "append":
+            return await client.append(user, events, **options)
+        now = workload.ledger.now()
+        response: Ranking | Recommendation
+        if endpoint == "rank":
+            response = await client.rank(user, workload.candidates, events, now=now, **options)
         else:
-            answer = await client.recommend(
-                user, events, top_k=TOP_K, now=now, request_id=request_id, timeout_s=timeout_s
-            )
-        self._scene.book.offer(sample_of(self._scene, user, now, answer))
-        return answer.receipt
+            response = await client.recommend(user, events, top_k=TOP_K, now=now, **options)
+        workload.sample(user, now, response)
+        return response.receipt
 
 
-def sample_of(scene: Scene, user: str, now: int, answer: Ranking | Recommendation) -> Sample:
-    """An answer as the book keeps it."""
-    ranked = isinstance(answer, Ranking)
-    return Sample(
-        user=user,
-        event_count=answer.receipt.event_count,
-        now=now,
-        ranked=ranked,
-        keys=scene.candidates if isinstance(answer, Ranking) else answer.item_keys,
-        scores=np.array(answer.scores),
-    )
-
-
-class Newcomer:
-    """Comes with a whole history, asks, is forgotten, and is new again."""
-
-    def __init__(self, scene: Scene) -> None:
-        self._scene = scene
-
-    async def visit(self) -> str:
-        """One life of a user."""
-        scene = self._scene
-        user = f"newcomer {len(scene.book.accounts)}"
-        scene.book.open(user)
-        events = scene.book.draw(user, scene.random.randint(2, scene.longest_backfill))
-        receipt = await scene.client.backfill(user, events, timeout_s=PATIENT_S)
-        if receipt.event_count != len(events):
-            return f"{receipt.event_count} events after a backfill of {len(events)}"
-        now = scene.book.now()
-        answer = await scene.client.rank(user, scene.candidates, now=now, timeout_s=PATIENT_S)
-        scene.book.settle(user, events)
-        scene.book.offer(sample_of(scene, user, now, answer))
-        if not await scene.client.forget(user, timeout_s=PATIENT_S):
-            return "nothing to forget"
-        after = await scene.client.append(user, timeout_s=PATIENT_S)
-        return "answered" if after.event_count == 0 else f"{after.event_count} events after being forgotten"
+async def add_and_forget_user(workload: Workload) -> str:
+    """One life of a user: a backfill, a ranking, a forget, and an append that finds no events."""
+    ledger, client = workload.ledger, workload.client
+    user = f"new user {len(ledger.users)}"
+    events = ledger.draw(user, workload.random.randint(2, workload.max_backfill))
+    receipt = await client.backfill(user, events, timeout_s=TIMEOUT_S)
+    if receipt.event_count != len(events):
+        return f"{receipt.event_count} events after a backfill of {len(events)}"
+    now = ledger.now()
+    ranking = await client.rank(user, workload.candidates, now=now, timeout_s=TIMEOUT_S)
+    ledger.close(user, events)
+    workload.sample(user, now, ranking)
+    if not await client.forget(user, timeout_s=TIMEOUT_S):
+        return "nothing to forget"
+    after = await client.append(user, timeout_s=TIMEOUT_S)
+    return "completed" if after.event_count == 0 else f"{after.event_count} events after being forgotten"

@@ -1,20 +1,21 @@
-"""Actors that send what no client sends: refused calls, and bytes that are no calls."""
+"""Actors that send what no client sends: invalid requests, and malformed bytes."""
 
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
-from hytrec_benchmarks.soak.actors import Scene
-from hytrec_benchmarks.soak.bad_calls import BadCall
+from hytrec_benchmarks.soak.actors import Workload
+from hytrec_benchmarks.soak.bad_requests import BadRequest
 from hytrec_export.optional import require
 
-ANSWER_S = 30.0
-LONGEST_STAY_S = 0.2
+TIMEOUT_S = 30.0
+MAX_CONNECTION_S = 0.2
 PAUSE_S = 0.05
-"""Of the sender of garbage, between two connections."""
+"""Between two connections with malformed bytes."""
 _PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 _HTTP = (
     b"GARBAGE\r\n\r\n",
@@ -25,58 +26,59 @@ _HTTP = (
 )
 
 
-class Refused:
-    """Makes bad calls, each kind in turn.
+class BadRequests:
+    """Sends invalid requests, each kind in turn.
 
     Args:
         triton: a tritonclient.grpc.aio client.
     """
 
-    def __init__(self, triton: Any, calls: Sequence[BadCall]) -> None:
+    def __init__(self, triton: Any, requests: Sequence[BadRequest]) -> None:
         self._library = require("tritonclient.grpc", extra="client")
         self._triton = triton
-        self._calls = calls
-        self._made = 0
+        self._requests = itertools.cycle(requests)
 
-    async def call(self) -> str:
-        """One bad call: "refused", or what else came of it."""
-        bad = self._calls[self._made % len(self._calls)]
-        self._made += 1
+    async def send(self) -> str:
+        """One invalid request: "rejected", or what else came of it."""
+        bad = next(self._requests)
         try:
-            await self._triton.infer(bad.endpoint, self._tensors(bad), client_timeout=ANSWER_S)
+            await self._triton.infer(bad.endpoint, self._tensors(bad), client_timeout=TIMEOUT_S)
         except self._library.InferenceServerException as error:
             code = str(error.status()).removeprefix("StatusCode.")
-            return "refused" if code == bad.code else f"{bad.name}: {code} instead of {bad.code}: {error.message()}"
-        return f"{bad.name}: answered"
+            return "rejected" if code == bad.code else f"{bad.name}: {code} instead of {bad.code}: {error.message()}"
+        return f"{bad.name}: completed"
 
-    def _tensors(self, bad: BadCall) -> list[Any]:
-        return [infer_input(self._library, name, values, torn=name == bad.torn) for name, values in bad.inputs.items()]
+    def _tensors(self, bad: BadRequest) -> list[Any]:
+        return [
+            infer_input(self._library, name, values, truncated=name == bad.truncated)
+            for name, values in bad.inputs.items()
+        ]
 
 
-def infer_input(library: Any, name: str, values: Any, *, torn: bool) -> Any:
-    """A tensor; a torn one has lost its last byte."""
+def infer_input(library: Any, name: str, values: Any, *, truncated: bool) -> Any:
+    """A tensor; a truncated one has lost its last byte."""
     triton_type = require("tritonclient.utils", extra="client").np_to_triton_dtype(values.dtype)
     tensor = library.InferInput(name, list(values.shape), triton_type).set_data_from_numpy(values)
-    if torn:
+    if truncated:
         tensor._raw_content = tensor._raw_content[:-1]  # noqa: SLF001 - no public way sends such a thing
     return tensor
 
 
-class Garbler:
-    """Sends bytes to the server's ports and goes away in the middle.
+class MalformedBytes:
+    """Sends malformed bytes to the server's ports and closes the connection early.
 
     Args:
         grpc, http: `host:port`.
     """
 
-    def __init__(self, scene: Scene, *, grpc: str, http: str) -> None:
-        self._scene = scene
+    def __init__(self, workload: Workload, *, grpc: str, http: str) -> None:
+        self._random = workload.random
         self._grpc = grpc
         self._http = http.removeprefix("http://")
 
     async def send(self) -> str:
         """One connection."""
-        generator = self._scene.random
+        generator = self._random
         if generator.random() < 0.5:
             target, data = self._http, generator.choice(_HTTP)
         else:
@@ -85,7 +87,7 @@ class Garbler:
         reader, writer = await asyncio.open_connection(host, int(port))
         writer.write(data)
         with suppress(OSError, asyncio.TimeoutError):
-            await asyncio.wait_for(reader.read(1 << 12), generator.uniform(0, LONGEST_STAY_S))
+            await asyncio.wait_for(reader.read(1 << 12), generator.uniform(0, MAX_CONNECTION_S))
         writer.transport.abort()
         await asyncio.sleep(PAUSE_S)
         return "sent"

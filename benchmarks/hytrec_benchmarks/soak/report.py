@@ -11,19 +11,19 @@ from hytrec_benchmarks.soak.actors import Actor
 from hytrec_benchmarks.soak.checking import Comparison
 from hytrec_benchmarks.soak.watching import leaks
 
-_OUT_OF_TIME = "the call had less time than an answer takes"
-_CONFLICT = "the last attempt that the call had time for met another writer of the same user, or a cut connection"
+_OUT_OF_TIME = "the deadline was shorter than a response takes"
+_CONFLICT = "the last attempt within the deadline met another writer of the same user, or a cut connection"
 _EXPECTED: dict[Actor, dict[str, str]] = {
-    Actor.CLICKER: {},
+    Actor.WRITER: {},
     Actor.READER: {},
-    Actor.HURRIED: {"DeadlineExceeded, ": _OUT_OF_TIME, "Unavailable, ": _CONFLICT},
-    Actor.CANCELING: {"cancelled, ": "the caller gave the call up"},
+    Actor.SHORT_DEADLINE: {"DeadlineExceeded, ": _OUT_OF_TIME, "Unavailable, ": _CONFLICT},
+    Actor.CANCELLING: {"cancelled, ": "the client cancelled the request"},
     Actor.CUT_OFF: {"DeadlineExceeded, ": _OUT_OF_TIME, "Unavailable, ": _CONFLICT},
-    Actor.NEWCOMER: {},
-    Actor.BAD: {"refused": "the call was wrong, and its code says so"},
-    Actor.GARBLED: {"sent": "nobody waits for an answer"},
+    Actor.NEW_USER: {},
+    Actor.INVALID: {"rejected": "the request was invalid, and its code says so"},
+    Actor.MALFORMED: {"sent": "no response is awaited"},
 }
-"""Why an outcome, told by its beginning, may come; "answered" always may, but to a bad call."""
+"""Why an outcome, by its beginning, is expected; "completed" always is, but of an invalid request."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,16 +31,16 @@ class Soak:
     """What a soak left.
 
     Args:
-        outcomes: (who, what came of it) -> how often.
-        balance: events by what is wrong with them.
+        outcomes: (actor, outcome) -> how often.
+        faults: see `EventLedger.faults`.
         growth: means of the first and the last fifth of the samples, by what was sampled.
         crashed: what ended of the server; empty where all of it lives.
-        cut: connections cut off.
+        cut: connections cut.
     """
 
     seconds: float
     outcomes: Mapping[tuple[Actor, str], int]
-    balance: Mapping[str, int]
+    faults: Mapping[str, int]
     comparison: Comparison
     growth: dict[str, tuple[float, float]]
     crashed: str
@@ -49,21 +49,21 @@ class Soak:
     def failures(self) -> list[str]:
         """One line for everything that must not have happened."""
         found = [f"the server crashed: {self.crashed}"] if self.crashed else []
-        found += [f"{count} events are {name}" for name, count in self.balance.items() if count]
+        found += [f"{count} events are {name}" for name, count in self.faults.items() if count]
         if self.comparison.wrong:
             found.append(
-                f"{self.comparison.wrong} of {self.comparison.compared} answers are wrong, "
+                f"{self.comparison.wrong} of {self.comparison.compared} responses are wrong, "
                 f"the scores of the worst by {self.comparison.largest:.3g}"
             )
         if not self.comparison.compared:
-            found.append("no answer was compared; soak for longer")
+            found.append("no response was compared; soak for longer")
         found += [
             f"{actor.value}: {count} times {outcome!r}, which is not expected"
             for (actor, outcome), count in sorted(self.outcomes.items())
             if explanation(actor, outcome) is None
         ]
         idle = set(Actor) - {actor for actor, _ in self.outcomes}
-        found += [f"{actor.value}: nothing was done; soak for longer" for actor in sorted(idle)]
+        found += [f"{actor.value}: no request was made; soak for longer" for actor in sorted(idle)]
         return [*found, *leaks(self.growth, seconds=self.seconds)]
 
     def to_dict(self) -> dict[str, Any]:
@@ -74,7 +74,7 @@ class Soak:
         return {
             "seconds": round(self.seconds, 1),
             "failures": self.failures(),
-            "calls": dict(counts),
+            "requests": dict(counts),
             "outcomes": [
                 {
                     "actor": actor.value,
@@ -85,15 +85,15 @@ class Soak:
                 }
                 for (actor, outcome), count in sorted(self.outcomes.items())
             ],
-            "events": dict(self.balance),
-            "answers": asdict(self.comparison),
+            "events": dict(self.faults),
+            "responses": asdict(self.comparison),
             "connections_cut": self.cut,
             "growth": {name: {"first_fifth": first, "last_fifth": last} for name, (first, last) in self.growth.items()},
         }
 
 
 def explanation(actor: Actor, outcome: str) -> str | None:
-    """Why an outcome is none to worry about; None where it is."""
-    if outcome == "answered" and actor is not Actor.BAD:
-        return "the call was answered"
+    """Why an outcome is expected; None where it is not."""
+    if outcome == "completed" and actor is not Actor.INVALID:
+        return "the request was completed"
     return next((why for start, why in _EXPECTED[actor].items() if outcome.startswith(start)), None)

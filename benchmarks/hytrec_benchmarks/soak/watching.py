@@ -1,4 +1,4 @@
-"""What the server uses of the machine while it is soaked, and whether that grows."""
+"""Resource usage of the server during a soak, and whether it grows."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
-from hytrec_benchmarks.fixtures.resources import Use, use_of_server
-from hytrec_benchmarks.soak.book import Book
+from hytrec_benchmarks.faults.event_ledger import EventLedger
+from hytrec_benchmarks.fixtures.resources import Usage, use_of_server
 from hytrec_export.state.store import StateStore
 
-LOOK_S = 0.25
+INTERVAL_S = 0.25
 """Often enough that no window of a state moves on by more than it holds."""
-SETTLED = 0.25
-"""Share of the samples, at the start, that tell of warming up alone. The encoder's memory grows in steps, with the
+WARMUP = 0.25
+"""Share of the samples, at the start, that are left out. The encoder's memory grows in steps, with the
 largest batch so far, and stays there: of 600 s the first two minutes or so."""
 LONG_S = 300.0
 SLACK = {"threads": 4.0, "files": 24.0, "used_bytes": float(1 << 20)}
@@ -26,38 +26,41 @@ MEMORY_GROWTH, SHORT_MEMORY_GROWTH = 1.05, 1.5
 
 
 @dataclass(frozen=True, kw_only=True)
-class Look:
-    """One sample: what the processes use, and live bytes of the store."""
+class ResourceSample:
+    """Usage of the server's processes, and live bytes of its store."""
 
-    use: Use
+    usage: Usage
     used_bytes: int
 
     def values(self) -> dict[str, int]:
         """By name."""
-        return asdict(self.use) | {"used_bytes": self.used_bytes}
+        return asdict(self.usage) | {"used_bytes": self.used_bytes}
 
 
-async def watch(pid: int, store: StateStore, book: Book, looks: list[Look], over: asyncio.Event) -> None:
-    """Look until it is over."""
+async def watch(
+    pid: int, store: StateStore, ledger: EventLedger, samples: list[ResourceSample], over: asyncio.Event
+) -> None:
+    """Read the store and sample the server until it is over."""
     while not over.is_set():
-        book.look(store)
-        looks.append(Look(use=use_of_server(pid), used_bytes=store.stat().used_bytes))
-        await asyncio.sleep(LOOK_S)
+        ledger.read(store)
+        samples.append(ResourceSample(usage=use_of_server(pid), used_bytes=store.stat().used_bytes))
+        await asyncio.sleep(INTERVAL_S)
 
 
-def growth(looks: Sequence[Look]) -> dict[str, tuple[float, float]]:
+def growth(samples: Sequence[ResourceSample]) -> dict[str, tuple[float, float]]:
     """Means over the first and over the last fifth, by name, once the server is warm."""
-    warm = looks[int(len(looks) * SETTLED) :]
+    warm = [sample.values() for sample in samples[int(len(samples) * WARMUP) :]]
     fifth = max(1, len(warm) // 5)
-    return {
-        name: tuple(float(np.mean([look.values()[name] for look in part])) for part in (warm[:fifth], warm[-fifth:]))  # type: ignore[misc]
-        for name in (looks[0].values() if looks else ())
-    }
+
+    def mean(part: Sequence[dict[str, int]], name: str) -> float:
+        return float(np.mean([values[name] for values in part]))
+
+    return {name: (mean(warm[:fifth], name), mean(warm[-fifth:], name)) for name in (warm[0] if warm else ())}
 
 
-def leaks(grown: dict[str, tuple[float, float]], *, seconds: float) -> Iterator[str]:
+def leaks(growth_of: dict[str, tuple[float, float]], *, seconds: float) -> Iterator[str]:
     """One line for everything that grew by more than it may."""
-    for name, (first, last) in grown.items():
+    for name, (first, last) in growth_of.items():
         if name == "anonymous_bytes":
             limit = first * (MEMORY_GROWTH if seconds >= LONG_S else SHORT_MEMORY_GROWTH)
         else:

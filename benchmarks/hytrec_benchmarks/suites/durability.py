@@ -1,28 +1,23 @@
-"""Nothing is lost and nothing counts twice: killed servers, lost answers, failing steps, on a real server."""
+"""Nothing is lost and nothing counts twice: killed servers, lost responses, failing steps, on a real server."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from hytrec_benchmarks.faults.failing import copy_faulty, fail_and_compare, models_of
-from hytrec_benchmarks.faults.killing import kill_and_compare, opened
+from hytrec_benchmarks.faults.killing import kill_and_compare
 from hytrec_benchmarks.faults.racing import race
 from hytrec_benchmarks.fixtures.bounds import Figure
 from hytrec_benchmarks.fixtures.context import Context, Log, Weights
 from hytrec_benchmarks.fixtures.progress import say
+from hytrec_benchmarks.fixtures.serving import serving
 from hytrec_export.options import Execution
-from hytrec_export.server import EmbeddedServer, ServerOptions
-from hytrec_export.settings import ServingSettings
-from hytrec_export.state.options import StoreOptions
-from hytrec_export.state.store import StateStore
 
 KILLS = 200
-RACE_CALLS = 150
+RACE_REQUESTS = 150
 FAILURES = 500
 """Of every model."""
-QUICK_KILLS, QUICK_RACE_CALLS, QUICK_FAILURES = 3, 10, 10
+QUICK_KILLS, QUICK_RACE_REQUESTS, QUICK_FAILURES = 3, 10, 10
 
 
 def measure(context: Context) -> dict[str, Figure]:
@@ -39,27 +34,29 @@ def measure(context: Context) -> dict[str, Figure]:
 def _kills(context: Context, repository: Path, folder: Path) -> dict[str, Figure]:
     kills = QUICK_KILLS if context.quick else KILLS
     say(f"killing the server {kills} times while writers append")
-    aftermath = kill_and_compare(repository, folder, kills=kills, seed=context.seed)
+    report = kill_and_compare(repository, folder, kills=kills, seed=context.seed)
     return {
-        "kills": aftermath.kills,
-        "kills_during_calls": aftermath.kills_in_calls,
-        "kills_calls": aftermath.calls,
-        "kills_answers_lost": aftermath.replayed,
-        "acknowledged_events_lost": aftermath.lost,
-        "acknowledged_events_misplaced": aftermath.misplaced,
-        "events_applied_twice": aftermath.twice,
-        "killed_state_max_rel_diff": aftermath.state_difference,
+        "kills": report.kills,
+        "kills_during_calls": report.kills_in_flight,
+        "kills_calls": report.requests,
+        "kills_answers_lost": report.replayed,
+        "acknowledged_events_lost": report.faults["lost"],
+        "acknowledged_events_misplaced": report.faults["misplaced"] + report.faults["unknown"],
+        "events_applied_twice": report.faults["twice"],
+        "killed_state_max_rel_diff": report.state_difference,
     }
 
 
 def _race(context: Context, repository: Path, folder: Path) -> dict[str, Figure]:
-    say("two clients append to one user, and answers are lost")
-    with serving_with_store(repository, folder) as (server, _):
-        outcome = race(server.grpc_url, calls=QUICK_RACE_CALLS if context.quick else RACE_CALLS, seed=context.seed)
+    say("two clients append to one user, and responses are lost")
+    with serving(repository, folder) as (server, _):
+        outcome = race(
+            server.grpc_url, requests=QUICK_RACE_REQUESTS if context.quick else RACE_REQUESTS, seed=context.seed
+        )
     return {
         "concurrent_event_count_error": outcome.error,
         "concurrent_events": outcome.sent,
-        "concurrent_answers_lost": outcome.lost_answers,
+        "concurrent_answers_lost": outcome.lost_responses,
     }
 
 
@@ -72,21 +69,10 @@ def _failures(context: Context, folder: Path) -> dict[str, Figure]:
         say(f"steps {kind}: making each of {len(models)} models fail {failures} times")
         faulty = copy_faulty(sound, folder / kind / "repository")
         made += failures * len(models)
-        with serving_with_store(faulty, folder / kind) as (server, store):
+        with serving(faulty, folder / kind) as (server, store):
             for model in models:
                 survival = fail_and_compare(server, store, faulty, model, failures=failures)
                 if not survival.alive:
                     break
                 survived += survival.clean if survival.unchanged else 0
     return {"failing_calls": made, "failing_calls_survived": survived}
-
-
-@contextmanager
-def serving_with_store(repository: Path, folder: Path) -> Iterator[tuple[EmbeddedServer, StateStore]]:
-    """A ready server with a state store of its own, and that store opened beside it."""
-    stored = StoreOptions(path=folder / "state")
-    options = ServerOptions(
-        repository=repository, grpc_port=0, http_port=0, metrics_port=0, environment=stored.to_environment()
-    )
-    with EmbeddedServer(options) as server, opened(stored, ServingSettings.load(repository)) as store:
-        yield server, store

@@ -30,7 +30,7 @@ ITEMS = 200_000
 QUICK_ITEMS = 2_000
 CAPABILITIES = ("sm80", "sm86", "sm89", "sm120")
 SHORT_NAMES = {Precision.FLOAT32: "fp32", Precision.MIXED: "fp16"}
-MAX_TOGETHER = 4
+MAX_PARALLEL = 4
 """Builds at once; each takes a gigabyte."""
 
 
@@ -42,10 +42,10 @@ def measure(context: Context) -> dict[str, Figure]:
     for precision in SHORT_NAMES:
         say(f"exporting {precision.value} graphs of {run.config.items:,} items")
         graphs[precision] = exported(context, run, Lowering.CHUNKED, precision)
-    together = min(MAX_TOGETHER, len(os.sched_getaffinity(0)))
-    say(f"building for {', '.join(capabilities)}, {together} at once")
+    parallel = min(MAX_PARALLEL, len(os.sched_getaffinity(0)))
+    say(f"building for {', '.join(capabilities)}, {parallel} at once")
     start = time.monotonic()
-    with ThreadPoolExecutor(together) as pool:
+    with ThreadPoolExecutor(parallel) as pool:
         built = list(
             pool.map(lambda wanted: build(context, run, graphs[wanted[0]], *wanted), product(SHORT_NAMES, capabilities))
         )

@@ -13,14 +13,12 @@ from pathlib import Path
 
 import numpy as np
 
-from hytrec.data.vocabulary import Vocabulary
 from hytrec.signature import RANK
 from hytrec_benchmarks.fixtures.bounds import Figure
 from hytrec_benchmarks.fixtures.context import LONG, LONG_EVENTS, Context, Log
-from hytrec_benchmarks.fixtures.in_process import InProcessBackend, onnx_chain
 from hytrec_benchmarks.fixtures.progress import say
 from hytrec_benchmarks.fixtures.resources import use_of_server
-from hytrec_benchmarks.peers.competitors import InProcessCompetitor
+from hytrec_benchmarks.peers.competitors import InProcessCompetitor, opened_in_process
 from hytrec_benchmarks.peers.history_traffic import user_after
 from hytrec_benchmarks.peers.options import CONCURRENCY, ComparisonOptions
 from hytrec_benchmarks.peers.program import command_of, over_in_process
@@ -37,7 +35,6 @@ from hytrec_export.loadtest.traffic import SimulatedUser
 from hytrec_export.options import Execution
 from hytrec_export.progress import silent
 from hytrec_export.server import EmbeddedServer
-from hytrec_export.settings import VOCABULARY_FILE, ServingSettings
 
 EVENTS = 1_000
 QUICK_EVENTS = 150
@@ -77,7 +74,7 @@ def measure(context: Context) -> dict[str, Figure]:
     Raises:
         LoadTestError: perf_analyzer is not installed, or failed.
     """
-    find_perf_analyzer(None)  # told now, not after minutes
+    find_perf_analyzer(None)  # fail now, not after minutes of training
     return asyncio.run(_measure(context, QUICK if context.quick else Amount()))
 
 
@@ -86,7 +83,7 @@ async def _measure(context: Context, amount: Amount) -> dict[str, Figure]:
     async with AsyncExitStack() as stack:
         server, client = await stack.enter_async_context(_served(context, repository, name="load"))
         factory, (users, doubles, others) = _users(context, server, repository, amount)
-        in_process = _in_process(repository, factory, stack)
+        in_process = stack.enter_context(opened_in_process(repository, factory, chunk=LONG_EVENTS))
         in_process.prefill(doubles)
         _prefill(server, factory, users)
         ranking = ClientTraffic(users=users, send=rank_by(client, factory))
@@ -159,10 +156,9 @@ def _users(
         for group in range(3)
     ]
     generator = np.random.default_rng(context.seed)
+    count = min(prepared.candidates, len(prepared.log.item_keys))
     candidates = {
-        user.name: generator.choice(prepared.log.item_keys, prepared.candidates, replace=False)
-        for group in groups
-        for user in group
+        user.name: generator.choice(prepared.log.item_keys, count, replace=False) for group in groups for user in group
     }
     return RequestFactory(log=prepared.log, candidates=candidates), groups
 
@@ -174,17 +170,6 @@ def long_users(log: EventLog, *, events: int, count: int, prefix: str) -> list[S
         user_after(log, user, events, name=f"{prefix}-{number}", requests=int(log.lengths[user]) - events)
         for number, user in zip(range(count), itertools.cycle(longest), strict=False)
     ]
-
-
-def _in_process(repository: Path, factory: RequestFactory, stack: AsyncExitStack) -> InProcessCompetitor:
-    settings = ServingSettings.load(repository)
-    return InProcessCompetitor(
-        InProcessBackend(stack.enter_context(onnx_chain(repository, sizes=settings.sizes))),
-        Vocabulary.load(repository / VOCABULARY_FILE),
-        factory,
-        model=settings.fingerprint,
-        chunk=LONG_EVENTS,
-    )
 
 
 def _prefill(server: EmbeddedServer, factory: RequestFactory, users: Sequence[SimulatedUser]) -> None:

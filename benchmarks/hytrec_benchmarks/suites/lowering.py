@@ -1,4 +1,4 @@
-"""What a call costs in the chunked form of the delta rule, by its length, and beside the fused operator."""
+"""Latency of the encoder with the chunked delta rule by events per request, and against the fused operator."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ def measure(context: Context) -> dict[str, Figure]:
             graphs = exported(context, run, lowering, Precision.FLOAT32)
             runners[lowering] = stack.enter_context(open_runner(ENCODER, graphs[ENCODER.name]))
         for lengths, rounds in (((1, CHUNK_EVENTS), SHORT_ROUNDS), ((some, many), LONG_ROUNDS)):
-            calls = {
+            requests = {
                 f"{lowering.value} {events}": partial(runner.infer, state | whole([history.before(events)]))
                 for lowering, runner in runners.items()
                 for events in lengths
             }
-            taken_ms |= interleaved_medians_ms(calls, rounds=rounds, text="calls of both lowerings")
+            taken_ms |= interleaved_medians_ms(requests, rounds=rounds, text="requests of both lowerings")
     chunked = {events: taken_ms[f"chunked {events}"] for events in (1, CHUNK_EVENTS, some, many)}
     return {
         "chunked_one_event_ms": chunked[1],

@@ -19,20 +19,21 @@ from hytrec_benchmarks.fixtures.bounds import Figure
 from hytrec_benchmarks.fixtures.context import LONG, LONG_EVENTS, QUICK_EVENTS, Context, Log, Weights
 from hytrec_benchmarks.fixtures.progress import say
 from hytrec_benchmarks.fixtures.reference_models import Feeder, torch_chain
-from hytrec_export.exporters.mixed_precision import HalfLinear, HalfProduct, to_mixed_precision
+from hytrec_export.exporters.fp16_weights import convert_to_fp16_weights
+from hytrec_export.exporters.mixed_precision import HalfLinear, HalfProduct, narrow_limit, to_mixed_precision
 from hytrec_export.exporters.onnx_graph import export_graphs
 from hytrec_export.options import Lowering, Precision
 from hytrec_export.settings import Limits, ServingSettings
 from hytrec_export.verification.quality.bounds import AUC, HR, NDCG, Drift, QualityBounds, QualityReport
 from hytrec_export.verification.quality.drift import measure_drift
 from hytrec_export.verification.quality.gate import check_quality
-from hytrec_export.verification.quality.ranking import opened, question_of, seen_rows, times
+from hytrec_export.verification.quality.ranking import opened, query_of, seen_rows, times
 
 EARLY_APPENDS = 500
-"""The drift after these tells whether it grows."""
+"""The drift after these shows whether it grows."""
 QUICK_USERS = 20
 NO_BOUNDS = QualityBounds(score=1e9, overlap=0, metric=1e9, batched=1e9)
-"""The figures are wanted whatever they are; their bounds stand in `measures.figures`."""
+"""The figures are wanted whatever they are; their bounds are in `fixtures.bounds`."""
 
 Graphs = Mapping[str, Path]
 
@@ -49,7 +50,14 @@ def measure(context: Context) -> dict[str, Figure]:
         ("fp16_weights", Lowering.FUSED, Precision.HALF_WEIGHTS),
     ):
         say(f"{precision.value}, {lowering.value}, against float32 on {len(histories)} histories")
-        float32, half = (exported(context, run, lowering, each) for each in (Precision.FLOAT32, precision))
+        float32 = exported(context, run, lowering, Precision.FLOAT32)
+        half = (
+            exported(context, run, lowering, precision)
+            if precision is Precision.MIXED
+            else convert_to_fp16_weights(
+                float32, context.new_folder("graphs-halved") / "half", narrow=narrow_limit(run.model)
+            )
+        )
         quality = check_quality(float32, half, histories, settings=settings_of(run), bounds=NO_BOUNDS)
         figures |= quality_figures(prefix, quality)
         figures[f"{prefix}_file_size_ratio"] = size_of(half) / size_of(float32)
@@ -116,15 +124,15 @@ def _long_figures(context: Context) -> dict[str, Figure]:
 
 
 def drift_of(run: Run, float32: Graphs, half: Graphs, history: History, appends: int) -> Drift:
-    """Of a history's first events, one a call."""
+    """Of a history's first events, one per request."""
     settings = settings_of(run)
     with ExitStack() as stack:
-        sides = [opened(graphs, settings, stack) for graphs in (float32, half)]
-        return measure_drift(sides[0], sides[1], question_of(history, items=run.config.items), appends=appends)
+        graph_sets = [opened(graphs, settings, stack) for graphs in (float32, half)]
+        return measure_drift(graph_sets[0], graph_sets[1], query_of(history, items=run.config.items), appends=appends)
 
 
 def largest_number(run: Run, history: History) -> float:
-    """Largest absolute value that enters or leaves a float16 product while a history is fed and asked about.
+    """Largest absolute value that enters or leaves a float16 product while a history is encoded and queried.
 
     float16 ends at 65,504.
     """
@@ -139,9 +147,9 @@ def largest_number(run: Run, history: History) -> float:
         if isinstance(module, HalfLinear | HalfProduct):
             module.register_forward_hook(note)
     sizes = run.config.sizes()
-    question = question_of(history, items=run.config.items)
+    query = query_of(history, items=run.config.items)
     with torch_chain(mixed, sizes=sizes) as chain:
-        users = Feeder(chain=chain, sizes=sizes, max_events=LONG_EVENTS).feed(question.history)
-        rows = chain.retrieve(users, times([question]), seen_rows([question]))
-        chain.rerank(users, times([question]), rows)
+        users = Feeder(chain=chain, sizes=sizes, max_events=LONG_EVENTS).feed(query.history)
+        rows = chain.retrieve(users, times([query]), seen_rows([query]))
+        chain.rerank(users, times([query]), rows)
     return largest

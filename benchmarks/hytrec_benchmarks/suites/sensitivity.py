@@ -12,9 +12,10 @@ from hytrec.run_folder import load_run
 from hytrec.signature import MEMORY, STATE
 from hytrec_benchmarks.fixtures.bounds import BOUNDS, Figure
 from hytrec_benchmarks.fixtures.context import LONG_EVENTS, Context, Log, Weights
+from hytrec_benchmarks.fixtures.differences import largest
 from hytrec_benchmarks.fixtures.in_process import onnx_chain
 from hytrec_benchmarks.fixtures.progress import say, track
-from hytrec_benchmarks.fixtures.reference_models import Feeder, largest, part, whole
+from hytrec_benchmarks.fixtures.reference_models import Feeder, part, whole
 from hytrec_export.runtime.runners import Arrays
 
 DROPS = 1_000
@@ -24,7 +25,7 @@ ROWS = 25
 
 
 def measure(context: Context) -> dict[str, Figure]:
-    """The least movement of the memory, in bounds, when one of the last 1,000 events is left out: all are tried."""
+    """The smallest movement of the memory, in bounds, when one of the last 1,000 events is left out: all are tried."""
     run = load_run(context.run(Log.EDITS, Weights.REMEMBERING))
     repository = context.repository(Log.EDITS, Weights.REMEMBERING, max_events=LONG_EVENTS)
     sizes, drops = run.config.sizes(), QUICK_DROPS if context.quick else DROPS
@@ -57,7 +58,7 @@ def movements(feeder: Feeder, history: History, *, drops: int) -> NDArray[np.flo
         before = []
         for position in range(start, min(start + ROWS, len(history))):
             before.append(state)
-            state = feeder.call(part(history, position, position + 1), state).state
+            state = feeder.request(part(history, position, position + 1), state).state
         rests = [part(history, start + row + 1, len(history)) for row in range(len(before))]
         without = feeder.chain.encode(stacked(before), whole(rests)).state[MEMORY.name]
         moved += [largest(other - memory[0]) / scale for other in without]

@@ -118,7 +118,7 @@ class Bench:
         graphs = stack.enter_context(onnx_chain(repository, sizes=sizes))
         generator = np.random.default_rng(context.seed)
         return cls(
-            # The graph does not depend on the largest call; its buckets do, and those of a default build are timed.
+            # The graph does not depend on max_events; its buckets do, and those of a default build are timed.
             feeder=Feeder(chain=graphs, sizes=sizes, max_events=Limits().max_events),
             eager={
                 name: stack.enter_context(torch_chain(run.model, sizes=sizes, delta_rule=form))
@@ -131,7 +131,7 @@ class Bench:
     def append_after(self, events: int) -> Callable[[], object]:
         """One more event, after so many."""
         state = self.feeder.feed(self.history.before(events)).state
-        return partial(self.feeder.call, part(self.history, events, events + 1), state)
+        return partial(self.feeder.request, part(self.history, events, events + 1), state)
 
     def append_and_rank_after(self, events: int) -> Callable[[], object]:
         """One more event, after so many, and a score for every candidate."""
@@ -140,9 +140,9 @@ class Bench:
         return lambda: self.feeder.chain.rerank(append(), now_s, self.candidates)  # type: ignore[arg-type]
 
     def encode(self, events: int) -> Callable[[], object]:
-        """So many events of a new user in one call."""
+        """So many events of a new user in one request."""
         state = empty_state(self.feeder.sizes, 1)
-        return partial(self.feeder.call, self.history.before(events), state)
+        return partial(self.feeder.request, self.history.before(events), state)
 
     def encode_eager(self, events: int, eager: Eager) -> Callable[[], object]:
         """The same in PyTorch, without padding."""
@@ -169,8 +169,8 @@ class Bench:
         """The form of the delta rule and the number of threads that encode so many events fastest."""
         cores = len(os.sched_getaffinity(0))
         ways = {f"{form} {threads}": Eager(form, threads) for form, threads in product(FORMS, sorted({1, cores}))}
-        contenders = {name: self.encode_eager(events, eager) for name, eager in ways.items()}
-        taken_ms = interleaved_medians_ms(contenders, rounds=rounds, text="PyTorch eager")
+        alternatives = {name: self.encode_eager(events, eager) for name, eager in ways.items()}
+        taken_ms = interleaved_medians_ms(alternatives, rounds=rounds, text="PyTorch eager")
         return ways[min(taken_ms, key=taken_ms.__getitem__)]
 
     def _now_after(self, events: int) -> Int64Array:

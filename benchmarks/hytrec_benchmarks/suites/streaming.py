@@ -1,11 +1,9 @@
-"""Streaming equals whole: one call, random splits, one event a call, and a float64 recurrence say the same."""
+"""Streaming equals whole: one request, random splits, single events and a float64 recurrence agree."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,12 +12,12 @@ from torch import Tensor
 from hytrec.data.histories import History
 from hytrec.modeling.delta_rule import reference
 from hytrec.run_folder import Run, load_run
-from hytrec.signature import STATE
 from hytrec_benchmarks.fixtures.bounds import Figure
 from hytrec_benchmarks.fixtures.context import LONG_EVENTS, Context, Log, Weights
+from hytrec_benchmarks.fixtures.differences import score_difference, state_difference
 from hytrec_benchmarks.fixtures.in_process import onnx_chain
 from hytrec_benchmarks.fixtures.progress import say, track
-from hytrec_benchmarks.fixtures.reference_models import Feeder, in_float64, largest, oracle, whole
+from hytrec_benchmarks.fixtures.reference_models import Feeder, in_float64, oracle, whole
 from hytrec_export.runtime.model_chain import EncodedUsers, ModelChain, empty_state, split_every
 from hytrec_export.runtime.runners import Arrays
 
@@ -27,15 +25,7 @@ CANDIDATES = 500
 CUTS = (2, 20, 200, 2_000)
 """At how many random positions a history is cut, split by split."""
 IDLE_S = 3_600
-"""Time between the last event and the question."""
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Outcome:
-    """What one way of encoding a history came to."""
-
-    state: Arrays
-    scores: NDArray[Any]
+"""Time between the last event and the query."""
 
 
 def measure(context: Context) -> dict[str, Figure]:
@@ -48,9 +38,9 @@ def measure(context: Context) -> dict[str, Figure]:
         score_diffs, state_diffs, recorder = [], [], DecayRecorder()
         for history in histories:
             say(f"streaming {len(history):,} events, {weights.value} weights")
-            outcomes = list(_outcomes(context, run, repository, history, recorder))
-            score_diffs.append(score_difference(outcomes))
-            state_diffs.append(state_difference(outcomes))
+            results = list(_results(context, run, repository, history, recorder))
+            score_diffs.append(score_difference([own for _, own in results]))
+            state_diffs.append(state_difference([own for own, _ in results]))
         scores[weights], states[weights], decays[weights] = max(score_diffs), max(state_diffs), recorder.least
     return {
         "stream_score_max_abs_diff": max(scores.values()),
@@ -61,25 +51,6 @@ def measure(context: Context) -> dict[str, Figure]:
         "stream_users": len(histories),
         "stream_events_min": min(len(history) for history in histories),
     }
-
-
-def score_difference(outcomes: Sequence[Outcome]) -> float:
-    """Largest difference of a score between any two outcomes."""
-    scores = np.stack([outcome.scores.astype(np.float64) for outcome in outcomes])
-    return float(np.ptp(scores, 0).max())
-
-
-def state_difference(outcomes: Sequence[Outcome]) -> float:
-    """Largest difference of a state tensor between any two outcomes, over max(1, max |tensor|).
-
-    Whole numbers (window, times, count) must be equal: their difference is not divided by anything.
-    """
-    worst = 0.0
-    for tensor in STATE:
-        values = np.stack([outcome.state[tensor.name] for outcome in outcomes])
-        scale = max(1.0, largest(values)) if values.dtype.kind == "f" else 1.0
-        worst = max(worst, float(np.ptp(values, 0).max()) / scale)
-    return worst
 
 
 class DecayRecorder:
@@ -96,27 +67,28 @@ class DecayRecorder:
         return reference(query, key, value, beta, log_decay, state)
 
 
-def _outcomes(
+def _results(
     context: Context, run: Run, repository: Path, history: History, recorder: DecayRecorder
-) -> Iterator[Outcome]:
+) -> Iterator[tuple[Arrays, NDArray[np.float32]]]:
+    """State and scores, of each way to encode a history."""
     generator = np.random.default_rng(context.seed)
     sizes = run.config.sizes()
     now_s = np.array([[history.times[-1] + IDLE_S]], np.int64)
     candidates = generator.integers(1, run.config.items + 2, (1, CANDIDATES))
 
-    def outcome(chain: ModelChain, users: EncodedUsers) -> Outcome:
-        return Outcome(state=users.state, scores=chain.rerank(users, now_s, candidates))
+    def result(chain: ModelChain, users: EncodedUsers) -> tuple[Arrays, NDArray[np.float32]]:
+        return users.state, chain.rerank(users, now_s, candidates)
 
     with oracle(run.model, sizes=sizes, delta_rule=recorder) as chain:
-        yield outcome(chain, chain.encode(in_float64(empty_state(sizes, 1)), whole([history])))
+        yield result(chain, chain.encode(in_float64(empty_state(sizes, 1)), whole([history])))
     with onnx_chain(repository, sizes=sizes) as chain:
         feeder = Feeder(chain=chain, sizes=sizes, max_events=LONG_EVENTS)
-        yield outcome(chain, feeder.feed(history))
+        yield result(chain, feeder.feed(history))
         for count in CUTS:
             places = generator.choice(np.arange(1, len(history)), min(count, len(history) - 1), replace=False)
-            yield outcome(chain, feeder.feed(history, cuts=np.sort(places).tolist()))
+            yield result(chain, feeder.feed(history, cuts=np.sort(places).tolist()))
         state = empty_state(sizes, 1)
-        for event in track(split_every(history, 1), "one event a call"):
-            users = feeder.call(event, state)
+        for event in track(split_every(history, 1), "one event per request"):
+            users = feeder.request(event, state)
             state = users.state
-        yield outcome(chain, users)
+        yield result(chain, users)

@@ -1,4 +1,4 @@
-"""`hytrec-export`: build, verify and serve a model repository, look after its state store.
+"""`hytrec-export`: build, verify and serve a model repository, maintain its state store.
 
 Nothing heavy is imported here: `--help` needs neither torch nor onnx.
 """
@@ -12,10 +12,11 @@ from typing import Annotated
 
 import typer
 
-from hytrec.program import run_program
+from hytrec.program import program_options, run_program
 from hytrec_export.cli.doctor import doctor
 from hytrec_export.cli.loadtest import loadtest
-from hytrec_export.cli.state import STATE_FOLDER, StateFolder, state_app
+from hytrec_export.cli.serve import serve
+from hytrec_export.cli.state import state_app
 from hytrec_export.options import (
     FUSED_MAX_BATCH,
     INTRA_OP_THREADS,
@@ -28,29 +29,27 @@ from hytrec_export.options import (
     StateKind,
     Target,
 )
-from hytrec_export.server.options import ServerOptions
 from hytrec_export.settings import Limits
-from hytrec_export.state.options import Durability, StoreOptions
 from hytrec_export.verification.findings import all_ok, report
 
 app = typer.Typer(
     help="Build, verify and serve Triton model repositories of trained HyTRec runs. "
     "Results go to stdout, progress to stderr; a known error is one line and exit code 1.",
     no_args_is_help=True,
-    add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
+app.callback()(program_options)
 app.add_typer(state_app, name="state")
 app.command()(doctor)
 app.command()(loadtest)
+app.command()(serve)
 
 EXTRAS = dict.fromkeys(("torch", "safetensors"), "export") | {"pyarrow": "loadtest"}
 """What the commands import as it stands; every other optional package comes through `optional.require`."""
 
 Repository = Annotated[Path, typer.Argument(help="Folder of a built model repository.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-Port = Annotated[int, typer.Option(help="0 takes any free port.")]
 
 
 @app.command()
@@ -166,51 +165,6 @@ def verify(
         findings = [*files, *verify_served(repository, served, progress=progress_bar)]
     print(report(findings, as_json=as_json))  # noqa: T201
     raise typer.Exit(0 if all_ok(findings) else 1)
-
-
-@app.command()
-def serve(
-    repository: Repository = BuildOptions.output,
-    *,
-    state: StateFolder = STATE_FOLDER,
-    durability: Annotated[Durability, typer.Option(help="What an acknowledged write survives.")] = (
-        StoreOptions.durability
-    ),
-    state_max_bytes: Annotated[int, typer.Option(help="Largest size of the state store.")] = StoreOptions.max_bytes,
-    state_ttl_s: Annotated[
-        int | None, typer.Option("--state-ttl", help="Forget users not written for so many seconds.")
-    ] = StoreOptions.ttl_s,
-    host: Annotated[str, typer.Option(help="Address to listen on.")] = ServerOptions.host,
-    grpc_port: Port = ServerOptions.grpc_port,
-    http_port: Port = ServerOptions.http_port,
-    metrics_port: Port = ServerOptions.metrics_port,
-    ready_timeout_s: Annotated[float, typer.Option("--ready-timeout", help="Seconds that loading may take.")] = (
-        ServerOptions.ready_timeout_s
-    ),
-    stop_timeout_s: Annotated[float, typer.Option("--stop-timeout", help="Seconds that stopping may take.")] = (
-        ServerOptions.stop_timeout_s
-    ),
-    log: Annotated[bool, typer.Option("--log", help="Show the server's log.")] = ServerOptions.log,
-    log_verbose: Annotated[int, typer.Option(help="tritonserver's --log-verbose.")] = ServerOptions.log_verbose,
-) -> None:
-    """Run Triton Inference Server on a repository until Ctrl-C."""
-    store = StoreOptions(path=state, durability=durability, max_bytes=state_max_bytes, ttl_s=state_ttl_s)
-    from hytrec_export.server import run_until_stopped  # noqa: PLC0415 - after the options were found good
-
-    run_until_stopped(
-        ServerOptions(
-            repository=repository,
-            host=host,
-            grpc_port=grpc_port,
-            http_port=http_port,
-            metrics_port=metrics_port,
-            ready_timeout_s=ready_timeout_s,
-            stop_timeout_s=stop_timeout_s,
-            log=log,
-            log_verbose=log_verbose,
-            environment=store.to_environment(),
-        )
-    )
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""`hytrec-export doctor`: whether this machine can serve a repository, before it hurts."""
+"""`hytrec-export doctor`: preflight, whether this machine can serve a repository."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from hytrec_export.server.options import ServerOptions
 from hytrec_export.state.options import PATH_VARIABLE, StoreOptions
 from hytrec_export.verification.findings import all_ok, report
 
-Port = Annotated[int, typer.Option(help="Port that the server is to listen on.")]
+Port = Annotated[int, typer.Option(help="Port on which the server will listen.")]
 
 
 def doctor(
@@ -22,13 +22,13 @@ def doctor(
     state: Annotated[
         Path | None, typer.Option("--state", help="Folder of the state store; HYTREC_STATE_PATH by default.")
     ] = None,
-    host: Annotated[str, typer.Option(help="Address that the server is to listen on.")] = ServerOptions.host,
+    host: Annotated[str, typer.Option(help="Address on which the server will listen.")] = ServerOptions.host,
     grpc_port: Port = ServerOptions.grpc_port,
     http_port: Port = ServerOptions.http_port,
     metrics_port: Port = ServerOptions.metrics_port,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Check a machine: driver, GPU, TensorRT, server, ports, state store, files; exit code 1 if something is wrong."""
+    """Preflight: driver, GPU, TensorRT, server, ports, state store, files; exit code 1 if a check fails."""
     from hytrec_export.cli.progress_bar import progress_bar  # noqa: PLC0415 - --help is not to wait for rich
     from hytrec_export.verification.doctor import run_doctor  # noqa: PLC0415 - numpy
 

@@ -1,4 +1,4 @@
-"""`hytrec-export state`: what a server keeps of its users."""
+"""`hytrec-export state`: users' states in the store of a server."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import typer
 
 STATE_FOLDER = Path("state")
 
-state_app = typer.Typer(help="Look after the state store of a server.", no_args_is_help=True)
+state_app = typer.Typer(help="Inspect and maintain the state store of a server.", no_args_is_help=True)
 
 StateFolder = Annotated[Path, typer.Option("--state", help="Folder of the state store.")]
 UserId = Annotated[str, typer.Argument(help="The user's id.", show_default=False)]
@@ -27,7 +27,7 @@ def show(
     users: Annotated[bool, typer.Option("--users", help="List every user.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """How full a store is, or what it holds of a user."""
+    """Show how full a store is, or what it holds of a user."""
     from hytrec_export.state import commands  # noqa: PLC0415 - numpy
 
     if user_id is not None:
@@ -50,7 +50,7 @@ def export(
         Path | None, typer.Option(help="Model repository; with it, recent items are named by key too.")
     ] = None,
 ) -> None:
-    """Write everything kept of a user to a file."""
+    """Write everything stored of a user to a file that its owner alone can read."""
     from hytrec.data.vocabulary import Vocabulary  # noqa: PLC0415 - numpy
     from hytrec_export.settings import VOCABULARY_FILE  # noqa: PLC0415
     from hytrec_export.state import commands  # noqa: PLC0415

@@ -1,4 +1,4 @@
-"""Matrices and tables stored in float16, every product float32: what --fp16 means where a CPU multiplies.
+"""Float16 weights: matrices and tables stored in float16, every product float32; --fp16 on a CPU.
 
 A Cast behind each of them makes float32 of it again, which onnxruntime does once, when it loads the graph: half the
 file at the speed of float32.
@@ -6,6 +6,8 @@ file at the speed of float32.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,10 +16,36 @@ from numpy.typing import NDArray
 from hytrec_export.errors import BuildError
 from hytrec_export.exporters.mixed_precision import LARGEST_HALF, too_large
 from hytrec_export.optional import require
+from hytrec_export.options import Precision
 
 _READERS = frozenset({"MatMul", "Gemm", "Gather", "Transpose"})
 """Operators whose matrices are weights or tables."""
 _SUFFIX = "_float16"
+
+
+def convert_to_fp16_weights(graphs: Mapping[str, Path], folder: Path, *, narrow: int) -> dict[str, Path]:
+    """Write float32 graphs again with their weights in float16: the new files in `folder` by model name.
+
+    Args:
+        graphs: .onnx files by model name.
+        folder: is made.
+        narrow: a matrix of no more rows or columns than this stays as it is.
+
+    Raises:
+        BuildError: a weight is over float16's largest number.
+    """
+    onnx = require("onnx", extra="export")
+    folder.mkdir()
+    paths = {}
+    for model, source in graphs.items():
+        graph = onnx.load(source)
+        store_weights_as_fp16(graph, model=model, narrow=narrow)
+        metadata = {entry.key: entry.value for entry in graph.metadata_props}
+        onnx.helper.set_model_props(graph, metadata | {"precision": Precision.HALF_WEIGHTS.value})
+        onnx.checker.check_model(graph)
+        paths[model] = folder / source.name
+        paths[model].write_bytes(graph.SerializeToString())
+    return paths
 
 
 def store_weights_as_fp16(graph: Any, *, model: str, narrow: int = 0) -> int:

@@ -1,4 +1,4 @@
-"""How a TADN layer's delta rule enters a graph. All have the signature of `delta_rule.DeltaRule`."""
+"""Lowerings of a TADN layer's delta rule. All have the signature of `delta_rule.DeltaRule`."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def fused(
     """One node com.microsoft::LinearAttention; shapes as in `hytrec.modeling.delta_rule`. It exists only in a graph.
 
     Raises:
-        RuntimeError: no export is under way; outside of one the node's result would be zeros.
+        RuntimeError: no export is running; outside of one the node's result would be zeros.
     """
     if not torch.compiler.is_exporting():
         raise RuntimeError("the fused delta rule is onnxruntime's operator; outside an export use delta_rule.chunked")

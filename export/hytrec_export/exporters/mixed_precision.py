@@ -1,4 +1,4 @@
-"""A model whose large products take and give float16, written into its modules: what is exported is what runs here.
+"""Mixed precision: a copy of a model whose large products are float16, so that PyTorch runs what is exported.
 
 float16: weights of the linear layers and tables, their products, the two products of softmax attention, and the user
 vector against the item table. float32: everything else, for which the modules stay as they are - the narrow projections
@@ -24,7 +24,7 @@ KEPT: dict[type[nn.Module], str] = {
     MixtureOfExperts: "router",
     Reranker: "score",
 }
-"""Linear layers that stay float32: a few columns each, and what they decide is felt for the rest of a history."""
+"""Linear layers that stay float32: a few columns each, and their errors last for the rest of a history."""
 
 
 class HalfLinear(nn.Module):
@@ -84,7 +84,7 @@ def to_mixed_precision(model: HyTRec) -> HyTRec:
 
 
 def narrow_limit(model: HyTRec) -> int:
-    """Most columns of a weight that stays float32, and fewer than any has that is multiplied in float16."""
+    """Maximum columns of a weight that stays float32; less than the columns of any that is multiplied in float16."""
     kept: list[int] = []
     half = [min(model.item_table.weight.shape)]
     for owner in model.modules():
@@ -95,7 +95,7 @@ def narrow_limit(model: HyTRec) -> int:
 
 
 def too_large(name: str, largest: float) -> str:
-    """What is said of a weight that float16 cannot hold."""
+    """Error message for a weight that float16 cannot hold."""
     return (
         f"{name} holds a weight of {largest:.3g} and float16 ends at {LARGEST_HALF:g}; "
         "build without --fp16, or train again with a larger --weight-decay"

@@ -1,4 +1,4 @@
-"""One ONNX graph from one module: exported, cleaned, checked against the signature table."""
+"""ONNX export: one graph from one module, cleaned and checked against the signature table."""
 
 from __future__ import annotations
 
@@ -19,7 +19,6 @@ from hytrec.contract import DType, Model, Sizes, Tensor, next_name
 from hytrec.modeling.model import HyTRec
 from hytrec.signature import CARRIED_STATE, GRAPHS, STATE
 from hytrec_export.errors import BuildError
-from hytrec_export.exporters.fp16_weights import store_weights_as_fp16
 from hytrec_export.exporters.lowering import delta_rule_of
 from hytrec_export.exporters.mixed_precision import narrow_limit, to_mixed_precision
 from hytrec_export.exporters.precision_check import check_precision
@@ -27,6 +26,7 @@ from hytrec_export.exporters.wrapper import split
 from hytrec_export.optional import require
 from hytrec_export.options import Lowering, Precision
 from hytrec_export.progress import Advance, ignore
+from hytrec_export.runtime.runners import MAX_EVENTS
 from hytrec_export.settings import ServingSettings
 
 OPSETS = {Lowering.FUSED: 23, Lowering.CHUNKED: 20}
@@ -56,9 +56,9 @@ def export_graphs(
     """Write the three graphs into `folder`: their files by model name.
 
     Args:
-        precision: of matrices and tables, and of their products.
+        precision: FLOAT32 or MIXED; `fp16_weights` makes HALF_WEIGHTS of the float32 files.
         graphs: `BuildPlan.graphs`.
-        on_graph: told how many graphs are done just now.
+        on_graph: called with the number of graphs just done.
 
     Raises:
         BuildError: a graph's tensors are not those of the table, it is too large for one file, or it has not the
@@ -68,6 +68,8 @@ def export_graphs(
     exported = to_mixed_precision(model) if precision is Precision.MIXED else model
     modules = split(exported, delta_rule=delta_rule_of(lowering, max_events=settings.limits.max_events))
     metadata = {"fingerprint": settings.fingerprint, "lowering": lowering.value, "precision": precision.value}
+    if lowering is Lowering.CHUNKED:
+        metadata[MAX_EVENTS] = str(settings.limits.max_events)
     paths = {}
     for served in graphs:
         paths[served.name] = folder / f"{served.name}.onnx"
@@ -102,9 +104,8 @@ def export_graph(
         module: its forward takes and returns the tensors of `model`, in the table's order.
         opset: version of ONNX's operators to write.
         metadata: strings kept in the graph.
-        precision: a mixed module comes as such (`exporters.mixed_precision`), and its graph is checked; half weights
-            are made of float32 ones here.
-        narrow: most columns of a weight that is float32 in either.
+        precision: a mixed module comes as such (`exporters.mixed_precision`), and its graph is checked.
+        narrow: maximum columns of a weight that is float32 in either.
 
     Raises:
         BuildError: the graph's tensors are not those of the table, it is too large for one file, or it has not the
@@ -126,8 +127,6 @@ def export_graph(
         carry_state(graph)
     graph.producer_name, graph.producer_version = PRODUCER, __version__
     onnx.helper.set_model_props(graph, {"model": model.name, **metadata})
-    if precision is Precision.HALF_WEIGHTS:
-        store_weights_as_fp16(graph, model=model.name, narrow=narrow)
     check_graph(graph, model=model, sizes=sizes)
     if precision is Precision.MIXED:
         check_precision(graph, model=model.name, narrow=narrow)

@@ -1,4 +1,4 @@
-"""Whether a mixed graph is what it says: its large products float16, everything that must stay float32 so.
+"""Checks the types of a mixed graph: large products float16, everything that must stay float32 so.
 
 The types are those that ONNX's own inference gives, from which TensorRT builds a strongly typed network too.
 """
@@ -55,7 +55,7 @@ def check_precision(graph: Any, *, model: str, narrow: int = 0) -> Products:
             reason = view.why_large(node, narrow)
             if reason and set(types) != {_FLOAT16}:
                 raise BuildError(
-                    f"{node.op_type} {node.name} of {model} is {_words(types)} and must be float16, being {reason}; "
+                    f"{node.op_type} {node.name} of {model} is {_names(types)} and must be float16, being {reason}; "
                     "let hytrec_export.exporters.mixed_precision take its module's place"
                 )
             if half and not reason and view.weight_of(node, narrow) is None:
@@ -82,16 +82,16 @@ class _View:
         self._attention = frozenset(self._attention_products(graph.graph.node))
 
     def type_of(self, name: str, node: Any, model: str) -> int:
-        """Raises: BuildError: nobody knows."""
+        """Raises: BuildError: it is unknown."""
         if name not in self._types:
             raise BuildError(
-                f"the type of {name} at {node.op_type} {node.name} of {model} cannot be told; "
+                f"the type of {name} at {node.op_type} {node.name} of {model} is unknown; "
                 "install the versions that pyproject.toml names"
             )
         return self._types[name]
 
     def why_large(self, node: Any, narrow: int) -> str:
-        """Why a product has to be float16; nothing where it has not."""
+        """Why a product has to be float16; empty where it need not."""
         if id(node) in self._attention:
             return "a product of attention"
         weight = self.weight_of(node, narrow)
@@ -162,6 +162,6 @@ def _is_mask(tensor: Any) -> bool:
     return bool(np.isin(onnx.numpy_helper.to_array(tensor), (0, 1)).all())
 
 
-def _words(types: list[int]) -> str:
+def _names(types: list[int]) -> str:
     names = {_FLOAT32: "float32", _FLOAT16: "float16"}
     return " and ".join(dict.fromkeys(names.get(number, f"type {number}") for number in types))

@@ -1,4 +1,4 @@
-"""Optional packages of a build, asked for before anything is made: an export takes minutes."""
+"""Preflight: optional packages of a build are looked for before anything is made, as an export takes minutes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from hytrec_export.plan import BuildPlan
 
 
 def check_packages(plan: BuildPlan) -> None:
-    """Look for what the steps of a build import.
+    """Look for the packages that the steps of a build import.
 
     Raises:
         MissingPackageError: one is not installed; the message names the extra that brings it.

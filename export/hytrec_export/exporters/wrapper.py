@@ -1,6 +1,6 @@
 """The three served graphs as modules: tensors of `hytrec.signature` in, in the table's order, and out.
 
-The methods called are the ones training calls.
+They call the very methods that training calls.
 """
 
 from __future__ import annotations
@@ -22,8 +22,9 @@ class Encoder(nn.Module):
 
     def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
         """State and new events -> the state after them and the last layer's memory."""
-        state, events = State._make(tensors[: len(STATE)]), tensors[len(STATE) :]
-        after, last_memory = self.model.encode(state, *events, self.delta_rule)
+        state = State._make(tensors[: len(STATE)])
+        item_rows, behavior_rows, event_times = tensors[len(STATE) :]
+        after, last_memory = self.model.encode(state, item_rows, behavior_rows, event_times, self.delta_rule)
         return (*after, last_memory)
 
 
@@ -54,7 +55,7 @@ class Reranker(nn.Module):
 
 
 class CatalogueScores(nn.Module):
-    """The scores behind the retriever's list, by which the parity gate tells ties from mistakes. Never exported."""
+    """The scores behind the retriever's list, by which the parity gate tells ties from errors. Never exported."""
 
     def __init__(self, *, model: HyTRec) -> None:
         super().__init__()

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
-from itertools import islice
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import Any
 
 import numpy as np
@@ -139,12 +138,10 @@ def _for_each(
     progress: Progress,
 ) -> None:
     """Do something for every user, a few at a time; the first error ends it."""
-    waiting: Iterator[SimulatedUser] = iter(todo)
     with server.requests() as client, ThreadPoolExecutor(WORKERS) as pool, progress(step, len(todo)) as advance:
-        running = {pool.submit(do, client, user) for user in islice(waiting, WORKERS)}
-        while running:
-            done, running = wait(running, return_when=FIRST_COMPLETED)
-            for future in done:
+        try:
+            for future in as_completed([pool.submit(do, client, user) for user in todo]):
                 future.result()
                 advance(1)
-            running |= {pool.submit(do, client, user) for user in islice(waiting, len(done))}
+        finally:
+            pool.shutdown(cancel_futures=True)

@@ -68,7 +68,7 @@ def prepare(server: LiveServer, options: LoadTestOptions) -> Prepared:
     """Check the server and read the log.
 
     Raises:
-        LoadTestError: no server answers, or it is not the one that the options speak of.
+        LoadTestError: no server answers, or it is not the one that the options name.
         DataError: the event log cannot be used.
         RepositoryError: the repository given cannot be read.
     """

@@ -14,7 +14,7 @@ import glob
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -26,7 +26,7 @@ _MARK = ".staging-"
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
 _NO_EXCHANGE = {errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EXDEV}
-_USER_CAN_MEND = {
+_FIXABLE_BY_USER = {
     errno.EACCES,
     errno.EDQUOT,
     errno.EFBIG,
@@ -53,7 +53,7 @@ def staging_folder(output: Path) -> Iterator[Path]:
     try:
         yield folder
     except OSError as error:
-        if error.errno not in _USER_CAN_MEND:
+        if error.errno not in _FIXABLE_BY_USER:
             raise
         raise _cannot_write(output, error) from error
     finally:
@@ -77,22 +77,32 @@ def clear_dead(output: Path) -> None:
                 os.close(lock)
 
 
-def put_in_place(staging: Path, output: Path) -> None:
+def put_in_place(staging: Path, output: Path, *, check_old: Callable[[Path], object] = lambda _: None) -> None:
     """Make `staging/repository` the folder `output`, all at once, and durable.
 
     Where the file system cannot exchange two folders, `output` is missing between two renames; a build killed there
     leaves the old one in `staging/previous`, from where the next build brings it back.
+
+    Args:
+        check_old: called with the old folder after it was moved away; if it raises, the old folder is moved back.
     """
-    new = staging / NEW
+    new, previous = staging / NEW, staging / PREVIOUS
     sync_tree(new)
     if not output.exists():
         new.rename(output)
-    elif not _exchange(new, output):
-        output.rename(staging / PREVIOUS)
+    elif _exchange(new, output):
         try:
+            check_old(new)
+        except BaseException:
+            _exchange(new, output)
+            raise
+    else:
+        output.rename(previous)
+        try:
+            check_old(previous)
             new.rename(output)
-        except OSError:
-            (staging / PREVIOUS).rename(output)
+        except BaseException:
+            previous.rename(output)
             raise
     _sync(output.parent)
 
@@ -128,7 +138,7 @@ def _exchange(new: Path, old: Path) -> bool:
 def _cannot_write(output: Path, error: OSError) -> BuildError:
     return BuildError(
         f"{output} cannot be written ({error.strerror}: {error.filename or output.parent}); check permissions and "
-        "free space, or choose another --output; what stood there before is untouched"
+        "free space, or choose another --output; the previous output is unchanged"
     )
 
 

@@ -25,7 +25,7 @@ GRAPH_BACKEND = "onnxruntime"
 GRAPH_PARAMETERS = {"inter_op_thread_count": "1", "execution_mode": "0"}
 """One operator after the other: the three models of an ensemble run side by side anyway."""
 CUDA_PARAMETERS = {"use_tf32": "0"}
-"""TF32 has 10 bits of mantissa where the state needs 23; onnxruntime uses it unless told otherwise."""
+"""TF32 has 10 bits of mantissa where the state needs 23; onnxruntime uses it by default."""
 
 
 def backend_config(model: Model, settings: ServingSettings, plan: BuildPlan, warmup: Sequence[WarmupRequest]) -> Any:
@@ -64,7 +64,7 @@ def backend_config(model: Model, settings: ServingSettings, plan: BuildPlan, war
 def instance_group(model: Model, settings: ServingSettings, plan: BuildPlan) -> Any:
     """ModelInstanceGroup message: one instance, on each GPU or on the CPU.
 
-    An engine answers only calls that fit a profile named here; Triton takes for each batch the one whose optimum is
+    An engine runs only shapes that fit a profile named here; Triton takes for each batch the one whose optimum is
     nearest.
     """
     kinds = messages().ModelInstanceGroup

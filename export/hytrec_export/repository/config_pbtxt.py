@@ -17,7 +17,7 @@ from hytrec_export.repository.warmup import WarmupRequest
 from hytrec_export.settings import ServingSettings
 
 INSTANCES = {FUSED.name: 2}
-"""Processes of a python model. Two take two batches at once, each on one core; what is Python in one would otherwise
+"""Processes of a python model. Two run two batches at once, each on one core; the Python part of one would otherwise
 keep the other core waiting."""
 NO_WARMUP: Mapping[str, Sequence[WarmupRequest]] = {}
 
@@ -44,30 +44,30 @@ def config_texts(
 
 
 def python_config(model: Model, settings: ServingSettings, plan: BuildPlan) -> Any:
-    """ModelConfig message of one python model: one CPU instance, two of the whole chain; ragged dynamic batching."""
+    """ModelConfig message of one python model: one CPU instance, two of the fused model; ragged dynamic batching."""
     parts = messages()
     instances = INSTANCES.get(model.name, 1)
-    most_calls = most_calls_of(model, settings, plan)
+    max_batch = max_batch_of(model, settings, plan)
     return parts.ModelConfig(
         name=model.name,
         backend="python",
-        max_batch_size=most_calls,
+        max_batch_size=max_batch,
         input=[input_of(tensor, settings, ragged=tensor.dynamic) for tensor in model.inputs],
         output=[output_of(tensor, settings) for tensor in model.outputs],
         instance_group=[parts.ModelInstanceGroup(count=instances, kind=parts.ModelInstanceGroup.KIND_CPU)],
         dynamic_batching=parts.ModelDynamicBatching(
-            preferred_batch_size=[most_calls], max_queue_delay_microseconds=QUEUE_DELAY_US
+            preferred_batch_size=[max_batch], max_queue_delay_microseconds=QUEUE_DELAY_US
         ),
     )
 
 
-def most_calls_of(model: Model, settings: ServingSettings, plan: BuildPlan) -> int:
-    """Calls of a batch of a model."""
+def max_batch_of(model: Model, settings: ServingSettings, plan: BuildPlan) -> int:
+    """Maximum batch size of a model."""
     return plan.fused_max_batch if model.name == FUSED.name else settings.limits.max_batch
 
 
 def ensemble_config(ensemble: Ensemble, settings: ServingSettings, plan: BuildPlan) -> Any:
-    """ModelConfig message of one public endpoint; its parameters tell clients the limits."""
+    """ModelConfig message of one public endpoint; its parameters advertise the limits."""
     parts = messages()
     limits = {
         Limit.MAX_EVENTS: settings.limits.max_events,
@@ -84,7 +84,7 @@ def ensemble_config(ensemble: Ensemble, settings: ServingSettings, plan: BuildPl
     return parts.ModelConfig(
         name=ensemble.name,
         platform="ensemble",
-        max_batch_size=min(most_calls_of(step.model, settings, plan) for step in ensemble.steps),
+        max_batch_size=min(max_batch_of(step.model, settings, plan) for step in ensemble.steps),
         input=[input_of(tensor, settings) for tensor in ensemble.inputs],
         output=[output_of(tensor, settings) for tensor in ensemble.outputs],
         parameters={name.value: parts.ModelParameter(string_value=str(value)) for name, value in limits.items()},

@@ -12,7 +12,7 @@ from hytrec_export.repository.tensor_config import messages
 
 QUEUE_DELAY_US = 100
 """How long a request waits for batch-mates. The requests of a batch leave a step together but reach the next one by
-one; without a delay the first would run alone there. A batch of a preferred size goes at once."""
+one; without a delay the first would run alone there. A batch of a preferred size is sent off at once."""
 PREFERRED = 4
 
 

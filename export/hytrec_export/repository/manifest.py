@@ -13,6 +13,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import msgspec
+import numpy as np
+
 from hytrec_export.errors import RepositoryError
 
 FILE_NAME = "manifest.json"
@@ -44,15 +47,15 @@ class StoredFile:
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """What a build says of itself.
+    """Record of a build.
 
     Args:
         fingerprint: of the model: weights, config, vocabulary.
-        options: `BuildOptions.to_dict()`.
-        parity: `Differences.to_dict()`, of the float32 graphs from PyTorch.
-        quality: `Quality.to_dict()`, of half precision from float32; None for a float32 build.
+        options: `BuildPlan.to_dict()`.
+        parity: `ParityReport.to_dict()`, of the float32 graphs from PyTorch.
+        quality: `QualityReport.to_dict()`, of half precision from float32; None for a float32 build.
         engines: `EngineRecord.to_dict()` by model name; None for a target without engines.
-        versions: of Python and the packages that took part.
+        versions: of Python and the packages used.
         git_revision: of the folder the build was started in; "+changes" after it where files differed from it.
         built_at: UTC, ISO 8601.
         files: by path inside the repository, this manifest left out.
@@ -71,7 +74,7 @@ class Manifest:
     @property
     def worst_difference(self) -> float:
         """The largest difference from PyTorch that the build measured."""
-        return max(float(difference["value"]) for difference in self.parity["largest"].values())
+        return float(np.max([difference["value"] for difference in self.parity["largest"].values()]))  # NaN if one is
 
     @property
     def bound(self) -> float:
@@ -124,13 +127,12 @@ class Manifest:
             if digest != _digest({"format_version": version, **values}):
                 raise RepositoryError(f"{path} was altered after the build; build the repository again")
             values.pop("made_by")
-            files = {name: StoredFile(**entry) for name, entry in values.pop("files").items()}
-            return cls(**values, files=files)
+            return msgspec.convert(values, cls)
         except FileNotFoundError:
             raise RepositoryError(
                 f"{path} is missing; {repository} is not a repository of hytrec-export, or a build never finished"
             ) from None
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, msgspec.ValidationError) as error:
             raise RepositoryError(f"{path} is damaged ({error}); build the repository again") from error
 
 

@@ -1,4 +1,4 @@
-"""What a build may replace: an empty folder, or a repository of ours, and never a file that somebody put there."""
+"""Guards --output: a build replaces an empty folder or an earlier repository, never a file that no build wrote."""
 
 from __future__ import annotations
 
@@ -24,21 +24,33 @@ def check_output(output: Path) -> Path:
         return output
     if not output.is_dir():
         raise BuildError(f"{output} is not a folder; choose another --output")
-    strangers = set(manifests.file_names(output)) - set(OWN_FILES)
-    if (output / manifests.FILE_NAME).exists():
+    check_replaceable(output, output=output)
+    return output
+
+
+def check_replaceable(folder: Path, *, output: Path) -> None:
+    """Look for files in a folder that no build wrote.
+
+    Args:
+        folder: what stands at `output`, or what was just moved away from there.
+
+    Raises:
+        BuildError: there is one, or the folder's manifest cannot be read.
+    """
+    unknown = set(manifests.file_names(folder)) - set(OWN_FILES)
+    if (folder / manifests.FILE_NAME).exists():
         try:
-            strangers -= set(Manifest.load(output).files)
+            unknown -= set(Manifest.load(folder).files)
         except RepositoryError as error:
             raise BuildError(
                 f"{output} is not replaced, for its manifest cannot be read ({error}); "
                 "remove the folder or choose another --output"
             ) from error
-    if strangers:
+    if unknown:
         raise BuildError(
-            f"{output} is not replaced, it holds {min(strangers)}, which no build wrote; "
+            f"{output} is not replaced, it holds {min(unknown)}, which no build wrote; "
             "move it away or choose another --output"
         )
-    return output
 
 
 def keep_own_files(output: Path, repository: Path) -> None:

@@ -1,4 +1,4 @@
-"""TARGET.md of a repository that the pip server cannot serve: who can, and what is different."""
+"""TARGET.md: which server runs a repository that the pip-installed tritonserver cannot, and how it differs."""
 
 from __future__ import annotations
 
@@ -29,18 +29,18 @@ _SESSION = """
 Triton keeps the state (`--state sequence`): a cache for a session, not a store. There are no users here and nothing
 survives the server. Endpoints: `hytrec_session_append`, `hytrec_session_rank`, `hytrec_session_recommend`.
 
-- Every call names its `sequence_id`; the first one sets `sequence_start`, the last one `sequence_end`.
-- One session's calls follow one another; a call waits for the answer of the one before.
-- A session without a call for {idle_min} minutes is gone, and its next call fails ("must specify the START flag"):
-  start again with the history.
-- A call that fails may have been counted. Compare `event_count` with the events that were sent; where they differ,
-  end the session and start again. There is no `request_id`: a retry counts twice.
+- Every request names its `sequence_id`; the first one sets `sequence_start`, the last one `sequence_end`.
+- Requests of one session are sequential: send the next one after the response to the one before.
+- A session without a request for {idle_min} minutes is dropped, and its next request fails ("must specify the START
+  flag"): start again with the history.
+- The events of a failed request may have been counted. Compare `event_count` with the events that were sent; where they
+  differ, end the session and start again. There is no `request_id`: a retry counts twice.
 - There is no `exclude_recent`: name the items in `excluded_keys`.
 """
 
 
 def target_note(plan: BuildPlan) -> str:
-    """Text of the note."""
+    """Markdown text of TARGET.md for a build."""
     device = " on a GPU" if plan.device is Device.CUDA else " on the CPU"
     image = f"{REGISTRY}:{FUSED_TAG if plan.lowering is Lowering.FUSED else GRAPH_TAG}"
     text = f"# Target {plan.target.value}\n\n{_WHERE[plan.target].format(device=device, image=image)}\n"

@@ -1,4 +1,4 @@
-"""Inputs and outputs of a ModelConfig, from the signature table: every name, type and dimension said."""
+"""Inputs and outputs of a ModelConfig, from the signature table: every name, type and dimension explicit."""
 
 from __future__ import annotations
 

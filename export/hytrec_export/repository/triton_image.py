@@ -1,4 +1,4 @@
-"""Which of NVIDIA's Triton images serves a repository: TensorRT reads engines of its own version only."""
+"""NGC image tags by TensorRT version; TensorRT deserializes engines of its own version only."""
 
 from __future__ import annotations
 

@@ -1,12 +1,11 @@
-"""Requests that a server runs before it says that it is ready, made from a real history.
+"""Warm-up requests, which Triton runs before it reports a model as ready: a made-up history, never a user's.
 
-The first run of a shape is the slow one: memory is reserved, kernels are loaded. Events, window and candidates are the
-history's; the memory is that of a user's first call, so that nothing is made up.
+The first run of a shape is the slow one: memory is reserved, kernels are loaded. The values do not matter.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,6 +31,9 @@ from hytrec_export.settings import ServingSettings
 
 FOLDER = "warmup"
 """Where Triton looks for the files, inside a model's folder."""
+HISTORY_EVENTS = 1_024
+"""Events of the longest warm-up request."""
+_START_S = 1_000_000_000
 _TYPES: dict[DType, np.dtype[Any]] = {DType.FLOAT32: np.dtype("<f4"), DType.INT64: np.dtype("<i8")}
 
 
@@ -40,8 +42,8 @@ class WarmupRequest:
     """One request.
 
     Args:
-        name: for the server's log and the files.
-        batch: how many of it are run as one batch.
+        name: in the server's log and in file names.
+        batch: Triton repeats the request into a batch of this size.
         inputs: without a batch axis.
     """
 
@@ -73,20 +75,22 @@ def warmup_of(request: WarmupRequest, model: Model, settings: ServingSettings) -
     return parts(name=f"{request.name}_by_{request.batch}", batch_size=request.batch, count=1, inputs=inputs)
 
 
-def warmup_requests(model: Model, settings: ServingSettings, histories: Sequence[History]) -> list[WarmupRequest]:
-    """Requests for a neural model, none without a history that has events.
-
-    Args:
-        histories: the longest one is taken.
-    """
-    history = max(histories, key=len, default=None)
-    if history is None or not len(history):
-        return []
+def warmup_requests(model: Model, settings: ServingSettings) -> list[WarmupRequest]:
+    """Requests for a neural model, in the shapes that requests usually have."""
+    history = made_up_history(settings)
     return [
         WarmupRequest(name=name, batch=batch, inputs=_completed(model, settings, inputs))
         for name, batches, inputs in _requests(model, settings, history)
         for batch in sorted(batches)
     ]
+
+
+def made_up_history(settings: ServingSettings) -> History:
+    """The catalogue's items in turn, one a minute, without behaviors: `HISTORY_EVENTS`, or the build's maximum."""
+    events = np.arange(min(HISTORY_EVENTS, settings.limits.max_events))
+    return History(
+        item_rows=events % settings.items + 1, behavior_rows=np.zeros_like(events), times=_START_S + 60 * events
+    )
 
 
 def _requests(
@@ -98,7 +102,7 @@ def _requests(
         yield "one_event", both, _events(history, 1, settings)
         yield "history", {1}, _events(history, len(history), settings)
     elif model.name == RETRIEVER.name:
-        yield "reading", both, _features(history, settings) | {EXCLUDED_ROWS.name: history.item_rows[-1:]}
+        yield "retrieval", both, _features(history, settings) | {EXCLUDED_ROWS.name: history.item_rows[-1:]}
     else:
         for length in candidate_lengths(settings):
             yield (
@@ -109,7 +113,7 @@ def _requests(
 
 
 def candidate_lengths(settings: ServingSettings) -> list[int]:
-    """Lengths that the reranker sees most: what the retriever hands over, and as many from a client, padded."""
+    """The reranker's usual lengths: as many as the retriever returns, and as many from a client, padded."""
     retrieved, limit = settings.sizes.retrieved, settings.limits.max_candidates
     return sorted({retrieved, bucket_length(min(retrieved, limit), limit)})
 
@@ -126,7 +130,7 @@ def _events(history: History, count: int, settings: ServingSettings) -> dict[str
 
 
 def _features(history: History, settings: ServingSettings) -> dict[str, Int64Array]:
-    """User features the moment after the last event; those of real numbers stay zeros."""
+    """User features right after the last event; float tensors are left out."""
     values = {
         Content.ITEM_ROW: history.item_rows,
         Content.BEHAVIOR_ROW: history.behavior_rows,

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from importlib.resources import files as resources
 from pathlib import Path
 
-from hytrec.data.histories import History
 from hytrec.data.vocabulary import Vocabulary
 from hytrec_export.errors import BuildError
 from hytrec_export.options import Target
@@ -36,14 +35,12 @@ def write_repository(
     vocabulary: Vocabulary,
     files: Mapping[str, Path],
     plan: BuildPlan,
-    warmup: Sequence[History] = (),
 ) -> None:
     """Fill the empty folder `staging` with a whole repository.
 
     Args:
-        files: .onnx file, or .plan file where the plan has engines, of every neural model, by model name.
-        warmup: real histories, from which the server's first requests to the neural models are made; the models of
-            target embedded need none.
+        files: .onnx file, or .plan file where the plan has engines, of every neural model, by model name; linked, or
+            copied where the file system has no links.
 
     Raises:
         BuildError: a file is missing, one too many is given, or the folder cannot be written.
@@ -51,7 +48,7 @@ def write_repository(
     """
     layout = layout_of(plan)
     _check(layout, files)
-    requests = {model.name: warmup_requests(model, settings, warmup) for model in layout.warmed}
+    requests = {model.name: warmup_requests(model, settings) for model in layout.warmed}
     texts = config_texts(settings, plan, warmup=requests)
     modules = {model.name: MODULES[model.name] for model in layout.python_models}
     try:
@@ -64,7 +61,7 @@ def write_repository(
             for request in requests.get(name, ()):
                 request.save(staging / name)
         for name, file in files.items():
-            shutil.copyfile(file, staging / layout.files[name])
+            _link(file, staging / layout.files[name])
         settings.save(staging)
         vocabulary.save(staging / VOCABULARY_FILE)
         (staging / README).write_text(repository_readme())
@@ -80,6 +77,14 @@ def write_repository(
 def repository_readme() -> str:
     """README.md of every repository; the checkout's model_repository/README.md is the same text."""
     return resources("hytrec_export").joinpath("repository_readme.md").read_text()
+
+
+def _link(file: Path, target: Path) -> None:
+    """Engines and graphs are large: a second name for them costs nothing, and staging drops the first one."""
+    try:
+        target.hardlink_to(file)
+    except OSError:
+        shutil.copyfile(file, target)
 
 
 def _check(layout: Layout, files: Mapping[str, Path]) -> None:

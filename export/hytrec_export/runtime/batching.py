@@ -22,8 +22,8 @@ def plan_groups(lengths: Sequence[int], *, run_overhead: int, max_elements: int)
 
     Args:
         lengths: padded length of every request.
-        run_overhead: what starting one more run costs, in elements of the dynamic axis.
-        max_elements: most elements (n * t) of one run, which bounds its memory; a request over it runs alone.
+        run_overhead: cost of one more run, in elements of the dynamic axis.
+        max_elements: maximum elements (n * t) of one run, which bounds its memory; a larger request runs alone.
     """
     members: dict[int, list[int]] = {}
     for position, length in enumerate(lengths):

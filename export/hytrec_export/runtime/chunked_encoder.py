@@ -1,4 +1,4 @@
-"""How a graph is run to answer calls: a long history part by part, many candidates in pieces, a click on one core."""
+"""How each graph is run: long histories in chunks, many candidates in shards, single events on one core."""
 
 from __future__ import annotations
 
@@ -15,27 +15,29 @@ from hytrec.signature import BEHAVIOR_ROWS, ENCODER, ITEM_ROWS, RERANKER, ROW_TI
 from hytrec_export.runtime.parallel import ShardedRunner, SizeRouter
 from hytrec_export.runtime.runners import Arrays, OnnxRunner, Runner
 
-PART_EVENTS = 2_048
-"""Events of a part, over all rows. What a part works on stays in the processor's caches: ten thousand events take a
+CHUNK_EVENTS = 2_048
+"""Events of a chunk, over all rows. What a chunk works on stays in the processor's caches: ten thousand events take a
 quarter less time than in one run, the time stays linear, and memory is bounded."""
-MIN_PART_EVENTS = 256
-"""Events of a part, of one row at least."""
+MIN_CHUNK_EVENTS = 256
+"""Minimum events of a chunk in each row."""
 SHORT_EVENTS = 64
 """Events over all rows up to which an encoder's run is for one core."""
-PIECE_CANDIDATES = 128
+SHARD_CANDIDATES = 128
 """Candidates over all rows that are worth a core of their own."""
 _EVENTS = (ITEM_ROWS.name, BEHAVIOR_ROWS.name, ROW_TIMES.name)
 
 
 class ChunkedEncoder:
-    """An encoder that is handed its own state after every part: streaming equals whole.
+    """Runs a long history in chunks, feeding each chunk's output state into the next; equals one run over all of it.
 
     Args:
         runner: runs the graph.
+        max_events: largest T of the open graph; None where it has no limit.
     """
 
-    def __init__(self, runner: Runner) -> None:
+    def __init__(self, runner: Runner, *, max_events: Callable[[], int | None] = lambda: None) -> None:
         self._runner = runner
+        self._max_events = max_events
 
     def __enter__(self) -> Self:
         """Load the graph; raises what the runner raises."""
@@ -49,30 +51,36 @@ class ChunkedEncoder:
         self._runner.__exit__(kind, error, trace)
 
     def infer(self, feed: Mapping[str, NDArray[Any]]) -> Arrays:
-        """All inputs by name -> all outputs by name; padding beyond the longest row's part is never run."""
+        """All inputs by name -> all outputs by name; padding beyond the longest row's last chunk is never run.
+
+        Args:
+            feed: STATE of `hytrec.signature` (B, ...), and item_rows, behavior_rows, event_times (B, T) int64.
+        """
         rows, steps = feed[ROW_TIMES.name].shape
-        size = max(MIN_PART_EVENTS, PART_EVENTS // max(1, rows))
+        size = max(MIN_CHUNK_EVENTS, CHUNK_EVENTS // max(1, rows))
+        size = min(size, self._max_events() or size)
         if steps <= size:
             return self._runner.infer(feed)
         longest = int((feed[ROW_TIMES.name] > 0).sum(1).max())
         state = {tensor.name: feed[tensor.name] for tensor in STATE}
         outputs: Arrays = {}
         for start in range(0, max(1, longest), size):
-            part = {name: np.ascontiguousarray(feed[name][:, start : start + size]) for name in _EVENTS}
-            outputs = self._runner.infer(state | part)
+            chunk = {name: np.ascontiguousarray(feed[name][:, start : start + size]) for name in _EVENTS}
+            outputs = self._runner.infer(state | chunk)
             state = {tensor.name: outputs[next_name(tensor.name)] for tensor in STATE}
         return outputs
 
 
 def open_runner(model: Model, graph: Path, *, peers_idle: Callable[[], bool] = lambda: True) -> Runner:
-    """What answers calls to `model`, not yet open.
+    """The runner that serves `model`, not yet open.
 
     Args:
         peers_idle: whether a ranking may take every core.
     """
     if model == ENCODER:
         short, long = OnnxRunner(graph, threads=1), OnnxRunner(graph)
-        return ChunkedEncoder(SizeRouter(model, short=short, long=long, short_elements=SHORT_EVENTS))
+        router = SizeRouter(model, short=short, long=long, short_elements=SHORT_EVENTS)
+        return ChunkedEncoder(router, max_events=lambda: long.max_events)
     if model == RERANKER:
-        return ShardedRunner(model, OnnxRunner(graph, threads=1), fewest=PIECE_CANDIDATES, peers_idle=peers_idle)
+        return ShardedRunner(model, OnnxRunner(graph, threads=1), min_elements=SHARD_CANDIDATES, peers_idle=peers_idle)
     return OnnxRunner(graph)

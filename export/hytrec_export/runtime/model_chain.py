@@ -1,4 +1,4 @@
-"""The neural models of a build, run one after the other as an ensemble runs them, without a server."""
+"""Encoder, retriever and reranker run one after the other as in an ensemble, without a server."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hytrec.contract import DType, Sizes, next_name
-from hytrec.data.histories import History, Int64Array
+from hytrec.data.histories import History, Int64Array, padded_rows
 from hytrec.signature import (
     BEHAVIOR_ROWS,
     CANDIDATE_ROWS,
@@ -30,7 +30,7 @@ from hytrec_export.runtime.runners import Arrays, Runner
 
 MAX_ROWS = 16
 MAX_ELEMENTS = 1 << 15
-"""Most users, and most events padding included, of one run."""
+"""Maximum users, and maximum events with padding, of one run."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -66,28 +66,33 @@ class ModelChain:
         self._sizes = sizes
 
     def encode(self, state: Arrays, events: Arrays) -> EncodedUsers:
-        """Absorb events (B, T)."""
+        """Fold events into states.
+
+        Args:
+            state: tensors of `hytrec.signature.STATE`, each (B, ...): memory (B, L, H, K, V) float32, and so on.
+            events: item_rows, behavior_rows and event_times, (B, T) int64 each, padded with 0 at the end.
+        """
         outputs = self._runners[ENCODER.name].infer(state | events)
         after = {tensor.name: outputs[next_name(tensor.name)] for tensor in STATE}
         known = after | {LAST_MEMORY.name: outputs[LAST_MEMORY.name]}
         features = {tensor.name: known[tensor.name] for tensor in USER_FEATURES if tensor is not NOW}
         return EncodedUsers(state=after, features=features)
 
-    def replay(self, parts: Sequence[Sequence[History]], *, padding: int = 0) -> EncodedUsers:
-        """Absorb histories in parts, starting from nothing; a user whose parts are used up waits.
+    def replay(self, chunks: Sequence[Sequence[History]], *, padding: int = 0) -> EncodedUsers:
+        """Encode histories chunk by chunk from an empty state; a user whose chunks are used up waits.
 
         Args:
-            parts: of each user, in order.
-            padding: empty places after the longest part.
+            chunks: of each user, in order.
+            padding: empty places after the longest chunk.
         """
-        state = empty_state(self._sizes, len(parts))
+        state = empty_state(self._sizes, len(chunks))
         users = None
-        for round_ in range(max(1, *map(len, parts))):
-            now = [own[round_] if round_ < len(own) else _NOTHING for own in parts]
+        for round_ in range(max(1, *map(len, chunks))):
+            now = [own[round_] if round_ < len(own) else _NOTHING for own in chunks]
             users = self.encode(state, padded(now, length=max(1, *map(len, now)) + padding))
             state = users.state
         if users is None:  # for the type checker: there is one round at least
-            raise ValueError(parts)
+            raise ValueError(chunks)
         return users
 
     def retrieve(self, users: EncodedUsers, now_s: Int64Array, excluded_rows: Int64Array) -> Int64Array:
@@ -108,7 +113,7 @@ def empty_state(sizes: Sizes, batch: int) -> Arrays:
 
 
 def split_at(history: History, cuts: Sequence[int]) -> list[History]:
-    """Parts of a history (views): up to the first cut, from there to the next one, and so on."""
+    """Chunks of a history (views): up to the first cut, from there to the next one, and so on."""
     return [
         History(
             item_rows=history.item_rows[start:stop],
@@ -120,7 +125,7 @@ def split_at(history: History, cuts: Sequence[int]) -> list[History]:
 
 
 def split_every(history: History, events: int) -> list[History]:
-    """Parts of `events` events each, the last one shorter."""
+    """Chunks of `events` events each, the last one shorter."""
     return split_at(history, range(events, len(history), events))
 
 
@@ -129,17 +134,16 @@ _NOTHING = History(item_rows=np.zeros(0, np.int64), behavior_rows=np.zeros(0, np
 
 def padded(histories: Sequence[History], *, length: int) -> Arrays:
     """Events of B users as the encoder takes them: (B, length) int64 each, zeros at the end."""
-    names = (ITEM_ROWS.name, BEHAVIOR_ROWS.name, ROW_TIMES.name)
-    events = {name: np.zeros((len(histories), length), np.int64) for name in names}
-    for row, history in enumerate(histories):
-        fields = (history.item_rows, history.behavior_rows, history.times)
-        for name, values in zip(names, fields, strict=True):
-            events[name][row, : len(history)] = values
-    return events
+    columns = {
+        ITEM_ROWS.name: [history.item_rows for history in histories],
+        BEHAVIOR_ROWS.name: [history.behavior_rows for history in histories],
+        ROW_TIMES.name: [history.times for history in histories],
+    }
+    return {name: padded_rows(rows, width=length) for name, rows in columns.items()}
 
 
 def batches(histories: Sequence[History], *, max_rows: int, max_events: int) -> Iterator[list[int]]:
-    """Positions of histories of about one length, few enough for one run."""
+    """Indices of histories in batches of similar length, each small enough for one run."""
     together: list[int] = []
     for position in sorted(range(len(histories)), key=lambda position: len(histories[position])):
         steps = min(max_events, len(histories[position]))

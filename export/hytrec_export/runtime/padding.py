@@ -1,4 +1,4 @@
-"""Lengths that calls are padded to, so that calls of about one length share a run of a graph."""
+"""Bucketed padding: requests of about one length get one length, and share a run of a graph."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from numpy.typing import NDArray
 
 STEPS_PER_OCTAVE = 4
 FINE_STEPS_PER_OCTAVE = 64
-"""Where one process groups the calls of a batch itself, and pads them to the longest of a group."""
+"""Where one process groups the requests of a batch itself, and pads them to the longest of a group."""
 
 
 def bucket_length(length: int, maximum: int, *, steps_per_octave: int = STEPS_PER_OCTAVE) -> int:
     """Smallest bucket that holds `length` elements; 1 for none.
 
-    With four steps an octave, buckets are the lengths 1 to 8, then four between a power of two and the next (10, 12,
-    14, 16, 20, ...), then `maximum`: less than a quarter of a run is padding. With more of them less is.
+    With four steps buckets are the lengths 1 to 8, then four between a power of two and the next (10, 12, 14, 16, 20,
+    ...), then `maximum`: less than a quarter of a run is padding. More steps leave less padding.
 
     Raises:
         ValueError: `length` is over `maximum`; what a client sends is checked before.

@@ -1,6 +1,6 @@
-"""How a graph uses the processor's cores: one for what is short, all for what is long, pieces for what is wide.
+"""Runners that spread a graph over cores: one for short runs, all for long ones, shards for many rows or candidates.
 
-onnxruntime shares every single operator between its threads. Calls of a few milliseconds are hundreds of operators, so
+onnxruntime shares every single operator between its threads. Runs of a few milliseconds are hundreds of operators, so
 their threads mostly wait for one another, and for the cores that the models beside them use.
 """
 
@@ -32,7 +32,7 @@ class SizeRouter:
         self._sized = next(tensor.name for tensor in model.inputs if tensor.dynamic)
         self._short = short
         self._long = long
-        self._short_slots = short_elements
+        self._short_elements = short_elements
 
     def __enter__(self) -> Self:
         """Load both; raises what the runners raise."""
@@ -49,29 +49,29 @@ class SizeRouter:
 
     def infer(self, feed: Mapping[str, NDArray[Any]]) -> Arrays:
         """All inputs by name -> all outputs by name."""
-        runner = self._short if feed[self._sized].size <= self._short_slots else self._long
+        runner = self._short if feed[self._sized].size <= self._short_elements else self._long
         return runner.infer(feed)
 
 
 class ShardedRunner:
-    """Cuts a run into pieces, one for each core, that run at the same time.
+    """Cuts a run into shards, one for each core, that run concurrently.
 
-    Rows are dealt to the pieces; of one row alone every piece takes a part of the dynamic axis, whose elements must not
+    Rows are dealt to the shards; a single row is cut along the dynamic axis, whose elements must not
     depend on one another.
 
     Args:
-        runner: runs one piece on one core; it is called from several threads at once.
-        fewest: elements of the dynamic axis, over all rows, that are worth a piece; half of them are, beyond one.
-        peers_idle: whether nobody else needs the cores; else a run takes half of them.
+        runner: runs one shard on one core; it is called from several threads at once.
+        min_elements: elements of the dynamic axis, over all rows, that are worth a shard; half of them are, beyond one.
+        peers_idle: whether the other server processes are idle; if not, a run takes half of the cores.
     """
 
     def __init__(
-        self, model: Model, runner: Runner, *, fewest: int, peers_idle: Callable[[], bool] = lambda: True
+        self, model: Model, runner: Runner, *, min_elements: int, peers_idle: Callable[[], bool] = lambda: True
     ) -> None:
         self._inputs = tuple(tensor.name for tensor in model.inputs if tensor.dynamic)
         self._outputs = frozenset(tensor.name for tensor in model.outputs if tensor.dynamic)
         self._runner = runner
-        self._fewest = fewest
+        self._min_elements = min_elements
         self._peers_idle = peers_idle
         self._cores = cores()
         self._others: ThreadPoolExecutor | None = None
@@ -79,7 +79,7 @@ class ShardedRunner:
     def __enter__(self) -> Self:
         """Load the graph; raises what the runner raises."""
         self._runner.__enter__()
-        self._others = ThreadPoolExecutor(max(1, self._cores - 1), thread_name_prefix="piece")
+        self._others = ThreadPoolExecutor(max(1, self._cores - 1), thread_name_prefix="shard")
         return self
 
     def __exit__(
@@ -94,7 +94,7 @@ class ShardedRunner:
     def infer(self, feed: Mapping[str, NDArray[Any]]) -> Arrays:
         """All inputs by name -> all outputs by name."""
         rows, length = feed[self._inputs[0]].shape
-        count = min(self._cores, max(1, (2 * rows * length + self._fewest) // (2 * self._fewest)))
+        count = min(self._cores, max(1, (2 * rows * length + self._min_elements) // (2 * self._min_elements)))
         if count > 1 and not self._peers_idle():
             count = min(count, max(1, self._cores // 2))
         if count == 1 or self._others is None:
@@ -103,12 +103,12 @@ class ShardedRunner:
             names, axis, cuts = list(feed), 0, even_cuts(rows, min(count, rows))
         else:
             names, axis, cuts = list(self._inputs), 1, even_cuts(length, min(count, length))
-        pieces = [{**feed, **{name: _part(feed[name], axis, start, stop) for name in names}} for start, stop in cuts]
-        later = [self._others.submit(self._runner.infer, piece) for piece in pieces[1:]]
-        first = self._runner.infer(pieces[0])
-        answers = [first, *(future.result() for future in later)]
+        shards = [{**feed, **{name: _cut(feed[name], axis, start, stop) for name in names}} for start, stop in cuts]
+        later = [self._others.submit(self._runner.infer, shard) for shard in shards[1:]]
+        first = self._runner.infer(shards[0])
+        outputs = [first, *(future.result() for future in later)]
         return {
-            name: np.concatenate([answer[name] for answer in answers], axis)
+            name: np.concatenate([output[name] for output in outputs], axis)
             if axis == 0 or name in self._outputs
             else first[name]
             for name in first
@@ -116,10 +116,10 @@ class ShardedRunner:
 
 
 def even_cuts(length: int, count: int) -> Sequence[tuple[int, int]]:
-    """Starts and ends of `count` parts of about one size."""
+    """Starts and ends of `count` ranges of about one size."""
     ends = [length * number // count for number in range(count + 1)]
     return list(pairwise(ends))
 
 
-def _part(values: NDArray[Any], axis: int, start: int, stop: int) -> NDArray[Any]:
+def _cut(values: NDArray[Any], axis: int, start: int, stop: int) -> NDArray[Any]:
     return np.ascontiguousarray(values[start:stop] if axis == 0 else values[:, start:stop])

@@ -1,4 +1,4 @@
-"""Who runs a graph: one interface, so that what compares answers does not care which runtime gave them."""
+"""Runners: one interface to run a graph with numpy arrays, whatever the runtime."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, Protocol, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from hytrec_export.errors import RepositoryError
+from hytrec.signature import ROW_TIMES
+from hytrec_export.errors import GraphError, RepositoryError
 from hytrec_export.optional import require
 
 if TYPE_CHECKING:
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 Arrays = dict[str, NDArray[Any]]
 """Tensors by their names in `hytrec.signature`, batch axis first."""
 
+MAX_EVENTS = "max_events"
+"""Metadata of a chunked graph: the largest T that the depth of its scan is good for; more would come out wrong."""
 MAX_CORES = 8
 SPIN_US = "100"
 
@@ -80,11 +83,11 @@ class TorchRunner:
 
 
 class OnnxRunner:
-    """onnxruntime on the CPU. Its threads wait actively inside a call, which is many short steps, never between calls.
+    """onnxruntime on the CPU. Intra-op threads spin (at most 100 us) during a run and sleep between runs.
 
     Args:
         graph: the .onnx file.
-        threads: that share every operator; as many as there are cores if not given.
+        threads: intra-op threads; as many as there are cores by default.
     """
 
     def __init__(self, graph: Path, *, threads: int | None = None) -> None:
@@ -92,6 +95,8 @@ class OnnxRunner:
         self._threads = threads or cores()
         self._session: Any = None
         self.output_names: tuple[str, ...] = ()
+        self.max_events: int | None = None
+        """Of an open chunked graph: its largest T."""
 
     def __enter__(self) -> Self:
         """Load the graph.
@@ -103,7 +108,7 @@ class OnnxRunner:
         onnxruntime: Any = require("onnxruntime", extra="embedded")
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = self._threads
-        # Waking a thread takes longer than most steps do; it is not for long, as other models share the cores.
+        # Waking a thread takes longer than most operators; the spin is short, as other models share the cores.
         options.add_session_config_entry("session.intra_op.spin_duration_us", SPIN_US)
         options.add_session_config_entry("session.force_spinning_stop", "1")
         if not self._graph.is_file():
@@ -116,6 +121,8 @@ class OnnxRunner:
                 f"onnxruntime refuses {self._graph} ({reason}); build the repository again"
             ) from error
         self.output_names = tuple(output.name for output in self._session.get_outputs())
+        limit = self._session.get_modelmeta().custom_metadata_map.get(MAX_EVENTS)
+        self.max_events = int(limit) if limit else None
         return self
 
     def __exit__(
@@ -125,5 +132,15 @@ class OnnxRunner:
         self._session = None
 
     def infer(self, feed: Mapping[str, NDArray[Any]]) -> Arrays:
-        """All inputs by name -> all outputs by name."""
+        """All inputs by name -> all outputs by name.
+
+        Raises:
+            GraphError: the events are more than a chunked graph was built for.
+        """
+        events = feed[ROW_TIMES.name].shape[1] if ROW_TIMES.name in feed else 0
+        if self.max_events is not None and events > self.max_events:
+            raise GraphError(
+                f"{self._graph} is built for runs of up to {self.max_events} events, and {events} are given; "
+                f"send fewer, or build again with --max-events {events}"
+            )
         return dict(zip(self.output_names, self._session.run(None, dict(feed)), strict=True))

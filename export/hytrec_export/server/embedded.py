@@ -2,29 +2,32 @@
 
 from __future__ import annotations
 
-import http.client
 import math
-import os
+import sys
 import time
-from collections.abc import Iterator
-from contextlib import closing
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from hytrec_export.errors import RepositoryError, ServerError
+from hytrec_export.errors import ServerError
+from hytrec_export.server.arguments import new_admin_key, shared_arguments
 from hytrec_export.server.installation import Installation
-from hytrec_export.server.log import LogFollower, ServerLog, has_gpu
+from hytrec_export.server.log import ServerLog, has_gpu
 from hytrec_export.server.options import ServerOptions
+from hytrec_export.server.plain_paths import ascii_state_folder, plain_repository
 from hytrec_export.server.ports import Ports, address_of, connect_host
 from hytrec_export.server.process import ServerProcess, describe_exit
-from hytrec_export.server.stale_resources import ServerLease, remove_leftovers
+from hytrec_export.server.readiness import failure_of, read_index, responds_ready
+from hytrec_export.server.served_repository import check_models
+from hytrec_export.server.stale_resources import ServerLease, remove_stale_resources
 from hytrec_export.server.stub_processes import has_ended, python_models
+from hytrec_export.state.options import PATH_VARIABLE
 
-_LOOK_S = 0.02
-_CONNECT_TIMEOUT_S = 2.0
+_POLL_S = 0.02
 _STOP_MARGIN_S = 5.0
 _GONE_TIMEOUT_S = 10.0
-"""How long the python models of a server that has ended may take to end; milliseconds, if they asked the kernel."""
+"""How long the python models may outlive their server; those that asked the kernel do for milliseconds."""
 
 
 class EmbeddedServer:
@@ -40,10 +43,11 @@ class EmbeddedServer:
     def __init__(self, options: ServerOptions) -> None:
         self._options = options
         self._process: ServerProcess | None = None
-        self._claim: ServerLease | None = None
+        self._lease: ServerLease | None = None
         self._ports: Ports | None = None
         self._log: ServerLog | None = None
-        self._follower: LogFollower | None = None
+        self._admin_key = ""
+        self._started_at = 0.0
         self._python_models: dict[int, str] = {}
 
     def __enter__(self) -> Self:
@@ -71,44 +75,51 @@ class EmbeddedServer:
         if self._process is not None and self._process.returncode is None:
             raise ServerError(f"the server runs already (process {self._process.pid}); stop it first")
         self._clean_up()
-        remove_leftovers()
-        self._check_repository()
+        remove_stale_resources()
+        check_models(self._options.repository)
         installation = Installation.find()
         self._ports = self._choose_ports()
-        claim = self._claim = ServerLease()
-        backends = installation.link(claim.folder)
-        log = self._log = ServerLog(claim.folder / "tritonserver.log")
-        with claim.handed_over() as lock_file:
+        self._admin_key = new_admin_key()
+        self._started_at = time.monotonic()
+        lease = self._lease = ServerLease()
+        backends = installation.link(lease.folder)
+        log = self._log = ServerLog(lease.folder / "tritonserver.log", echo=sys.stderr if self._options.log else None)
+        with lease.handed_over() as lock_file:
             self._process = ServerProcess(
-                [str(installation.program), *self._arguments(str(backends), claim.shm_prefix)],
-                environment=installation.environment(claim.folder) | dict(self._options.environment),
+                [str(installation.program), *self._arguments(backends, lease)],
+                environment=self._environment(installation, lease.folder),
                 log=log.path,
                 lock_file=lock_file,
             )
-        if self._options.log:
-            self._follower = LogFollower(log.path)
-            self._follower.start()
 
-    def wait_ready(self, timeout_s: float | None = None) -> None:
+    def wait_ready(self, timeout_s: float | None = None, *, cancelled: Callable[[], bool] = lambda: False) -> bool:
         """Wait until every model is ready.
 
         Args:
-            timeout_s: the options' `ready_timeout_s` if not given.
+            timeout_s: counted from now; the options' `ready_timeout_s` if not given.
+            cancelled: asked again and again; the wait ends once it says so.
+
+        Returns:
+            Whether the server is ready; False only where the wait was cancelled.
 
         Raises:
             ServerError: a model failed to load, the server ended, or the time is over; the server is killed then.
         """
         limit_s = self._options.ready_timeout_s if timeout_s is None else timeout_s
         deadline = time.monotonic() + limit_s
-        while not self.poll_ready():
+        while not cancelled():
+            if self.poll_ready():
+                return True
             if time.monotonic() > deadline:
-                loading = ", ".join(self._running_log().still_loading()) or "none of them known"
+                loading = ", ".join(self._running_log().still_loading()) or "no model that its log names"
+                waited_s = time.monotonic() - self._started_at
                 self.kill()
                 raise ServerError(
-                    f"tritonserver was not ready after {limit_s:g} s (still loading: {loading}); "
-                    "raise --ready-timeout, or look at its log with --log"
+                    f"tritonserver was not ready {waited_s:.0f} s after its start (still loading: {loading}); "
+                    "raise --ready-timeout, or see the server's log with --log"
                 )
-            time.sleep(_LOOK_S)
+            time.sleep(_POLL_S)
+        return False
 
     def poll_ready(self) -> bool:
         """Whether every model is ready now.
@@ -118,31 +129,35 @@ class EmbeddedServer:
         """
         process, log = self._running_process(), self._running_log()
         ended = process.returncode
-        if failure := log.load_failure():
-            # tritonserver would unload the others first, for seconds.
-            self.kill()
-            raise ServerError(f"{failure} (see all of the server's log with --log)")
         if ended is not None:
-            reason = log.server_failure() or f"{describe_exit(ended)}; look at its log with --log"
+            reason = log.server_failure() or f"{describe_exit(ended)}; see the server's log with --log"
             self._clean_up()
             raise ServerError(f"tritonserver ended while starting: {reason}")
-        if not self._answers_ready():
+        host, port = connect_host(self._options.host), self._known_ports().http
+        models = read_index(host, port, admin_key=self._admin_key)
+        if models is None or any(model.loading for model in models):
+            return False
+        if failed := [model.name for model in models if model.failed]:
+            failure = failure_of(models) or log.load_failure() or f"model {', '.join(failed)} failed to load"
+            self.kill()
+            raise ServerError(f"{failure} (see all of the server's log with --log)")
+        if not responds_ready(host, port):
             return False
         self._python_models = python_models(process.pid)
         return True
 
     def dead_models(self) -> list[str]:
-        """Names of the python models that ended since the server was ready; calls to them wait for ever."""
+        """Names of the python models that ended since the server was ready; requests to them wait for ever."""
         return sorted(name for pid, name in self._python_models.items() if has_ended(pid))
 
     def stop(self) -> None:
-        """Let running calls finish, end the server and remove what it leaves; nothing to do when it does not run."""
+        """Let in-flight requests finish, end the server and remove its resources; does nothing when it does not run."""
         if self._process is not None:
             self._process.stop(self._options.stop_timeout_s + _STOP_MARGIN_S)
         self._clean_up()
 
     def kill(self) -> None:
-        """SIGKILL the server as a crash would, wait for its python models' end and remove what it leaves."""
+        """SIGKILL the server as a crash would, wait for its python models' end and remove its resources."""
         if self._process is not None:
             self._process.kill()
         self._clean_up()
@@ -172,17 +187,23 @@ class EmbeddedServer:
         """Address of the metrics, for Prometheus."""
         return f"http://{connect_host(self._options.host)}:{self._known_ports().metrics}/metrics"
 
+    @property
+    def admin_key(self) -> str:
+        """Key of the restricted APIs (see `arguments.RESTRICTED_APIS`); another one after each start."""
+        return self._admin_key
+
     def log_tail(self, lines: int = 30) -> str:
         """Last lines of the server's log; after its end, of its last run."""
         return self._log.tail(lines) if self._log else ""
 
-    def _arguments(self, backends: str, shm_prefix: str) -> Iterator[str]:
+    def _arguments(self, backends: Path, lease: ServerLease) -> Iterator[str]:
         options, ports = self._options, self._known_ports()
         address = address_of(options.host)
         values = {
-            "model-repository": os.fspath(options.repository.resolve()),
+            "model-repository": plain_repository(options.repository, lease.folder),
             "backend-directory": backends,
-            "model-control-mode": "none",
+            # A model that fails to load is reported by the repository index, with its reason.
+            "exit-on-error": "false",
             "model-load-thread-count": options.load_threads,
             "exit-timeout-secs": math.ceil(options.stop_timeout_s),
             "grpc-address": address,
@@ -196,10 +217,14 @@ class EmbeddedServer:
         if not has_gpu():
             values |= {"allow-gpu-metrics": "false", "pinned-memory-pool-byte-size": 0}
         yield from (f"--{name}={value}" for name, value in values.items())
-        # Completing configs would start every python model twice, and ours are complete.
-        yield "--disable-auto-complete-config"
-        yield f"--backend-config=python,shm-region-prefix-name={shm_prefix}"
-        yield f"--backend-config=python,shm-default-byte-size={options.shm_bytes}"
+        yield from shared_arguments(admin_key=self._admin_key, shm_bytes=options.shm_bytes)
+        yield f"--backend-config=python,shm-region-prefix-name={lease.shm_prefix}"
+
+    def _environment(self, installation: Installation, folder: Path) -> Mapping[str, str]:
+        variables = installation.environment(folder) | dict(self._options.environment)
+        if state := variables.get(PATH_VARIABLE):
+            variables[PATH_VARIABLE] = str(ascii_state_folder(Path(state), folder))
+        return variables
 
     def _choose_ports(self) -> Ports:
         if self._ports is None:
@@ -207,37 +232,16 @@ class EmbeddedServer:
         self._ports.check(self._options.host)
         return self._ports
 
-    def _check_repository(self) -> None:
-        repository = self._options.repository
-        if not repository.is_dir():
-            raise RepositoryError(f"{repository} is not a folder; build a repository with: hytrec-export build RUN")
-        if not any(repository.glob("*/config.pbtxt")):
-            raise RepositoryError(
-                f"{repository} holds no model (no */config.pbtxt); build a repository with: hytrec-export build RUN"
-            )
-
-    def _answers_ready(self) -> bool:
-        host, port = connect_host(self._options.host), self._known_ports().http
-        with closing(http.client.HTTPConnection(host, port, timeout=_CONNECT_TIMEOUT_S)) as connection:
-            try:
-                connection.request("GET", "/v2/health/ready")
-                return connection.getresponse().status == http.HTTPStatus.OK
-            except (OSError, http.client.HTTPException):
-                return False
-
     def _clean_up(self) -> None:
-        """Forget the ended process and remove its leftovers."""
+        """Remove the resources of the ended process."""
         if self._log is not None:
-            self._log.text()
-        if self._follower is not None:
-            self._follower.finish()
-            self._follower = None
-        if self._claim is not None and not self._claim.remove(wait_s=_GONE_TIMEOUT_S):
+            self._log.finish()
+        if self._lease is not None and not self._lease.remove(wait_s=_GONE_TIMEOUT_S):
             raise ServerError(
                 f"a python model of the server outlived it by {_GONE_TIMEOUT_S:g} s; "
-                f"find it with: ps -ef | grep {self._claim.shm_prefix}"
+                f"find it with: ps -ef | grep {self._lease.shm_prefix}"
             )
-        self._claim = None
+        self._lease = None
 
     def _running_process(self) -> ServerProcess:
         if self._process is None:

@@ -1,28 +1,32 @@
-"""`hytrec-export serve`: a server in the foreground, until Ctrl-C or SIGTERM."""
+"""`hytrec-export serve`: a server in the foreground until Ctrl-C or SIGTERM, started again after a crash."""
 
 from __future__ import annotations
 
 import ipaddress
+import os
 import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
 
 from rich.console import Console
 
-from hytrec_export.errors import ServerError
+from hytrec_export.errors import ExportError, ServerError
 from hytrec_export.server.embedded import EmbeddedServer
 from hytrec_export.server.options import ServerOptions
 from hytrec_export.server.ports import address_of
 from hytrec_export.server.process import describe_exit
+from hytrec_export.server.restarts import RestartPolicy
+from hytrec_export.server.served_repository import check_target
 
-_LOOK_S = 0.05
+_POLL_S = 0.05
 _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 def print_endpoints(server: EmbeddedServer) -> None:
-    """Say on stdout where the server listens."""
+    """Print on stdout where the server listens."""
     print(f"gRPC     {server.grpc_url}")  # noqa: T201 - the command's result
     print(f"HTTP     {server.http_url}")  # noqa: T201
     print(f"metrics  {server.metrics_url}", flush=True)  # noqa: T201
@@ -31,25 +35,27 @@ def print_endpoints(server: EmbeddedServer) -> None:
 def run_until_stopped(options: ServerOptions, *, announce: Callable[[EmbeddedServer], None] = print_endpoints) -> None:
     """Run a server until Ctrl-C or SIGTERM, and stop it cleanly; a second signal kills it.
 
-    Must be called from the main thread, which alone hears signals.
+    A server that crashes is started again on the same ports, at most `options.max_crashes` times within
+    `options.crash_window_s`. Must be called from the main thread, which alone gets signals.
 
     Args:
-        announce: called once, when the server is ready.
+        announce: called once, when the server is ready for the first time.
 
     Raises:
-        ServerError: the server could not start, or ended by itself; the tail of its log was printed on stderr.
+        RepositoryError: the repository is of another target, or no repository.
+        ServerError: the server could not start, or crashed too often; the tail of its log was printed on stderr.
     """
+    check_target(options.repository)
     stderr = Console(stderr=True, highlight=False)
     server = EmbeddedServer(options)
-    with _stop_signals() as heard:
+    with _stop_signals() as signals, _removed_at_end(options.admin_key_file):
         try:
-            _serve(server, options, announce, heard, stderr)
+            _serve(server, options, announce, signals, stderr)
             server.stop()
         except KeyboardInterrupt:
             stderr.print("killing the server")
         except ServerError:
-            if not options.log and (tail := server.log_tail()):
-                stderr.print("last lines of the server's log:\n" + tail, markup=False, soft_wrap=True)
+            _print_tail(server, options, stderr)
             raise
         finally:
             server.kill()
@@ -59,48 +65,128 @@ def _serve(
     server: EmbeddedServer,
     options: ServerOptions,
     announce: Callable[[EmbeddedServer], None],
-    heard: list[int],
+    signals: list[int],
     stderr: Console,
 ) -> None:
-    server.start()
-    deadline = time.monotonic() + options.ready_timeout_s
-    with stderr.status("loading models"):
-        while not heard and not server.poll_ready():
-            if time.monotonic() > deadline:
-                server.wait_ready(0)
-            time.sleep(_LOOK_S)
-    if not heard:
-        announce(server)
-        if not ipaddress.ip_address(address_of(options.host)).is_loopback:
-            stderr.print(f"listening on {options.host}: whoever reaches it may call it, there are no passwords")
-        stderr.print("Ctrl-C stops the server")
-    dead: list[str] = []
-    while not heard:
-        if (returncode := server.returncode) is not None:
-            raise ServerError(f"tritonserver ended by itself ({describe_exit(returncode)}); start it again")
-        if dead:
+    policy = RestartPolicy(options)
+    announced = False
+    while not signals:
+        try:
+            if not _start(server, options, signals, stderr):
+                break
+            if announced:
+                stderr.print("the server is ready again, at the same addresses")
+            else:
+                announce(server)
+                announced = True
+                _print_notes(options, stderr)
+            crash = _crash_of(server, signals)
+        except ExportError as error:
+            if not announced:
+                raise
+            crash = str(error)
+        if crash is None:
+            break
+        delay_s = policy.delay_after_crash()
+        if delay_s is None:
             raise ServerError(
-                f"python model {', '.join(dead)} ended by itself (killed, or out of memory); tritonserver does not "
-                "replace it and calls to it would wait for ever, so the server is ended too; start it again"
+                f"{crash}; it crashed {policy.crashes} times within {options.crash_window_s:g} s and is not started "
+                "again; see its log above, or with --log, and raise --max-crashes only if such crashes are expected"
             )
-        dead = server.dead_models()  # told one look later: a server that died took its models along
-        time.sleep(_LOOK_S)
+        server.kill()
+        _print_tail(server, options, stderr)
+        stderr.print(
+            f"{crash}; starting it again in {delay_s:g} s (crash {policy.crashes}, gives up at {options.max_crashes} "
+            f"within {options.crash_window_s:g} s)",
+            soft_wrap=True,
+        )
+        _sleep(delay_s, signals)
     stderr.print("stopping")
+
+
+def _start(server: EmbeddedServer, options: ServerOptions, signals: list[int], stderr: Console) -> bool:
+    """Start the server and wait until it is ready; False when a stop signal came first."""
+    server.start()
+    if options.admin_key_file is not None:
+        _write_secret(options.admin_key_file, server.admin_key)
+    with stderr.status("loading models"):
+        return server.wait_ready(cancelled=lambda: bool(signals))
+
+
+def _crash_of(server: EmbeddedServer, signals: list[int]) -> str | None:
+    """Wait until the server or one of its python models ends, and say how; None when a stop signal came first."""
+    dead: list[str] = []
+    while not signals:
+        if (returncode := server.returncode) is not None:
+            return f"tritonserver ended by itself ({describe_exit(returncode)})"
+        if dead:
+            return (
+                f"python model {', '.join(dead)} ended by itself (killed, or out of memory); tritonserver does not "
+                "replace it and requests to it would wait for ever, so the server is ended too"
+            )
+        dead = server.dead_models()  # reported one poll later: a server that died took its models along
+        time.sleep(_POLL_S)
+    return None
+
+
+def _sleep(seconds: float, signals: list[int]) -> None:
+    deadline = time.monotonic() + seconds
+    while not signals and time.monotonic() < deadline:
+        time.sleep(_POLL_S)
+
+
+def _print_notes(options: ServerOptions, stderr: Console) -> None:
+    if not ipaddress.ip_address(address_of(options.host)).is_loopback:
+        stderr.print(
+            f"listening on {options.host}: there is no authentication, anyone who reaches it can send requests",
+            soft_wrap=True,
+        )
+    stderr.print("Ctrl-C stops the server")
+
+
+def _print_tail(server: EmbeddedServer, options: ServerOptions, stderr: Console) -> None:
+    if not options.log and (tail := server.log_tail()):
+        stderr.print("last lines of the server's log:\n" + tail, markup=False, soft_wrap=True)
+
+
+def _write_secret(path: Path, text: str) -> None:
+    """Write a file that only this user can read, in one step.
+
+    Raises:
+        ServerError: it cannot be written.
+    """
+    new = path.with_name(f"{path.name}.{os.getpid()}.new")
+    try:
+        new.unlink(missing_ok=True)
+        with os.fdopen(os.open(new, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w") as file:
+            file.write(text + "\n")
+        new.replace(path)
+    except OSError as error:
+        raise ServerError(f"the admin key cannot be written ({error}); choose another --admin-key-file") from error
+
+
+@contextmanager
+def _removed_at_end(path: Path | None) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        if path is not None:
+            path.unlink(missing_ok=True)
 
 
 @contextmanager
 def _stop_signals() -> Iterator[list[int]]:
     """Collect stop signals instead of dying of them; the second one is a KeyboardInterrupt."""
-    heard: list[int] = []
+    received: list[int] = []
 
-    def hear(number: int, _: FrameType | None) -> None:
-        if heard:
+    def receive(number: int, _: FrameType | None) -> None:
+        if received:
             raise KeyboardInterrupt
-        heard.append(number)
+        received.append(number)
 
-    before = {number: signal.signal(number, hear) for number in _STOP_SIGNALS}
+    before = {number: signal.signal(number, receive) for number in _STOP_SIGNALS}
     try:
-        yield heard
+        yield received
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

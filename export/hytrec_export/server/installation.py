@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hytrec_export.errors import MissingPackageError, ServerError
+from hytrec_export.server.plain_paths import ascii_environment
 
 _PACKAGE = "pytriton"
 _LIBRARY_FOLDERS = ("/usr/lib/x86_64-linux-gnu", "/usr/lib64", "/usr/lib", "/usr/local/lib")
@@ -21,9 +22,9 @@ MALLOC = {
     "MALLOC_TRIM_THRESHOLD_": str(256 * _MIB),
     "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
 }
-"""Every step of a call allocates its user's state anew (200 KB). By default glibc gives so much back to the kernel
-when it is freed, and the next call pays for the pages again: a fifth of the throughput of appends. What stays asks for
-huge pages (glibc 2.35; kernels that give them to all or to nobody do as before): 2% of the throughput."""
+"""Every step of a request allocates its user's state anew (200 KB). By default glibc gives so much back to the kernel
+when it is freed, and the next request pays for the pages again: a fifth of the throughput of appends. What stays asks
+for huge pages (glibc 2.35; kernels that give them to all or to nobody do as before): 2% of the throughput."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,7 +96,7 @@ class Installation:
         kept as it is.
         """
         libraries = [str(folder / "lib"), str(self.libraries), os.environ.get("LD_LIBRARY_PATH", "")]
-        programs = [str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]
+        programs = [str(ascii_environment(folder)), os.environ.get("PATH", os.defpath)]
         return (
             MALLOC
             | os.environ

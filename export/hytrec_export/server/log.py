@@ -1,11 +1,9 @@
-"""The server's log: kept in a file, shown on demand, and read for the reason of a failed start."""
+"""The server's log: bounded, shown on demand, and read for the reason of a failed start."""
 
 from __future__ import annotations
 
 import re
-import sys
 import threading
-from contextlib import suppress
 from pathlib import Path
 from typing import TextIO
 
@@ -17,9 +15,8 @@ _NO_GPU_NOISE = re.compile(
 _TABLE = re.compile(r"[|+]")
 _GPU_DEVICE = Path("/dev/nvidiactl")
 
-_MODEL_FAILED = re.compile(
-    r"""^[^"]*"failed to load '(?P<model>[^']+)' version \d+: (?P<reason>.*)"\s*$""", re.MULTILINE
-)
+# What the repository index does not tell: it has no reason for a config that cannot be parsed, nor for an ensemble
+# whose steps do not fit.
 _CONFIG_FAILED = re.compile(r"Poll failed for model directory '(?P<model>[^']+)': (?P<reason>.*?)\"?$", re.MULTILINE)
 _CONFIG_DETAIL = re.compile(r"Error parsing text-format inference\.ModelConfig: (?P<reason>.*)$", re.MULTILINE)
 _REPOSITORY_FAILED = re.compile(r'^E.*model_repository_manager\.cc:\d+\] "(?P<reason>.*?)"?$', re.MULTILINE)
@@ -32,23 +29,46 @@ _SERVER_FAILED = (
 _LOADING = re.compile(r"\"loading: (?P<model>[^:\"]+):\d+\"")
 _LOADED = re.compile(r"\"successfully loaded '(?P<model>[^']+)'")
 _ERROR_KIND = re.compile(r"^(Internal|Invalid argument|Unavailable|Unknown|Not found)(: | - )")
-_READ_BYTES = 1 << 20
-_FOLLOW_S = 0.1
+_LINE_END = re.compile(r"\\n|\n")
+_POLL_S = 0.1
+_CHUNK_BYTES = 1 << 20
 
 
 class ServerLog:
-    """The log file of one run of the server. What it held is still known after its folder was removed."""
+    """The log of one run of the server.
 
-    def __init__(self, path: Path) -> None:
+    tritonserver appends to a file; a thread reads along and empties the file when it has grown to `file_bytes`. The
+    first `head_bytes` and the last `tail_bytes` stay in memory, and are known after the file's folder was removed.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        echo: TextIO | None = None,
+        file_bytes: int = 8 << 20,
+        head_bytes: int = 512 << 10,
+        tail_bytes: int = 1 << 20,
+    ) -> None:
+        """Args: echo: stream to which whole lines are copied as they come."""
         self.path = path
-        self._last_text = ""
+        self._echo = echo
+        self._file_bytes, self._head_bytes, self._tail_bytes = file_bytes, head_bytes, tail_bytes
+        self._head, self._tail, self._line = bytearray(), bytearray(), bytearray()
+        self._omitted = 0
+        self._lock = threading.Lock()
+        self._file = path.open("a+b", buffering=0)
+        self._file.seek(0)
+        self._finish = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="server-log", daemon=True)
+        self._thread.start()
 
     def text(self) -> str:
-        """The log; of a long one the end."""
-        with suppress(FileNotFoundError), self.path.open("rb") as log:
-            log.seek(max(0, self.path.stat().st_size - _READ_BYTES))
-            self._last_text = log.read().decode(errors="replace")
-        return self._last_text
+        """The log; of a long one the beginning and the end."""
+        self._read()
+        with self._lock:
+            gap = f"\n[{self._omitted} bytes of the log left out]\n".encode() if self._omitted else b""
+            return (self._head + gap + self._tail).decode(errors="replace")
 
     def tail(self, lines: int = 30) -> str:
         """Last lines of the log, without its tables and what means nothing on a machine without a GPU."""
@@ -56,10 +76,8 @@ class ServerLog:
         return "\n".join([line for line in last if not _TABLE.match(line)][-lines:])
 
     def load_failure(self) -> str | None:
-        """One line that says which model failed to load and why; None when none did."""
+        """One line that says which config or ensemble kept the repository from loading; None when none did."""
         text = self.text()
-        if found := _MODEL_FAILED.search(text):
-            return f"model {found['model']} failed to load: {first_line(found['reason'])}"
         if found := _CONFIG_FAILED.search(text):
             detail = _CONFIG_DETAIL.search(text)
             reason = first_line(found["reason"]) + (f" ({detail['reason']})" if detail else "")
@@ -80,10 +98,46 @@ class ServerLog:
         done = {found["model"] for found in _LOADED.finditer(text)}
         return [found["model"] for found in _LOADING.finditer(text) if found["model"] not in done]
 
+    def finish(self) -> None:
+        """Read what is left and close the file; nothing to do when that was done."""
+        self._finish.set()
+        self._thread.join()
+        self._read()
+        self._file.close()
+
+    def _run(self) -> None:
+        while not self._finish.wait(_POLL_S):
+            self._read()
+
+    def _read(self) -> None:
+        with self._lock:
+            if self._file.closed:
+                return
+            while data := self._file.read(_CHUNK_BYTES):
+                self._keep(data)
+                if self._echo is not None:
+                    self._copy_lines(data, self._echo)
+            if self._file.tell() >= self._file_bytes:
+                self._file.truncate(0)  # tritonserver's own descriptor appends, so it goes on at the new end
+                self._file.seek(0)
+
+    def _keep(self, data: bytes) -> None:
+        room = self._head_bytes - len(self._head)
+        self._head += data[:room]
+        self._tail += data[room:]
+        if (excess := len(self._tail) - self._tail_bytes) > 0:
+            del self._tail[:excess]
+            self._omitted += excess
+
+    def _copy_lines(self, data: bytes, stream: TextIO) -> None:
+        *lines, self._line = (self._line + data).split(b"\n")
+        for line in filter_noise([line.decode(errors="replace") for line in lines]):
+            print(line, file=stream, flush=True)
+
 
 def first_line(message: str) -> str:
-    """First line of a message as tritonserver logs it, where line ends are written as a backslash and an n."""
-    line = next((part.strip() for part in message.split("\\n") if part.strip()), message.strip())
+    """First line of a message of tritonserver, in whose log line ends are written as a backslash and an n."""
+    line = next((part.strip() for part in _LINE_END.split(message) if part.strip()), message.strip())
     return _ERROR_KIND.sub("", line).replace('\\"', '"')
 
 
@@ -95,31 +149,3 @@ def has_gpu() -> bool:
 def filter_noise(lines: list[str]) -> list[str]:
     """Leave out the warnings about CUDA, NVML and DCGM that every start on a machine without a GPU prints."""
     return lines if has_gpu() else [line for line in lines if not _NO_GPU_NOISE.search(line)]
-
-
-class LogFollower(threading.Thread):
-    """Copies a growing log to a stream (stderr), until told to finish."""
-
-    def __init__(self, path: Path, stream: TextIO | None = None) -> None:
-        super().__init__(name="server-log", daemon=True)
-        self._path = path
-        self._stream = stream or sys.stderr
-        self._finish = threading.Event()
-
-    def run(self) -> None:
-        """Copy lines as they come; a line is copied once it is whole."""
-        with self._path.open(errors="replace") as log:
-            part = ""
-            while True:
-                finishing = self._finish.is_set()
-                *lines, part = (part + log.read()).split("\n")
-                for line in filter_noise(lines):
-                    print(line, file=self._stream, flush=True)
-                if finishing:
-                    return
-                self._finish.wait(_FOLLOW_S)
-
-    def finish(self) -> None:
-        """Copy what is left and end."""
-        self._finish.set()
-        self.join()

@@ -20,10 +20,15 @@ class ServerOptions:
 
     Args:
         repository: folder of a built model repository.
-        host: address to listen on; loopback unless told otherwise, for the endpoints know no passwords.
+        host: address to listen on; by default loopback, for the endpoints have no authentication.
         grpc_port, http_port, metrics_port: 0 takes any free port.
         ready_timeout_s: how long loading may take.
-        stop_timeout_s: how long running calls may take to finish at a stop, before the server is killed.
+        stop_timeout_s: how long in-flight requests may take to finish at a stop, before the server is killed.
+        max_crashes: `run_until_stopped` gives up at so many crashes within `crash_window_s`, and starts the server
+            again before; 1 never starts it again.
+        crash_window_s: see `max_crashes`.
+        restart_delay_s: wait before the first start after a crash; it doubles with each further crash in the window.
+        admin_key_file: where `run_until_stopped` writes the key of the restricted APIs while the server runs.
         shm_bytes: first size of the memory that the server shares with each python model; it grows on demand.
         load_threads: models loaded at the same time.
         log: show the server's log on stderr as it is written.
@@ -38,6 +43,10 @@ class ServerOptions:
     metrics_port: int = 8002
     ready_timeout_s: float = 120.0
     stop_timeout_s: float = 10.0
+    max_crashes: int = 5
+    crash_window_s: float = 300.0
+    restart_delay_s: float = 0.5
+    admin_key_file: Path | None = None
     shm_bytes: int = 4 << 20
     load_threads: int = 8
     log: bool = False
@@ -53,12 +62,14 @@ class ServerOptions:
         fixed = [port for port in (self.grpc_port, self.http_port, self.metrics_port) if port != ANY_PORT]
         if len(set(fixed)) < len(fixed):
             raise OptionError(f"two endpoints share a port (grpc, http, metrics: {fixed}); give each its own, or 0")
-        for name in ("ready_timeout_s", "stop_timeout_s"):
+        for name in ("ready_timeout_s", "stop_timeout_s", "crash_window_s", "restart_delay_s"):
             value = getattr(self, name)
             if not (math.isfinite(value) and value > 0):
                 raise OptionError(f"{name} is {value}; it must be a positive number of seconds")
         if self.shm_bytes < MIN_SHM_BYTES:
             raise OptionError(f"shm_bytes is {self.shm_bytes}; python models need at least {MIN_SHM_BYTES}")
+        if self.max_crashes < 1:
+            raise OptionError(f"max_crashes is {self.max_crashes}; it must be at least 1")
         if self.load_threads < 1:
             raise OptionError(f"load_threads is {self.load_threads}; it must be at least 1")
         if self.log_verbose < 0:

@@ -1,4 +1,4 @@
-"""The server's ports are checked before it starts: tritonserver itself says so only after loading every model."""
+"""The server's ports, checked before it starts: tritonserver reports a taken port only after loading every model."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Ports:
 
     @classmethod
     def take(cls, options: ServerOptions) -> Ports:
-        """Check the ports asked for and choose those left open.
+        """Check the named ports and choose free ones for the others.
 
         Raises:
             ServerError: a port cannot be listened on.

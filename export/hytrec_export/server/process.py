@@ -11,7 +11,7 @@ import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from hytrec_export import parent_death as die_with_parent
+from hytrec_export import parent_death
 from hytrec_export.errors import ServerError
 
 
@@ -36,7 +36,7 @@ class ServerProcess:
         self._process = started
 
     def _run(self) -> None:
-        bound = [sys.executable, "-I", "-S", die_with_parent.__file__, str(os.getpid()), *self._command]
+        bound = [sys.executable, "-I", "-S", parent_death.__file__, str(os.getpid()), *self._command]
         try:
             with self._log.open("ab") as log:
                 process = subprocess.Popen(
@@ -46,7 +46,7 @@ class ServerProcess:
                     stderr=subprocess.STDOUT,
                     env=self._environment,
                     pass_fds=(self._lock_file,),
-                    start_new_session=True,  # a Ctrl-C in the terminal is ours to answer
+                    start_new_session=True,  # a Ctrl-C in the terminal is handled by this process
                 )
         except OSError as error:
             self._started.put(error)
@@ -65,7 +65,7 @@ class ServerProcess:
         return self._process.poll()
 
     def stop(self, timeout_s: float) -> None:
-        """Let running calls finish, then end; after `timeout_s` kill."""
+        """Let in-flight requests finish, then end; after `timeout_s` kill."""
         self._process.terminate()
         try:
             self._process.wait(timeout_s)

@@ -25,6 +25,7 @@ from hytrec.signature import (
     STATE_STATUS,
 )
 from hytrec_export.errors import GraphError, StateConflictError, StoreFullError
+from hytrec_export.runtime.top_k import best_items
 from hytrec_export.serving.call_context import NO_CANDIDATES, CallContext
 from hytrec_export.serving.counters import Counters, ServerCounter
 from hytrec_export.serving.load_step import StepResult
@@ -107,24 +108,10 @@ class SaveStep:
         }
 
 
-def best_items(
-    rows: NDArray[np.int64], scores: NDArray[np.float32], top_k: int
-) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """The `top_k` best rows and their scores, best first, ties by row; (R,) -> (at most top_k,) each.
-
-    Row 0 (nothing retrieved) and scores of minus infinity are left out.
-    """
-    kept = (rows > 0) & (scores != -np.inf)
-    rows, scores = rows[kept], scores[kept]
-    _check_finite(scores, "the reranker's scores")
-    order = np.lexsort((rows, -scores))[:top_k]
-    return rows[order], scores[order]
-
-
 def _write(inputs: Inputs, call_context: CallContext) -> Write:
     state = {tensor.name: inputs[next_name(tensor.name)][0] for tensor in STATE}
     for name, values in state.items():
-        _check_finite(values, f"the encoder's {name}")
+        _check_finite(values, f"the encoder's {name.replace('_', ' ')}")
     found, expected = int(state[EVENT_COUNT.name][0]), call_context.event_count + call_context.events
     if found != expected:
         raise GraphError(f"the encoder counted {found} events instead of {expected}; build the repository again")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hytrec.data.vocabulary import Vocabulary
+from hytrec.private_file import private_file
 from hytrec.signature import WINDOW_BEHAVIORS, WINDOW_ITEMS
 from hytrec_export.errors import OptionError, StateStoreError
 from hytrec_export.state.record import Header, parse_header, parse_state
@@ -53,21 +53,18 @@ def exported(user_id: bytes, raw: bytes, vocabulary: Vocabulary | None = None) -
 
 
 def write_export(values: dict[str, Any], output: Path) -> None:
-    """Write exported values, whole or not at all.
+    """Write exported values, whole or not at all, to a file that its owner alone can read.
 
     Raises:
         OptionError: the file cannot be written.
     """
-    temporary = output.with_name(f".{output.name}.{os.getpid()}")
     try:
-        with temporary.open("wb") as stream:
+        with private_file(output) as stream:
             if output.suffix == ".npz":
                 np.savez(stream, **values)
             else:
                 stream.write(json.dumps(values, default=np.ndarray.tolist).encode())
-        temporary.replace(output)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         raise OptionError(f"cannot write {output} ({error.strerror}); give another file") from error
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -54,26 +54,6 @@ class ServedResult:
     item_keys: Sequence[Any] = ()
     event_count: int
     model_fingerprint: str
-
-
-class NewUser(Protocol):
-    """A user that the server has never seen; every method raises ServerError or ClientError where a request fails."""
-
-    def append(self, events: Events) -> None:
-        """Append events."""
-        ...
-
-    def rank(self, candidate_keys: NDArray[Any], now_s: int) -> ServedResult:
-        """Score candidates (N,)."""
-        ...
-
-    def recommend(self, excluded_keys: NDArray[Any], now_s: int, top_k: int) -> ServedResult:
-        """The best items of the catalogue."""
-        ...
-
-    def leave(self) -> None:
-        """Let the server forget everything of the user."""
-        ...
 
 
 class Endpoints:
@@ -143,7 +123,7 @@ class Endpoints:
 
 
 class _User:
-    """By user id, through the state store."""
+    """By user id, through the state store; every method raises ClientError where the request fails."""
 
     def __init__(self, client: HytrecClient) -> None:
         self._client = client
@@ -164,7 +144,7 @@ class _User:
 
 @dataclass
 class _Session:
-    """By sequence id, in the server's memory."""
+    """By sequence id, in the server's memory; every method raises ServerError or ClientError."""
 
     _endpoints: Endpoints
     _id: int = field(default_factory=lambda: secrets.randbelow((1 << 63) - 1) + 1)
@@ -175,12 +155,12 @@ class _Session:
         self._infer(_SESSION_APPEND, {tensor.name: values for tensor, values in arguments.items()})
 
     def rank(self, candidate_keys: NDArray[Any], now_s: int) -> ServedResult:
-        asked = {CANDIDATE_KEYS.name: candidate_keys, PUBLIC_NOW.name: now_s}
-        return _session_result(self._infer(_SESSION_RANK, asked), SCORES.name)
+        arguments = {CANDIDATE_KEYS.name: candidate_keys, PUBLIC_NOW.name: now_s}
+        return _session_result(self._infer(_SESSION_RANK, arguments), SCORES.name)
 
     def recommend(self, excluded_keys: NDArray[Any], now_s: int, top_k: int) -> ServedResult:
-        asked = {EXCLUDED_KEYS.name: excluded_keys, PUBLIC_NOW.name: now_s, TOP_K.name: top_k}
-        result = self._infer(_SESSION_RECOMMEND, asked)
+        arguments = {EXCLUDED_KEYS.name: excluded_keys, PUBLIC_NOW.name: now_s, TOP_K.name: top_k}
+        result = self._infer(_SESSION_RECOMMEND, arguments)
         return _session_result(result, RETURNED_SCORES.name, item_keys=result.as_numpy(RETURNED_KEYS.name)[0].tolist())
 
     def leave(self) -> None:
@@ -190,6 +170,9 @@ class _Session:
     def _infer(self, endpoint: Ensemble, arguments: dict[str, Any], **options: Any) -> Any:
         start, self._started = not self._started, True
         return self._endpoints.infer(endpoint, arguments, sequence_id=self._id, sequence_start=start, **options)
+
+
+NewUser = _User | _Session
 
 
 def _result(found: Ranking | Recommendation) -> ServedResult:

@@ -1,4 +1,4 @@
-"""Re-checks the engines of a repository, as far as this machine can: their TensorRT, their GPU, their answers."""
+"""Verifies the engines of a repository, as far as this machine can: their TensorRT, their GPU, their outputs."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from hytrec_export.exporters.tensorrt.record import (
     runs_on,
 )
 from hytrec_export.exporters.tensorrt.runner import TensorRTRunner
-from hytrec_export.options import StateKind
+from hytrec_export.options import Samples, StateKind
 from hytrec_export.progress import Progress, silent
 from hytrec_export.repository.layout import ENGINE_FILE, VERSION
 from hytrec_export.repository.manifest import Manifest
@@ -32,7 +32,7 @@ SERVED = "hytrec-export verify {repository} --served grpc://HOST:8001"
 
 @dataclass(frozen=True, kw_only=True)
 class EngineHost:
-    """What is asked of the machine; tests put their own in its place."""
+    """The machine that engines are to run on; tests substitute their own."""
 
     tensorrt: Callable[[EngineRecord], TensorRT] = lambda record: load_tensorrt(record.target)
     capability: Callable[[], str | None] = capability_of_gpu
@@ -44,10 +44,10 @@ class EngineHost:
 def verify_engines(
     repository: Path, manifest: Manifest, *, machine: EngineHost = EngineHost(), progress: Progress = silent
 ) -> Iterator[Finding]:
-    """Check the engines' TensorRT, then their GPU, then their answers; what cannot be checked here is said.
+    """Check the engines' TensorRT, then their GPU, then their outputs; what cannot run here is skipped.
 
     Raises:
-        RepositoryError: the manifest's records, the settings or the stored answers cannot be used.
+        RepositoryError: the manifest's records, the settings or the golden outputs cannot be used.
     """
     records = engines_of(repository, manifest)
     record = next(iter(records.values()))
@@ -82,7 +82,7 @@ def check_built_engines(
     """Compare what a build compiled with PyTorch, where the GPU here is the one that it is for.
 
     Raises:
-        BuildError: the engines do not load, fail, or answer otherwise than PyTorch by more than the build's bound.
+        BuildError: the engines do not load, fail, or differ from PyTorch by more than the build's bound.
     """
     capability = machine.capability()
     records = engines_of(repository, manifest).values()
@@ -110,12 +110,13 @@ def engines_of(repository: Path, manifest: Manifest) -> dict[str, EngineRecord]:
 
 
 def _further_options(options: Mapping[str, Any]) -> tuple[str, ...]:
-    """What a build was told beside what its engines' records hold: with other limits it would refuse other calls."""
+    """Options that engines' records do not hold; a rebuild with other limits would accept other requests."""
     words = [
         f"--{limit.name.replace('_', '-')} {options[limit.name]}"
         for limit in fields(Limits)
         if options.get(limit.name, limit.default) != limit.default
     ]
-    if options.get("state", StateKind.STORE) != StateKind.STORE:
-        words.append(f"--state {options['state']}")
+    for name, default in (("state", StateKind.STORE), ("samples", Samples.REAL)):
+        if options.get(name, default) != default:
+            words.append(f"--{name} {options[name]}")
     return tuple(words)

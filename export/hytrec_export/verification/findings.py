@@ -1,4 +1,4 @@
-"""What a check found: of `verify` and of `doctor`."""
+"""Findings of `verify` and of `doctor`."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ class Status(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
-    """One thing that was checked.
+    """Result of one check.
 
     Args:
-        text: what was found, and where it is not ok, how to mend it; of a skipped check, why.
+        text: what was found, and where it is not ok, how to fix it; of a skipped check, why.
     """
 
     status: Status
@@ -33,12 +33,12 @@ class Finding:
 
 
 def ok(text: str) -> Finding:
-    """All is well."""
+    """A check passed."""
     return Finding(status=Status.OK, text=text)
 
 
 def failed(text: str) -> Finding:
-    """Something is to be mended."""
+    """A check failed."""
     return Finding(status=Status.NOT_OK, text=text)
 
 
@@ -48,7 +48,7 @@ def skipped(why: str) -> Finding:
 
 
 def all_ok(findings: Sequence[Finding]) -> bool:
-    """Whether nothing is to be mended; what was skipped does not count."""
+    """Whether no check failed; skipped ones do not count."""
     return all(finding.status is not Status.NOT_OK for finding in findings)
 
 

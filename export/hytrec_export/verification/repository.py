@@ -1,4 +1,4 @@
-"""Re-checks a repository where it stands: every file's hash, and graphs or engines against PyTorch's stored answers."""
+"""Verifies a built repository: every file's hash, and graphs or engines against PyTorch's golden outputs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def verify(repository: Path, *, progress: Progress = silent) -> list[Finding]:
     """Check hashes, then, where the files are those of the build, parity.
 
     Raises:
-        RepositoryError: there is no repository, or its manifest, settings or stored answers cannot be used.
+        RepositoryError: there is no repository, or its manifest, settings or golden outputs cannot be used.
         MissingPackageError: onnxruntime is not installed.
     """
     manifest = Manifest.load(repository)
@@ -43,9 +43,17 @@ def verify_files(repository: Path, manifest: Manifest, progress: Progress) -> li
                 wrong.append(f"{name} is extra: it is not part of the build")
             elif name not in there:
                 wrong.append(f"{name} is missing")
-            elif manifests.stored(repository / name) != manifest.files[name]:
-                wrong.append(f"{name} was altered after the build")
+            else:
+                wrong += _altered(repository, name, manifest)
             advance(1)
     if wrong:
         return [failed(text) for text in wrong]
-    return [ok(f"{len(names)} files are as they were built")]
+    return [ok(f"{len(names)} files match the manifest")]
+
+
+def _altered(repository: Path, name: str, manifest: Manifest) -> list[str]:
+    try:
+        same = manifests.stored(repository / name) == manifest.files[name]
+    except OSError as error:
+        return [f"{name} cannot be read ({error.strerror}); run this as the user who built the repository"]
+    return [] if same else [f"{name} was altered after the build"]

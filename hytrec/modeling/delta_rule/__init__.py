@@ -6,7 +6,7 @@
 
 (arXiv 2412.06464, eq. 10; the decay g_t is DESIGN section 2's.) Every form takes and returns
 
-    query, key   (B, T, H, K)    float; L2-normalised over K by the caller
+    query, key   (B, T, H, K)    float; L2-normalized over K by the caller
     value        (B, T, H, V)
     beta         (B, T, H)       write strength in [0, 1]; 0 at padding
     log_decay    (B, T, H)       log g_t in [-30, 0]; 0 at padding

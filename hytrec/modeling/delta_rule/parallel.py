@@ -23,7 +23,7 @@ def chunked(
 ) -> tuple[Tensor, Tensor]:
     """Matrix products only: WY form inside chunks, a log-depth scan over the chunks. T >= 1.
 
-    A call of up to 64 steps is one chunk of its own length, for which the scan has nothing to do; a longer one is cut
+    Up to 64 steps are one chunk of their own length, for which the scan has nothing to do; a longer sequence is cut
     into chunks of 64.
 
     Args:

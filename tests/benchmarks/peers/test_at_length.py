@@ -1,4 +1,4 @@
-"""A length of history with contenders that are made up: what they are asked, how much, and what becomes of failures."""
+"""A history length with made-up competitors: what they are sent, how much, and what becomes of failures."""
 
 from __future__ import annotations
 
@@ -9,21 +9,22 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hytrec_export.loadtest.at_length import AtLength, requests_of, whole_rounds
-from hytrec_export.loadtest.history_traffic import HistoryTraffic
 from numpy.typing import NDArray
 
+from hytrec_benchmarks.peers.at_length import LengthComparison, whole_rounds
+from hytrec_benchmarks.peers.history_traffic import HistoryTraffic
+from hytrec_benchmarks.peers.options import ComparisonOptions
 from hytrec_export.errors import LoadTestError
 from hytrec_export.loadtest.event_log import EventLog, Keys
 from hytrec_export.loadtest.figures import Window
-from hytrec_export.loadtest.input_data import Requests
-from hytrec_export.loadtest.options import LoadTestOptions, Scenario
+from hytrec_export.loadtest.input_data import RequestFactory
+from hytrec_export.loadtest.options import Scenario
 from hytrec_export.loadtest.plan import Job
 from hytrec_export.loadtest.profile import Profile
-from hytrec_export.loadtest.traffic import Visitor
+from hytrec_export.loadtest.traffic import SimulatedUser
 from hytrec_export.progress import silent
 
-LENGTH, LANES = 20, 2
+LENGTH, THREADS = 20, 2
 MakeLog = Callable[..., EventLog]
 
 
@@ -42,17 +43,17 @@ class Fake:
         self._per_s = per_s
         self._fails = fails
 
-    def bring(self, visitors: Sequence[Visitor]) -> None:
-        if self._fails == "bring":
+    def prefill(self, users: Sequence[SimulatedUser]) -> None:
+        if self._fails == "prefill":
             raise LoadTestError("no room")
-        self.known += [visitor.name for visitor in visitors]
+        self.known += [user.name for user in users]
 
-    def scores(self, visitor: Visitor, candidates: Keys, now_s: int) -> NDArray[np.float32]:
-        self.asked.append((visitor.name, now_s))
+    def scores(self, user: SimulatedUser, candidates: Keys, now_s: int) -> NDArray[np.float32]:
+        self.asked.append((user.name, now_s))
         return np.arange(len(candidates), dtype=np.float32)
 
     def window(self, job: Job) -> Window:
-        assert {call.visitor.name for call in job.calls} <= set(self.known)
+        assert {request.user.name for request in job.entries} <= set(self.known)
         self.jobs.append(job)
         self._order.append(self.name)
         if self._fails == "window" and len(self.jobs) > 2:
@@ -61,32 +62,32 @@ class Fake:
         own = Profile(sent_ns=sent, answered_ns=sent + 1_000, history=sent * 0 + LENGTH, events=sent * 0 + 1)
         return Window(profiles={job.endpoint.name: own.after(job.warmup)})
 
-    def forget(self, visitors: Sequence[Visitor]) -> None:
-        self.forgotten = [visitor.name for visitor in visitors]
+    def forget(self, users: Sequence[SimulatedUser]) -> None:
+        self.forgotten = [user.name for user in users]
 
 
 def measured(
-    log: EventLog, contenders: Sequence[Fake], **changed: Any
-) -> tuple[AtLength, list[dict[str, Any]], Requests]:
+    log: EventLog, competitors: Sequence[Fake], **changed: Any
+) -> tuple[LengthComparison, list[dict[str, Any]], RequestFactory]:
     options = replace(
-        LoadTestOptions(scenario=Scenario.RANK, history_lengths=(LENGTH,), concurrency=(LANES,), windows=2), **changed
+        ComparisonOptions(scenario=Scenario.RANK, history_lengths=(LENGTH,), concurrency=(THREADS,), windows=2),
+        **changed,
     )
-    requests = Requests(log=log)
+    factory = RequestFactory(log=log)
 
-    def pools(visitors: Sequence[Visitor]) -> dict[str, Keys]:
-        assert {visitor.name for visitor in visitors} <= set(contenders[0].known)
-        return {visitor.name: log.item_keys[:3] for visitor in visitors}
+    def candidates(users: Sequence[SimulatedUser]) -> dict[str, Keys]:
+        assert {user.name for user in users} <= set(competitors[0].known)
+        return {user.name: log.item_keys[:3] for user in users}
 
-    one = AtLength(
-        contenders,
-        HistoryTraffic(log, length=LENGTH, lanes=LANES, prefix="t"),
-        requests=requests,
+    one = LengthComparison(
+        competitors,
+        HistoryTraffic(log, length=LENGTH, threads=THREADS, prefix="t"),
+        factory=factory,
         options=options,
-        load=options.loads()[-1],
-        pools=pools,
-        question=log.item_keys[:5],
+        candidates=candidates,
+        query=log.item_keys[:5],
     )
-    return one, one.run(silent, title="x"), requests
+    return one, one.measure(silent, title="x"), factory
 
 
 @pytest.fixture
@@ -99,48 +100,47 @@ def long_log(make_log: MakeLog) -> EventLog:
     return make_log([30] * 6)
 
 
-def calls_of(fake: Fake) -> list[tuple[str, int]]:
-    return [(call.visitor.name, call.first) for job in fake.jobs for call in job.calls[: job.sent]]
+def requests_of_fake(fake: Fake) -> list[tuple[str, int]]:
+    return [(request.user.name, request.first) for job in fake.jobs for request in job.entries[: job.sent]]
 
 
 def test_everybody_gets_the_same_calls_as_far_as_it_gets(long_log: EventLog, order: list[str]) -> None:
     fast, slow = Fake("hytrec", order, per_s=200), Fake("slow", order, per_s=0.5)
-    _, _, requests = measured(long_log, [fast, slow])
-    many, few = calls_of(fast), calls_of(slow)
+    _, _, factory = measured(long_log, [fast, slow])
+    many, few = requests_of_fake(fast), requests_of_fake(slow)
     assert len(many) > 10 * len(few)
     assert many[: len(few)] == few
     assert len(set(many)) == len(many)  # no event twice
     for name in {name for name, _ in many}:
         firsts = [first for own, first in many if own == name]
         assert all(later - earlier == 1 for earlier, later in pairwise(firsts))
-    assert {name for name, _ in many} <= set(requests.candidates)
+    assert {name for name, _ in many} <= set(factory.candidates)
 
 
 def test_a_window_is_as_many_requests_as_fill_it(long_log: EventLog, order: list[str]) -> None:
     fast, slow = Fake("hytrec", order, per_s=200), Fake("slow", order, per_s=0.5)
     _, points, _ = measured(long_log, [fast, slow], window_seconds=2.0)
-    assert [(point["contender"], point["status"], point["windows_wanted"]) for point in points] == [
+    assert [(point["competitor"], point["status"], point["windows_wanted"]) for point in points] == [
         ("hytrec", "ok", 2),
         ("slow", "ok", 2),
     ]
     # A trial of a round, another of a quarter of a window, then the windows.
-    assert [job.requests for job in fast.jobs] == [LANES, 100, 400, 400]
-    assert [job.requests for job in slow.jobs] == [LANES] * 3
+    assert [job.counted for job in fast.jobs] == [THREADS, 100, 400, 400]
+    assert [job.counted for job in slow.jobs] == [THREADS] * 3
     for job in (*fast.jobs, *slow.jobs):
-        assert job.warmup >= max(LANES, 0.1 * job.requests)
-        assert job.sent % LANES == 0
-        assert len(job.calls) > job.sent
+        assert job.warmup >= max(THREADS, 0.1 * job.counted)
+        assert job.sent % THREADS == 0
+        assert len(job.entries) > job.sent
     assert points[0]["throughput_per_s"] == pytest.approx(200, rel=0.02)
     assert points[0]["requests"] == 800
-    assert points[0]["requests_of_window"] == 400
+    assert points[0]["requests_per_window"] == 400
 
 
 @pytest.mark.parametrize(
     ("rate", "seconds", "requests"), [(100.0, 3.0, 304), (0.1, 3.0, 8), (1e-9, 3.0, 8), (5.4, 3.0, 24)]
 )
 def test_the_number_of_requests_is_whole_rounds(rate: float, seconds: float, requests: int) -> None:
-    assert requests_of(rate, seconds, 8) == requests
-    assert whole_rounds(0.0, 8) == 8
+    assert whole_rounds(rate * seconds, 8) == requests
 
 
 def test_windows_take_turns_in_an_order_drawn_anew(long_log: EventLog, order: list[str]) -> None:
@@ -157,7 +157,7 @@ def test_windows_take_turns_in_an_order_drawn_anew(long_log: EventLog, order: li
 
 @pytest.mark.parametrize(
     ("step", "note", "windows"),
-    [("bring", "a run failed: no room", 1), ("window", "a run failed: perf_analyzer said: no (exit status 99)", 1)],
+    [("prefill", "a run failed: no room", 1), ("window", "a run failed: perf_analyzer said: no (exit status 99)", 1)],
 )
 def test_a_peer_that_fails_is_out_and_the_others_go_on(
     long_log: EventLog, order: list[str], step: str, note: str, windows: int
@@ -165,7 +165,7 @@ def test_a_peer_that_fails_is_out_and_the_others_go_on(
     ours, peer = Fake("hytrec", order, per_s=50), Fake("peer", order, per_s=50, fails=step)
     one, points, _ = measured(long_log, [ours, peer], windows=3)
     assert [point["status"] for point in points] == ["ok", "failed"]
-    assert points[0]["requests"] == 3 * points[0]["requests_of_window"]
+    assert points[0]["requests"] == 3 * points[0]["requests_per_window"]
     assert points[1]["notes"] == [note]
     assert points[1]["windows_wanted"] == windows
     assert "hytrec" in one.scores
@@ -190,5 +190,5 @@ def test_scores_are_asked_of_one_user_at_one_moment(long_log: EventLog, order: l
 
 
 def test_candidates_are_asked_for_only_where_they_are_ranked(long_log: EventLog, order: list[str]) -> None:
-    _, _, requests = measured(long_log, [Fake("hytrec", order, per_s=50)], scenario=Scenario.APPEND)
-    assert requests.candidates == {}
+    _, _, factory = measured(long_log, [Fake("hytrec", order, per_s=50)], scenario=Scenario.APPEND)
+    assert factory.candidates == {}

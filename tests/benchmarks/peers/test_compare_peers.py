@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 
 from hytrec_benchmarks import compare_peers
 from hytrec_benchmarks.fixtures.context import Context, Log
+from hytrec_benchmarks.peers import servers
 from hytrec_export.errors import ServerError
 
 
@@ -44,21 +46,20 @@ def commands(running: set[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     (tmp_path / f"{Log.EDITS.value}.parquet").touch()
     monkeypatch.setenv("HYTREC_DATA", str(tmp_path))
     monkeypatch.setattr(Context, "repository", lambda *_, **__: Path("ours"))
-    monkeypatch.setattr(compare_peers, "peer_repositories", lambda _: {n: Path(n) for n in ("eager", "softmax")})
-    monkeypatch.setattr(compare_peers, "started", started)
+    monkeypatch.setattr(servers, "peer_repositories", lambda _: {n: Path(n) for n in ("eager", "softmax")})
+    monkeypatch.setattr(servers, "started", started)
     monkeypatch.setattr(subprocess, "run", run)
     return found
 
 
-def test_everybody_is_started_and_the_load_test_is_run_as_typed(
+def test_all_are_started_and_the_comparison_is_run_as_typed(
     commands: list[list[str]], running: set[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     arguments = [f"--folder={tmp_path / 'runs'}", f"--output={tmp_path / 'report'}", "--windows", "5", "--compare=old"]
     assert compare_peers.main(arguments) == 3
     (command,) = commands
-    assert command[0].endswith("/hytrec-export")
-    assert command[1:] == [
-        "loadtest",
+    assert command == [
+        *(sys.executable, "-m", "hytrec_benchmarks.peers"),
         "--scenario=rank",
         f"--events={tmp_path}/slackbuilds_edits.parquet",
         "--concurrency=8",

@@ -7,34 +7,36 @@ from typing import Any
 
 import pytest
 
-from hytrec.contract import DType, Ensemble
-from hytrec.signature import BEHAVIOR_KEYS, ITEM_KEYS
+from hytrec.contract import Ensemble
+from hytrec_benchmarks.peers import comparison
+from hytrec_benchmarks.peers.options import ComparisonOptions, Peer
+from hytrec_clients import KeyTypes
 from hytrec_export.errors import LoadTestError
-from hytrec_export.loadtest import lengths, prefill
-from hytrec_export.loadtest.options import LoadTestOptions, Peer, Scenario
+from hytrec_export.loadtest import prefill
+from hytrec_export.loadtest.options import Scenario
 
 PEER = Peer(name="eager", endpoint="host:1")
 
 
 class Server:
-    """Answers from item keys of a type, or not at all."""
+    """Has item keys of a type, or does not answer."""
 
-    def __init__(self, item_type: DType | None = DType.INT64) -> None:
+    def __init__(self, item_type: type[int | str] | None = int) -> None:
         self.checked: list[str] = []
         self._item_type = item_type
 
-    def check(self, endpoints: tuple[Ensemble, ...]) -> dict[str, dict[str, DType]]:
+    def check(self, endpoints: tuple[Ensemble, ...]) -> KeyTypes:
         if self._item_type is None:
             raise LoadTestError("no server answers at host:1")
         self.checked = [endpoint.name for endpoint in endpoints]
-        return {"hytrec_append": {ITEM_KEYS.name: self._item_type, BEHAVIOR_KEYS.name: DType.BYTES}}
+        return KeyTypes(item_key=self._item_type, behavior_key=str)
 
 
 def checked(server: Server, monkeypatch: pytest.MonkeyPatch, scenario: Scenario = Scenario.RANK) -> str:
     monkeypatch.setattr(prefill, "fingerprint", lambda *_: "f" * 32)
-    prepared: Any = SimpleNamespace(prefix="t", key_types=(DType.INT64, DType.BYTES))
-    options = LoadTestOptions(scenario=scenario, history_lengths=(5,))
-    return lengths._checked(PEER, server, options, prepared)  # type: ignore[arg-type]
+    prepared: Any = SimpleNamespace(prefix="t", key_types=KeyTypes(item_key=int, behavior_key=str))
+    options = ComparisonOptions(scenario=scenario, history_lengths=(5,))
+    return comparison._checked(PEER, server, options, prepared)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -45,7 +47,7 @@ def checked(server: Server, monkeypatch: pytest.MonkeyPatch, scenario: Scenario 
         (Scenario.RECOMMEND, ["hytrec_append", "hytrec_rank", "hytrec_recommend"]),
     ],
 )
-def test_a_peer_is_checked_for_what_it_is_asked(
+def test_a_peer_is_checked_for_the_endpoints_it_needs(
     monkeypatch: pytest.MonkeyPatch, scenario: Scenario, needed: list[str]
 ) -> None:
     server = Server()
@@ -61,7 +63,7 @@ def test_a_peer_that_does_not_answer_is_named(monkeypatch: pytest.MonkeyPatch) -
 def test_a_peer_of_other_keys_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(
         LoadTestError,
-        match=r"peer eager: its item and behavior keys are bytes and bytes, those of 127.0.0.1:8001 are int64 and "
-        "bytes; name a server that was built from the same log",
+        match=r"peer eager: its item and behavior keys are str and str, those of 127.0.0.1:8001 are int and str; "
+        "name a server that was built from the same log",
     ):
-        checked(Server(DType.BYTES), monkeypatch)
+        checked(Server(str), monkeypatch)

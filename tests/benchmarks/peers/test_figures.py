@@ -4,12 +4,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hytrec_export.loadtest.peer_figures import length_verdict, ratios, score_difference
+
+from hytrec_benchmarks.peers.figures import compared_figures, length_verdict, ratios, score_difference
 
 
-def point(contender: str, *rates: float, history: int = 100, status: str = "ok") -> dict[str, Any]:
+def point(competitor: str, *rates: float, history: int = 100, status: str = "ok") -> dict[str, Any]:
     return {
-        "contender": contender,
+        "competitor": competitor,
         "history": history,
         "status": status,
         "notes": [] if status == "ok" else ["why"],
@@ -29,6 +30,15 @@ def test_ratios_are_of_medians_with_the_least_and_the_largest_of_a_round() -> No
 def test_each_length_is_compared_with_itself() -> None:
     points = [point(name, rate, history=n) for n, rate in ((1, 8.0), (9, 4.0)) for name in ("hytrec", "eager")]
     assert [(row["history"], row["ratio"]) for row in ratios(points)] == [(1, 1), (9, 1)]
+
+
+def test_the_spread_of_a_ratio_is_half_its_range_over_the_rounds() -> None:
+    points = [point("hytrec", 100, 120, 110), point("eager", 10, 10, 11)]
+    found = compared_figures(points, ratios(points))
+    assert found["100 events"]["throughput"] == (110, 0.0)
+    assert list(found["100 events"]["over eager"]) == pytest.approx([11, (12 - 10) / 2 / 11])
+    failed = [point("hytrec", 100), point("eager", status="failed")]
+    assert compared_figures(failed, ratios(failed))["100 events"]["over eager"] == (None, 0.0)
 
 
 @pytest.mark.parametrize("failed", ["hytrec", "eager"])
@@ -55,7 +65,7 @@ def test_what_is_not_clean_is_told() -> None:
     failed, *differing = length_verdict(points, scores)
     assert failed == "eager after 10,000 events is failed: why"
     assert differing == [
-        f"hytrec, eager are of one model, but after {length} events their scores of the same candidates differ by "
+        f"hytrec, eager have one model, but after {length} events their scores of the same candidates differ by "
         f"{difference}, over 0.001"
         for length, difference in ((100, "0.002"), (400, "nan"))
     ]

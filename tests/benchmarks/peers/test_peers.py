@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -11,9 +10,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hytrec_benchmarks.peers.measure import compared, take_turns
-from hytrec_benchmarks.peers.questions import Peer, Question
-from hytrec_benchmarks.peers.traffic import Window
 from numpy.typing import NDArray
 
 from hytrec.config import ModelConfig
@@ -26,6 +22,7 @@ from hytrec.run_folder import load_run, save_run
 from hytrec_benchmarks.fixtures.reference_models import torch_chain
 from hytrec_benchmarks.peers import build
 from hytrec_benchmarks.peers.encoders import EncodingScorer
+from hytrec_benchmarks.peers.queries import Peer, Query
 from hytrec_benchmarks.peers.repository import PeerKind, write_peer
 from hytrec_benchmarks.peers.softmax import new_sasrec
 from hytrec_clients import Events, HytrecClient, InvalidRequest
@@ -70,21 +67,21 @@ def peers(tmp_path_factory: pytest.TempPathFactory, run_folder: Path) -> dict[Pe
     return {kind: folder / kind for kind in (PeerKind.EAGER, PeerKind.SOFTMAX)}
 
 
-def question(history: History, events: int, candidates: int = 5) -> Question:
+def query(history: History, events: int, candidates: int = 5) -> Query:
     rows = np.arange(1, candidates + 1) + events
-    return Question(history=history.before(events), candidates=rows, now_s=NOW_S)
+    return Query(history=history.before(events), candidates=rows, now_s=NOW_S)
 
 
 def test_histories_are_encoded_whole_whatever_else_is_asked(
     model: HyTRec, config: ModelConfig, history: History
 ) -> None:
-    questions = [question(history, 20), question(history, 1, candidates=3), question(history, 19), question(history, 0)]
+    queries = [query(history, 20), query(history, 1, candidates=3), query(history, 19), query(history, 0)]
     with torch_chain(model, sizes=config.sizes()) as chain:
         scorer = EncodingScorer(chain, sizes=config.sizes())
-        together = scorer.score(questions)
+        together = scorer.score(queries)
     assert [scores.size for scores in together] == [5, 3, 5, 5]
     with torch_chain(model, sizes=config.sizes(), delta_rule=reference) as chain:
-        for asked, scores in zip(questions, together, strict=True):
+        for asked, scores in zip(queries, together, strict=True):
             users = chain.replay([split_every(asked.history, 3)])
             expected = chain.rerank(users, np.array([[NOW_S]]), asked.candidates[None])[0]
             np.testing.assert_allclose(scores, expected, atol=1e-5)
@@ -104,8 +101,8 @@ def test_padding_and_the_future_change_nothing_in_softmax(config: ModelConfig, h
 class Counting:
     """Scores by how many events a history has."""
 
-    def score(self, questions: Sequence[Question]) -> list[NDArray[np.float32]]:
-        return [np.full(asked.candidates.size, len(asked.history), np.float32) for asked in questions]
+    def score(self, queries: Sequence[Query]) -> list[NDArray[np.float32]]:
+        return [np.full(asked.candidates.size, len(asked.history), np.float32) for asked in queries]
 
 
 def test_a_peer_keeps_histories_in_order_and_refuses_bad_calls(config: ModelConfig) -> None:
@@ -190,28 +187,3 @@ def test_the_script_builds_a_repository_or_says_why_not(tmp_path: Path, run_fold
     assert done.returncode == 1
     assert done.stderr.startswith(f"there is no run folder {tmp_path}/nowhere")
     assert not (tmp_path / "other").exists()
-
-
-def test_rates_are_compared_with_ours() -> None:
-    assert compared({"hytrec": 60.0, "eager": 2.0, "inprocess": 80.0}, 100) == {
-        "throughput_hytrec_100": 60.0,
-        "throughput_eager_100": 2.0,
-        "throughput_inprocess_100": 80.0,
-        "throughput_over_eager_100": 30.0,
-        "over_inprocess_100": 0.75,
-    }
-
-
-def test_contenders_take_turns() -> None:
-    order = []
-
-    def contender(name: str) -> object:
-        async def window() -> Window:
-            order.append(name)
-            return Window(seconds=2.0, latencies_ms=[1.0])
-
-        return window
-
-    joined = asyncio.run(take_turns({name: contender(name) for name in "abc"}, rounds=3))  # type: ignore[misc]
-    assert [sorted(order[at : at + 3]) for at in (0, 3, 6)] == [["a", "b", "c"]] * 3
-    assert joined["a"].rate == 0.5

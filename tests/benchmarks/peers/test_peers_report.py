@@ -1,4 +1,4 @@
-"""The report of contenders by length of history: files, page, summary and comparison."""
+"""The report of competitors by history length: files, page, summary and comparison."""
 
 from __future__ import annotations
 
@@ -10,72 +10,70 @@ from typing import Any
 
 import pytest
 
+from hytrec_benchmarks.peers.figures import throughput_by_history
 from hytrec_export.errors import LoadTestError
 from hytrec_export.loadtest.comparison import compare, comparison_rows
-from hytrec_export.loadtest.report import make_report as report_of
 from hytrec_export.loadtest.report import read_report, write_report
 from hytrec_export.loadtest.summary import summary
 
 MakeReport = Callable[..., dict[str, Any]]
 
 
+def write(folder: Path, report: dict[str, Any], *commands: str) -> None:
+    write_report(folder, report, commands=commands, plots={"throughput_by_history": throughput_by_history})
+
+
 def test_every_file_is_written(make_peers_report: MakeReport, tmp_path: Path) -> None:
     report = make_peers_report()
-    write_report(tmp_path, report, commands=["perf_analyzer -m x", "# in this process: 8 calls"])
-    assert read_report(tmp_path) == json.loads(json.dumps(report))
+    write(tmp_path, report, "perf_analyzer -m x", "# in this process: 8 requests")
+    assert json.loads((tmp_path / "report.json").read_text()) == json.loads(json.dumps(report))
+    assert compare(read_report(tmp_path), report, old_name="old", noise=0.1)["regressions"] == []
     assert [path.name for path in tmp_path.glob("*.png")] == ["throughput_by_history.png"]
-    assert "# in this process: 8 calls" in (tmp_path / "commands.txt").read_text()
+    assert "# in this process: 8 requests" in (tmp_path / "commands.txt").read_text()
 
 
-def test_the_section_is_part_of_the_report(make_peers_report: MakeReport) -> None:
-    old = make_peers_report()
-    report = report_of(old["test"], [], [], command="typed", machine=old["machine"], peers=old["peers"])
-    assert report["peers"] == old["peers"]
-    assert "peers" not in report_of(old["test"], [], [], command="typed", machine=old["machine"])
-
-
-def test_the_table_has_every_figure_of_every_contender(make_peers_report: MakeReport, tmp_path: Path) -> None:
-    write_report(tmp_path, make_peers_report(), commands=[])
+def test_the_table_has_every_figure_of_every_competitor(make_peers_report: MakeReport, tmp_path: Path) -> None:
+    write(tmp_path, make_peers_report())
     with (tmp_path / "figures.csv").open() as file:
         rows = list(csv.DictReader(file))
-    assert {(row["scenario"], row["load_kind"]) for row in rows} == {("rank", "history")}
+    assert {row["scenario"] for row in rows} == {"rank"}
     found = {(row["load"], row["figure"]): row["value"] for row in rows}
-    for length in ("100", "10000"):
+    for length in ("100", "10,000"):
         for name in ("hytrec", "eager", "in-process"):
             for figure in ("throughput_per_s", "latency_ms.p50", "latency_ms.p99", "spread.throughput", "errors"):
-                assert float(found[length, f"{name}.{figure}"]) >= 0
-        assert float(found[length, "hytrec over eager.ratio"]) == pytest.approx(10, rel=0.05)
-    assert found["100", "largest_score_difference"] == "2e-06"
-    assert found["10000", "largest_score_difference"] == ""
+                assert float(found[f"{length} events, {name}", figure]) >= 0
+        assert float(found[f"{length} events, hytrec", "over.eager.ratio"]) == pytest.approx(10, rel=0.05)
+    assert found["100 events, hytrec", "scores.largest_difference"] == "2e-06"
+    assert found["10,000 events, hytrec", "scores.largest_difference"] == ""
+    assert found["10,000 events, eager", "history"] == "10000"
 
 
 def test_the_page_has_ratios_picture_and_resources(make_peers_report: MakeReport, tmp_path: Path) -> None:
-    write_report(tmp_path, make_peers_report(), commands=[])
+    write(tmp_path, make_peers_report())
     text = (tmp_path / "report.html").read_text()
     assert text.count("data:image/png;base64,") == 1
-    assert "users of exactly so many events, 3 windows of about 3 s, 8 calls under way, each with one new event" in text
+    assert "traffic made from log.csv:\nthree windows. Made " in text
     assert "<th>events before</th><th>over eager</th><th>over in-process</th><th>scores differ by</th>" in text
     assert text.count("10,000 events, eager") >= 3  # figures, models, resources
 
 
-def test_the_summary_tells_figures_and_ratios(make_peers_report: MakeReport, tmp_path: Path) -> None:
+def test_the_summary_has_figures_and_ratios(make_peers_report: MakeReport, tmp_path: Path) -> None:
     lines = summary(make_peers_report(), tmp_path).splitlines()
-    assert lines[0].split()[:4] == ["load", "status", "answers/s", "±"]
+    assert lines[0].split()[:4] == ["load", "status", "requests/s", "±"]
     assert lines[1].split()[:5] == ["100", "events,", "hytrec", "ok", "50.0"]
-    at = lines.index("throughput over that of others (least to largest of a round)")
+    at = lines.index("Throughput over that of others (minimum to maximum of a round)")
     assert lines[at + 2].split() == ["100", "9.91", "(9.91", "to", "9.91)", "0.63", "(0.63", "to", "0.63)", "2e-06"]
     assert lines[at + 3].split()[-1] == "n/a"
 
 
-def test_a_contender_that_failed_is_told(make_peers_report: MakeReport, tmp_path: Path) -> None:
+def test_a_competitor_that_failed_is_told(make_peers_report: MakeReport, tmp_path: Path) -> None:
     report = make_peers_report(eager=None)
-    write_report(tmp_path, report, commands=[])
+    write(tmp_path, report)
     problem = "eager after 10,000 events is failed: a run failed: it is gone"
     assert report["problems"] == [problem]
     assert problem in (tmp_path / "report.html").read_text()
     text = summary(report, tmp_path)
     assert f"not clean: {problem}" in text
-    assert "10,000" in text
     failed = next(line for line in text.splitlines() if line.startswith("10,000 events, eager"))
     assert failed.split()[3:] == ["failed", *["n/a"] * 6, "0", "1"]
     (ratios,) = (line for line in text.splitlines() if line.startswith("10,000  "))
@@ -84,9 +82,9 @@ def test_a_contender_that_failed_is_told(make_peers_report: MakeReport, tmp_path
 
 def test_a_picture_of_nothing_is_left_out(make_peers_report: MakeReport, tmp_path: Path) -> None:
     report = make_peers_report()
-    for point in report["peers"]["points"]:
+    for point in report["points"]:
         point.pop("throughput_per_s")
-    write_report(tmp_path, report, commands=[])
+    write(tmp_path, report)
     assert not list(tmp_path.glob("*.png"))
 
 
@@ -108,8 +106,10 @@ def test_less_over_a_peer_is_a_regression(make_peers_report: MakeReport) -> None
 
 def test_the_spread_of_a_ratio_widens_its_band(make_peers_report: MakeReport) -> None:
     old, new = make_peers_report(), make_peers_report(eager=8.0)
-    for row in (*old["peers"]["ratios"], *new["peers"]["ratios"]):
-        row["low"], row["high"] = 0.6 * row["ratio"], 1.4 * row["ratio"]
+    for report in (old, new):
+        for figures in report["compared"].values():
+            for name, (value, _) in figures.items():
+                figures[name] = (value, 0.4)
     assert compare(old, new, old_name="old", noise=0.1)["regressions"] == []
 
 
@@ -120,13 +120,14 @@ def test_a_peer_that_failed_now_is_a_regression_and_one_that_is_not_there_is_non
     found = compare(make_peers_report(), new, old_name="old", noise=0.1)
     assert found["regressions"] == ["over eager at 10,000 events is missing now (noise band 10%)"]
     assert compare(new, make_peers_report(), old_name="old", noise=0.1)["regressions"] == []
-    new["peers"]["ratios"] = [row for row in new["peers"]["ratios"] if row["over"] != "eager"]
+    for figures in new["compared"].values():
+        del figures["over eager"]
     assert compare(make_peers_report(), new, old_name="old", noise=0.1)["regressions"] == []
 
 
-def test_a_sweep_is_not_compared_with_lengths(make_report: MakeReport, make_peers_report: MakeReport) -> None:
-    sweep = make_report()
-    sweep["test"]["scenario"] = "rank"
+def test_a_sweep_is_not_compared_with_lengths(make_peers_report: MakeReport) -> None:
+    sweep = make_peers_report()
+    sweep["compared"] = {"concurrency 1": {}, "concurrency 2": {}}
     with pytest.raises(LoadTestError, match="old has the loads concurrency 1, concurrency 2, this test 100 events, 10"):
         compare(sweep, make_peers_report(), old_name="old", noise=0.1)
 

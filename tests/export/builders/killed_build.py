@@ -2,10 +2,10 @@
 
     killed_build.py RUN BUILT OUTPUT HOW
 
-Graphs are copied from BUILT and parity is taken as good, so that a build is short; everything that touches the disk is
-the real thing. HOW is "kill" (SIGKILL), "interrupt" (KeyboardInterrupt) or "full" (no space left, from there on). For
-every moment at which the build writes beside or into OUTPUT, a child is forked that is stopped there, then one that is
-not. Prints one JSON line a child: what became of it, and what it left.
+What only reads is done once, graphs are copied from BUILT and parity is taken as good, so that a build is short;
+everything that writes is the real thing. HOW is "kill" (SIGKILL), "interrupt" (KeyboardInterrupt) or "full" (no space
+left, from there on). For every moment at which the build writes beside or into OUTPUT, a child is forked that is
+stopped there, then one that is not. Prints one JSON line a child: what became of it, and what it left.
 """
 
 from __future__ import annotations
@@ -20,18 +20,20 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from hytrec.run_folder import load_run
 from hytrec_export import pipeline
 from hytrec_export.errors import BuildError
 from hytrec_export.options import BuildOptions
 from hytrec_export.progress import silent
-from hytrec_export.repository.manifest import Manifest
+from hytrec_export.repository import manifest
+from hytrec_export.repository.manifest import Manifest, git_revision, versions
 from hytrec_export.verification.findings import all_ok
 from hytrec_export.verification.parity.comparator import ParityReport
 from hytrec_export.verification.parity.gate import ParityResult
 from hytrec_export.verification.parity.golden import FILE_NAME, load
 from hytrec_export.verification.repository import verify_files
 
-MOMENTS = {"open", "os.mkdir", "os.rename", "os.chmod", "shutil.copyfile"}
+MOMENTS = {"open", "os.mkdir", "os.rename", "os.chmod", "os.link", "shutil.copyfile"}
 CLEARING = {"os.remove", "os.rmdir"}
 """What is stopped here by nothing but a kill: a full disk lets files go, and a second Ctrl-C is not ours to mend."""
 DONE, INTERRUPTED, TOLD, NOT_NOTICED = 0, 2, 3, 4
@@ -93,9 +95,13 @@ def child(options: BuildOptions, moment: int, how: str) -> int:
 
 def main(run: Path, built: Path, output: Path, how: str) -> None:
     gate = ParityResult(
-        answers=load(built / FILE_NAME), differences=ParityReport(largest={}, cases={}, lists=0, lists_in_order=0)
+        golden=load(built / FILE_NAME), report=ParityReport(largest={}, cases={}, lists=0, lists_in_order=0)
     )
-    vars(pipeline).update(export_graphs=copied_graphs(built), check_parity=lambda *_, **__: gate)
+    loaded, found, revision = load_run(run), versions(), git_revision()
+    vars(manifest).update(versions=lambda: found, git_revision=lambda: revision)
+    vars(pipeline).update(
+        load_run=lambda _: loaded, export_graphs=copied_graphs(built), check_parity=lambda *_, **__: gate
+    )
     options = BuildOptions(run=run, output=output)
     for moment in range(1, 10_000):
         process = os.fork()

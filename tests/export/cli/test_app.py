@@ -153,7 +153,7 @@ def test_a_live_server_is_verified_in_place_of_graphs(
     monkeypatch.setattr("hytrec_export.verification.served.verify_served", verify_served)
     code, out, _ = command("verify", built, "--served", "grpc://node:8001")
     assert (code, asked) == (1, [(built, "grpc://node:8001")])
-    assert out.splitlines() == ["ok      22 files are as they were built", "not ok  it answers otherwise"]
+    assert out.splitlines() == ["ok      22 files match the manifest", "not ok  it answers otherwise"]
 
 
 def test_a_server_needs_no_option(command: Command, asked: list[Any]) -> None:
@@ -167,7 +167,8 @@ def test_every_server_option_arrives(command: Command, asked: list[Any], tmp_pat
     store = ["--state", tmp_path, "--durability", "power", "--state-max-bytes", 2_000_000, "--state-ttl", 60]
     ports = ["--host", "0.0.0.0", "--grpc-port", 0, "--http-port", 5, "--metrics-port", 6]  # noqa: S104
     waits = ["--ready-timeout", 7, "--stop-timeout", 8, "--log", "--log-verbose", 1]
-    command("serve", "repository", *store, *ports, *waits)
+    crashes = ["--max-crashes", 3, "--crash-window", 60, "--restart-delay", 2, "--admin-key-file", "key"]
+    command("serve", "repository", *store, *ports, *waits, *crashes)
     options = StoreOptions(path=tmp_path, durability=Durability.POWER, max_bytes=2_000_000, ttl_s=60)
     assert asked == [
         ServerOptions(
@@ -178,6 +179,10 @@ def test_every_server_option_arrives(command: Command, asked: list[Any], tmp_pat
             metrics_port=6,
             ready_timeout_s=7,
             stop_timeout_s=8,
+            max_crashes=3,
+            crash_window_s=60,
+            restart_delay_s=2,
+            admin_key_file=Path("key"),
             log=True,
             log_verbose=1,
             environment=options.to_environment(),

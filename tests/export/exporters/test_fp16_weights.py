@@ -9,9 +9,10 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from hytrec.signature import GRAPHS
+from hytrec.signature import GRAPHS, RETRIEVER
 from hytrec_export.errors import BuildError
-from hytrec_export.exporters.fp16_weights import store_weights_as_fp16
+from hytrec_export.exporters.fp16_weights import convert_to_fp16_weights, store_weights_as_fp16
+from hytrec_export.exporters.precision_check import check_precision
 
 RANDOM = np.random.default_rng(0)
 
@@ -90,6 +91,21 @@ def test_the_largest_float16_is_no_trouble() -> None:
     table, weight, gate, mask = made()
     weight[3, 4] = -65_504.0
     assert store_weights_as_fp16(small_graph(table, weight, gate, mask), model="m") == 3
+
+
+def test_graphs_are_converted_file_by_file(built: Path, tmp_path: Path) -> None:
+    source = built / RETRIEVER.name / "1" / "model.onnx"
+    before = source.read_bytes()
+    converted = convert_to_fp16_weights({RETRIEVER.name: source}, tmp_path / "half", narrow=2)
+    graph, original = onnx.load(converted[RETRIEVER.name]), onnx.load(source)
+    assert any(tensor.name.endswith("_float16") for tensor in graph.graph.initializer)
+    metadata, old = ({entry.key: entry.value for entry in each.metadata_props} for each in (graph, original))
+    assert metadata == old | {"precision": "float16-weights"}
+    assert list(graph.graph.input) == list(original.graph.input)
+    assert list(graph.graph.output) == list(original.graph.output)
+    assert source.read_bytes() == before
+    with pytest.raises(BuildError, match="must be float16"):
+        check_precision(graph, model="m")
 
 
 def test_real_graphs_keep_their_tensors_and_their_float32_parts(built: Path) -> None:

@@ -18,7 +18,7 @@ from hytrec.modeling.model import HyTRec, build_model
 from hytrec.signature import ENCODER, GRAPHS, RERANKER, RETRIEVER
 from hytrec_export.errors import BuildError
 from hytrec_export.exporters.mixed_precision import HalfLinear, HalfProduct, HalfTable, narrow_limit, to_mixed_precision
-from hytrec_export.exporters.onnx_graph import OPSETS, export_graph, export_graphs
+from hytrec_export.exporters.onnx_graph import OPSETS, export_graphs
 from hytrec_export.exporters.precision_check import Products, check_precision
 from hytrec_export.exporters.wrapper import split
 from hytrec_export.options import Lowering, Precision
@@ -218,21 +218,3 @@ def test_a_call_of_padding_alone_leaves_the_state_exactly_as_it_is(graphs: dict[
         assert np.array_equal(after[f"next_{name}"][1], before[1]), name
     assert state["memory"][1].any()
     assert not np.array_equal(after["next_memory"][2], state["memory"][2])
-
-
-def test_float16_weights_come_from_the_same_call(model: HyTRec, tmp_path: Path) -> None:
-    path = tmp_path / "graph.onnx"
-    export_graph(
-        split(model, delta_rule=chunked)[RETRIEVER.name],
-        path,
-        model=RETRIEVER,
-        sizes=SETTINGS.sizes,
-        opset=20,
-        metadata={},
-        precision=Precision.HALF_WEIGHTS,
-        narrow=2,
-    )
-    graph = onnx.load(path)
-    assert any(tensor.name.endswith("_float16") for tensor in graph.graph.initializer)
-    with pytest.raises(BuildError, match="must be float16"):
-        check_precision(graph, model="m")

@@ -13,16 +13,18 @@ from hytrec import __version__
 from hytrec.config import Branches, ModelConfig
 from hytrec.contract import Model, Sizes
 from hytrec.data.vocabulary import Vocabulary
+from hytrec.run_folder import load_run
 from hytrec.signature import (
     ENCODER,
     GRAPHS,
     RERANKER,
     SESSION_ENCODER_GRAPH,
+    SESSION_GRAPHS,
 )
 from hytrec_export.errors import BuildError
 from hytrec_export.exporters import onnx_graph as graph_module
-from hytrec_export.exporters.onnx_graph import check_graph, export_graph
-from hytrec_export.options import BuildOptions, Lowering, StateKind, Target
+from hytrec_export.exporters.onnx_graph import check_graph, export_graph, export_graphs
+from hytrec_export.options import BuildOptions, Lowering
 from hytrec_export.pipeline import build
 from hytrec_export.repository.layout import graph_files
 from hytrec_export.runtime.runners import OnnxRunner
@@ -88,14 +90,17 @@ def test_the_graph_of_sessions_carries_copies_of_its_state(built: Path, with_car
         assert not np.array_equal(after[f"carried_{name}"], before), name
 
 
-def test_a_build_for_sessions_exports_that_graph(run_folder: Path, tmp_path: Path) -> None:
-    output = tmp_path / "repository"
-    limits = Limits(max_events=65, max_candidates=30, max_excluded=1, max_batch=2)
-    build(
-        BuildOptions(run=run_folder, output=output, target=Target.ONNXRUNTIME, state=StateKind.SEQUENCE, limits=limits)
+def test_graphs_of_sessions_are_exported_so(run_folder: Path, built: Path, tmp_path: Path) -> None:
+    paths = export_graphs(
+        load_run(run_folder).model,
+        tmp_path,
+        settings=ServingSettings.load(built),
+        lowering=Lowering.FUSED,
+        graphs=SESSION_GRAPHS[:1],
     )
-    outputs = [value.name for value in load(output, ENCODER).graph.output]
-    assert outputs == list(SESSION_ENCODER_GRAPH.output_names())
+    assert list(paths) == [ENCODER.name]
+    outputs = tuple(value.name for value in onnx.load(paths[ENCODER.name]).graph.output)
+    assert outputs == SESSION_ENCODER_GRAPH.output_names()
 
 
 def test_a_graph_says_what_it_is_and_nothing_of_the_machine(built: Path) -> None:

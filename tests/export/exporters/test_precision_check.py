@@ -183,6 +183,6 @@ def test_a_type_that_nobody_knows_is_told() -> None:
     nodes = [helper.make_node("Riddle", ["x"], ["r"], name="odd", domain="com.microsoft"), node("Exp", "r", "y")]
     with pytest.raises(
         BuildError,
-        match=r"^the type of r at Riddle odd of m cannot be told; install the versions that pyproject.toml names$",
+        match=r"^the type of r at Riddle odd of m is unknown; install the versions that pyproject.toml names$",
     ):
         check_precision(graph(nodes, {}), model="m")

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hytrec_export.loadtest.peer_figures import length_verdict, ratios
 
+from hytrec_export.loadtest.comparison import compared_figures
 from hytrec_export.loadtest.event_log import EventLog
 from hytrec_export.loadtest.figures import Window, point_figures
 from hytrec_export.loadtest.options import Load, LoadKind
@@ -54,8 +54,8 @@ def profile(*, requests: int = 100, per_s: float = 50.0, latency_ms: float = 10.
 
 
 MODELS = {
-    "hytrec_append": ModelTimes(calls=100, executions=100, total_ns=10**9),
-    "hytrec_encoder": ModelTimes(calls=100, executions=50, total_ns=6 * 10**8, queue_ns=10**8, compute_ns=5 * 10**8),
+    "hytrec_append": ModelTimes(requests=100, executions=100, total_ns=10**9),
+    "hytrec_encoder": ModelTimes(requests=100, executions=50, total_ns=6 * 10**8, queue_ns=10**8, compute_ns=5 * 10**8),
 }
 
 
@@ -75,9 +75,10 @@ def make_report(make_window: Callable[..., Window]) -> Callable[..., dict[str, A
         loads = [Load(kind=LoadKind.CONCURRENCY, value=value) for value in (1, 2)]
         points = [point_figures(load, [make_window(**options)] * 3, max_spread=0.3) for load in loads]
         test: dict[str, Any] = {"scenario": "append", "model": "f" * 32, "events": "log.csv", "candidates": None}
-        test |= {"requests_of_window": 100, "windows": 3, "visitors": 12, "endpoint": "127.0.0.1:8001"}
+        test |= {"requests_per_window": 100, "windows": 3, "users": 12, "endpoint": "127.0.0.1:8001"}
+        test["amount"] = "12 users, 3 windows of 100 requests at every load"
         return {
-            "format_version": 1,
+            "format_version": 2,
             "made_by": "hytrec-export loadtest",
             "made_at": "2026-01-01T00:00:00+00:00",
             "command": "hytrec-export loadtest --events 'my log.csv'",
@@ -85,38 +86,9 @@ def make_report(make_window: Callable[..., Window]) -> Callable[..., dict[str, A
             "versions": {"python": "3.11"},
             "test": test,
             "points": points,
+            "compared": compared_figures(points),
+            "tables": [],
             "problems": [],
         }
-
-    return report
-
-
-@pytest.fixture
-def make_peers_report(make_report: Callable[..., dict[str, Any]]) -> Callable[..., dict[str, Any]]:
-    """A report of contenders after 100 and 10,000 events; rates by contender, None where it failed after 10,000."""
-
-    def report(**rates: float | None) -> dict[str, Any]:
-        load = Load(kind=LoadKind.CONCURRENCY, value=8)
-        points = []
-        for history in (100, 10_000):
-            for name, rate in ({"hytrec": 50.0, "eager": 5.0, "in-process": 80.0} | rates).items():
-                failed = rate is None and history > 100
-                own = profile(per_s=rate or 5.0)
-                windows = [
-                    Window(failure="it is gone") if failed else Window(profiles={"hytrec_rank": own}, models=MODELS)
-                ] * (1 if failed else 3)
-                figures = point_figures(load, windows, max_spread=0.3)
-                points.append({"history": history, "contender": name, "requests_of_window": 100, **figures})
-        whole = make_report()
-        test = {"history_lengths": [100, 10_000], "concurrency": 8, "window_seconds": 3.0, "scenario": "rank"}
-        whole["test"] = {**whole["test"], **test}
-        del whole["test"]["visitors"], whole["test"]["requests_of_window"]
-        scores = [
-            {"history": 100, "compared": ["hytrec", "eager"], "largest_difference": 2e-6},
-            {"history": 10_000, "compared": ["hytrec"], "largest_difference": None},
-        ]
-        contenders = [{"name": "hytrec", "model": "f" * 32, "endpoint": "127.0.0.1:8001"}]
-        peers = {"contenders": contenders, "points": points, "ratios": ratios(points), "scores": scores}
-        return whole | {"points": [], "peers": peers, "problems": length_verdict(points, scores)}
 
     return report

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hytrec.contract import DType
 from hytrec.errors import DataError
+from hytrec_clients import KeyTypes
 from hytrec_export.errors import MissingPackageError
 from hytrec_export.loadtest.event_log import MARGIN_S, EventLog, read_event_log
 from hytrec_export.loadtest.options import LogColumns
@@ -22,8 +22,9 @@ a,7,200,buy
 """
 
 
-def read(path: Path, *, item: DType = DType.INT64, users: int = 10) -> EventLog:
-    return read_event_log(path, columns=LogColumns(), item_type=item, behavior_type=DType.BYTES, users=users, seed=0)
+def read(path: Path, *, item: type[int | str] = int, users: int = 10) -> EventLog:
+    key_types = KeyTypes(item_key=item, behavior_key=str)
+    return read_event_log(path, columns=LogColumns(), key_types=key_types, users=users, seed=0)
 
 
 @pytest.fixture
@@ -52,7 +53,7 @@ def test_users_are_taken_whole(path: Path) -> None:
 
 
 def test_whole_numbers_become_strings_where_the_server_has_strings(path: Path) -> None:
-    assert set(read(path, item=DType.BYTES).item_keys.tolist()) == {b"7", b"8", b"9"}
+    assert set(read(path, item=str).item_keys.tolist()) == {b"7", b"8", b"9"}
 
 
 def test_strings_never_become_whole_numbers(tmp_path: Path) -> None:

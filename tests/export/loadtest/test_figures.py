@@ -63,7 +63,7 @@ def test_nothing_but_failures_leaves_no_figure() -> None:
     assert point["status"] == Status.FAILED
     assert "throughput_per_s" not in point
     assert point["notes"] == [
-        "a run failed: no request was counted while every kind of call was under way; raise --requests",
+        "a run failed: no request was counted while requests of every kind were in flight; raise --requests",
         "a run failed: x",
     ]
 
@@ -77,7 +77,7 @@ def test_windows_that_differ_are_unstable(make_window: MakeWindow) -> None:
 @pytest.mark.parametrize(
     ("changed", "note"),
     [
-        ({"replayed": 2}, "2 requests brought events that the server had already"),
+        ({"replayed": 2}, "2 requests held events that the server had already"),
         ({"lost": 1}, "1 requests found a user's state damaged, expired or of another model"),
     ],
 )
@@ -92,7 +92,7 @@ def test_requests_that_were_not_new_are_told(make_window: MakeWindow, changed: d
 def test_a_rate_that_is_not_reached_has_no_latencies(make_window: MakeWindow) -> None:
     point = figures([make_window(per_s=50)] * 2, Load(kind=LoadKind.RATE, value=200))
     assert point["status"] == Status.SATURATED
-    assert "of 200 requests a second were answered and 0% were sent late" in point["notes"][0]
+    assert "of 200 requests/s were answered and 0% were sent late" in point["notes"][0]
     assert point["latency_ms"]["p99"] is None
     assert point["by_history"] == []
     assert verdict([point], Scenario.APPEND)
@@ -116,7 +116,7 @@ def test_concurrency_that_brings_nothing_is_saturated(make_window: MakeWindow) -
     mark_saturation(points)
     assert [point["status"] for point in points] == [Status.OK, Status.OK, Status.SATURATED]
     assert points[2]["notes"] == [
-        "saturated: 1.01 times the throughput of concurrency 2, so what is added to the latency is waiting"
+        "saturated: 1.01 times the throughput of concurrency 2, so the added latency is queueing"
     ]
     assert points[2]["latency_ms"]["p99"] is not None
     assert verdict(points, Scenario.RANK) == []
@@ -146,15 +146,21 @@ def test_nested_figures_become_rows() -> None:
 
 
 def test_statistics_are_differences() -> None:
-    before = {"a": ModelTimes(calls=5, total_ns=50), "b": ModelTimes(calls=1)}
-    after = {"a": ModelTimes(calls=8, total_ns=95, failures=1), "b": ModelTimes(calls=1), "c": ModelTimes(calls=2)}
+    before = {"a": ModelTimes(requests=5, total_ns=50), "b": ModelTimes(requests=1)}
+    after = {
+        "a": ModelTimes(requests=8, total_ns=95, failures=1),
+        "b": ModelTimes(requests=1),
+        "c": ModelTimes(requests=2),
+    }
     done = difference(after, before)
-    assert done == {"a": ModelTimes(calls=3, total_ns=45, failures=1), "c": ModelTimes(calls=2)}
-    assert added(done, {"c": ModelTimes(calls=1)})["c"].calls == 3
+    assert done == {"a": ModelTimes(requests=3, total_ns=45, failures=1), "c": ModelTimes(requests=2)}
+    assert added(done, {"c": ModelTimes(requests=1)})["c"].requests == 3
 
 
 def test_a_server_that_started_anew_is_counted_from_zero() -> None:
-    assert ModelTimes(calls=2, total_ns=5).since(ModelTimes(calls=9, total_ns=90)) == ModelTimes(calls=2, total_ns=5)
+    assert ModelTimes(requests=2, total_ns=5).since(ModelTimes(requests=9, total_ns=90)) == ModelTimes(
+        requests=2, total_ns=5
+    )
 
 
 def test_failures_of_steps_are_those_of_their_ensemble(make_window: MakeWindow) -> None:

@@ -7,41 +7,41 @@ import numpy as np
 
 from hytrec.signature import APPEND, RANK, RECOMMEND
 from hytrec_export.loadtest.event_log import EventLog
-from hytrec_export.loadtest.input_data import Requests, write_input_data
+from hytrec_export.loadtest.input_data import RequestFactory, write_input_data
 from hytrec_export.loadtest.traffic import Traffic
 
 
 def test_every_entry_is_a_whole_call(log: EventLog, tmp_path: Path) -> None:
-    calls = Traffic(log, prefix="t", seed=0).take(40, lanes=2)
-    write_input_data(tmp_path / "in.json", Requests(log=log), APPEND, calls)
+    sent = Traffic(log, prefix="t", seed=0).take(40, threads=2)
+    write_input_data(tmp_path / "in.json", RequestFactory(log=log), APPEND, sent)
     entries = json.loads((tmp_path / "in.json").read_text())["data"]
     assert len(entries) == 40
-    for entry, call in zip(entries, calls, strict=True):
-        assert entry["user_id"] == {"content": [call.visitor.name], "shape": [1]}
-        assert entry["times"] == {"content": log.times[call.first : call.stop].tolist(), "shape": [len(call)]}
-        assert entry["item_keys"]["content"] == log.item_keys[log.items[call.first : call.stop]].tolist()
+    for entry, request in zip(entries, sent, strict=True):
+        assert entry["user_id"] == {"content": [request.user.name], "shape": [1]}
+        assert entry["times"] == {"content": log.times[request.first : request.stop].tolist(), "shape": [len(request)]}
+        assert entry["item_keys"]["content"] == log.item_keys[log.items[request.first : request.stop]].tolist()
         assert set(entry["behavior_keys"]["content"]) <= {"view", "buy"}
     assert len({tuple(entry["request_id"]["content"]) for entry in entries}) == 40
     assert all(len(entry["request_id"]["content"]) == 16 for entry in entries)
 
 
-def test_a_call_with_an_event_of_no_behavior_sends_none(log: EventLog) -> None:
+def test_a_request_with_an_event_of_no_behavior_sends_none(log: EventLog) -> None:
     log.behaviors[3] = -1
-    assert "behavior_keys" not in Requests(log=log).events(2, 5)
-    assert "behavior_keys" in Requests(log=log).events(4, 5)
+    assert RequestFactory(log=log).events(2, 5).behavior_keys is None
+    assert RequestFactory(log=log).events(4, 5).behavior_keys is not None
 
 
 def test_rankings_bring_the_users_own_candidates(log: EventLog) -> None:
-    call = Traffic(log, prefix="t", seed=0).take(1, lanes=1)[0]
-    requests = Requests(log=log, candidates={call.visitor.name: np.array([5, 6])})
-    assert requests.tensors(RANK, call)["candidate_keys"].tolist() == [5, 6]
-    assert requests.tensors(RECOMMEND, call)["top_k"].tolist() == [10]
-    assert "candidate_keys" not in requests.tensors(APPEND, call)
+    request = Traffic(log, prefix="t", seed=0).take(1, threads=1)[0]
+    requests = RequestFactory(log=log, candidates={request.user.name: np.array([5, 6])})
+    assert requests.tensors(RANK, request)["candidate_keys"].tolist() == [5, 6]
+    assert requests.tensors(RECOMMEND, request)["top_k"].tolist() == [10]
+    assert "candidate_keys" not in requests.tensors(APPEND, request)
 
 
 def test_keys_of_any_script_reach_the_file(log: EventLog, tmp_path: Path) -> None:
     named = EventLog(**(vars(log) | {"item_keys": np.array(["ключ".encode()] * 20)}))
-    calls = Traffic(named, prefix="t", seed=0).take(1, lanes=1)
-    write_input_data(tmp_path / "in.json", Requests(log=named), APPEND, calls)
+    sent = Traffic(named, prefix="t", seed=0).take(1, threads=1)
+    write_input_data(tmp_path / "in.json", RequestFactory(log=named), APPEND, sent)
     entry = json.loads((tmp_path / "in.json").read_text(encoding="utf-8"))["data"][0]
     assert set(entry["item_keys"]["content"]) == {"ключ"}

@@ -34,7 +34,7 @@ def test_a_missing_one_names_the_command_that_brings_it(tmp_path: Path, monkeypa
     with pytest.raises(LoadTestError, match="perf_analyzer is not installed; run: make perf-analyzer"):
         find_perf_analyzer(None, folders=[tmp_path])
     with pytest.raises(
-        LoadTestError, match=r"--perf-analyzer is .*nowhere, which is no program; run: make perf-analyzer"
+        LoadTestError, match=r"--perf-analyzer is .*nowhere, which is not executable; run: make perf-analyzer"
     ):
         find_perf_analyzer(tmp_path / "nowhere")
 

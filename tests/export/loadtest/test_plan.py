@@ -23,35 +23,35 @@ def test_windows_of_a_load_are_apart(log: EventLog) -> None:
 def test_the_input_is_longer_than_the_run(log: EventLog, scenario: Scenario) -> None:
     for _, jobs in plan(log, scenario=scenario, concurrency=(3, 7), requests=50, windows=2).windows:
         for job in jobs:
-            assert job.sent == job.requests + job.warmup
-            assert len(job.calls) >= job.sent + job.load.lanes
+            assert job.sent == job.counted + job.warmup
+            assert len(job.entries) >= job.sent + job.load.threads
 
 
-def test_a_user_stays_in_one_job_and_one_lane_of_a_mixed_window(log: EventLog) -> None:
+def test_a_user_stays_in_one_job_and_one_thread_of_a_mixed_window(log: EventLog) -> None:
     for _, jobs in plan(log, scenario=Scenario.MIXED, concurrency=(10,), requests=100, windows=3).windows:
-        assert [(job.endpoint.name, job.load.lanes) for job in jobs] == [
+        assert [(job.endpoint.name, job.load.threads) for job in jobs] == [
             ("hytrec_append", 6),
             ("hytrec_rank", 3),
             ("hytrec_recommend", 1),
         ]
-        lanes: dict[str, tuple[str, int]] = {}
+        threads: dict[str, tuple[str, int]] = {}
         for job in jobs:
-            for place, call in enumerate(job.calls):
-                lane = (job.endpoint.name, place % job.load.lanes)
-                assert lanes.setdefault(call.visitor.name, lane) == lane
+            for place, request in enumerate(job.entries):
+                thread = (job.endpoint.name, place % job.load.threads)
+                assert threads.setdefault(request.user.name, thread) == thread
 
 
-def test_calls_that_no_job_takes_come_later(make_log: Callable[..., EventLog]) -> None:
+def test_requests_that_no_job_takes_come_later(make_log: Callable[..., EventLog]) -> None:
     planned = plan(make_log([80] * 40), scenario=Scenario.MIXED, concurrency=(4,), requests=60, windows=4)
     ends: dict[str, int] = {}
     for _, jobs in planned.windows:
         for job in jobs:
-            for call in job.calls:
-                assert call.first == ends.get(call.visitor.name, call.visitor.begin)
-                ends[call.visitor.name] = call.stop
-    assert set(ends) == {visitor.name for visitor in planned.visitors}
+            for request in job.entries:
+                assert request.first == ends.get(request.user.name, request.user.begin)
+                ends[request.user.name] = request.stop
+    assert set(ends) == {user.name for user in planned.users}
 
 
 def test_a_rate_gets_a_second_of_requests(log: EventLog) -> None:
     ((_, (job,)),) = plan(log, request_rate=(120.0,), requests=10, windows=1).windows
-    assert job.requests == 120
+    assert job.counted == 120

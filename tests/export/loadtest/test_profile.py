@@ -62,7 +62,9 @@ def test_another_form_is_refused(tmp_path: Path, text: str) -> None:
 def test_an_export_without_inputs_is_refused(tmp_path: Path) -> None:
     bare = request(0, 1)
     bare["request_inputs"] = {}
-    with pytest.raises(LoadTestError, match=r"cannot be read \(KeyError: 'user_id'\)"):
+    with pytest.raises(
+        LoadTestError, match=r"cannot be read \(Object missing required field `user_id` - at `\$.experiments\[0\]"
+    ):
         read_profile(export(tmp_path / "e", [bare]))
 
 

@@ -12,8 +12,14 @@ import pytest
 
 from hytrec_export.errors import LoadTestError, MissingPackageError
 from hytrec_export.loadtest import report as reports
-from hytrec_export.loadtest.comparison import compare
-from hytrec_export.loadtest.report import check_output, describe_machine, read_report, write_report
+from hytrec_export.loadtest.comparison import compare, compared_figures
+from hytrec_export.loadtest.report import (
+    Result,
+    check_output,
+    describe_machine,
+    read_report,
+    write_report,
+)
 from hytrec_export.loadtest.summary import summary
 
 MakeReport = Callable[..., dict[str, Any]]
@@ -23,12 +29,13 @@ PNG = b"\x89PNG"
 def test_every_file_is_written(make_report: MakeReport, tmp_path: Path) -> None:
     report = make_report()
     write_report(tmp_path, report, commands=["perf_analyzer -m x"])
-    assert read_report(tmp_path) == json.loads(json.dumps(report))
+    assert json.loads((tmp_path / "report.json").read_text()) == json.loads(json.dumps(report))
+    assert compare(read_report(tmp_path), report, old_name="old", noise=0.1)["regressions"] == []
     for name in ("throughput_and_p99", "latency_by_load", "time_by_step", "cost_by_history"):
         assert (tmp_path / f"{name}.png").read_bytes().startswith(PNG)
     assert (tmp_path / "commands.txt").read_text().splitlines() == [
         "hytrec-export loadtest --events 'my log.csv'",
-        "# which ran, in this order; --keep-inputs keeps the input files:",
+        "# runs, in this order; --keep-inputs keeps the input files:",
         "perf_analyzer -m x",
     ]
 
@@ -38,9 +45,9 @@ def test_the_table_has_every_figure(make_report: MakeReport, tmp_path: Path) -> 
     with (tmp_path / "figures.csv").open() as file:
         rows = list(csv.DictReader(file))
     loads = {row["load"] for row in rows}
-    assert loads == {"1", "2"}
+    assert loads == {"concurrency 1", "concurrency 2"}
     found = {row["figure"] for row in rows}
-    assert {"throughput_per_s", "latency_ms.p99", "models.hytrec_encoder.queue_ms", "errors"} <= found
+    assert {"throughput_per_s", "latency_ms.p99", "models.hytrec_encoder.queue_ms", "errors", "load.value"} <= found
     assert {row["scenario"] for row in rows} == {"append"}
 
 
@@ -70,7 +77,13 @@ def test_the_page_needs_nothing_beside_it(make_report: MakeReport, tmp_path: Pat
 
 def test_points_without_figures_are_drawn_as_far_as_they_go(make_report: MakeReport, tmp_path: Path) -> None:
     report = make_report()
-    failed = {"load": {"kind": "concurrency", "value": 4}, "status": "failed", "notes": ["no"], "errors": 1}
+    failed = {
+        "label": "concurrency 4",
+        "load": {"kind": "concurrency", "value": 4},
+        "status": "failed",
+        "notes": ["no"],
+        "errors": 1,
+    }
     report["points"] = [failed]
     write_report(tmp_path, report, commands=[])
     assert not list(tmp_path.glob("*.png"))
@@ -78,23 +91,24 @@ def test_points_without_figures_are_drawn_as_far_as_they_go(make_report: MakeRep
 
 
 def test_a_folder_without_a_report(tmp_path: Path) -> None:
-    with pytest.raises(LoadTestError, match=r"report.json is missing; give a folder that hytrec-export loadtest wrote"):
+    with pytest.raises(LoadTestError, match=r"report.json is missing; give the folder of a load test's report"):
         read_report(tmp_path)
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}"])
+@pytest.mark.parametrize(
+    "text",
+    ["", "[]", "{}", "\xff", '{"format_version": 2, "made_by": "hytrec-export loadtest", "test": []}'],
+)
 def test_a_damaged_report(tmp_path: Path, text: str) -> None:
     (tmp_path / "report.json").write_text(text)
-    with pytest.raises(
-        LoadTestError, match=r"report.json is damaged .*; give a folder that hytrec-export loadtest wrot"
-    ):
+    with pytest.raises(LoadTestError, match=r"report.json is damaged .*; give the folder of a load test's report"):
         read_report(tmp_path)
 
 
 def test_a_report_of_another_format(tmp_path: Path) -> None:
     (tmp_path / "report.json").write_text('{"format_version": 9, "made_by": "hytrec-export loadtest"}')
     with pytest.raises(
-        LoadTestError, match=r"version 9; this hytrec-export reads .*, version 1: run the load test agai"
+        LoadTestError, match=r"version 9; this hytrec-export reads .*, version 2: run the load test agai"
     ):
         read_report(tmp_path)
 
@@ -127,14 +141,15 @@ def test_the_machine_is_named(tmp_path: Path) -> None:
 
 def test_a_report_says_what_made_it(make_report: MakeReport) -> None:
     old = make_report()
-    report = make_report_from(old)
+    report = made_from(old)
     assert report["command"] == "typed"
     assert report["versions"]["numpy"]
     assert report["points"] == old["points"]
 
 
-def make_report_from(old: dict[str, Any]) -> dict[str, Any]:
-    return reports.make_report(old["test"], old["points"], [], command="typed", machine=old["machine"])
+def made_from(old: dict[str, Any]) -> dict[str, Any]:
+    result = Result(test=old["test"], points=old["points"], compared=old["compared"])
+    return reports.make_report(result, command="typed", machine=old["machine"])
 
 
 def test_better_or_as_good_is_no_regression(make_report: MakeReport) -> None:
@@ -159,8 +174,10 @@ def test_worse_than_the_band_is_a_regression(make_report: MakeReport, tmp_path: 
 
 def test_the_band_is_as_wide_as_the_windows_spread(make_report: MakeReport) -> None:
     old, new = make_report(latency_ms=10), make_report(latency_ms=13)
-    for point in (*old["points"], *new["points"]):
-        point["spread"]["p99"] = 0.2
+    for report in (old, new):
+        for point in report["points"]:
+            point["spread"]["p99"] = 0.2
+        report["compared"] = compared_figures(report["points"])
     worse = compare(old, new, old_name="old", noise=0.1)["regressions"]
     assert not any(line.startswith("p99") for line in worse)
     assert any(line.startswith("p50") for line in worse)
@@ -169,6 +186,7 @@ def test_the_band_is_as_wide_as_the_windows_spread(make_report: MakeReport) -> N
 def test_a_figure_that_is_gone_is_a_regression(make_report: MakeReport) -> None:
     new = make_report()
     new["points"][0]["latency_ms"] = dict.fromkeys(new["points"][0]["latency_ms"])
+    new["compared"] = compared_figures(new["points"])
     assert (
         "p99 at concurrency 1 is missing now (noise band 10%)"
         in compare(make_report(), new, old_name="old", noise=0.1)["regressions"]
@@ -183,7 +201,7 @@ def test_what_differs_beside_the_figures_is_noted(make_report: MakeReport) -> No
     notes = compare(make_report(), new, old_name="old", noise=0.1)["notes"]
     assert notes == [
         f"model differs: {'f' * 32} before, {'0' * 32} now",
-        "the machines differ, so the ratios tell of them too",
+        "the machines differ, so the ratios reflect them too",
     ]
 
 
@@ -193,8 +211,8 @@ def test_tests_with_nothing_in_common_are_not_compared(make_report: MakeReport) 
     with pytest.raises(LoadTestError, match="old is of scenario append, this test of rank; compare tests of one scena"):
         compare(make_report(), other, old_name="old", noise=0.1)
     apart = make_report()
-    apart["points"] = apart["points"][:1]
+    del apart["compared"]["concurrency 2"]
     new = make_report()
-    new["points"] = new["points"][1:]
+    del new["compared"]["concurrency 1"]
     with pytest.raises(LoadTestError, match="old has the loads concurrency 1, this test concurrency 2; compare tests"):
         compare(apart, new, old_name="old", noise=0.1)

@@ -83,6 +83,21 @@ def test_everything_is_on_the_disk_before_the_exchange(output: Path, monkeypatch
     assert synced == ["file!", "inner!", "repository!", output.parent.name]
 
 
+def refuse(old: Path) -> None:
+    assert text_of(old) == "old"
+    raise BuildError("a letter lies in it")
+
+
+def test_an_old_one_that_does_not_pass_the_check_comes_back(output: Path) -> None:
+    fill(output, "old")
+    with staging_folder(output) as staging:
+        fill(staging / "repository", "new")
+        with pytest.raises(BuildError, match="a letter lies in it"):
+            put_in_place(staging, output, check_old=refuse)
+    assert text_of(output) == "old"
+    assert beside(output) == ["repository"]
+
+
 @pytest.fixture(params=["no call in the C library", "refused by the file system"])
 def without_exchange(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine whose two folders cannot be exchanged."""
@@ -105,6 +120,11 @@ def test_without_exchange_two_renames_do(output: Path) -> None:
         assert text_of(staging / "previous") == "old"
     assert text_of(output) == "new"
     assert beside(output) == ["repository"]
+
+
+@pytest.mark.usefixtures("without_exchange")
+def test_without_exchange_an_old_one_that_does_not_pass_the_check_comes_back(output: Path) -> None:
+    test_an_old_one_that_does_not_pass_the_check_comes_back(output)
 
 
 @pytest.mark.usefixtures("without_exchange")
@@ -202,7 +222,7 @@ def test_a_full_disk_and_its_like_are_told_in_one_line(output: Path, number: int
     fill(output, "old")
     message = (
         f"{output} cannot be written ({reason}: /some/file); check permissions and free space, or choose another "
-        "--output; what stood there before is untouched"
+        "--output; the previous output is unchanged"
     )
     with pytest.raises(BuildError, match=f"^{re.escape(message)}$"), staging_folder(output):
         raise OSError(number, os.strerror(number), "/some/file")

@@ -61,9 +61,8 @@ def tiny(run: Run) -> ServingSettings:
     )
 
 
-def parsed(settings: ServingSettings, plan: BuildPlan, run: Run | None = None) -> dict[str, Any]:
-    histories = run.samples if run else ()
-    warmup = {model.name: warmup_requests(model, settings, histories) for model in GRAPHS}
+def parsed(settings: ServingSettings, plan: BuildPlan) -> dict[str, Any]:
+    warmup = {model.name: warmup_requests(model, settings) for model in GRAPHS}
     texts = config_texts(settings, plan, warmup=warmup)
     return {name: text_format.Parse(text, model_config_pb2.ModelConfig()) for name, text in texts.items()}
 
@@ -189,8 +188,8 @@ def test_batch_sizes() -> None:
 
 
 @pytest.mark.parametrize("name", ["tensorrt", "onnxruntime-cuda"])
-def test_a_model_is_warm_before_it_is_ready(name: str, run: Run, tiny: ServingSettings, plan_of: Any) -> None:
-    configs = parsed(tiny, plan_of(**PLANS[name]), run)
+def test_a_model_is_warm_before_it_is_ready(name: str, tiny: ServingSettings, plan_of: Any) -> None:
+    configs = parsed(tiny, plan_of(**PLANS[name]))
     for model in GRAPHS:
         config = configs[model.name]
         assert {warm.batch_size for warm in config.model_warmup} == {1, 16}
@@ -204,16 +203,12 @@ def test_a_model_is_warm_before_it_is_ready(name: str, run: Run, tiny: ServingSe
     assert not any(config.model_warmup for name, config in configs.items() if name not in {m.name for m in GRAPHS})
 
 
-def test_without_histories_there_is_no_warmup(tiny: ServingSettings) -> None:
-    assert all(warmup_requests(model, tiny, ()) == [] for model in GRAPHS)
-
-
 # --- sessions ---
 
 
 @pytest.fixture(scope="module", params=["onnxruntime-session", "tensorrt-session"])
-def session(request: pytest.FixtureRequest, run: Run, tiny: ServingSettings, plan_of: Any) -> dict[str, Any]:
-    return parsed(tiny, plan_of(**PLANS[request.param]), run)
+def session(request: pytest.FixtureRequest, tiny: ServingSettings, plan_of: Any) -> dict[str, Any]:
+    return parsed(tiny, plan_of(**PLANS[request.param]))
 
 
 def test_triton_carries_the_state_from_zeros(session: dict[str, Any]) -> None:

@@ -3,10 +3,11 @@ from __future__ import annotations
 import json
 import re
 import subprocess
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from hytrec_export.errors import RepositoryError
@@ -138,6 +139,47 @@ def test_a_manifest_with_other_fields_is_damaged(built: Path, tmp_path: Path, mo
     manifest.save(tmp_path)
     with pytest.raises(RepositoryError, match=r"manifest\.json is damaged"):
         Manifest.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "reason"),
+    [
+        ("fingerprint", 7, r"Expected `str`, got `int` - at `\$\.fingerprint`"),
+        ("engines", [], r"Expected `object | null`, got `array` - at `\$\.engines`"),
+        (
+            "files",
+            {"a": {"size_bytes": "7", "sha256": "x"}},
+            r"Expected `int`, got `str` - at `\$\.files\[\.\.\.\]\.size_bytes`",
+        ),
+        ("files", {"a": {"size_bytes": 7}}, r"Object missing required field `sha256` - at `\$\.files\[\.\.\.\]`"),
+        ("parity", None, r"Expected `object`, got `null` - at `\$\.parity`"),
+    ],
+)
+def test_a_field_of_another_type_is_named(
+    built: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, field: str, value: object, reason: str
+) -> None:
+    values = asdict(Manifest.load(built)) | {field: value}
+    monkeypatch.setattr(manifests, "asdict", lambda _: values)
+    Manifest.load(built).save(tmp_path)
+    message = rf"^\S+manifest\.json is damaged \({reason}\); build the repository again$"
+    with pytest.raises(RepositoryError, match=message.replace("object | null", r"object \| null")):
+        Manifest.load(tmp_path)
+
+
+def test_a_manifest_without_a_field_names_it(built: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    values = asdict(Manifest.load(built))
+    del values["built_at"]
+    monkeypatch.setattr(manifests, "asdict", lambda _: values)
+    Manifest.load(built).save(tmp_path)
+    with pytest.raises(RepositoryError, match=r"is damaged \(Object missing required field `built_at`\); build"):
+        Manifest.load(tmp_path)
+
+
+@pytest.mark.parametrize("first", [0.5, float("nan")])
+def test_a_difference_that_is_no_number_is_the_worst(built: Path, first: float) -> None:
+    values = [first, float("nan") if first == 0.5 else 0.5]
+    largest = {str(number): {"value": value, "where": ""} for number, value in enumerate(values)}
+    assert np.isnan(replace(Manifest.load(built), parity={"largest": largest}).worst_difference)
 
 
 def test_a_description_hashes_what_stands_on_the_disk(tmp_path: Path) -> None:

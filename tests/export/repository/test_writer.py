@@ -1,4 +1,6 @@
+import errno
 import importlib
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -7,7 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from hytrec.data.histories import History
 from hytrec.data.vocabulary import Vocabulary
 from hytrec.signature import ENSEMBLES, FORGET, FUSED, GRAPHS, SESSION_LOAD, SESSION_SAVE, STATE_MODELS
 from hytrec_export.errors import BuildError
@@ -145,18 +146,6 @@ OTHER_TARGETS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.fixture
-def histories() -> list[History]:
-    return [
-        History(
-            item_rows=np.arange(1, length + 1),
-            behavior_rows=np.ones(length, np.int64),
-            times=1_000_000_000 + np.arange(length),
-        )
-        for length in (0, 3, 11)
-    ]
-
-
 @pytest.fixture(params=OTHER_TARGETS)
 def other(
     request: pytest.FixtureRequest,
@@ -165,12 +154,11 @@ def other(
     vocabulary: Vocabulary,
     graphs: dict[str, Path],
     plan_of: Any,
-    histories: list[History],
 ) -> tuple[str, Path]:
     staging = tmp_path / "staging"
     staging.mkdir()
     plan = plan_of(**OTHER_TARGETS[request.param])
-    write_repository(staging, settings=settings, vocabulary=vocabulary, files=graphs, plan=plan, warmup=histories)
+    write_repository(staging, settings=settings, vocabulary=vocabulary, files=graphs, plan=plan)
     return request.param, staging
 
 
@@ -213,9 +201,28 @@ def test_every_model_of_an_ensemble_is_there(other: tuple[str, Path]) -> None:
         assert {step.model_name for step in config.ensemble_scheduling.step} <= set(configs)
 
 
-def test_warmup_files_hold_the_bytes_that_triton_reads(
-    other: tuple[str, Path], settings: ServingSettings, histories: list[History]
+def test_large_files_are_linked_and_not_copied(other: tuple[str, Path], graphs: dict[str, Path]) -> None:
+    _, repository = other
+    for model in GRAPHS:
+        (file,) = (repository / model.name / "1").iterdir()
+        assert file.samefile(graphs[model.name])
+
+
+def test_where_there_are_no_links_they_are_copied(
+    written: Written, graphs: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    def refuse(self: Path, target: Path) -> None:
+        raise OSError(errno.EPERM, os.strerror(errno.EPERM), str(self), str(target))
+
+    monkeypatch.setattr(Path, "hardlink_to", refuse)
+    repository = written(Execution.ENSEMBLE)
+    for model in GRAPHS:
+        file = repository / model.name / "1" / "model.onnx"
+        assert file.read_text() == model.name
+        assert not file.samefile(graphs[model.name])
+
+
+def test_warmup_files_hold_the_bytes_that_triton_reads(other: tuple[str, Path]) -> None:
     """Triton reads dims x element size bytes, row-major, one row of the batch."""
     _, repository = other
     sizes = {"TYPE_INT64": 8, "TYPE_FP32": 4}
@@ -233,25 +240,25 @@ def test_warmup_files_hold_the_bytes_that_triton_reads(
         assert used == ({path.name for path in folder.iterdir()} if folder.exists() else set())
 
 
-def test_warmup_values_are_those_of_the_longest_history(
-    other: tuple[str, Path], settings: ServingSettings, histories: list[History]
-) -> None:
+def test_warmup_values_are_made_up(other: tuple[str, Path]) -> None:
+    """Of twenty items in turn, once a minute, up to the build's fifty events."""
     name, repository = other
-    longest = histories[-1]
+    rows = [*range(1, 21), *range(1, 21), *range(1, 11)]
+    times = [1_000_000_000 + 60 * event for event in range(50)]
 
     def read(model: str, file: str) -> list[int]:
         values: list[int] = np.fromfile(repository / model / "warmup" / file, "<i8").tolist()
         return values
 
-    assert read("hytrec_retriever", "reading_window_items") == longest.item_rows[-4:].tolist()
-    assert read("hytrec_retriever", "reading_now_s") == [longest.times[-1]]
-    assert read("hytrec_reranker", "candidates_20_candidate_rows") == np.resize(longest.item_rows, 20).tolist()
+    assert read("hytrec_retriever", "retrieval_window_items") == rows[-4:]
+    assert read("hytrec_retriever", "retrieval_now_s") == times[-1:]
+    assert read("hytrec_reranker", "candidates_20_candidate_rows") == rows[:20]
     if name.endswith("session"):
         assert not (repository / "hytrec_encoder" / "warmup").exists()
     else:
-        assert read("hytrec_encoder", "one_event_item_rows") == [11]
-        assert read("hytrec_encoder", "history_item_rows") == [*longest.item_rows.tolist(), 0]
-        assert read("hytrec_encoder", "history_event_times") == [*longest.times.tolist(), 0]
+        assert read("hytrec_encoder", "one_event_item_rows") == rows[-1:]
+        assert read("hytrec_encoder", "history_item_rows") == rows
+        assert read("hytrec_encoder", "history_event_times") == times
 
 
 def test_the_note_says_who_can_serve_it(other: tuple[str, Path]) -> None:

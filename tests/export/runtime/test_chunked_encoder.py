@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,10 @@ from numpy.typing import NDArray
 from hytrec.modeling.delta_rule import chunked
 from hytrec.run_folder import load_run
 from hytrec.signature import ENCODER, RERANKER, RETRIEVER
+from hytrec_export.errors import GraphError
+from hytrec_export.exporters.onnx_graph import export_graphs
 from hytrec_export.exporters.wrapper import split
+from hytrec_export.options import Lowering
 from hytrec_export.runtime import chunked_encoder as parts
 from hytrec_export.runtime.chunked_encoder import ChunkedEncoder, open_runner
 from hytrec_export.runtime.model_chain import empty_state, padded
@@ -34,8 +38,8 @@ shapes: list[tuple[int, ...]] = []
 
 @pytest.fixture
 def encoder(run_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Noted]:
-    monkeypatch.setattr(parts, "PART_EVENTS", 40)
-    monkeypatch.setattr(parts, "MIN_PART_EVENTS", 10)
+    monkeypatch.setattr(parts, "CHUNK_EVENTS", 40)
+    monkeypatch.setattr(parts, "MIN_CHUNK_EVENTS", 10)
     shapes.clear()
     module = split(load_run(run_folder).model, delta_rule=chunked)[ENCODER.name]
     with Noted(module, input_names=ENCODER.input_names(), output_names=ENCODER.output_names()) as runner:
@@ -85,6 +89,50 @@ def test_a_call_of_padding_alone_changes_nothing(encoder: Noted, built: Path) ->
     outputs = ChunkedEncoder(encoder).infer(feed)
     assert shapes == [(1, 40)]
     np.testing.assert_array_equal(outputs["next_memory"], feed["memory"])
+
+
+def test_no_chunk_is_longer_than_the_graph_takes(encoder: Noted, built: Path) -> None:
+    feed = feed_of(built, [41])
+    whole = encoder.infer(feed)
+    shapes.clear()
+    outputs = ChunkedEncoder(encoder, max_events=lambda: 15).infer(feed)
+    assert shapes == [(1, 15), (1, 15), (1, 11)]
+    for name, values in whole.items():
+        np.testing.assert_allclose(outputs[name], values, atol=1e-5, err_msg=name)
+
+
+@pytest.fixture(scope="module")
+def chunked_graph(run_folder: Path, built: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The encoder's graph in chunked lowering, for up to 200 events."""
+    graphs = export_graphs(
+        load_run(run_folder).model,
+        tmp_path_factory.mktemp("chunked"),
+        settings=ServingSettings.load(built),
+        lowering=Lowering.CHUNKED,
+        graphs=[ENCODER],
+    )
+    return graphs[ENCODER.name]
+
+
+def test_a_chunked_graph_refuses_more_events_than_it_is_built_for(chunked_graph: Path, built: Path) -> None:
+    with OnnxRunner(chunked_graph) as runner:
+        assert runner.max_events == 200
+        assert runner.infer(feed_of(built, [200]))["next_event_count"] == [[200]]
+        message = (
+            f"{chunked_graph} is built for runs of up to 200 events, and 201 are given; send fewer, or build again "
+            "with --max-events 201"
+        )
+        with pytest.raises(GraphError, match=f"^{re.escape(message)}$"):
+            runner.infer(feed_of(built, [201]))
+
+
+def test_a_served_chunked_graph_cuts_what_is_longer(chunked_graph: Path, built: Path) -> None:
+    feed = feed_of(built, [450])
+    with open_runner(ENCODER, chunked_graph) as runner, OnnxRunner(built / ENCODER.name / "1/model.onnx") as fused:
+        assert fused.max_events is None
+        got, want = runner.infer(feed), fused.infer(feed)
+    for name, values in want.items():
+        np.testing.assert_allclose(got[name], values, atol=1e-4, err_msg=name)
 
 
 def test_every_graph_is_run_in_its_own_way(built: Path) -> None:

@@ -41,7 +41,7 @@ class Noting:
         self.shapes.append(feed[name].shape)
         self.threads.add(threading.get_ident())
         if self._fails and threading.current_thread() is not threading.main_thread():
-            raise RuntimeError("one piece failed")
+            raise RuntimeError("one shard failed")
         return {"raw_scores": feed[name].astype(np.float32)}
 
 
@@ -76,7 +76,7 @@ def three_cores(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_run_is_cut_evenly_and_put_together_again(rows: int, count: int, shapes: list[tuple[int, int]]) -> None:
     noting = Noting()
     feed = of_candidates(rows, count)
-    with ShardedRunner(RERANKER, noting, fewest=10) as runner:
+    with ShardedRunner(RERANKER, noting, min_elements=10) as runner:
         answer = runner.infer(feed)
     assert sorted(noting.shapes) == sorted(shapes)
     np.testing.assert_array_equal(answer[RAW_SCORES.name], feed[CANDIDATE_ROWS.name])
@@ -86,8 +86,8 @@ def test_a_run_is_cut_evenly_and_put_together_again(rows: int, count: int, shape
 @pytest.mark.usefixtures("three_cores")
 def test_the_failure_of_a_piece_is_the_failure_of_the_run() -> None:
     with (
-        ShardedRunner(RERANKER, Noting(fails=True), fewest=10) as runner,
-        pytest.raises(RuntimeError, match=r"^one piece failed$"),
+        ShardedRunner(RERANKER, Noting(fails=True), min_elements=10) as runner,
+        pytest.raises(RuntimeError, match=r"^one shard failed$"),
     ):
         runner.infer(of_candidates(3, 40))
 
@@ -95,7 +95,7 @@ def test_the_failure_of_a_piece_is_the_failure_of_the_run() -> None:
 def test_one_core_runs_it_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0})
     noting = Noting()
-    with ShardedRunner(RERANKER, noting, fewest=1) as runner:
+    with ShardedRunner(RERANKER, noting, min_elements=1) as runner:
         runner.infer(of_candidates(2, 40))
     assert noting.shapes == [(2, 40)]
     assert noting.threads == {threading.get_ident()}
@@ -105,14 +105,14 @@ def test_one_core_runs_it_whole(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_run_takes_half_of_the_cores_while_others_need_them(monkeypatch: pytest.MonkeyPatch) -> None:
     noting = Noting()
     idle = iter([False, True, False])
-    with ShardedRunner(RERANKER, noting, fewest=1, peers_idle=lambda: next(idle)) as runner:
+    with ShardedRunner(RERANKER, noting, min_elements=1, peers_idle=lambda: next(idle)) as runner:
         runner.infer(of_candidates(1, 9))
         assert noting.shapes == [(1, 9)]
         runner.infer(of_candidates(1, 9))
         assert noting.shapes[1:] == [(1, 3)] * 3
     monkeypatch.setattr(cores, "cores", lambda: 4)
     noting.shapes.clear()
-    with ShardedRunner(RERANKER, noting, fewest=1, peers_idle=lambda: next(idle)) as runner:
+    with ShardedRunner(RERANKER, noting, min_elements=1, peers_idle=lambda: next(idle)) as runner:
         runner.infer(of_candidates(3, 9))
     assert sorted(noting.shapes) == [(1, 9), (2, 9)]
 
@@ -160,6 +160,6 @@ def test_candidates_in_pieces_score_as_they_do_whole(built: Path, rows: int) -> 
         "now_s": users["next_last_time"] + 60,
     }
     graph = built / RERANKER.name / "1" / "model.onnx"
-    with OnnxRunner(graph) as whole, ShardedRunner(RERANKER, OnnxRunner(graph, threads=1), fewest=8) as pieces:
-        want, got = whole.infer(feed)[RAW_SCORES.name], pieces.infer(feed)[RAW_SCORES.name]
+    with OnnxRunner(graph) as whole, ShardedRunner(RERANKER, OnnxRunner(graph, threads=1), min_elements=8) as shards:
+        want, got = whole.infer(feed)[RAW_SCORES.name], shards.infer(feed)[RAW_SCORES.name]
     np.testing.assert_allclose(got, want, atol=2e-6)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -11,7 +13,7 @@ import numpy as np
 import pytest
 
 from hytrec_export.optional import require
-from hytrec_export.server import EmbeddedServer, ServerOptions
+from hytrec_export.server import EmbeddedServer, ServerOptions, stale_resources
 
 model_config_pb2: Any = require("tritonclient.grpc.model_config_pb2", extra="export")
 text_format: Any = require("google.protobuf.text_format", extra="export")
@@ -88,6 +90,14 @@ def server(options: ServerOptions) -> Iterator[EmbeddedServer]:
         yield running
     finally:
         running.kill()
+
+
+@pytest.fixture
+def unseen_by_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Servers that other workers start meanwhile do not clean up after those of this test."""
+    stem = f"test{os.getpid()}_"
+    monkeypatch.setattr(stale_resources, "_STEM", stem)
+    monkeypatch.setattr(stale_resources, "_LOCK_NAME", re.compile(rf"{stem}([0-9a-f]{{16}})\.lock"))
 
 
 @pytest.fixture

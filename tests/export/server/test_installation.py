@@ -119,7 +119,7 @@ def test_no_empty_folder_is_searched_for_libraries(
     assert "" not in Installation.find().environment(tmp_path)["LD_LIBRARY_PATH"].split(os.pathsep)
 
 
-def test_freed_memory_stays_with_the_server_unless_malloc_is_told_otherwise(
+def test_freed_memory_stays_with_the_server_unless_malloc_variables_are_set(
     wheel: Path, libpython: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in MALLOC:

@@ -8,7 +8,7 @@ from hytrec_export.errors import OptionError
 from hytrec_export.server import ServerOptions
 
 
-def test_it_listens_on_loopback_unless_told_otherwise() -> None:
+def test_it_listens_on_loopback_by_default() -> None:
     assert ServerOptions(repository=Path("x")).host == "127.0.0.1"
 
 
@@ -27,11 +27,14 @@ def test_several_ports_may_be_left_open() -> None:
         ),
         ({"ready_timeout_s": 0.0}, "ready_timeout_s is 0.0; it must be a positive number of seconds"),
         ({"stop_timeout_s": float("nan")}, "stop_timeout_s is nan; it must be a positive number of seconds"),
+        ({"max_crashes": 0}, "max_crashes is 0; it must be at least 1"),
+        ({"crash_window_s": 0.0}, "crash_window_s is 0.0; it must be a positive number of seconds"),
+        ({"restart_delay_s": -1.0}, "restart_delay_s is -1.0; it must be a positive number of seconds"),
         ({"shm_bytes": 1000}, "shm_bytes is 1000; python models need at least 1048576"),
         ({"load_threads": 0}, "load_threads is 0; it must be at least 1"),
         ({"log_verbose": -1}, "log_verbose is -1; it must be at least 0"),
     ],
 )
-def test_an_option_out_of_range_is_refused(values: dict[str, Any], message: str) -> None:
+def test_an_option_out_of_range_is_rejected(values: dict[str, Any], message: str) -> None:
     with pytest.raises(OptionError, match=f"^{re.escape(message)}$"):
         ServerOptions(repository=Path("x"), **values)

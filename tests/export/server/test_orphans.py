@@ -14,7 +14,7 @@ import pytest
 from tritonclient.utils import InferenceServerException
 
 from hytrec_export.server import EmbeddedServer, ServerOptions
-from hytrec_export.server.stale_resources import SHARED_MEMORY, remove_leftovers
+from hytrec_export.server.stale_resources import SHARED_MEMORY, remove_stale_resources
 
 Ask = Callable[[str, int], int]
 Processes = Callable[[int], list[int]]
@@ -28,7 +28,7 @@ from pathlib import Path
 from hytrec_export.server import EmbeddedServer, ServerOptions
 
 with EmbeddedServer(ServerOptions(repository=Path(sys.argv[1]), grpc_port=0, http_port=0, metrics_port=0)) as server:
-    print(server.pid, server.grpc_url, server._claim.shm_prefix, flush=True)
+    print(server.pid, server.grpc_url, server._lease.shm_prefix, flush=True)
     time.sleep(600)
 """
 
@@ -82,7 +82,7 @@ def test_kill_9_of_the_owner_leaves_nothing_and_no_live_server_is_touched(
     assert len(processes) == 3
     assert regions(shm_prefix) == 2
     with EmbeddedServer(options) as server:
-        assert server._claim is not None
+        assert server._lease is not None
         assert regions(shm_prefix) == 2
         assert ask(grpc_url, 0) == 2
         thread = busy_call(ask, grpc_url, HOLDS_THE_LOCK)
@@ -92,8 +92,8 @@ def test_kill_9_of_the_owner_leaves_nothing_and_no_live_server_is_touched(
             time.sleep(0.01)
         thread.join()
         while regions(shm_prefix):  # a killed process may need a moment to let go of its lock
-            remove_leftovers()
-        assert regions(server._claim.shm_prefix) == 2
+            remove_stale_resources()
+        assert regions(server._lease.shm_prefix) == 2
         assert ask(server.grpc_url, 0) == 2
 
 
@@ -104,6 +104,7 @@ def regions(shm_prefix: str) -> int:
 
 @pytest.mark.e2e
 @pytest.mark.timeout(60)
+@pytest.mark.usefixtures("unseen_by_others")
 @pytest.mark.parametrize("next_start", [False, True])
 def test_models_that_asked_for_nothing_are_ended_too(
     options: ServerOptions, ask: Ask, python_models: Processes, alive: Alive, next_start: bool
@@ -121,6 +122,6 @@ def test_models_that_asked_for_nothing_are_ended_too(
     if next_start:
         assert any(map(alive, models))
         while any(map(alive, models)):
-            remove_leftovers()
+            remove_stale_resources()
     server.kill()
     assert not any(map(alive, models))

@@ -38,7 +38,7 @@ def test_free_ports_differ() -> None:
 
 
 @pytest.mark.parametrize("host", ["192.0.2.1", "no.such.host.invalid"])
-def test_a_foreign_address_is_refused(host: str) -> None:
+def test_a_foreign_address_is_rejected(host: str) -> None:
     message = (
         f"{host} is not an IPv4 address of this machine; "
         "use --host 127.0.0.1 (this machine only) or 0.0.0.0 (every network)"

@@ -31,8 +31,8 @@ def test_it_serves_and_stops_without_a_trace(
         assert "nv_inference_count" in fetch(server.metrics_url)
         assert '"chain"' in fetch(f"{server.http_url}/v2/models/chain")
         assert server.returncode is None
-        assert server._claim is not None
-        prefixes = [server._claim.shm_prefix]
+        assert server._lease is not None
+        prefixes = [server._lease.shm_prefix]
         pid, models = server.pid, python_models(server.pid)
         assert len(models) == 2
         with pytest.raises(ServerError, match=rf"^the server runs already \(process {pid}\); stop it first$"):
@@ -44,7 +44,7 @@ def test_it_serves_and_stops_without_a_trace(
         server.wait_ready()
         assert (server.grpc_url, server.http_url, server.metrics_url) == urls
         assert ask(server.grpc_url, 40) == 42
-        prefixes.append(server._claim.shm_prefix)
+        prefixes.append(server._lease.shm_prefix)
         models += python_models(server.pid)
     assert server.returncode == 0
     assert not any(map(alive, [pid, *models]))
@@ -92,7 +92,7 @@ def test_an_ensemble_without_its_step_is_named(options: ServerOptions) -> None:
 def test_a_server_that_ends_while_starting_says_why(options: ServerOptions) -> None:
     server = EmbeddedServer(replace(options, log_verbose=2**40))
     with (
-        pytest.raises(ServerError, match=r"^tritonserver ended while starting: exit status \d+; look at its log"),
+        pytest.raises(ServerError, match=r"^tritonserver ended while starting: exit status \d+; see the server's log"),
         server,
     ):
         pass
@@ -104,8 +104,8 @@ def test_a_model_that_hangs_is_named(options: ServerOptions) -> None:
     model.write_text("import time; time.sleep(600)")
     server = EmbeddedServer(replace(options, ready_timeout_s=2))
     message = (
-        "tritonserver was not ready after 2 s (still loading: second); "
-        "raise --ready-timeout, or look at its log with --log"
+        "tritonserver was not ready 2 s after its start (still loading: second); "
+        "raise --ready-timeout, or see the server's log with --log"
     )
     with pytest.raises(ServerError, match=f"^{re.escape(message)}$"), server:
         pass

@@ -21,14 +21,14 @@ CONTEXTS = st.builds(
 
 
 @given(CONTEXTS)
-def test_a_ticket_comes_back_whole(call_context: CallContext) -> None:
+def test_a_call_context_comes_back_whole(call_context: CallContext) -> None:
     packed = call_context.pack()
     assert packed.dtype == np.uint8
     assert CallContext.unpack(packed) == call_context
 
 
 @pytest.mark.parametrize("packed", [b"", b"HYT1", b"x" * 60, b"HYT1" + bytes(400)])
-def test_other_bytes_are_refused(packed: bytes) -> None:
+def test_other_bytes_are_rejected(packed: bytes) -> None:
     with pytest.raises(
         InputError, match=rf"^call_context of {len(packed)} bytes is not one of hytrec_state_load; use an en"
     ):
@@ -36,7 +36,7 @@ def test_other_bytes_are_refused(packed: bytes) -> None:
 
 
 @given(CONTEXTS)
-def test_an_unknown_status_is_refused(call_context: CallContext) -> None:
+def test_an_unknown_status_is_rejected(call_context: CallContext) -> None:
     packed = call_context.pack().copy()
     packed[4 + 16 + 16 + 8 + 4] = 9
     with pytest.raises(InputError, match=r"^call_context has the unknown state_status 9; use an ensemble instead$"):

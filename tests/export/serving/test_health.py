@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -84,3 +85,10 @@ def test_the_exit_status_says_it(triton: Any, status: int, code: int) -> None:
     triton.status = status
     done = subprocess.run([sys.executable, "-m", "hytrec_export.serving.health", triton.url], check=False)
     assert done.returncode == code
+
+
+def test_a_proxy_is_not_asked(triton: Any) -> None:
+    command = [sys.executable, "-m", "hytrec_export.serving.health", triton.url]
+    proxies = dict.fromkeys(("http_proxy", "HTTP_PROXY", "all_proxy"), "http://127.0.0.1:1")
+    environment = {name: value for name, value in os.environ.items() if name.lower() != "no_proxy"} | proxies
+    assert subprocess.run(command, env=environment, check=False).returncode == 0

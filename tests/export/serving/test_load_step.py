@@ -112,7 +112,7 @@ def test_a_known_call_applies_nothing(loader: LoadStep, kept: bytes, counters: A
     assert counters.counts == {ServerCounter.REPLAYED_REQUEST: 1}
 
 
-def test_a_position_that_does_not_fit_is_refused(loader: LoadStep, kept: bytes, counters: Any) -> None:
+def test_an_expected_event_count_that_does_not_fit_is_rejected(loader: LoadStep, kept: bytes, counters: Any) -> None:
     refused, taken = loader.run([_call(kept, expected_event_count=[[2]]), _call(kept, expected_event_count=[[3]])])
     assert isinstance(refused, InputError)
     assert str(refused) == (

@@ -2,8 +2,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from hytrec.contract import StateStatus, next_name
@@ -13,7 +11,7 @@ from hytrec_export.errors import GraphError, InputError, StateConflictError, Sta
 from hytrec_export.serving.call_context import NO_CANDIDATES, CallContext
 from hytrec_export.serving.counters import Counters, ServerCounter
 from hytrec_export.serving.load_step import StepResult
-from hytrec_export.serving.save_step import SaveStep, best_items
+from hytrec_export.serving.save_step import SaveStep
 from hytrec_export.settings import ServingSettings
 from hytrec_export.state.memory_store import MemoryStore
 from hytrec_export.state.rules import RecordRules
@@ -196,19 +194,10 @@ def test_a_wrong_count_of_events_is_never_stored(saver: SaveStep, store: MemoryS
     assert not store.records
 
 
-def test_a_forged_ticket_fails_alone(saver: SaveStep, finished: Finished) -> None:
+def test_a_forged_call_context_fails_alone(saver: SaveStep, finished: Finished) -> None:
     bad, good = saver.run([finished(call_context=np.zeros((1, 9), np.uint8)), finished()])
     assert isinstance(bad, InputError)
     assert isinstance(good, dict)
-
-
-@given(st.lists(st.tuples(st.integers(0, 5), st.sampled_from([-np.inf, -1.0, 0.0, 2.5]))), st.integers(1, 8))
-def test_best_items_are_the_sorted_ones(pairs: list[tuple[int, float]], top_k: int) -> None:
-    rows = np.array([row for row, _ in pairs], np.int64)
-    scores = np.array([score for _, score in pairs], np.float32)
-    wanted = sorted(((-score, row) for row, score in pairs if row and score != -np.inf))[:top_k]
-    best_rows, best_scores = best_items(rows, scores, top_k)
-    assert list(zip((-best_scores).tolist(), best_rows.tolist(), strict=True)) == wanted
 
 
 def test_the_receipt_is_whole(saver: SaveStep, finished: Finished) -> None:

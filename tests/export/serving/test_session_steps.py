@@ -77,7 +77,7 @@ def test_recommendations_are_keys(loader: SessionLoadStep, saver: SessionSaveSte
     assert answer["recommended_scores"].tolist() == [[3, 2]]
 
 
-def test_one_bad_ticket_fails_alone(loader: SessionLoadStep, saver: SessionSaveStep) -> None:
+def test_one_bad_call_context_fails_alone(loader: SessionLoadStep, saver: SessionSaveStep) -> None:
     call_context = loaded(loader)["call_context"]
     assert CallContext.unpack(call_context[0]).user_id == b"session"
     count = np.array([[1]])

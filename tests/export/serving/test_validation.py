@@ -141,12 +141,12 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
 
 
 @pytest.mark.parametrize(("inputs", "message"), REFUSED, ids=[message for _, message in REFUSED])
-def test_bad_input_is_refused_in_one_line(inputs: dict[str, Any], message: str) -> None:
+def test_bad_input_is_rejected_in_one_line(inputs: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError) as refusal:
         _admit(**inputs)
     assert str(refusal.value) == message
 
 
-def test_a_missing_user_id_is_refused() -> None:
+def test_a_missing_user_id_is_rejected() -> None:
     with pytest.raises(InputError, match=r"^user_id is missing; it must be 1 to 256 bytes of UTF-8$"):
         validate_user_id({})

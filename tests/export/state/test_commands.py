@@ -111,6 +111,7 @@ def test_a_missing_store_is_said_and_not_made(tmp_path: Path) -> None:
 
 def test_export_to_npz(tmp_path: Path, filled: dict[bytes, Write]) -> None:
     output = export_user(tmp_path, "u4", tmp_path / "u4.npz")
+    assert output.stat().st_mode & 0o777 == 0o600
     with np.load(output, allow_pickle=False) as arrays:
         assert str(arrays["user_id"]) == "u4"
         for name, array in filled[b"u4"].state.items():

@@ -69,7 +69,7 @@ def test_engines_are_asked_what_pytorch_was_asked(repository: Path, manifest: Ma
 def test_engines_that_answer_otherwise_are_found(repository: Path, manifest: Manifest) -> None:
     *_, parity = verify_engines(repository, manifest, machine=machine(runner=wrong_beside))
     assert parity.status is Status.NOT_OK
-    assert parity.text.startswith("TensorRT on this GPU drifts from PyTorch: history scores max |diff| ")
+    assert parity.text.startswith("TensorRT on this GPU differs from PyTorch: history scores max |diff| ")
 
 
 class Wrong(OnnxRunner):
@@ -88,7 +88,7 @@ def test_a_build_ends_where_its_engines_answer_otherwise(repository: Path, manif
     check_built_engines(repository, manifest, machine=machine())
     with pytest.raises(
         BuildError,
-        match=r"^the compiled engines do not pass: TensorRT on this GPU drifts from PyTorch: history scores max .*; "
+        match=r"^the compiled engines do not pass: TensorRT on this GPU differs from PyTorch: history scores max .*; "
         r"nothing was replaced, try without --fp16, or with another version of TensorRT$",
     ):
         check_built_engines(repository, manifest, machine=machine(runner=wrong_beside))
@@ -131,6 +131,7 @@ def test_the_command_keeps_the_endpoints_and_leaves_defaults_out(repository: Pat
     assert command(**usual | {"max_batch": 8}, state="sequence") == (
         "hytrec-export build RUN --target tensorrt --max-batch 8 --state sequence"
     )
+    assert command(**usual, samples="synthetic") == "hytrec-export build RUN --target tensorrt --samples synthetic"
 
 
 def test_another_gpu_is_refused(repository: Path, manifest: Manifest) -> None:

@@ -30,7 +30,7 @@ def sign_again(repository: Path, **options: float) -> None:
 
 def test_a_fresh_build_is_as_it_was_built(built: Path) -> None:
     files, parity = verify(built)
-    assert files == ok("22 files are as they were built")
+    assert files == ok("22 files match the manifest")
     assert parity.status is Status.OK
     assert parity.text.startswith("12 histories are answered as by PyTorch (max |diff| ")
     assert parity.text.endswith(", bound 0.0001)")
@@ -70,7 +70,7 @@ def test_graphs_that_answer_differently_here_are_found(repository: Path) -> None
     sign_again(repository)
     (text,) = texts(verify(repository))
     assert text.startswith(
-        "onnxruntime on this machine drifts from PyTorch: history scores max |diff| 0.5 > 0.0001 at "
+        "onnxruntime on this machine differs from PyTorch: history scores max |diff| 0.5 > 0.0001 at "
     )
 
 
@@ -103,7 +103,7 @@ def test_progress_is_told(built: Path) -> None:
             pass
 
     verify(built, progress=Told)
-    assert steps == [("hashing the files", 22), ("comparing with PyTorch's answers", 12)]
+    assert steps == [("hashing the files", 22), ("comparing with PyTorch's golden outputs", 12)]
     assert sum(done) == 34
 
 

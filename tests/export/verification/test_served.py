@@ -1,8 +1,8 @@
-"""What is asked of a live server and how its answers are judged; tests/e2e asks a real one."""
+"""What a live server is sent and how its responses are judged; tests/e2e has a real one."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,10 +11,12 @@ import numpy as np
 import pytest
 
 from hytrec.data.vocabulary import Vocabulary
+from hytrec_clients import Events, Unavailable
 from hytrec_export.errors import ServerError
 from hytrec_export.repository.manifest import Manifest
 from hytrec_export.settings import ServingSettings
 from hytrec_export.verification import served as module
+from hytrec_export.verification.endpoints import ServedResult
 from hytrec_export.verification.findings import Finding, Status, failed, ok
 from hytrec_export.verification.parity.comparator import Comparator
 from hytrec_export.verification.parity.golden import FILE_NAME, GoldenCase, load
@@ -24,32 +26,29 @@ from hytrec_export.verification.served import ServedReplay, bound_of, unknown_ke
 NOW = 2_000_000_000
 
 
-class FakeVisitor:
-    """Answers as PyTorch did, spoiled where a test says so."""
+class FakeUser:
+    """Returns PyTorch's golden outputs, spoiled where a test says so."""
 
     def __init__(self, server: FakeServer) -> None:
         self.server = server
         self.count = 0
         self.items: list[int] = []
 
-    def append(self, events: Mapping[str, Any]) -> dict[str, Any]:
-        assert events["item_keys"].shape == events["times"].shape == events["behavior_keys"].shape
-        self.items += events["item_keys"][0].tolist()
-        self.count += events["times"].shape[1]
-        return {}
+    def append(self, events: Events) -> None:
+        assert events.behavior_keys is not None
+        self.items += np.asarray(events.item_keys).tolist()
+        self.count += len(events)
 
-    def rank(self, candidate_keys: Any, now_s: int) -> dict[str, Any]:
-        scores = np.array([self.score(key) for key in candidate_keys], np.float32)
-        return {"scores": scores[None]} | self.receipt()
+    def rank(self, candidate_keys: Any, now_s: int) -> ServedResult:
+        return self.result([self.score(key) for key in candidate_keys])
 
-    def recommend(self, excluded_keys: Any, now_s: int, top_k: int) -> dict[str, Any]:
+    def recommend(self, excluded_keys: Any, now_s: int, top_k: int) -> ServedResult:
         assert not set(excluded_keys.tolist()) - set(self.server.keys)
         answer = self.answer
         best = sorted(
             (key for key, row in self.server.rows.items() if row in answer.candidate_rows), key=self.score, reverse=True
         )[self.server.skipped :][:top_k]
-        scores = np.array([self.score(key) for key in best], np.float32)
-        return {"recommended_keys": np.array([best]), "recommended_scores": scores[None]} | self.receipt()
+        return self.result([self.score(key) for key in best], best)
 
     def leave(self) -> None:
         self.server.left += 1
@@ -69,12 +68,13 @@ class FakeVisitor:
         place = answer.candidate_rows.tolist().index(self.server.rows[key])
         return float(answer.scores[place]) + self.server.error
 
-    def receipt(self) -> dict[str, Any]:
-        count = self.count + self.server.miscounted
-        return {
-            "event_count": np.array([[count]]),
-            "model_fingerprint": np.frombuffer(bytes.fromhex(self.server.fingerprint), np.uint8)[None],
-        }
+    def result(self, scores: list[float], item_keys: Sequence[int] = ()) -> ServedResult:
+        return ServedResult(
+            scores=np.array(scores, np.float32),
+            item_keys=item_keys,
+            event_count=self.count + self.server.miscounted,
+            model_fingerprint=self.server.fingerprint,
+        )
 
 
 class FakeServer:
@@ -98,9 +98,9 @@ class FakeServer:
         if self.unready:
             raise ServerError(self.unready)
 
-    def visitor(self, *, session: bool) -> FakeVisitor:
+    def new_user(self, *, session: bool) -> FakeUser:
         self.sessions.append(session)
-        return FakeVisitor(self)
+        return FakeUser(self)
 
     def key_of(self, row: int) -> int:
         return self.keys[row - 1] if 1 <= row <= len(self.keys) else 0
@@ -122,24 +122,27 @@ def verified(built: Path, **options: Any) -> Finding:
 
 def test_a_server_that_answers_as_pytorch_did(built: Path, server: FakeServer) -> None:
     assert verified(built) == ok(
-        "12 histories are answered through grpc://there:1 as by PyTorch (max |diff| 0, bound 0.0001)",
+        "12 histories give the same results through grpc://there:1 as in PyTorch (max |diff| 0, bound 0.0001)",
     )
     assert server.left == 12
     assert server.sessions == [False] * 12
 
 
-def test_what_asks_about_the_future_is_left_out(built: Path, server: FakeServer) -> None:
-    """A server refuses times that its clock has not reached; some stored questions are asked ten years later."""
+def test_queries_in_the_future_are_left_out(built: Path, server: FakeServer) -> None:
+    """A server rejects times that its clock has not reached; some golden queries are ten years later."""
     latest = sorted(answer.now_s for answer in server.answers)[9]
     finding = verified(built, clock=lambda: latest)
     assert finding.status is Status.OK
-    assert finding.text.startswith("10 histories are answered")
-    assert finding.text.endswith("; 2 that ask about the future were left out")
+    assert finding.text.startswith("10 histories give the same results")
+    assert finding.text.endswith("; 2 with times in the server's future were left out")
 
 
-def test_nothing_to_ask_is_not_ok(built: Path, server: FakeServer) -> None:
+def test_no_query_is_not_ok(built: Path, server: FakeServer) -> None:
     finding = verified(built, clock=lambda: 0)
-    assert (finding.status, finding.text.partition(" through")[0]) == (Status.NOT_OK, "0 histories are answered")
+    assert (finding.status, finding.text.partition(" through")[0]) == (
+        Status.NOT_OK,
+        "0 histories give the same results",
+    )
 
 
 @pytest.mark.parametrize(("atol", "status"), [(None, Status.NOT_OK), (0.02, Status.OK)])
@@ -148,7 +151,7 @@ def test_scores_over_the_bound(built: Path, server: FakeServer, atol: float | No
     finding = verified(built, atol=atol)
     assert finding.status is status
     if status is Status.NOT_OK:
-        assert finding.text.startswith("the server drifts from PyTorch: served ")
+        assert finding.text.startswith("the server differs from PyTorch: served ")
         assert "max |diff| 0.01 > 0.0001 at sample history" in finding.text
 
 
@@ -180,7 +183,18 @@ def test_a_server_that_is_not_ready(built: Path, server: FakeServer) -> None:
     assert verified(built) == failed("not now")
 
 
-def test_a_session_is_asked_where_the_build_keeps_sessions(built: Path, server: FakeServer) -> None:
+def test_a_request_that_fails_is_reported_in_one_line(
+    built: Path, server: FakeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object) -> ServedResult:
+        raise Unavailable("hytrec_rank at there:1 was unavailable", attempts=3, request_id=None)
+
+    monkeypatch.setattr(FakeUser, "rank", fails)
+    monkeypatch.setattr(server, "url", "there:1", raising=False)
+    assert verified(built) == failed("the server at there:1 failed a request: hytrec_rank at there:1 was unavailable")
+
+
+def test_a_session_is_opened_where_the_build_keeps_sessions(built: Path, server: FakeServer) -> None:
     settings = ServingSettings.load(built)
     replay = ServedReplay(settings=settings, vocabulary=Vocabulary.load(built / "vocabulary.npz"), session=True)
     replay.compare(server, server.answers[0], "here", Comparator())  # type: ignore[arg-type]

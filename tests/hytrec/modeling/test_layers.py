@@ -67,7 +67,7 @@ def test_padding_writes_nothing_and_decays_nothing() -> None:
     torch.testing.assert_close(key.norm(dim=-1), torch.ones(1, 2, 2), atol=1e-3, rtol=0)
 
 
-def test_a_zero_vector_stays_zero_when_normalised() -> None:
+def test_a_zero_vector_stays_zero_when_normalized() -> None:
     assert l2_normalize(torch.zeros(1, 3)).tolist() == [[0, 0, 0]]
 
 

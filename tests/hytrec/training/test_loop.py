@@ -22,7 +22,7 @@ from hytrec.modeling.delta_rule import chunked
 from hytrec.modeling.model import HyTRec, UserFeatures
 from hytrec.run_folder import load_run
 from hytrec.training.loop import Epoch, Silent, Trained, train
-from hytrec.training.losses import encode_batch, read_positions
+from hytrec.training.losses import encode_batch, read_positions, rerank_loss
 from hytrec.training.options import TrainingOptions
 from hytrec.training.trainer import StepLoss, Trainer
 
@@ -82,6 +82,26 @@ def test_the_training_path_is_the_exported_path(model: HyTRec, log: Histories, o
                 torch.testing.assert_close(memory, exported.memory[0], atol=1e-5, rtol=0)
                 compared += 1
     assert compared > 60
+
+
+def test_the_item_table_can_be_trained_after_the_rerank_loss_even_if_it_failed(
+    model: HyTRec, log: Histories, options: TrainingOptions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model.requires_grad_(True)
+    batch = next(batches(log, options))
+    encoded = encode_batch(model, batch)
+    rerank_loss(model, batch, encoded, candidates=5, positions=8).backward()
+    assert model.item_table.weight.grad is None  # a constant to the reranker
+    assert model.item_table.weight.requires_grad
+
+    def failing(*_: object) -> None:
+        assert not model.item_table.weight.requires_grad
+        raise KilledError
+
+    monkeypatch.setattr(model, "correct", failing)
+    with pytest.raises(KilledError):
+        rerank_loss(model, batch, encoded, candidates=5, positions=8)
+    assert model.item_table.weight.requires_grad
 
 
 def test_a_resumed_training_equals_an_uninterrupted_one(
@@ -156,7 +176,7 @@ def test_patience_ends_a_training(
 def test_a_second_training_in_the_same_folder_is_refused(
     trained: tuple[Path, Trained], log: Histories, vocabulary: Vocabulary, config: ModelConfig, options: TrainingOptions
 ) -> None:
-    with pytest.raises(RunError, match=r"holds a training already; go on with --resume, or give another --output"):
+    with pytest.raises(RunError, match=r"holds a training already; resume it with --resume, or give another --output"):
         train(log, vocabulary, output=trained[0], config=config, options=options)
 
 

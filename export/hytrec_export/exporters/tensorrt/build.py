@@ -30,7 +30,7 @@ def build_engines(
     timing_cache: Path,
     progress: Progress = silent,
 ) -> dict[str, EngineRecord]:
-    """Compile the graphs into `folder`, one after the other: TensorRT measures kernels and is not to be disturbed.
+    """Compile the graphs into `folder`, one after the other: TensorRT times kernels, which other load would distort.
 
     Args:
         graphs: .onnx files by model name, in chunked lowering, with the precision of the plan.
@@ -50,7 +50,7 @@ def build_engines(
     check_plan(plan, settings)
     records = {}
     for model in plan.graphs:
-        order = CompileJob(
+        job = CompileJob(
             target=plan.target,
             model=model,
             graph=graphs[model.name],
@@ -62,12 +62,12 @@ def build_engines(
             cache=timing_cache,
         )
         with progress(f"compiling {model.name}", PARTS) as advance:
-            records[model.name] = compile_in_subprocess(order, advance=advance)
+            records[model.name] = compile_in_subprocess(job, advance=advance)
     return records
 
 
 def check_plan(plan: BuildPlan, settings: ServingSettings) -> None:
-    """Refuse what the target's compiler cannot do here, before anything is made: graphs and their parity take minutes.
+    """Reject what the target's compiler cannot do here, before anything is made: graphs and their parity take minutes.
 
     Raises:
         OptionError: the plan asks for what the compiler does not have.

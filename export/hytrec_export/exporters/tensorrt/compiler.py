@@ -46,11 +46,11 @@ class CompileJob:
     cache: Path
 
 
-def compile_engine(tensorrt: TensorRT, order: CompileJob, *, advance: Advance = ignore) -> EngineRecord:
+def compile_engine(tensorrt: TensorRT, job: CompileJob, *, advance: Advance = ignore) -> EngineRecord:
     """Parse, check, compile, write.
 
     Args:
-        advance: told of the parts of `monitor.PARTS` that are done.
+        advance: called with the number of `monitor.PARTS` just done.
 
     Raises:
         BuildError: TensorRT refuses the graph or a profile, fails, or would compile something else than asked for.
@@ -61,20 +61,18 @@ def compile_engine(tensorrt: TensorRT, order: CompileJob, *, advance: Advance = 
     builder = trt.Builder(log.logger)
     if not builder:
         raise BuildError(f"{tensorrt.target.value} {tensorrt.version} cannot start ({log.reason()}); check the driver")
-    network = parse(trt, builder, order.graph, log)
-    check_tensors(network, model=order.model, sizes=order.sizes)
+    network = parse(trt, builder, job.graph, log)
+    check_tensors(network, model=job.model, sizes=job.sizes)
     check_layers(
         network,
-        precision=order.precision,
-        graph=order.graph.name,
-        exact_products=order.model.name == ENCODER.name,
+        precision=job.precision,
+        graph=job.graph.name,
+        exact_products=job.model.name == ENCODER.name,
     )
-    config = configure(tensorrt, builder, order.options)
-    add_profiles(builder, config, order.profiles, graph=order.graph.name, log=log)
+    config = configure(tensorrt, builder, job.options)
+    add_profiles(builder, config, job.profiles, graph=job.graph.name, log=log)
     here = capability_of_gpu()
-    cache = TimingCache(
-        path=order.cache, tensorrt=tensorrt, compute_capability=None if tensorrt.ahead_of_time else here
-    )
+    cache = TimingCache(path=job.cache, tensorrt=tensorrt, compute_capability=None if tensorrt.ahead_of_time else here)
     note = cache.load(config)
     # TensorRT does not keep the monitor alive.
     monitor = Monitor(trt, advance)
@@ -83,36 +81,36 @@ def compile_engine(tensorrt: TensorRT, order: CompileJob, *, advance: Advance = 
     plan = builder.build_serialized_network(network, config)
     if plan is None:
         raise BuildError(
-            f"{tensorrt.target.value} {tensorrt.version} cannot compile {order.graph.name}: {log.reason()}; "
+            f"{tensorrt.target.value} {tensorrt.version} cannot compile {job.graph.name}: {log.reason()}; "
             "try smaller --max-batch, --max-events or --max-candidates"
         )
-    order.engine.write_bytes(plan)
+    job.engine.write_bytes(plan)
     cache.save(config)
-    return _record(tensorrt, order, network, start, here, [note] if note else [])
+    return _record(tensorrt, job, network, start, here, [note] if note else [])
 
 
 def _record(
-    tensorrt: TensorRT, order: CompileJob, network: Any, start: float, here: str | None, notes: list[str]
+    tensorrt: TensorRT, job: CompileJob, network: Any, start: float, here: str | None, notes: list[str]
 ) -> EngineRecord:
-    capability = order.options.compute_capability if tensorrt.ahead_of_time else here
+    capability = job.options.compute_capability if tensorrt.ahead_of_time else here
     engine_layers = None
     if here is not None and here == capability:
         engine_layers = count_engine_layers(
-            tensorrt.module, order.engine, version_compatible=order.options.version_compatible
+            tensorrt.module, job.engine, version_compatible=job.options.version_compatible
         )
-        check_engine_layers(engine_layers, precision=order.precision, engine=order.engine.name)
+        check_engine_layers(engine_layers, precision=job.precision, engine=job.engine.name)
     return EngineRecord(
-        path=order.engine,
+        path=job.engine,
         target=tensorrt.target,
         tensorrt_version=tensorrt.version,
         compute_capability=capability or "unknown",
-        precision=order.precision,
-        profiles=[{name: shapes.to_dict() for name, shapes in profile.items()} for profile in order.profiles],
+        precision=job.precision,
+        profiles=[{name: shapes.to_dict() for name, shapes in profile.items()} for profile in job.profiles],
         layers=count_layers(network),
-        size_bytes=order.engine.stat().st_size,
+        size_bytes=job.engine.stat().st_size,
         seconds=round(time.monotonic() - start, 2),
-        hardware_compatibility=order.options.hardware_compatibility,
-        version_compatible=order.options.version_compatible,
+        hardware_compatibility=job.options.hardware_compatibility,
+        version_compatible=job.options.version_compatible,
         engine_layers=engine_layers,
         notes=notes,
     )

@@ -12,11 +12,11 @@ from hytrec_export.exporters.tensorrt.profiles import Profile
 from hytrec_export.options import EngineOptions, Target
 
 WORKSPACE_BYTES = 16 << 30
-"""Most scratch memory of a kernel; less where the GPU has less."""
+"""Maximum scratch memory of a kernel; less where the GPU has less."""
 
 
 def check_options(target: Target, options: EngineOptions) -> None:
-    """Refuse what the target's compiler does not have, before it is at work.
+    """Reject options that the target's compiler does not have, before it starts.
 
     Raises:
         OptionError: TensorRT for RTX is asked for engines of other GPUs or versions than those it compiles for.
@@ -34,7 +34,7 @@ def check_options(target: Target, options: EngineOptions) -> None:
 
 
 def check_capability(tensorrt: TensorRT, options: EngineOptions) -> None:
-    """Refuse a GPU that the package does not build for.
+    """Reject a GPU that the package does not build for.
 
     Raises:
         BuildError: it does not.
@@ -53,7 +53,7 @@ def configure(tensorrt: TensorRT, builder: Any, options: EngineOptions) -> Any:
     """A builder's configuration, still without profiles.
 
     Raises:
-        BuildError: the package does not build for the compute capability, or has not what an option asks for.
+        BuildError: the package does not build for the compute capability, or lacks what an option asks for.
     """
     check_capability(tensorrt, options)
     trt = tensorrt.module
@@ -75,12 +75,12 @@ def configure(tensorrt: TensorRT, builder: Any, options: EngineOptions) -> Any:
         config.num_compute_capabilities = 1
         config.set_compute_capability(_capabilities(trt)[str(options.compute_capability)], 0)
     else:
-        config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # the inspector then tells types
+        config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # the inspector then shows types
     return config
 
 
 def add_profiles(builder: Any, config: Any, profiles: Sequence[Profile], *, graph: str, log: Log) -> None:
-    """Add a graph's optimisation profiles, in order.
+    """Add a graph's optimization profiles, in order.
 
     Raises:
         BuildError: TensorRT refuses one.

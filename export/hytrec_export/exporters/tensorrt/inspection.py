@@ -1,4 +1,4 @@
-"""What a compiled engine is made of, by TensorRT's engine inspector.
+"""Layers of a compiled engine and their types, by TensorRT's engine inspector.
 
 An engine can be opened only on a GPU that it fits, so that this runs nowhere else; on a machine without one the parsed
 network's types stand for the engine's.

@@ -1,17 +1,17 @@
-"""What TensorRT says while it works, kept for the error message."""
+"""Log lines of TensorRT, kept for error messages."""
 
 from __future__ import annotations
 
 from typing import Any
 
 KEPT_LINES = 200
-TOLD_LINES = 3
+REASON_LINES = 3
 NOISE = ("Thread context has not been set", "cudaError 35")
-"""Said as errors on any machine without a GPU, where nothing is wrong with that."""
+"""Logged as errors on every machine without a GPU, where they mean nothing."""
 
 
 class Log:
-    """Lines of warning severity and above; TensorRT itself gets `logger`.
+    """Lines of severity warning and above; TensorRT takes `logger`.
 
     Args:
         trt: the module tensorrt or tensorrt_rtx.
@@ -31,7 +31,7 @@ class Log:
             del self._lines[:-KEPT_LINES]
 
     def clear(self) -> None:
-        """Forget what was said."""
+        """Drop all lines."""
         self._lines.clear()
 
     def lines(self) -> list[str]:
@@ -41,7 +41,7 @@ class Log:
     def reason(self) -> str:
         """The last errors, for a message of one line."""
         errors = [text for is_error, text in self._lines if is_error]
-        return "; ".join(errors[-TOLD_LINES:]) or "it gave no reason"
+        return "; ".join(errors[-REASON_LINES:]) or "it gave no reason"
 
 
 def _logger(trt: Any, log: Log, warning: Any) -> Any:

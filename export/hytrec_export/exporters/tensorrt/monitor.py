@@ -1,4 +1,4 @@
-"""TensorRT's progress, which comes as phases inside phases, told as parts of one whole."""
+"""Progress of a compilation: TensorRT's nested phases as percent of one engine."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ class _Phase:
     inner: dict[str, _Phase] = field(default_factory=dict)
 
     def share(self) -> float:
-        """How much of the phase is done, in 0 to 1; the step under way counts by the phases inside it."""
-        under_way = max((phase.share() for phase in self.inner.values()), default=0.0)
-        return min(1.0, (self.done + under_way) / max(1, self.steps))
+        """How much of the phase is done, in 0 to 1; the current step counts by its inner phases."""
+        current = max((phase.share() for phase in self.inner.values()), default=0.0)
+        return min(1.0, (self.done + current) / max(1, self.steps))
 
 
 class Monitor:
-    """Tells `advance` of every part of `PARTS` that is done; may be called from any thread. TensorRT gets `monitor`.
+    """Calls `advance` for every one of `PARTS` that is done, from any thread. TensorRT takes `monitor`.
 
     Args:
         trt: the module tensorrt or tensorrt_rtx.
@@ -35,7 +35,7 @@ class Monitor:
         self._advance = advance
         self._lock = threading.Lock()
         self._phases: dict[str, _Phase] = {}
-        self._told = 0
+        self._reported = 0
         self.monitor = _monitor(trt, self)
 
     def start(self, name: str, parent: str | None, steps: int) -> None:
@@ -53,7 +53,7 @@ class Monitor:
                 return
             phase.done += 1
             phase.inner.clear()
-            self._tell()
+            self._report()
 
     def finish(self, name: str) -> None:
         """A phase ends, all of its steps done or not."""
@@ -61,15 +61,15 @@ class Monitor:
             phase = self._phases.get(name)
             if phase is not None:
                 phase.done = phase.steps
-                self._tell()
+                self._report()
                 del self._phases[name]
 
-    def _tell(self) -> None:
+    def _report(self) -> None:
         outermost = next(iter(self._phases.values()))
         done = int(PARTS * outermost.share())
-        if done > self._told:
-            self._advance(done - self._told)
-            self._told = done
+        if done > self._reported:
+            self._advance(done - self._reported)
+            self._reported = done
 
 
 def _monitor(trt: Any, monitor: Monitor) -> Any:

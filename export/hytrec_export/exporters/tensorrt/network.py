@@ -1,4 +1,4 @@
-"""From an ONNX file to TensorRT's network, strongly typed: every layer has the types that the graph says."""
+"""Parses an ONNX file into TensorRT's network, strongly typed: every layer has the graph's types."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Optimisation profiles: the shapes that an engine takes, from the signature table and the limits of a build."""
+"""Optimization profiles: the shapes that an engine takes, from the signature table and the limits of a build."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hytrec_export.settings import Limits
 
 BATCH_AXIS = "B"
 SHORT_EVENTS = 64
-"""Most events of a short call."""
+"""Maximum events of a short request."""
 USUAL_BATCH = 8
 USUAL_EVENTS = 1_024
 USUAL_CANDIDATES = 500
@@ -22,7 +22,7 @@ Shape = tuple[int, ...]
 
 @dataclass(frozen=True)
 class Range:
-    """Sizes of one axis: the least, the one that kernels are chosen for, the most."""
+    """Sizes of one axis: minimum, the one that kernels are chosen for, maximum."""
 
     minimum: int
     optimum: int
@@ -38,7 +38,7 @@ class Range:
 
     @classmethod
     def up_to(cls, maximum: int, *, usual: int) -> Range:
-        """From 1, chosen for the usual size or the most, if that is less."""
+        """From 1, chosen for the usual size or for the maximum, if that is less."""
         return cls(1, min(usual, maximum), maximum)
 
 
@@ -51,7 +51,7 @@ class Shapes:
     maximum: Shape
 
     def to_dict(self) -> dict[str, list[int]]:
-        """For the manifest, in TensorRT's words."""
+        """For the manifest, in TensorRT's terms."""
         return {"min": list(self.minimum), "opt": list(self.optimum), "max": list(self.maximum)}
 
 
@@ -62,7 +62,7 @@ Profile = dict[str, Shapes]
 def profiles_of(model: Model, *, sizes: Sizes, limits: Limits) -> list[Profile]:
     """The profiles of a graph's engine, in the order in which Triton's `profile` numbers them.
 
-    The encoder has two: short calls, for which one event is the usual thing, and calls of any length. Triton runs each
+    The encoder has two: short requests, usually of one event, and requests of any length. Triton runs each
     batch with the one whose optimum is nearest.
 
     Raises:

@@ -1,10 +1,12 @@
-"""What is kept of an engine in the manifest, and whether another TensorRT can run it."""
+"""The manifest's record of an engine, and whether another TensorRT or GPU can run it."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
+
+import msgspec
 
 from hytrec_export.errors import RepositoryError
 from hytrec_export.exporters.tensorrt.layers import Counts
@@ -27,7 +29,7 @@ class EngineRecord:
         layers: of the parsed network, by type and dtype.
         engine_layers: of the engine itself, where a GPU could open it.
         seconds: how long it took.
-        notes: for people.
+        notes: human-readable.
         further_options: of the build that made it, as words of its command; not kept with the record.
     """
 
@@ -60,9 +62,8 @@ class EngineRecord:
             RepositoryError: the values are not those of a record.
         """
         try:
-            given = values | {"target": Target(values["target"]), "precision": Precision(values["precision"])}
-            return cls(**given, path=path, further_options=further_options)
-        except (KeyError, TypeError, ValueError) as error:
+            return replace(msgspec.convert(values | {"path": path}, cls), further_options=further_options)
+        except msgspec.ValidationError as error:
             raise RepositoryError(
                 f"what the manifest says of {path} is damaged ({error}); build the repository again"
             ) from error

@@ -1,4 +1,4 @@
-"""Runs an engine on this machine's GPU, so that the gates can compare what will be served."""
+"""Runs an engine on this machine's GPU, for the comparison with PyTorch."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ProfileShapes = Mapping[str, tuple[tuple[int, ...], ...]]
 
 
 def nearest_profile(profiles: Sequence[ProfileShapes], shapes: Mapping[str, tuple[int, ...]]) -> int | None:
-    """Of the profiles that take the shapes the one with the nearest optimum, as Triton chooses; None if none does."""
+    """The profile with the nearest optimum of those that take the shapes, as Triton chooses; None if none does."""
     distances = {
         number: sum(
             abs(size - usual)
@@ -36,8 +36,8 @@ def nearest_profile(profiles: Sequence[ProfileShapes], shapes: Mapping[str, tupl
 
 
 def _fits(shape: tuple[int, ...], ranges: tuple[tuple[int, ...], ...]) -> bool:
-    least, _, most = ranges
-    return all(low <= size <= high for low, size, high in zip(least, shape, most, strict=True))
+    minimum, _, maximum = ranges
+    return all(low <= size <= high for low, size, high in zip(minimum, shape, maximum, strict=True))
 
 
 class TensorRTRunner:

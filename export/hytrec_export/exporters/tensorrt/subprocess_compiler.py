@@ -1,4 +1,4 @@
-"""Compiles in a process of its own: Ctrl-C ends it at once, and a crash of the compiler is an error and no more.
+"""Compiles in a subprocess: Ctrl-C ends it at once, and a crash of the compiler is only an error.
 
 TensorRT cannot be interrupted inside a step, and a step may take minutes.
 """
@@ -22,7 +22,7 @@ from hytrec_export.progress import Advance
 PROGRAM = f"from {__name__} import main; main()"
 
 
-def compile_in_subprocess(order: CompileJob, *, advance: Advance) -> EngineRecord:
+def compile_in_subprocess(job: CompileJob, *, advance: Advance) -> EngineRecord:
     """`compile_engine` in another process, which is gone when this returns or raises.
 
     Raises:
@@ -34,13 +34,13 @@ def compile_in_subprocess(order: CompileJob, *, advance: Advance) -> EngineRecor
         process = subprocess.Popen(command, pass_fds=[there.fileno()], start_new_session=True)
         try:
             there.close()
-            here.send(order)
+            here.send(job)
             return _await(here, advance)
         except (EOFError, ConnectionError) as error:
             status = process.wait()
             how = f"signal {-status}" if status < 0 else f"exit status {status}"
             raise BuildError(
-                f"the compiler of {order.graph.name} died of {how}; look at its output above and at the free memory, "
+                f"the compiler of {job.graph.name} died of {how}; look at its output above and at the free memory, "
                 "then build again with smaller --max-batch or --max-events"
             ) from error
         finally:
@@ -59,16 +59,16 @@ def _await(connection: Connection, advance: Advance) -> EngineRecord:
 
 
 def main() -> None:
-    """Take an order from the connection, answer with progress, then with a record or an error."""
+    """Receive a job, send progress, then a record or an error."""
     descriptor, parent = map(int, sys.argv[1:])
     set_parent_death_signal()
     if os.getppid() != parent:
         return
     with Connection(descriptor) as connection:
-        order: CompileJob = connection.recv()
+        job: CompileJob = connection.recv()
         try:
-            answer: object = compile_engine(find_tensorrt(order.target), order, advance=connection.send)
+            result: object = compile_engine(find_tensorrt(job.target), job, advance=connection.send)
         except Exception as error:  # noqa: BLE001 - raised again by who waits for it
             error.add_note(f"in the compiler's process:\n{traceback.format_exc()}")
-            answer = error
-        connection.send(answer)
+            result = error
+        connection.send(result)

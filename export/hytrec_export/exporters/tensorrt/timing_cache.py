@@ -1,6 +1,6 @@
-"""The timing cache: what TensorRT measured of its kernels, kept so that the next build need not measure again.
+"""The timing cache: TensorRT's kernel timings, kept for the next build.
 
-The file is a line of JSON, which says whose timings they are and their hash, and then TensorRT's own bytes. TensorRT
+The file is a line of JSON (package, version, GPU, hash), then TensorRT's own bytes. TensorRT
 for RTX measures nothing when it builds: there the same calls are made, and the bytes hold no timings.
 """
 
@@ -39,7 +39,7 @@ class TimingCache:
         """Give a build the timings of the file, or none.
 
         Returns:
-            What to tell of a file that cannot be used; None where all is well, or there is no file yet.
+            Note on a file that cannot be used; None where it was used, or there is no file yet.
 
         Raises:
             BuildError: the file cannot be read.
@@ -55,7 +55,7 @@ class TimingCache:
         if timings is not None and self._give(config, timings):
             return None
         self._give(config, b"")
-        return f"timing cache {self.path} is damaged, or of another TensorRT or GPU; it was begun anew"
+        return f"timing cache {self.path} is damaged, or of another TensorRT or GPU; it was started from scratch"
 
     def save(self, config: Any) -> None:
         """Write the timings of a finished build under a temporary name, then rename it.

@@ -1,4 +1,4 @@
-"""Driver, GPU, and whether the engines were built for them."""
+"""Checks of the NVIDIA driver, the GPUs and TensorRT against what the engines were built for."""
 
 from __future__ import annotations
 

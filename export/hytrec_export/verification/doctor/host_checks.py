@@ -1,4 +1,4 @@
-"""Files, server, ports, state store, room: what every target needs."""
+"""Checks for every target: files, server, ports, state store, free disk and shared memory."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from hytrec_export.verification.repository import verify_files
 CONTAINER_SERVER = Path("/opt/tritonserver")
 BACKENDS = {Target.TENSORRT: "tensorrt", Target.ONNXRUNTIME: "onnxruntime"}
 MIN_SHARED_BYTES = 256 << 20
-"""Triton's python models hand tensors over in shared memory; a container gets 64 MiB unless told otherwise."""
+"""Triton's python models exchange tensors through shared memory, of which a container has 64 MiB by default."""
 MIN_DISK_BYTES = 1 << 30
 _MIB = 1 << 20
 
@@ -31,12 +31,12 @@ FreeBytes = Callable[[Path], int]
 
 
 def free_bytes(folder: Path) -> int:
-    """Room in the file system of a folder."""
+    """Free bytes of a folder's file system."""
     return shutil.disk_usage(folder).free
 
 
 def check_files(repository: Path, manifest: Manifest, progress: Progress) -> Iterator[Finding]:
-    """Hashes of the manifest."""
+    """The files against the checksums of the manifest."""
     for finding in verify_files(repository, manifest, progress):
         if finding.status is Status.NOT_OK:
             yield failed(f"{finding.text}; copy the repository again, or build it again")
@@ -45,7 +45,7 @@ def check_files(repository: Path, manifest: Manifest, progress: Progress) -> Ite
 
 
 def check_server(target: Target, container: Path = CONTAINER_SERVER) -> Finding:
-    """A tritonserver that has the target's backend."""
+    """Whether a tritonserver with the target's backend is installed."""
     program = container / "bin" / "tritonserver"
     if target in BACKENDS:
         backend = container / "backends" / BACKENDS[target]
@@ -68,7 +68,7 @@ def check_server(target: Target, container: Path = CONTAINER_SERVER) -> Finding:
 
 
 def check_ports(options: ServerOptions) -> Finding:
-    """Whether a server could listen."""
+    """Whether the ports are free."""
     ports = f"ports {options.grpc_port} (gRPC), {options.http_port} (HTTP) and {options.metrics_port} (metrics)"
     try:
         Ports.take(options)
@@ -78,7 +78,7 @@ def check_ports(options: ServerOptions) -> Finding:
 
 
 def check_store(stored: StoreOptions | None, state: StateKind, settings: ServingSettings) -> Finding:
-    """Whether load and save could open the state store; a folder that is missing is not made."""
+    """Whether the server could open the state store; a missing folder is not created."""
     if state is StateKind.SEQUENCE:
         return skipped("state store: Triton keeps the sessions")
     if stored is None:
@@ -102,7 +102,7 @@ def check_store(stored: StoreOptions | None, state: StateKind, settings: Serving
 
 
 def check_room(folder: Path, shared: Path, free: FreeBytes) -> Iterator[Finding]:
-    """Disk for states, and shared memory."""
+    """Free disk for the state store, and free shared memory."""
     existing = next(above for above in (folder.absolute(), *folder.absolute().parents) if above.exists())
     disk = free(existing)
     if disk < MIN_DISK_BYTES:

@@ -31,19 +31,19 @@ from hytrec_export.verification.findings import Finding, failed, skipped
 
 @dataclass(frozen=True, kw_only=True)
 class Machine:
-    """How the machine is asked; a test puts its own answers here.
+    """Access to the machine's properties; tests replace them.
 
     Args:
-        driver: asks the NVIDIA driver.
+        driver: queries the NVIDIA driver.
         tensorrt: version of the TensorRT that a server would load.
-        free: room in a folder's file system.
-        shared: where shared memory lives.
+        free: free bytes of a folder's file system.
+        shared: folder of POSIX shared memory.
     """
 
     driver: Callable[[], Driver] = ask_driver
     tensorrt: Callable[[], str | None] = tensorrt_version
     free: FreeBytes = free_bytes
-    shared: Path = Path("/dev/shm")  # noqa: S108 - looked at, not written to
+    shared: Path = Path("/dev/shm")  # noqa: S108 - only its free space is read
 
 
 def run_doctor(
@@ -57,8 +57,8 @@ def run_doctor(
     """Check whether this machine can serve a repository.
 
     Args:
-        server: where it would listen.
-        store: its state store; None where none is named.
+        server: the addresses it would listen on.
+        store: its state store; None if none is configured.
     """
     return list(_findings(repository, server, store, machine, progress))
 

@@ -1,7 +1,8 @@
-"""How far two runtimes are apart: the largest difference of each kind, and where it was seen."""
+"""Comparator of two runtimes: the largest difference of each kind, and where it was seen."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -31,11 +32,11 @@ class Difference:
 
 @dataclass(frozen=True, kw_only=True)
 class ParityReport:
-    """What a parity check measured.
+    """Differences of a parity check.
 
     Args:
         largest: by kind, for example "history scores".
-        cases: how many cases of each sort were compared.
+        cases: number of cases compared, by sort.
         lists: top-10 lists compared.
         lists_in_order: how many were the same item by item; the others differ by ties inside the tolerance.
     """
@@ -52,23 +53,23 @@ class ParityReport:
     @property
     def worst(self) -> float:
         """The largest difference of all; 0 where nothing was compared."""
-        return max((found.value for found in self.largest.values()), default=0.0)
+        return float(np.max([0.0, *(found.value for found in self.largest.values())]))  # NaN if one is
 
     def check(self, atol: float, *, subject: str) -> None:
         """Compare with the bound.
 
         Args:
-            subject: what drifts, for the message.
+            subject: what was compared, for the message, for example "the server".
 
         Raises:
             ParityError: some difference is over it.
         """
         over = [(found.value, kind, found.where) for kind, found in self.largest.items() if not found.value <= atol]
         if over:
-            value, kind, where = max(over)
+            value, kind, where = max(over, key=lambda found: np.nan_to_num(found[0], nan=np.inf))
             raise ParityError(
-                f"{subject} drifts from PyTorch: {kind} max |diff| {value:.3g} > {atol:g} at {where}; "
-                "raise --atol, or choose the other --lowering"
+                f"{subject} differs from PyTorch: {kind} max |diff| {value:.3g} > {atol:g} at {where}; "
+                "try the other --lowering, or raise --atol if you accept this error"
             )
 
 
@@ -76,7 +77,7 @@ class Comparator:
     """Collects differences.
 
     Args:
-        on_case: told how many cases were compared just now.
+        on_case: called with the number of cases just compared.
     """
 
     def __init__(self, *, on_case: Advance = ignore) -> None:
@@ -119,7 +120,7 @@ class Comparator:
         self._keep(kind, float(apart.max(initial=0)), where)
 
     def result(self) -> ParityReport:
-        """What was seen so far."""
+        """Report so far."""
         return ParityReport(
             largest=dict(self._largest),
             cases=dict(self._cases),
@@ -128,6 +129,7 @@ class Comparator:
         )
 
     def _keep(self, kind: str, value: float, where: str) -> None:
+        value = value if math.isfinite(value) else math.inf  # a NaN is over nothing and nothing is over it
         if kind not in self._largest or value > self._largest[kind].value:
             self._largest[kind] = Difference(value=value, where=where)
 

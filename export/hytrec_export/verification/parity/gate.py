@@ -1,4 +1,4 @@
-"""The parity gate: a build answers as PyTorch does, or there is no build."""
+"""The parity gate: the exported graphs' outputs equal PyTorch's within `atol`, or the build fails."""
 
 from __future__ import annotations
 
@@ -12,28 +12,36 @@ from hytrec.modeling.delta_rule import chunked
 from hytrec.modeling.model import HyTRec
 from hytrec.signature import GRAPHS, RETRIEVER
 from hytrec_export.exporters.wrapper import CatalogueScores, split
+from hytrec_export.options import Samples
 from hytrec_export.progress import Advance, ignore
 from hytrec_export.runtime.model_chain import ModelChain
 from hytrec_export.runtime.runners import OnnxRunner, TorchRunner
 from hytrec_export.settings import ServingSettings
-from hytrec_export.verification.parity.cases import RuntimePair, compare_batched, compare_corner, compare_streamed
+from hytrec_export.verification.parity.cases import RuntimePair, compare_batched, compare_shape_case, compare_streamed
 from hytrec_export.verification.parity.comparator import Comparator, ParityReport
 from hytrec_export.verification.parity.golden import CATALOGUE_SCORES, GoldenCase, compare, record_golden
 from hytrec_export.verification.parity.shape_grid import InputGenerator, corners
 
 MADE_UP_EVENTS = 130
+SYNTHETIC_EVENTS = (0, 1, 2, 3, 5, 10, 20, 40, 63, 64, 65, 100, 130, 250, 500, 1_000)
+"""Lengths of the histories that stand in for users' where a repository is to hold none."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ParityResult:
-    """What the gate asked PyTorch, and how far the graphs were from it."""
+    """Outcome of the gate.
 
-    answers: list[GoldenCase]
-    differences: ParityReport
+    Args:
+        golden: PyTorch's outputs, to store in the repository.
+        report: how far the graphs were from them.
+    """
+
+    golden: list[GoldenCase]
+    report: ParityReport
 
 
 def case_count(samples: int, settings: ServingSettings) -> int:
-    """How many cases `check_parity` reports while it has most of its work before it, for a progress bar."""
+    """Approximate number of cases that `check_parity` reports, for a progress bar."""
     return len(corners(settings.limits)) + 2 * samples
 
 
@@ -44,6 +52,7 @@ def check_parity(
     *,
     settings: ServingSettings,
     atol: float,
+    stored: Samples = Samples.REAL,
     on_case: Advance = ignore,
 ) -> ParityResult:
     """Compare the graphs with PyTorch: on a grid of sizes, on real histories, streamed and batched.
@@ -51,27 +60,32 @@ def check_parity(
     Args:
         samples: real histories.
         graphs: .onnx files by model name.
-        on_case: told how many cases are done just now.
+        stored: whose golden outputs are to be stored: of `samples`, or of synthetic histories, which are compared too.
+        on_case: called with the number of cases just done.
 
     Raises:
         ParityError: some difference is over `atol`.
     """
     limits = settings.limits
-    meter = Comparator(on_case=on_case)
-    maker = InputGenerator(settings, behaviors=model.behavior_table.num_embeddings - 1)
+    comparator = Comparator(on_case=on_case)
+    generator = InputGenerator(settings, behaviors=model.behavior_table.num_embeddings - 1)
     with ExitStack() as stack:
-        sides = _opened(model, graphs, settings, stack)
-        for corner in corners(limits):
-            compare_corner(sides, maker, corner, meter)
-        answers = record_golden(sides.reference, sides.catalogue, samples, limits=limits, on_answer=on_case)
-        compare(sides.candidate, answers, limits=limits, meter=meter)
-        made_up = [maker.history(MADE_UP_EVENTS), maker.history(0), *maker.habits(MADE_UP_EVENTS)]
-        chosen = answers + record_golden(sides.reference, sides.catalogue, made_up, limits=limits)
-        compare_streamed(sides.candidate, chosen, max_events=limits.max_events, meter=meter)
-        compare_batched(sides.candidate, chosen, limits=limits, meter=meter)
-    differences = meter.result()
-    differences.check(atol, subject="the build")
-    return ParityResult(answers=answers, differences=differences)
+        runtimes = _opened(model, graphs, settings, stack)
+        for case in corners(limits):
+            compare_shape_case(runtimes, generator, case, comparator)
+        golden = record_golden(runtimes.reference, runtimes.catalogue, samples, limits=limits, on_answer=on_case)
+        compare(runtimes.candidate, golden, limits=limits, meter=comparator)
+        made_up = [generator.history(MADE_UP_EVENTS), generator.history(0), *generator.habits(MADE_UP_EVENTS)]
+        chosen = golden + record_golden(runtimes.reference, runtimes.catalogue, made_up, limits=limits)
+        compare_streamed(runtimes.candidate, chosen, max_events=limits.max_events, comparator=comparator)
+        compare_batched(runtimes.candidate, chosen, limits=limits, comparator=comparator)
+        if stored is Samples.SYNTHETIC:
+            synthetic = [generator.history(events) for events in SYNTHETIC_EVENTS]
+            golden = record_golden(runtimes.reference, runtimes.catalogue, synthetic, limits=limits)
+            compare(runtimes.candidate, golden, limits=limits, meter=comparator)
+    report = comparator.result()
+    report.check(atol, subject="the exported model")
+    return ParityResult(golden=golden, report=report)
 
 
 def _opened(model: HyTRec, graphs: Mapping[str, Path], settings: ServingSettings, stack: ExitStack) -> RuntimePair:

@@ -1,4 +1,4 @@
-"""PyTorch's answers for real histories: what a build is compared with, in memory at build time and from a file later.
+"""Golden outputs: PyTorch's for real histories, compared at build time in memory and later from a file.
 
 The file lies in the repository (`golden.npz`), so that a machine without PyTorch can check a build.
 """
@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hytrec.data.histories import History, Int64Array
+from hytrec.data.histories import History, Int64Array, padded_rows
+from hytrec.private_file import private_file
 from hytrec.signature import NOW, STATE
 from hytrec_export.errors import RepositoryError
 from hytrec_export.progress import Advance, ignore
@@ -28,16 +29,16 @@ MAX_CANDIDATES = 100
 MAX_EXCLUDED = 20
 STORED_HISTORIES = 256
 STORED_STATES = 4
-"""A state takes 200 KB at the default size: a few are kept whole, all the others show in their scores."""
+"""A state takes 200 KB at the default size: a few are stored, the others are checked by their scores."""
 _IDLE_S = (0, 3_600, 86_400, 30 * 86_400, 10 * 365 * 86_400, -86_400)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class GoldenCase:
-    """PyTorch's answer for one history.
+    """PyTorch's outputs for one history.
 
     Args:
-        now_s: the time of the question.
+        now_s: the time to rank for.
         excluded_rows: (X,) int64.
         candidate_rows: the best of the catalogue, best first, 0 where there were no more: (n,) int64.
         catalogue_scores: the retriever's score of each candidate (n,) float32.
@@ -67,19 +68,19 @@ def record_golden(
     limits: Limits,
     on_answer: Advance = ignore,
 ) -> list[GoldenCase]:
-    """Answers of PyTorch.
+    """Run PyTorch on histories.
 
     Args:
         chain: PyTorch's.
         catalogue: `hytrec_export.exporters.wrapper.CatalogueScores`.
-        on_answer: told how many answers came just now.
+        on_answer: called with the number of cases just recorded.
     """
     answers: dict[int, GoldenCase] = {}
     candidates = min(MAX_CANDIDATES, limits.max_candidates)
     for positions in batches(histories, max_rows=limits.max_batch, max_events=limits.max_events):
         together = [histories[position] for position in positions]
         users = chain.replay([split_every(history, limits.max_events) for history in together])
-        now = np.array([[_time_of_question(position, histories[position])] for position in positions])
+        now = np.array([[_time_to_rank_for(position, histories[position])] for position in positions])
         excluded = _excluded(together, limits)
         rows = chain.retrieve(users, now, excluded)[:, :candidates]
         scores = chain.rerank(users, now, rows)
@@ -100,7 +101,7 @@ def record_golden(
 
 
 def compare(chain: ModelChain, answers: Sequence[GoldenCase], *, limits: Limits, meter: Comparator) -> None:
-    """Ask another runtime the same questions."""
+    """Compare another runtime with golden cases."""
     histories = [answer.history for answer in answers]
     for positions in batches(histories, max_rows=limits.max_batch, max_events=limits.max_events):
         asked = [answers[position] for position in positions]
@@ -119,7 +120,7 @@ def compare_users(
     kind: str,
     meter: Comparator,
 ) -> None:
-    """Compare B encoded users with their answers: "<kind> state", "<kind> scores" and both top-10 lists."""
+    """Compare B encoded users with their golden cases: "<kind> state", "<kind> scores" and both top-10 lists."""
     now = np.array([[answer.now_s] for answer in answers])
     retrieved = chain.retrieve(users, now, np.stack([answer.excluded_rows for answer in answers]))
     scores = chain.rerank(users, now, np.stack([answer.candidate_rows for answer in answers]))
@@ -141,7 +142,7 @@ def _as_batch(state: Arrays) -> Arrays:
 
 
 def save(answers: Sequence[GoldenCase], path: Path) -> None:
-    """Write the answers, compactly."""
+    """Write golden cases, compressed, to a file that its owner alone can read: they hold users' histories."""
     stored = answers[:STORED_HISTORIES]
     arrays: dict[str, Any] = {
         "lengths": np.array([len(answer.history) for answer in stored]),
@@ -155,7 +156,8 @@ def save(answers: Sequence[GoldenCase], path: Path) -> None:
             arrays[name] = np.stack([getattr(answer, name) for answer in stored])
     for index, answer in enumerate(stored[:STORED_STATES]):
         arrays |= {f"state_{index}_{name}": values for name, values in (answer.state or {}).items()}
-    np.savez_compressed(path, **arrays)
+    with private_file(path) as stream:
+        np.savez_compressed(stream, **arrays)
 
 
 def load(path: Path) -> list[GoldenCase]:
@@ -197,7 +199,7 @@ def _joined(parts: Sequence[Int64Array]) -> Int64Array:
     return np.concatenate([np.zeros(0, np.int64), *parts])
 
 
-def _time_of_question(position: int, history: History) -> int:
+def _time_to_rank_for(position: int, history: History) -> int:
     """Now, or up to ten years after the last event, or before it."""
     last = int(history.times[-1]) if len(history) else 1_000_000_000
     return max(1, last + _IDLE_S[position % len(_IDLE_S)])
@@ -206,8 +208,4 @@ def _time_of_question(position: int, history: History) -> int:
 def _excluded(histories: Sequence[History], limits: Limits) -> Int64Array:
     """Last items of each history, which are not to be retrieved again: (B, X) int64, padded with 0."""
     size = max(1, min(MAX_EXCLUDED, limits.max_excluded))
-    rows = np.zeros((len(histories), size), np.int64)
-    for row, history in enumerate(histories):
-        last = history.item_rows[-size:]
-        rows[row, : len(last)] = last
-    return rows
+    return padded_rows([history.item_rows[-size:] for history in histories], width=size)

@@ -1,4 +1,4 @@
-"""Replays a repository's stored histories through whatever runs its graphs."""
+"""Replays a repository's stored histories and compares with its golden outputs."""
 
 from __future__ import annotations
 
@@ -20,24 +20,26 @@ from hytrec_export.verification.parity.golden import FILE_NAME, compare, load
 def replay_answers(
     repository: Path, manifest: Manifest, runners: Mapping[str, Runner], *, subject: str, progress: Progress
 ) -> Finding:
-    """Compare with PyTorch's stored answers.
+    """Compare with PyTorch's golden outputs.
 
     Args:
         runners: by model name, not yet open.
         subject: what runs the graphs, for the message.
     """
     settings = ServingSettings.load(repository)
-    answers = load(repository / FILE_NAME)
+    golden = load(repository / FILE_NAME)
     with ExitStack() as stack:
         opened = {name: stack.enter_context(runner) for name, runner in runners.items()}
-        meter = Comparator(on_case=stack.enter_context(progress("comparing with PyTorch's answers", len(answers))))
-        compare(ModelChain(opened, sizes=settings.sizes), answers, limits=settings.limits, meter=meter)
-    differences = meter.result()
+        comparator = Comparator(
+            on_case=stack.enter_context(progress("comparing with PyTorch's golden outputs", len(golden)))
+        )
+        compare(ModelChain(opened, sizes=settings.sizes), golden, limits=settings.limits, meter=comparator)
+    differences = comparator.result()
     try:
         differences.check(manifest.bound, subject=subject)
     except ParityError as error:
         return failed(str(error))
     return ok(
-        f"{len(answers)} histories are answered as by PyTorch "
+        f"{len(golden)} histories are answered as by PyTorch "
         f"(max |diff| {differences.worst:.2g}, bound {manifest.bound:.3g})"
     )

@@ -1,4 +1,4 @@
-"""Made-up cases for the parity gate: the shapes and the histories where runtimes fall apart."""
+"""Synthetic cases for the parity gate: shapes and histories at which runtimes are most likely to differ."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class ShapeCase:
 
 
 def corners(limits: Limits) -> list[ShapeCase]:
-    """The grid, cut to what the build accepts: the largest size of each axis is in it, though not all at once."""
+    """The grid of sizes within the build's limits; the largest size of each axis is in it, though not all at once."""
     large = ShapeCase(
         batch=limits.max_batch,
         events=limits.max_events,
@@ -61,7 +61,7 @@ def corners(limits: Limits) -> list[ShapeCase]:
 
 
 class InputGenerator:
-    """Makes inputs; the same ones every time.
+    """Generates inputs, the same ones every time.
 
     Args:
         settings: catalogue, sizes and limits of the build.
@@ -85,17 +85,17 @@ class InputGenerator:
         one, other = self._rows(2)
         return [self._history(np.full(events, one), times), self._history(np.resize([one, other], events), times)]
 
-    def inputs(self, corner: ShapeCase) -> tuple[Arrays, Arrays]:
+    def inputs(self, case: ShapeCase) -> tuple[Arrays, Arrays]:
         """A state and events: of a full row, of one without events, and of rows in between; some users are new."""
-        counts = [corner.events, 0, *self._random.integers(0, corner.events + 1, corner.batch)][: corner.batch]
-        events = padded([self.history(count) for count in counts], length=corner.events)
-        return self._state(corner.batch), events
+        counts = [case.events, 0, *self._random.integers(0, case.events + 1, case.batch)][: case.batch]
+        events = padded([self.history(count) for count in counts], length=case.events)
+        return self._state(case.batch), events
 
-    def question(self, corner: ShapeCase, state: Arrays) -> tuple[Int64Array, Int64Array, Int64Array]:
+    def question(self, case: ShapeCase, state: Arrays) -> tuple[Int64Array, Int64Array, Int64Array]:
         """now_s (B, 1) around the last event, candidate rows (B, N) and excluded rows (B, X), padding among them."""
-        now = state[LAST_TIME.name] + self._random.choice([-5, 0, 60, _TEN_YEARS_S], (corner.batch, 1))
-        candidates = self._random.integers(0, self._settings.items + 2, (corner.batch, corner.candidates))
-        excluded = self._random.integers(0, self._settings.items + 1, (corner.batch, corner.excluded))
+        now = state[LAST_TIME.name] + self._random.choice([-5, 0, 60, _TEN_YEARS_S], (case.batch, 1))
+        candidates = self._random.integers(0, self._settings.items + 2, (case.batch, case.candidates))
+        excluded = self._random.integers(0, self._settings.items + 1, (case.batch, case.excluded))
         return np.maximum(1, now), candidates, excluded
 
     def _state(self, batch: int) -> Arrays:

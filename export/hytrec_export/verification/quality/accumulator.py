@@ -1,4 +1,4 @@
-"""Gathers what the two sets of graphs answered."""
+"""Accumulates the results of two sets of graphs into a quality report."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from hytrec_export.verification.quality.bounds import AUC, HR, NDCG, Drift, Metr
 from hytrec_export.verification.quality.ranking import EvalQuery, EvalResult, GraphSet, seen_rows, times
 
 TIE = 1e-4
-"""Scores this close in float32 are ties: parity with PyTorch is not asked for more."""
+"""Scores this close in float32 are ties: parity with PyTorch demands no more."""
 _METRIC_K = 500
 
 
@@ -29,14 +29,14 @@ class QualityAccumulator:
         self._kept: list[float] = []
         self._in_place: list[float] = []
 
-    def add(self, questions: Sequence[EvalQuery], replies: Sequence[EvalResult], sides: Sequence[GraphSet]) -> None:
-        """Both sets' answers to the same questions, float32 first."""
-        float32, half = replies
-        now = times(questions)
-        other = sides[1].chain.rerank(half.users, now, float32.rows)
+    def add(self, queries: Sequence[EvalQuery], results: Sequence[EvalResult], graph_sets: Sequence[GraphSet]) -> None:
+        """Add both sets' results for the same queries, float32 first."""
+        float32, half = results
+        now = times(queries)
+        other = graph_sets[1].chain.rerank(half.users, now, float32.rows)
         foreign = half.ordered()[:, :TOP]
-        foreign_scores = sides[0].chain.rerank(float32.users, now, foreign)
-        for index, question in enumerate(questions):
+        foreign_scores = graph_sets[0].chain.rerank(float32.users, now, foreign)
+        for index, query in enumerate(queries):
             real = float32.rows[index] > 0
             if not real.any():
                 continue
@@ -44,16 +44,16 @@ class QualityAccumulator:
             self._spreads.append(float(scores.std()))
             difference = largest_difference(other[index, real], scores)
             if not difference <= self._score:
-                self._score, self._where = difference, f"a history of {len(question.history)} events"
+                self._score, self._where = difference, f"a history of {len(query.history)} events"
             best = float32.ordered()[index, :TOP]
             last = np.sort(scores)[-TOP:][0]
             same = np.isin(foreign[index], best)
             self._in_place.append(float(same.mean()))
             self._kept.append(float((same | (foreign_scores[index] >= last - TIE)).mean()))
-        self._evaluate(questions, replies)
+        self._evaluate(queries, results)
 
     def result(self, *, drift: Drift, batched: Mapping[str, float]) -> QualityReport:
-        """What was seen."""
+        """Report over everything added."""
         return QualityReport(
             users=len(self._spreads),
             evaluated=self._lists[0].users,
@@ -67,13 +67,13 @@ class QualityAccumulator:
             batched=batched,
         )
 
-    def _evaluate(self, questions: Sequence[EvalQuery], replies: Sequence[EvalResult]) -> None:
-        asked = np.array([question.target > 0 for question in questions])
-        targets = np.array([question.target for question in questions])[asked]
-        seen = seen_rows(questions)[asked]
-        for reply, lists, catalogues in zip(replies, self._lists, self._catalogues, strict=True):
-            lists.add_lists(reply.ordered()[asked], targets)
-            catalogues.add(reply.catalogue[asked, 1:-1], targets, seen)
+    def _evaluate(self, queries: Sequence[EvalQuery], results: Sequence[EvalResult]) -> None:
+        predictable = np.array([query.target > 0 for query in queries])
+        targets = np.array([query.target for query in queries])[predictable]
+        seen = seen_rows(queries)[predictable]
+        for result, lists, catalogues in zip(results, self._lists, self._catalogues, strict=True):
+            lists.add_lists(result.ordered()[predictable], targets)
+            catalogues.add(result.catalogue[predictable, 1:-1], targets, seen)
 
     def _metrics(self) -> dict[str, MetricChange]:
         users = self._lists[0].users

@@ -1,4 +1,4 @@
-"""What half precision changes of the answers, as numbers with bounds."""
+"""Quality report of half precision against float32, and its bounds."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class QualityBounds:
 
     Args:
         score: largest difference of a score, over the spread of the scores (their standard deviation).
-        overlap: least share of the top 10 of retrieve-then-rerank that stays.
+        overlap: minimum share of the top 10 of retrieve-then-rerank that stays.
         metric: largest relative change of HR@500, NDCG@500 and AUC.
         batched: largest difference that batch-mates and padding make, over the spread.
     """
@@ -71,10 +71,10 @@ class Drift:
 
 @dataclass(frozen=True, kw_only=True)
 class QualityReport:
-    """What was measured.
+    """Differences of half precision from float32.
 
     Args:
-        users: histories asked about.
+        users: histories evaluated.
         evaluated: of these, with a last event that can be predicted.
         spread: standard deviation of a user's scores, the mean over users; 1 where no user has two candidates.
         score: largest difference of a score. score_where: of whom.
@@ -126,6 +126,11 @@ class QualityReport:
                     f"float16 changes {name} of {self.evaluated} users from {change.float32:.4f} to {change.half:.4f}, "
                     f"by {change.relative:.2%} > {bounds.metric:.2%}; {ADVICE}"
                 )
+        if not math.isfinite(self.drift.state + self.drift.score):
+            raise QualityError(
+                f"float16 does not stay finite over {self.drift.appends} single appends (state {self.drift.state:g}, "
+                f"score {self.drift.score:g}); {ADVICE}"
+            )
         for name, difference in self.batched.items():
             limit = bounds.batched * self.spread
             if not difference <= limit:

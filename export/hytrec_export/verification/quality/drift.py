@@ -1,4 +1,4 @@
-"""What adds up, and what must not matter: many appends, batch-mates, padding."""
+"""Drift over many single-event appends, and the effect of batch-mates and padding."""
 
 from __future__ import annotations
 
@@ -18,46 +18,46 @@ BATCHED_EVENTS = 200
 """Longest history of them."""
 
 
-def measure_drift(float32: GraphSet, half: GraphSet, question: EvalQuery, *, appends: int) -> Drift:
-    """Feed both sets of graphs the same events, one a call.
+def measure_drift(float32: GraphSet, half: GraphSet, query: EvalQuery, *, appends: int) -> Drift:
+    """Feed both sets of graphs the same events, one per request.
 
     Args:
-        question: its history's first `appends` events are fed, and it is asked at the end.
+        query: its history's first `appends` events are fed, and it is evaluated at the end.
     """
-    history = question.history.before(min(appends, len(question.history)))
+    history = query.history.before(min(appends, len(query.history)))
     events = split_every(history, 1)
-    wanted, got = (side.chain.replay([events]) for side in (float32, half))
-    meter = Comparator()
-    meter.state("state", got.state, wanted.state, "the last append")
+    wanted, got = (graph_set.chain.replay([events]) for graph_set in (float32, half))
+    comparator = Comparator()
+    comparator.state("state", got.state, wanted.state, "the last append")
     return Drift(
         appends=len(history),
-        state=meter.result().worst,
-        score=_score_difference((float32, wanted), (half, got), question),
+        state=comparator.result().worst,
+        score=_score_difference((float32, wanted), (half, got), query),
     )
 
 
-def batch_difference(side: GraphSet, questions: Sequence[EvalQuery]) -> float:
+def batch_difference(graph_set: GraphSet, queries: Sequence[EvalQuery]) -> float:
     """Largest difference between a user's scores in a padded batch of mixed lengths and alone."""
-    by_length = sorted(questions, key=lambda question: -len(question.history))
-    worst = 0.0
+    by_length = sorted(queries, key=lambda query: -len(query.history))
+    worst = [0.0]
     for size, padding in BATCHES:
-        most = min(BATCHED_EVENTS, side.limits.max_events - padding)
-        fitting = [question for question in by_length if len(question.history) <= most]
-        chosen = fitting[:: max(1, len(fitting) // size)][: min(size, side.limits.max_batch)]
+        maximum = min(BATCHED_EVENTS, graph_set.limits.max_events - padding)
+        fitting = [query for query in by_length if len(query.history) <= maximum]
+        chosen = fitting[:: max(1, len(fitting) // size)][: min(size, graph_set.limits.max_batch)]
         if not chosen:
             continue
-        together = side.encode(chosen, padding=padding)
-        for index, question in enumerate(chosen):
-            alone = side.encode([question])
-            worst = max(worst, _score_difference((side, alone), (side, together.row(index)), question))
-    return worst
+        together = graph_set.encode(chosen, padding=padding)
+        for index, query in enumerate(chosen):
+            alone = graph_set.encode([query])
+            worst.append(_score_difference((graph_set, alone), (graph_set, together.row(index)), query))
+    return float(np.max(worst))  # NaN if one is
 
 
 def _score_difference(
-    one: tuple[GraphSet, EncodedUsers], other: tuple[GraphSet, EncodedUsers], question: EvalQuery
+    one: tuple[GraphSet, EncodedUsers], other: tuple[GraphSet, EncodedUsers], query: EvalQuery
 ) -> float:
     """Of the rows that the one retrieves, seen ones too."""
-    rows, _ = one[0].retrieve(one[1], [replace(question, seen=question.seen[:0])])
-    now = times([question])
-    scores = [side.chain.rerank(users, now, rows) for side, users in (one, other)]
+    rows, _ = one[0].retrieve(one[1], [replace(query, seen=query.seen[:0])])
+    now = times([query])
+    scores = [graph_set.chain.rerank(users, now, rows) for graph_set, users in (one, other)]
     return largest_difference(*(np.where(rows > 0, values, 0) for values in scores))

@@ -1,6 +1,6 @@
-"""The quality gate of half precision: on real histories it recommends what float32 recommends, or there is no build.
+"""The quality gate: half precision recommends what float32 does on real histories, or the build fails.
 
-Both sets of graphs answer by the evaluation protocol of `hytrec.data.split`: the last event of a history is to be
+Both sets of graphs follow the evaluation protocol of `hytrec.data.split`: the last event of a history is to be
 predicted from those before it, at its time, seen items removed.
 """
 
@@ -18,7 +18,7 @@ from hytrec_export.settings import ServingSettings
 from hytrec_export.verification.quality.accumulator import QualityAccumulator
 from hytrec_export.verification.quality.bounds import QualityBounds, QualityReport
 from hytrec_export.verification.quality.drift import batch_difference, measure_drift
-from hytrec_export.verification.quality.ranking import opened, question_of
+from hytrec_export.verification.quality.ranking import opened, query_of
 
 DRIFT_APPENDS = 100
 """Single events fed one by one, if the longest history has as many; the benchmark feeds 10,000."""
@@ -38,34 +38,35 @@ def check_quality(
     Args:
         float32, half: .onnx files by model name; a mixed graph is run with every rounding that is written in it.
         samples: real histories.
-        on_case: told how many of the samples are done just now.
+        on_case: called with the number of samples just done.
 
     Raises:
-        QualityError: half precision changes the answers by more than a bound, or there is no history to judge by.
+        QualityError: half precision changes results by more than a bound, or there is no sample history.
         RepositoryError: a graph cannot be run.
     """
-    questions = [question_of(history, items=settings.items) for history in samples if len(history)]
-    if not questions:
+    queries = [query_of(history, items=settings.items) for history in samples if len(history)]
+    if not queries:
         raise QualityError(
-            "there are no sample histories in the run, and nothing else tells what float16 changes; "
+            "there are no sample histories in the run, and nothing else shows what float16 changes; "
             "train on a log with some events, or build without --fp16"
         )
     with ExitStack() as stack:
-        sides = [opened(graphs, settings, stack) for graphs in (float32, half)]
-        tally = QualityAccumulator(items=settings.items)
+        graph_sets = [opened(graphs, settings, stack) for graphs in (float32, half)]
+        accumulator = QualityAccumulator(items=settings.items)
         for positions in batches(
-            [question.history for question in questions],
+            [query.history for query in queries],
             max_rows=settings.limits.max_batch,
             max_events=settings.limits.max_events,
         ):
-            asked = [questions[position] for position in positions]
-            tally.add(asked, [side.reply(asked) for side in sides], sides)
+            batch = [queries[position] for position in positions]
+            accumulator.add(batch, [graph_set.evaluate(batch) for graph_set in graph_sets], graph_sets)
             on_case(len(positions))
-        longest = max(questions, key=lambda question: len(question.history))
-        quality = tally.result(
-            drift=measure_drift(sides[0], sides[1], longest, appends=DRIFT_APPENDS),
+        longest = max(queries, key=lambda query: len(query.history))
+        quality = accumulator.result(
+            drift=measure_drift(graph_sets[0], graph_sets[1], longest, appends=DRIFT_APPENDS),
             batched={
-                name: batch_difference(side, questions) for name, side in zip(("float32", "half"), sides, strict=True)
+                name: batch_difference(graph_set, queries)
+                for name, graph_set in zip(("float32", "half"), graph_sets, strict=True)
             },
         )
     quality.check(bounds)

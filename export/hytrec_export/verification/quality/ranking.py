@@ -1,4 +1,4 @@
-"""What the quality gate asks, and one set of graphs that answers it."""
+"""Queries of the quality gate, and a set of graphs that evaluates them."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from hytrec_export.settings import Limits, ServingSettings
 from hytrec_export.verification.parity.golden import CATALOGUE_SCORES
 from hytrec_export.verification.quality.fp16_emulation import Fp16EmulationRunner
 
-LEAST_EVENTS = 3
+MIN_EVENTS = 3
 """A shorter history has nothing to be evaluated by; see `hytrec.data.split`."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class EvalQuery:
-    """What is asked of a history.
+    """The prediction of a history's last event.
 
     Args:
         history: without its last event. now_s: time of that event.
@@ -38,12 +38,12 @@ class EvalQuery:
     seen: Int64Array
 
 
-def question_of(history: History, *, items: int) -> EvalQuery:
+def query_of(history: History, *, items: int) -> EvalQuery:
     """The last event of a history (of one event at least) is to be predicted, as in `hytrec.data.split`."""
     before = history.before(len(history) - 1)
     target, seen = int(history.item_rows[-1]), np.unique(before.item_rows)
-    asked = len(history) >= LEAST_EVENTS and target <= items and target not in seen
-    return EvalQuery(history=before, now_s=int(history.times[-1]), target=target if asked else 0, seen=seen)
+    predictable = len(history) >= MIN_EVENTS and target <= items and target not in seen
+    return EvalQuery(history=before, now_s=int(history.times[-1]), target=target if predictable else 0, seen=seen)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -58,22 +58,22 @@ class GraphSet:
     retriever: Runner
     limits: Limits
 
-    def encode(self, questions: Sequence[EvalQuery], *, padding: int = 0) -> EncodedUsers:
+    def encode(self, queries: Sequence[EvalQuery], *, padding: int = 0) -> EncodedUsers:
         """Users after their histories."""
-        parts = [split_every(question.history, self.limits.max_events) for question in questions]
-        return self.chain.replay(parts, padding=padding)
+        chunks = [split_every(query.history, self.limits.max_events) for query in queries]
+        return self.chain.replay(chunks, padding=padding)
 
-    def retrieve(self, users: EncodedUsers, questions: Sequence[EvalQuery]) -> tuple[Int64Array, NDArray[np.float32]]:
+    def retrieve(self, users: EncodedUsers, queries: Sequence[EvalQuery]) -> tuple[Int64Array, NDArray[np.float32]]:
         """Rows (B, R), as many as the reranker takes, and the scores of all rows (B, I + 2), -inf of those hidden."""
-        feed = users.features | {NOW.name: times(questions), EXCLUDED_ROWS.name: seen_rows(questions)}
+        feed = users.features | {NOW.name: times(queries), EXCLUDED_ROWS.name: seen_rows(queries)}
         outputs = self.retriever.infer(feed)
         return outputs[RETRIEVED_ROWS.name][:, : self.limits.max_candidates], outputs[CATALOGUE_SCORES]
 
-    def reply(self, questions: Sequence[EvalQuery]) -> EvalResult:
-        """Answers to questions, all at once."""
-        users = self.encode(questions)
-        rows, catalogue = self.retrieve(users, questions)
-        scores = self.chain.rerank(users, times(questions), rows)
+    def evaluate(self, queries: Sequence[EvalQuery]) -> EvalResult:
+        """Results of queries, in one batch."""
+        users = self.encode(queries)
+        rows, catalogue = self.retrieve(users, queries)
+        scores = self.chain.rerank(users, times(queries), rows)
         return EvalResult(users=users, rows=rows, catalogue=catalogue, scores=scores)
 
 
@@ -85,22 +85,22 @@ def opened(graphs: Mapping[str, Path], settings: ServingSettings, stack: ExitSta
     )
 
 
-def seen_rows(questions: Sequence[EvalQuery]) -> Int64Array:
+def seen_rows(queries: Sequence[EvalQuery]) -> Int64Array:
     """Seen rows side by side, (B, X), padded with 0."""
-    rows = np.zeros((len(questions), max(1, *(question.seen.size for question in questions))), np.int64)
-    for row, question in zip(rows, questions, strict=True):
-        row[: question.seen.size] = question.seen
+    rows = np.zeros((len(queries), max(1, *(query.seen.size for query in queries))), np.int64)
+    for row, query in zip(rows, queries, strict=True):
+        row[: query.seen.size] = query.seen
     return rows
 
 
-def times(questions: Sequence[EvalQuery]) -> Int64Array:
+def times(queries: Sequence[EvalQuery]) -> Int64Array:
     """now_s (B, 1)."""
-    return np.array([[question.now_s] for question in questions], np.int64)
+    return np.array([[query.now_s] for query in queries], np.int64)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class EvalResult:
-    """Answers of one set of graphs to B questions; scores (B, R) are those of its own rows (B, R)."""
+    """Results of one set of graphs for B queries; scores (B, R) are those of its own rows (B, R)."""
 
     users: EncodedUsers
     rows: Int64Array

@@ -1,4 +1,4 @@
-"""Graphs of a tiny model and hand-made ones, and orders to compile them with TensorRT for RTX.
+"""Graphs of a tiny model and hand-made ones, and jobs to compile them with TensorRT for RTX.
 
 The model is just wide enough that its products count as large, and no power of two.
 """
@@ -154,10 +154,10 @@ def plan_of() -> MakePlan:
 
 
 @pytest.fixture
-def toy_order(toy: Toy, plan_of: MakePlan) -> Callable[..., CompileJob]:
-    """An order for a toy's engine; `changes` are fields of it."""
+def toy_job(toy: Toy, plan_of: MakePlan) -> Callable[..., CompileJob]:
+    """A job for a toy's engine; `changes` are fields of it."""
 
-    def order(graph: Path, **changes: Any) -> CompileJob:
+    def job(graph: Path, **changes: Any) -> CompileJob:
         values: dict[str, Any] = {
             "target": Target.TENSORRT_RTX,
             "model": toy.model,
@@ -171,4 +171,4 @@ def toy_order(toy: Toy, plan_of: MakePlan) -> Callable[..., CompileJob]:
         }
         return CompileJob(**values | changes)
 
-    return order
+    return job

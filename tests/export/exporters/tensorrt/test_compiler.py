@@ -99,10 +99,10 @@ def test_a_profile_that_tensorrt_refuses_is_an_error(trt: Any, configured: Any) 
         add_profiles(builder, configured(), [falling], graph="toy.onnx", log=log)
 
 
-def test_an_engine_is_written_with_its_record(tensorrt: TensorRT, toy: Any, toy_order: Any) -> None:
-    order = toy_order(toy.product(table=np.float16, product="float16"), precision=Precision.MIXED)
+def test_an_engine_is_written_with_its_record(tensorrt: TensorRT, toy: Any, toy_job: Any) -> None:
+    job = toy_job(toy.product(table=np.float16, product="float16"), precision=Precision.MIXED)
     told: list[int] = []
-    record = compile_engine(tensorrt, order, advance=told.append)
+    record = compile_engine(tensorrt, job, advance=told.append)
     assert sum(told) == PARTS
     assert record.size_bytes == (toy.folder / "toy.plan").stat().st_size > 0
     assert record.layers["matrix_multiply"] == {"float16": 1}
@@ -111,19 +111,19 @@ def test_an_engine_is_written_with_its_record(tensorrt: TensorRT, toy: Any, toy_
     assert json.loads(json.dumps(record.to_dict()))["precision"] == "mixed-float16"
 
 
-def test_a_foreign_timing_cache_is_told_and_replaced(tensorrt: TensorRT, toy: Any, toy_order: Any) -> None:
-    order = toy_order(toy.write(("Relu", ["x"], "y")))
-    order.cache.write_text("somebody else's")
-    note = f"timing cache {order.cache} is damaged, or of another TensorRT or GPU; it was begun anew"
-    assert compile_engine(tensorrt, order).notes == [note]
-    assert compile_engine(tensorrt, order).notes == []
+def test_a_foreign_timing_cache_is_told_and_replaced(tensorrt: TensorRT, toy: Any, toy_job: Any) -> None:
+    job = toy_job(toy.write(("Relu", ["x"], "y")))
+    job.cache.write_text("somebody else's")
+    note = f"timing cache {job.cache} is damaged, or of another TensorRT or GPU; it was started from scratch"
+    assert compile_engine(tensorrt, job).notes == [note]
+    assert compile_engine(tensorrt, job).notes == []
 
 
 @pytest.mark.parametrize(
     ("columns", "count", "reason"), [(64, 500, "smaller than K"), (5_000, 4_000, r"maximum value allowed \(3840\)")]
 )
 def test_a_builder_that_fails_says_why(
-    tensorrt: TensorRT, toy: Any, toy_order: Any, columns: int, count: int, reason: str
+    tensorrt: TensorRT, toy: Any, toy_job: Any, columns: int, count: int, reason: str
 ) -> None:
     graph = toy.write(
         ("MatMul", ["x", "w"], "a"),
@@ -132,31 +132,31 @@ def test_a_builder_that_fails_says_why(
         output=(TensorProto.FLOAT, ["B", count]),
     )
     wide = Tensor(name="y", dtype=DType.FLOAT32, axes=(count,), doc="")
-    order = toy_order(graph, model=replace(toy.model, outputs=(wide,)))
+    job = toy_job(graph, model=replace(toy.model, outputs=(wide,)))
     message = (
         rf"^tensorrt-rtx [\d.]+ cannot compile toy.onnx: .*{reason}.*; try smaller --max-batch, --max-events or "
         "--max-candidates$"
     )
     with pytest.raises(BuildError, match=message):
-        compile_engine(tensorrt, order)
-    assert not order.engine.exists()
+        compile_engine(tensorrt, job)
+    assert not job.engine.exists()
 
 
-def test_an_engine_that_cannot_be_written_is_an_os_error(tensorrt: TensorRT, toy: Any, toy_order: Any) -> None:
-    order = toy_order(toy.write(("Relu", ["x"], "y")), engine=toy.folder / "missing" / "toy.plan")
+def test_an_engine_that_cannot_be_written_is_an_os_error(tensorrt: TensorRT, toy: Any, toy_job: Any) -> None:
+    job = toy_job(toy.write(("Relu", ["x"], "y")), engine=toy.folder / "missing" / "toy.plan")
     with pytest.raises(FileNotFoundError, match="missing"):
-        compile_engine(tensorrt, order)
+        compile_engine(tensorrt, job)
 
 
-def test_a_builder_that_cannot_start_says_so(toy_order: Any, toy: Any, trt: Any) -> None:
+def test_a_builder_that_cannot_start_says_so(toy_job: Any, toy: Any, trt: Any) -> None:
     module = SimpleNamespace(__version__="11.0.0.114", ILogger=trt.ILogger, Builder=lambda logger: None)
     message = r"^tensorrt 11.0.0.114 cannot start \(it gave no reason\); check the driver$"
     with pytest.raises(BuildError, match=message):
-        compile_engine(TensorRT(target=Target.TENSORRT, module=module), toy_order(toy.write(("Relu", ["x"], "y"))))
+        compile_engine(TensorRT(target=Target.TENSORRT, module=module), toy_job(toy.write(("Relu", ["x"], "y"))))
 
 
 def test_on_the_right_gpu_the_engine_itself_is_inspected(
-    tensorrt: TensorRT, toy: Any, toy_order: Any, monkeypatch: pytest.MonkeyPatch
+    tensorrt: TensorRT, toy: Any, toy_job: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def inspected(_trt: Any, engine: Path, **_: Any) -> Any:
         assert engine.is_file()
@@ -165,7 +165,7 @@ def test_on_the_right_gpu_the_engine_itself_is_inspected(
     monkeypatch.setattr(compiling, "capability_of_gpu", lambda: "sm86")
     monkeypatch.setattr(compiling, "count_engine_layers", inspected)
     graph = toy.product(table=np.float16, product="float16")
-    record = compile_engine(tensorrt, toy_order(graph, precision=Precision.MIXED))
+    record = compile_engine(tensorrt, toy_job(graph, precision=Precision.MIXED))
     assert record.engine_layers == {"gemm": {"float16": 3}}
     with pytest.raises(BuildError, match=r"^3 layers of the float32 engine toy\.plan are float16"):
-        compile_engine(tensorrt, toy_order(toy.write(("Relu", ["x"], "y"))))
+        compile_engine(tensorrt, toy_job(toy.write(("Relu", ["x"], "y"))))

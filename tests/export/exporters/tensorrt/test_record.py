@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -29,15 +30,30 @@ def record(**changes: Any) -> EngineRecord:
 
 
 def test_a_record_goes_through_the_manifest() -> None:
-    one = record(engine_layers={"gemm": {"float16": 2}}, notes=["timing cache begun anew"])
+    one = record(engine_layers={"gemm": {"float16": 2}}, notes=["timing cache started from scratch"])
     assert EngineRecord.from_dict(json.loads(json.dumps(one.to_dict())), PATH) == one
 
 
-@pytest.mark.parametrize("damage", [{"target": "toaster"}, {"precision": None}, {"unheard_of": 1}])
-def test_a_damaged_record_is_an_error(damage: dict[str, Any]) -> None:
-    message = f"^what the manifest says of {PATH} is damaged .+; build the repository again$"
-    with pytest.raises(RepositoryError, match=message):
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        ({"target": "toaster"}, "Invalid enum value 'toaster' - at `$.target`"),
+        ({"precision": None}, "Expected `str`, got `null` - at `$.precision`"),
+        ({"size_bytes": "7"}, "Expected `int`, got `str` - at `$.size_bytes`"),
+        ({"layers": {"gemm": 3}}, "Expected `object`, got `int` - at `$.layers[...]`"),
+    ],
+)
+def test_a_damaged_record_names_the_field(damage: dict[str, Any], reason: str) -> None:
+    message = f"what the manifest says of {PATH} is damaged ({reason}); build the repository again"
+    with pytest.raises(RepositoryError, match=f"^{re.escape(message)}$"):
         EngineRecord.from_dict(record().to_dict() | damage, PATH)
+
+
+def test_a_record_without_a_field_names_it() -> None:
+    values = record().to_dict()
+    del values["seconds"]
+    with pytest.raises(RepositoryError, match=r"is damaged \(Object missing required field `seconds`\); build the"):
+        EngineRecord.from_dict(values, PATH)
 
 
 @pytest.mark.parametrize("found", ["10.13.2.6", "10.13.2", "10.13"])

@@ -152,14 +152,14 @@ def test_a_file_that_tensorrt_refuses_or_that_is_gone_is_an_error(fake: Any) -> 
 
 
 @pytest.mark.gpu
-def test_a_real_engine_answers_on_a_real_gpu(tensorrt: TensorRT, toy: Any, toy_order: Any) -> None:
+def test_a_real_engine_answers_on_a_real_gpu(tensorrt: TensorRT, toy: Any, toy_job: Any) -> None:
     here = capability_of_gpu()
     if here is None or not torch.cuda.is_available():
         pytest.skip("needs an NVIDIA driver with a GPU and the CUDA build of torch; this machine has not both")
     if here.upper() not in tensorrt.module.ComputeCapability.__members__:
         pytest.skip(f"TensorRT for RTX builds for no GPU of {here}")
-    order = toy_order(toy.write(("Relu", ["x"], "y")), options=EngineOptions(compute_capability=here))
-    compile_engine(tensorrt, order)
+    job = toy_job(toy.write(("Relu", ["x"], "y")), options=EngineOptions(compute_capability=here))
+    compile_engine(tensorrt, job)
     values = np.linspace(-1, 1, 3 * 64, dtype=np.float32).reshape(3, 64)
-    with TensorRTRunner(tensorrt, order.engine) as runner:
+    with TensorRTRunner(tensorrt, job.engine) as runner:
         assert np.array_equal(runner.infer({"x": values})["y"], np.maximum(values, 0))

@@ -44,7 +44,7 @@ def cache(tmp_path: Path) -> TimingCache:
 
 
 def note(cache: TimingCache) -> str:
-    return f"timing cache {cache.path} is damaged, or of another TensorRT or GPU; it was begun anew"
+    return f"timing cache {cache.path} is damaged, or of another TensorRT or GPU; it was started from scratch"
 
 
 def test_timings_are_used_again_by_the_next_build(cache: TimingCache) -> None:

@@ -230,7 +230,7 @@ def test_a_server_without_metrics_counts_nothing(
 
 
 @pytest.mark.parametrize("model", [STATE_LOAD, STATE_SAVE, FORGET], ids=lambda model: model.name)
-def test_a_store_of_one_process_is_refused(
+def test_a_store_of_one_process_is_rejected(
     repository: Path, model: Model, pb_utils: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HYTREC_STATE_STORE", "memory")

@@ -34,7 +34,7 @@ def test_files(repository: Path) -> None:
     manifest = Manifest.load(repository)
     (fine,) = lines(check_files(repository, manifest, silent))
     assert fine.startswith("ok      ")
-    assert fine.endswith(" files are as they were built")
+    assert fine.endswith(" files match the manifest")
     (repository / "vocabulary.npz").unlink()
     assert lines(check_files(repository, manifest, silent)) == [
         "not ok  vocabulary.npz is missing; copy the repository again, or build it again"

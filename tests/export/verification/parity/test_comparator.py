@@ -89,16 +89,51 @@ def result_of(**values: float) -> ParityReport:
 
 def test_over_the_bound_the_worst_is_told_with_its_place() -> None:
     message = (
-        "the build drifts from PyTorch: scores max |diff| 0.031 > 0.01 at (B=8, T=2048); "
-        "raise --atol, or choose the other --lowering"
+        "the build differs from PyTorch: scores max |diff| 0.031 > 0.01 at (B=8, T=2048); "
+        "try the other --lowering, or raise --atol if you accept this error"
     )
     with pytest.raises(ParityError, match=f"^{re.escape(message)}$"):
         result_of(state=0.02, scores=0.031, other=0.001).check(0.01, subject="the build")
 
 
+@pytest.mark.parametrize("broken", [np.nan, np.inf])
+@pytest.mark.parametrize("first", [True, False], ids=["broken first", "broken last"])
+@pytest.mark.parametrize("sort", ["scores", "state", "lists"])
+def test_what_is_not_finite_fails_whenever_it_comes(sort: str, first: bool, broken: float) -> None:
+    comparator = Comparator()
+
+    def compare(value: float) -> None:
+        got, want, where = np.array([value]), np.array([value if value == broken else 1.0]), f"{value:g}"
+        if sort == "scores":
+            comparator.scores("kind", got, np.array([1.0]), where)
+        elif sort == "state":
+            comparator.state("kind", {"memory": got}, {"memory": want}, where)
+        else:
+            comparator.lists("kind", (np.array([1]), np.array([2])), (got, np.array([1.0])), where)
+
+    for value in (broken, 1.25) if first else (1.25, broken):
+        compare(value)
+    result = comparator.result()
+    assert result.largest["kind"].value == np.inf
+    assert result.worst == np.inf
+    with pytest.raises(ParityError, match=r"kind max \|diff\| inf > 1e\+30"):
+        result.check(1e30, subject="it")
+
+
+@pytest.mark.parametrize("names", [("a", "b"), ("b", "a")])
+def test_a_result_that_is_no_number_is_the_worst_in_any_order(names: tuple[str, str]) -> None:
+    values = {"a": float("nan"), "b": 1.0}
+    result = result_of(**{name: values[name] for name in names})
+    assert np.isnan(result.worst)
+    with pytest.raises(ParityError, match=r"a max \|diff\| nan"):
+        result.check(0.1, subject="it")
+
+
 @pytest.mark.parametrize("value", [float("inf"), float("nan")])
 def test_no_bound_lets_pass_what_is_not_finite(value: float) -> None:
-    with pytest.raises(ParityError, match=r"^the build drifts from PyTorch: scores max \|diff\| (inf|nan) > 1e\+30 at"):
+    with pytest.raises(
+        ParityError, match=r"^the build differs from PyTorch: scores max \|diff\| (inf|nan) > 1e\+30 at"
+    ):
         result_of(scores=value).check(1e30, subject="the build")
 
 

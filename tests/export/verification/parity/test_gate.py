@@ -84,10 +84,10 @@ def changed(name: str, change: Callable[[Any], Any]) -> Spoil:
 
 
 def test_the_same_runtime_twice_is_nothing_apart(gate: Callable[..., ParityResult], run: Run) -> None:
-    found = gate().differences
-    kinds = ("corner", "history", "streamed", "batched")
+    found = gate().report
+    kinds = ("grid", "history", "streamed", "batched")
     assert {f"{kind} {what}" for kind in kinds for what in ("state", "scores", "retrieval")} <= set(found.largest)
-    assert max(found.largest[f"{kind} scores"].value for kind in ("corner", "history")) == 0
+    assert max(found.largest[f"{kind} scores"].value for kind in ("grid", "history")) == 0
     assert found.worst < 1e-5
     assert found.cases["histories"] == len(run.samples)
     assert found.cases["streamed histories"] > 0
@@ -109,7 +109,7 @@ def over(gate: Callable[..., ParityResult], monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(ParityReport, "check", lambda *_, **__: None)
 
     def found(model: str, spoil: Spoil) -> dict[str, Difference]:
-        largest = gate(model, spoil).differences.largest
+        largest = gate(model, spoil).report.largest
         return {kind: difference for kind, difference in largest.items() if not difference.value <= 1e-4}
 
     return found
@@ -117,7 +117,8 @@ def over(gate: Callable[..., ParityResult], monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_over_the_bound_there_is_no_build(gate: Callable[..., ParityResult]) -> None:
     message = (
-        r"^the build drifts from PyTorch: \w+ scores max \|diff\| 0\.001\d* > 0.0001 at .*; raise --atol, or choose "
+        r"^the exported model differs from PyTorch: \w+ scores max \|diff\| 0\.001\d* > 0.0001 at .*; "
+        r"try the other --lowering, or raise --atol if you accept this error$"
     )
     with pytest.raises(ParityError, match=message):
         gate(RERANKER.name, changed("raw_scores", lambda values: values + np.float32(0.001)))
@@ -135,22 +136,22 @@ DRIFTS: dict[str, Callable[[NDArray[Any]], NDArray[Any]]] = {
 @pytest.mark.parametrize("name", DRIFTS)
 def test_a_drift_in_any_tensor_of_the_state_is_found(over: Callable[..., dict[str, Difference]], name: str) -> None:
     found = over(ENCODER.name, changed(name, DRIFTS[name]))
-    assert {"corner state", "history state"} <= set(found)
+    assert {"grid state", "history state"} <= set(found)
 
 
 def test_a_drift_in_the_memory_that_is_read_is_found(over: Callable[..., dict[str, Difference]]) -> None:
     found = over(ENCODER.name, changed("last_memory", lambda memory: memory * np.float32(1.01)))
-    assert {"corner state", "history scores"} <= set(found)
+    assert {"grid state", "history scores"} <= set(found)
 
 
 def test_a_score_that_is_no_number_is_found(over: Callable[..., dict[str, Difference]]) -> None:
     found = over(RERANKER.name, changed("raw_scores", lambda values: np.where(values == values.max(), np.nan, values)))
-    assert found["corner scores"].value == np.inf
+    assert found["grid scores"].value == np.inf
 
 
 def test_items_in_the_wrong_order_are_found(over: Callable[..., dict[str, Difference]]) -> None:
     found = over(RETRIEVER.name, changed("candidate_rows", lambda rows: rows[:, ::-1]))
-    assert {"corner retrieval", "history retrieval"} <= set(found)
+    assert {"grid retrieval", "history retrieval"} <= set(found)
 
 
 def test_an_excluded_item_that_comes_back_is_found(over: Callable[..., dict[str, Difference]]) -> None:
@@ -159,7 +160,7 @@ def test_an_excluded_item_that_comes_back_is_found(over: Callable[..., dict[str,
         return outputs
 
     found = over(RETRIEVER.name, spoil)
-    assert found["corner retrieval"].value == np.inf
+    assert found["grid retrieval"].value == np.inf
     assert found["history retrieval"].value == np.inf
 
 
@@ -187,17 +188,17 @@ def test_a_wrong_step_of_a_stream_is_found(over: Callable[..., dict[str, Differe
         return outputs
 
     found = over(ENCODER.name, spoil)
-    assert "corner state" not in found
-    assert found["streamed state"].where.endswith("one event a call, memory")
+    assert "grid state" not in found
+    assert found["streamed state"].where.endswith("one event per request, memory")
 
 
 def test_times_beyond_2038_are_in_the_grid(over: Callable[..., dict[str, Difference]]) -> None:
     found = over(ENCODER.name, changed("next_last_time", lambda times: np.minimum(times, 2**31 - 1)))
-    assert found["corner state"].where.endswith("last_time")
+    assert found["grid state"].where.endswith("last_time")
 
 
 def test_answers_come_back_for_the_golden_file(gate: Callable[..., ParityResult], run: Run) -> None:
-    answers = gate().answers
+    answers = gate().golden
     assert [len(answer.history) for answer in answers] == [len(sample) for sample in run.samples]
     for answer in answers:
         assert answer.candidate_rows.size == run.config.items
@@ -211,5 +212,5 @@ def test_a_run_without_samples_is_checked_by_made_up_histories(
     gate: Callable[..., ParityResult],
 ) -> None:
     found = gate(samples=[])
-    assert found.answers == []
-    assert found.differences.cases["streamed histories"] > 0
+    assert found.golden == []
+    assert found.report.cases["streamed histories"] > 0

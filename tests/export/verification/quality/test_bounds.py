@@ -40,6 +40,17 @@ def quality(**changed: Any) -> QualityReport:
     return dataclasses.replace(passing, **changed)
 
 
+@pytest.mark.parametrize("broken", [math.nan, math.inf])
+@pytest.mark.parametrize("field", ["state", "score"])
+def test_drift_that_is_not_finite_does_not_pass(field: str, broken: float) -> None:
+    changed: dict[str, Any] = {field: broken}
+    drift = dataclasses.replace(quality().drift, **changed)
+    with pytest.raises(
+        QualityError, match=rf"^float16 does not stay finite over 100 single appends .*{field} {broken}"
+    ):
+        quality(drift=drift).check(BOUNDS)
+
+
 def test_at_its_bounds_a_build_passes_whatever_the_drift() -> None:
     quality().check(BOUNDS)
 

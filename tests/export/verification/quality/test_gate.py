@@ -28,7 +28,7 @@ from hytrec_export.verification.quality.accumulator import TIE
 from hytrec_export.verification.quality.bounds import QualityBounds, QualityReport
 from hytrec_export.verification.quality.fp16_emulation import Fp16EmulationRunner
 from hytrec_export.verification.quality.gate import DRIFT_APPENDS, check_quality
-from hytrec_export.verification.quality.ranking import question_of
+from hytrec_export.verification.quality.ranking import query_of
 
 Graphs = dict[str, Path]
 LOOSE = QualityBounds(score=1e9, overlap=0, metric=1e9, batched=1e9)
@@ -132,15 +132,15 @@ def test_questions_are_those_of_the_evaluation_protocol(rows: list[int]) -> None
     items = 5
     times = np.arange(len(rows)) + 7
     history = History(item_rows=np.array(rows), behavior_rows=np.zeros_like(times), times=times)
-    question = question_of(history, items=items)
+    query = query_of(history, items=items)
     asked = evaluation(as_histories([history]), Part.TEST, items=items)
-    assert len(question.history) == len(rows) - 1
-    assert question.now_s == times[-1]
-    assert (question.target > 0) == (len(asked) == 1)
+    assert len(query.history) == len(rows) - 1
+    assert query.now_s == times[-1]
+    assert (query.target > 0) == (len(asked) == 1)
     if len(asked):
-        assert question.target == asked.targets[0]
-        assert question.now_s == asked.now[0]
-        assert question.seen.tolist() == asked.seen(0).tolist()
+        assert query.target == asked.targets[0]
+        assert query.now_s == asked.now[0]
+        assert query.seen.tolist() == asked.seen(0).tolist()
 
 
 def scale(path: Path, name: str, factor: float) -> None:

@@ -95,7 +95,7 @@ def test_a_call_without_events_writes_nothing(served: Any, endpoint: str) -> Non
     for events in ({}, empty):
         answer = served(endpoint, user_id=b"silent", **events, **ENDPOINTS[endpoint])
         assert (answer["event_count"].tolist(), answer["applied"].tolist()) == ([[0]], [[False]])
-    assert served.user(b"silent").status == "new"
+    assert served.user(b"silent").status is StateStatus.NEW
 
 
 def test_a_repeated_call_applies_its_events_once(served: Any) -> None:
@@ -144,7 +144,7 @@ def test_a_position_is_a_precondition(served: Any) -> None:
 def test_a_user_is_forgotten(served: Any) -> None:
     served("hytrec_append", user_id=b"forget", **_events(100))
     assert served("hytrec_forget", user_id=b"forget")["forgotten"].tolist() == [[True]]
-    assert served.user(b"forget").status == "new"
+    assert served.user(b"forget").status is StateStatus.NEW
     assert served("hytrec_forget", user_id=b"forget")["forgotten"].tolist() == [[False]]
     assert served("hytrec_append", user_id=b"forget", **_events(100))["event_count"] == 1
 
@@ -209,7 +209,7 @@ def test_a_full_store_refuses_new_users_and_keeps_the_others(
             "was stored; raise its size limit, or delete users with: hytrec-export state delete"
         )
         assert served.metric("hytrec_store_full_total") == 1
-        assert served.user(b"user %d" % users).status == "new"
+        assert served.user(b"user %d" % users).status is StateStatus.NEW
         assert served("hytrec_rank", user_id=b"nobody", candidate_keys=[[100]])["scores"].tolist() == [[-1]]
         assert served("hytrec_append", user_id=b"user 0", **_events(100))["event_count"] == 2
         served("hytrec_forget", user_id=b"user 1")

@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from hytrec.data.histories import History
 from hytrec.data.vocabulary import Vocabulary
 from hytrec.signature import ENCODER, GRAPHS
 from hytrec_export.errors import ServerError
@@ -74,10 +73,6 @@ Serve = Callable[..., AbstractContextManager[EmbeddedServer]]
 def serve_backends(
     tmp_path_factory: pytest.TempPathFactory, settings: ServingSettings, vocabulary: Vocabulary, write_stand_ins: Any
 ) -> Serve:
-    history = History(
-        item_rows=np.arange(1, 12), behavior_rows=np.ones(11, np.int64), times=1_000_000_000 + np.arange(11)
-    )
-
     @contextmanager
     def serve(state: StateKind, edit: Callable[[Path], object] = lambda _: None) -> Iterator[EmbeddedServer]:
         folder = tmp_path_factory.mktemp(state.value)
@@ -89,7 +84,6 @@ def serve_backends(
             vocabulary=vocabulary,
             files=write_stand_ins(folder / "graphs", settings.sizes, settings.items),
             plan=resolve_plan(BuildOptions(run=folder, target=Target.ONNXRUNTIME, state=state)),
-            warmup=[history],
         )
         for model in GRAPHS:
             stand_in(repository / model.name, session=state is StateKind.SEQUENCE and model is ENCODER)
@@ -169,7 +163,7 @@ def test_a_warmup_file_that_is_too_short_is_noticed(serve_backends: Serve) -> No
         file = repository / "hytrec_encoder" / "warmup" / "history_item_rows"
         file.write_bytes(file.read_bytes()[:-1])
 
-    with pytest.raises(ServerError, match="warmup setting expects 96 bytes"), serve_backends(StateKind.STORE, shorten):
+    with pytest.raises(ServerError, match="warmup setting expects 400 bytes"), serve_backends(StateKind.STORE, shorten):
         pass
 
 
@@ -216,7 +210,7 @@ def test_sessions_are_apart_and_begin_with_nothing(client: Any) -> None:
     assert (first["event_count"], second["event_count"]) == ([[1]], [[0]])
 
 
-def test_what_is_refused_is_refused_before_the_state_moves(client: Any) -> None:
+def test_what_is_rejected_is_rejected_before_the_state_moves(client: Any) -> None:
     begun = {"sequence_id": 21, "sequence_start": True}
     call(client, "hytrec_session_append", sequence=begun, item_keys=[[100]], times=[[5]])
     with pytest.raises(grpc_client.InferenceServerException, match="item_keys has 2 values and times has 1"):
@@ -225,7 +219,7 @@ def test_what_is_refused_is_refused_before_the_state_moves(client: Any) -> None:
     assert after["event_count"] == [[2]]
 
 
-def test_a_call_without_its_session_is_refused(client: Any) -> None:
+def test_a_call_without_its_session_is_rejected(client: Any) -> None:
     with pytest.raises(grpc_client.InferenceServerException, match="must specify the START flag"):
         call(client, "hytrec_session_append", sequence={"sequence_id": 99}, item_keys=[[100]], times=[[5]])
 

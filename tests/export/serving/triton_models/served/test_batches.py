@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from hytrec.contract import StateStatus
 from hytrec.data.vocabulary import Vocabulary
 from hytrec.signature import MAX_FUTURE_S, MAX_TIME_S
 from hytrec_export.options import Execution
@@ -82,7 +83,7 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
 }
 
 
-def test_bad_calls_are_refused_and_their_batch_mates_answered(patient: Any) -> None:
+def test_bad_calls_are_rejected_and_their_batch_mates_answered(patient: Any) -> None:
     count, batches = patient.executions(patient.first_step)
 
     def refused(name: str) -> tuple[str, str]:
@@ -98,7 +99,7 @@ def test_bad_calls_are_refused_and_their_batch_mates_answered(patient: Any) -> N
         assert code == "INVALID_ARGUMENT"
         assert message.startswith("in ensemble 'hytrec_rank', " + BAD[name][1])
         assert "\n" not in message
-        assert patient.user(name.encode()).status == "new"
+        assert patient.user(name.encode()).status is StateStatus.NEW
     for number, answer in enumerate([results[0], *results[-2:]]):
         assert answer["scores"].tolist() == [[998]]
         assert patient.user(b"good %d" % number).event_count == 1
@@ -203,7 +204,7 @@ def test_a_wrong_form_is_an_invalid_argument_in_one_line(patient: Any, name: str
     assert code == "INVALID_ARGUMENT"
     assert complaint in message
     assert "\n" not in message
-    assert patient.user(b"form").status == "new"
+    assert patient.user(b"form").status is StateStatus.NEW
     assert _rank(patient, b"form", item_keys=np.empty((1, 0), np.int64), times=np.empty((1, 0), np.int64))
 
 
@@ -215,11 +216,11 @@ def test_a_wrong_form_is_an_invalid_argument_in_one_line(patient: Any, name: str
         ({"excluded_keys": [[1] * 9]}, "excluded_keys holds 9 keys; at most 8 are allowed, leave out the oldest"),
     ],
 )
-def test_a_bad_recommend_is_refused(patient: Any, changed: dict[str, Any], complaint: str) -> None:
+def test_a_bad_recommend_is_rejected(patient: Any, changed: dict[str, Any], complaint: str) -> None:
     code, message = patient.refusal("hytrec_recommend", user_id=b"recommend", **changed)
     assert (code, message) == ("INVALID_ARGUMENT", f"in ensemble 'hytrec_recommend', {complaint}")
 
 
-def test_a_bad_forget_is_refused(patient: Any) -> None:
+def test_a_bad_forget_is_rejected(patient: Any) -> None:
     code, message = patient.refusal("hytrec_forget", user_id=b"")
     assert (code, message) == ("INVALID_ARGUMENT", "user_id is empty; it must be 1 to 256 bytes of UTF-8")

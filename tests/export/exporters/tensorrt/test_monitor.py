@@ -1,4 +1,4 @@
-"""The log and the progress monitor."""
+"""Log and progress monitor."""
 
 from __future__ import annotations
 

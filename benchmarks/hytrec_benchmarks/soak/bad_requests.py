@@ -1,4 +1,4 @@
-"""Calls that must be refused, and what must be said to each. No client lets them through, so they are sent raw."""
+"""Invalid requests and the status code each must get. No client lets them through, so they are sent raw."""
 
 from __future__ import annotations
 
@@ -13,28 +13,28 @@ from numpy.typing import NDArray
 from hytrec.signature import APPEND, RANK, RECOMMEND
 from hytrec_export.settings import ServingSettings
 
-USER = b"a caller of bad calls"
-"""Never to be stored: each of these calls is refused."""
+USER = b"sender of bad requests"
+"""Never stored: each of these requests is rejected."""
 INVALID = "INVALID_ARGUMENT"
 SOON_S = 100_000
 
 
 @dataclass(frozen=True, kw_only=True)
-class BadCall:
-    """A call and the code it must get.
+class BadRequest:
+    """A request and the gRPC status code it must get.
 
     Args:
-        torn: the tensor whose bytes are cut short.
+        truncated: the tensor whose last byte is cut off.
     """
 
     name: str
     endpoint: str
     inputs: Mapping[str, NDArray[Any]]
     code: str = INVALID
-    torn: str | None = None
+    truncated: str | None = None
 
 
-def bad_calls(settings: ServingSettings, item_key: NDArray[Any]) -> list[BadCall]:
+def bad_requests(settings: ServingSettings, item_key: NDArray[Any]) -> list[BadRequest]:
     """One of every kind.
 
     Args:
@@ -75,24 +75,24 @@ def bad_calls(settings: ServingSettings, item_key: NDArray[Any]) -> list[BadCall
         "type of keys": {"item_keys": other_type},
         "no batch axis": {"times": np.array([5])},
         "three axes": {"times": np.array([[[5]]])},
-        "short call id": {"request_id": np.ones((1, 4), np.uint8)},
-        "call id of zeros": {"request_id": np.zeros((1, 16), np.uint8)},
-        "a tensor nobody knows": {"surprise": np.array([[5]])},
+        "short request id": {"request_id": np.ones((1, 4), np.uint8)},
+        "request id of zeros": {"request_id": np.zeros((1, 16), np.uint8)},
+        "an unknown tensor": {"surprise": np.array([[5]])},
     }
-    calls = [BadCall(name=name, endpoint=RANK.name, inputs=sound | change) for name, change in changes.items()]
+    requests = [BadRequest(name=name, endpoint=RANK.name, inputs=sound | change) for name, change in changes.items()]
     user = {"user_id": sound["user_id"]}
     return [
-        *calls,
-        BadCall(name="top_k of zero", endpoint=RECOMMEND.name, inputs=user | {"top_k": np.array([[0]])}),
-        BadCall(name="huge top_k", endpoint=RECOMMEND.name, inputs=user | {"top_k": np.array([[1 << 40]])}),
-        BadCall(
+        *requests,
+        BadRequest(name="top_k of zero", endpoint=RECOMMEND.name, inputs=user | {"top_k": np.array([[0]])}),
+        BadRequest(name="huge top_k", endpoint=RECOMMEND.name, inputs=user | {"top_k": np.array([[1 << 40]])}),
+        BadRequest(
             name="too many excluded",
             endpoint=RECOMMEND.name,
             inputs=user | {"excluded_keys": keys(limits.max_excluded + 1)},
         ),
-        BadCall(name="no user", endpoint=APPEND.name, inputs={"times": np.array([[5]]), "item_keys": keys(1)}),
-        BadCall(name="nothing", endpoint=APPEND.name, inputs={}),
-        BadCall(name="torn user id", endpoint=APPEND.name, inputs=user, torn="user_id"),
-        BadCall(name="torn times", endpoint=RANK.name, inputs=sound, torn="times"),
-        BadCall(name="no such model", endpoint="hytrec_nothing", inputs=user, code="NOT_FOUND"),
+        BadRequest(name="no user", endpoint=APPEND.name, inputs={"times": np.array([[5]]), "item_keys": keys(1)}),
+        BadRequest(name="nothing", endpoint=APPEND.name, inputs={}),
+        BadRequest(name="truncated user id", endpoint=APPEND.name, inputs=user, truncated="user_id"),
+        BadRequest(name="truncated times", endpoint=RANK.name, inputs=sound, truncated="times"),
+        BadRequest(name="no such model", endpoint="hytrec_nothing", inputs=user, code="NOT_FOUND"),
     ]
