@@ -87,8 +87,11 @@ class Bundle:
 
     @property
     def config(self) -> ModelConfig:
-        """Sizes of the model."""
-        return ModelConfig.from_dict(self.description["model"])
+        """Sizes of the model. Plain Python, since the GPU machine has no package that checks documents."""
+        try:
+            return ModelConfig(**self.description["model"])
+        except (KeyError, TypeError) as error:
+            raise BundleError(f"{self.folder / CONFIG_FILE} describes no model ({error}); prepare it again") from error
 
     def settings(self) -> ServingSettings:
         """Settings of a build of this model with the default limits."""

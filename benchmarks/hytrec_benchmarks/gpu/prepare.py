@@ -17,7 +17,7 @@ from hytrec.modeling.model import HyTRec
 from hytrec.run_folder import CONFIG_FILE as RUN_CONFIG_FILE
 from hytrec.run_folder import Run, load_run
 from hytrec.signature import EXCLUDED_ROWS, NOW, RETRIEVER
-from hytrec_benchmarks.fixtures.movielens import fetch_movielens
+from hytrec_benchmarks.fixtures.context import Log, data_folder
 from hytrec_benchmarks.fixtures.reference_models import in_float64, oracle, whole
 from hytrec_benchmarks.fixtures.training import train_briefly
 from hytrec_benchmarks.gpu.bundle import (
@@ -211,9 +211,9 @@ def trained_run(folder: Path, *, quick: bool, say: Callable[[str], None]) -> Pat
     """A run of the default size, trained for a minute or two on MovieLens-100K; one that is there is used again.
 
     Raises:
-        DataError: the data can be neither found nor fetched.
+        DataError: the log is not in `data_folder()`.
     """
     if not (folder / RUN_CONFIG_FILE).exists():
         say(f"training {folder} on MovieLens-100K")
-        train_briefly(fetch_movielens(folder.with_name("ml-100k")), folder, seed=0, quick=quick)
+        train_briefly(data_folder() / f"{Log.RATINGS.value}.parquet", folder, seed=0, quick=quick)
     return folder

@@ -13,7 +13,7 @@ from hytrec_benchmarks.gpu.device import ROTATED, Device
 from hytrec_benchmarks.gpu.model_steps import Tensors
 from hytrec_benchmarks.gpu.results import Result
 from hytrec_benchmarks.gpu.speed_checks import CANDIDATES, Bench
-from hytrec_benchmarks.peers.softmax import COUNT, new_sasrec
+from hytrec_benchmarks.peers.sasrec import new_sasrec
 
 
 def softmax_comparison(bundle: Bundle, device: Device, *, quick: bool) -> Iterator[Result]:
@@ -27,7 +27,7 @@ def softmax_comparison(bundle: Bundle, device: Device, *, quick: bool) -> Iterat
 
         @torch.inference_mode()
         def whole_history(feed: Tensors, peer: torch.nn.Module = peer) -> torch.Tensor:
-            return peer(feed[ITEM_ROWS.name], feed[COUNT.name], feed[CANDIDATE_ROWS.name])[0]  # type: ignore[no-any-return]
+            return peer(feed[ITEM_ROWS.name], feed["count"], feed[CANDIDATE_ROWS.name])[0]  # type: ignore[no-any-return]
 
         for batch in (bench.grid.batches[0], bench.grid.batches[1]):
             for events in bench.grid.histories:
@@ -47,5 +47,5 @@ def _histories(bundle: Bundle, device: Device, *, batch: int, events: int) -> li
 
     count = torch.full((batch, 1), events, device=device.torch_device)
     return [
-        {ITEM_ROWS.name: rows(events), COUNT.name: count, CANDIDATE_ROWS.name: rows(CANDIDATES)} for _ in range(ROTATED)
+        {ITEM_ROWS.name: rows(events), "count": count, CANDIDATE_ROWS.name: rows(CANDIDATES)} for _ in range(ROTATED)
     ]

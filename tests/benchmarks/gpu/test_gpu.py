@@ -144,7 +144,7 @@ class HostCopies(TorchDispatchMode):
     """Notes what puts a tensor of the host onto the device: a CUDA graph cannot capture it."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.found: list[str] = []
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -158,7 +158,7 @@ class HostCopies(TorchDispatchMode):
 
 @pytest.mark.parametrize("mixed", [False, True], ids=["float32", "mixed"])
 def test_every_step_stays_on_the_device(bundle: Bundle, mixed: bool) -> None:
-    """Under fake CUDA tensors, as no GPU is needed for: nothing of the host's comes in, so a CUDA graph can capture it."""
+    """Under fake CUDA tensors, which need no GPU: nothing comes from the host, so a CUDA graph can capture a step."""
     model = bundle.model()
     model = to_mixed_precision(model) if mixed else model
     device = torch.device("cuda")
@@ -212,6 +212,7 @@ def test_without_a_gpu_run_says_what_to_do(bundle: Bundle, capsys: pytest.Captur
         (None, r"is no folder of `hytrec_benchmarks.gpu prepare` \(bundle.json: .*; prepare one"),
         ("{", r"is no folder of `hytrec_benchmarks.gpu prepare`"),
         ('{"format_version": 0}', r"is of another version than 1; prepare the folder again"),
+        ('{"format_version": 1}', r"describes no model \('model'\); prepare it again"),
     ],
 )
 def test_another_folder_is_refused(tmp_path: Path, text: str | None, message: str) -> None:
@@ -282,8 +283,8 @@ def test_a_report_has_a_section_for_every_card_and_a_picture(tmp_path: Path) -> 
     assert "| worst_state_max_rel_diff | runtime tensorrt | not installed |" in text
     assert "| headline | done | 12.0 |" in text
     assert (page.parent / "images" / "gpu_cost_by_history.png").read_bytes().startswith(b"\x89PNG")
+    results[0].write_text('{"figure": "a"}\n')
     with pytest.raises(BundleError, match="does not begin with the card it was measured on"):
-        results[0].write_text('{"figure": "a"}\n')
         write_report(results, page, page.parent)
 
 

@@ -24,7 +24,7 @@ from hytrec_benchmarks.peers import build
 from hytrec_benchmarks.peers.encoders import EncodingScorer
 from hytrec_benchmarks.peers.queries import Peer, Query
 from hytrec_benchmarks.peers.repository import PeerKind, write_peer
-from hytrec_benchmarks.peers.softmax import new_sasrec
+from hytrec_benchmarks.peers.sasrec import new_sasrec
 from hytrec_clients import Events, HytrecClient, InvalidRequest
 from hytrec_export.errors import BuildError, InputError
 from hytrec_export.runtime.model_chain import split_every
