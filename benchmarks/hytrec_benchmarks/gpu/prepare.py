@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from hytrec.data.histories import History, Int64Array
 from hytrec.modeling.model import HyTRec
+from hytrec.program import project_revision
 from hytrec.run_folder import CONFIG_FILE as RUN_CONFIG_FILE
 from hytrec.run_folder import Run, load_run
 from hytrec.signature import EXCLUDED_ROWS, NOW, RETRIEVER
@@ -35,7 +36,7 @@ from hytrec_benchmarks.gpu.bundle import (
 from hytrec_export.exporters.onnx_graph import export_graphs
 from hytrec_export.exporters.wrapper import CatalogueScores
 from hytrec_export.options import Lowering, Precision
-from hytrec_export.repository.manifest import git_revision, versions
+from hytrec_export.repository.manifest import versions
 from hytrec_export.runtime.model_chain import EncodedUsers, empty_state
 from hytrec_export.runtime.runners import TorchRunner
 from hytrec_export.settings import Limits, ServingSettings
@@ -201,7 +202,7 @@ def _describe(run: Run, cases: list[str], path: Path) -> None:
         "source": run.training,
         "cases": cases,
         "prepared": datetime.now(UTC).isoformat(timespec="seconds"),
-        "revision": git_revision(),
+        "revision": project_revision(),
         "versions": versions(),
     }
     path.write_text(json.dumps(description, indent=2, default=str) + "\n")

@@ -1,8 +1,8 @@
 """A causal softmax attention model in SASRec's shape (arXiv 1808.09781), of HyTRec's width and depth.
 
-Weights are random: what is compared is the time, which does not depend on them. In a graph attention is one fused operator that leaves out
-the future and holds no quadratic memory (three times as fast as `MultiHeadAttention` or ONNX's own `Attention` at
-10,000 events); elsewhere it is PyTorch's. The last layer asks for the last event alone.
+Weights are random: what is compared is the time, which does not depend on them. In a graph attention is one fused
+operator that leaves out the future and holds no quadratic memory (three times as fast as `MultiHeadAttention` or ONNX's
+own `Attention` at 10,000 events); elsewhere it is PyTorch's. The last layer asks for the last event alone.
 """
 
 from __future__ import annotations

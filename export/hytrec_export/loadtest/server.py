@@ -11,7 +11,7 @@ from hytrec.contract import Ensemble, Limit
 from hytrec.signature import APPEND, RECOMMEND
 from hytrec_clients import ClientError, HytrecClient, KeyTypes, RetryPolicy, ServerMismatch
 from hytrec_clients.codec import Contract, limits_of
-from hytrec_clients.flow import failure_of
+from hytrec_clients.flow import channel_options, failure_of
 from hytrec_export.errors import LoadTestError
 from hytrec_export.loadtest.statistics import ModelTimes
 from hytrec_export.optional import require
@@ -42,7 +42,7 @@ class LiveServer:
         grpc = require("tritonclient.grpc", extra="client")
         self.client = HytrecClient(endpoint, timeout_s=REQUEST_TIMEOUT_S, retry=RETRY)
         self._failure: type[Exception] = grpc.InferenceServerException
-        self._triton: Any = grpc.InferenceServerClient(endpoint)
+        self._triton: Any = grpc.InferenceServerClient(endpoint, channel_args=channel_options(endpoint))
 
     def __enter__(self) -> Self:
         return self

@@ -29,7 +29,7 @@ from hytrec.signature import (
 )
 from hytrec_clients import Events, HytrecClient, Ranking, Recommendation, RetryPolicy
 from hytrec_clients.codec import Contract, encode
-from hytrec_clients.flow import failure_of
+from hytrec_clients.flow import channel_options, failure_of
 from hytrec_export.errors import OptionError, ServerError
 from hytrec_export.optional import require
 
@@ -74,7 +74,7 @@ class Endpoints:
         grpc = require("tritonclient.grpc", extra="client")
         self.url = parts.netloc
         self._failure: type[Exception] = grpc.InferenceServerException
-        self._triton: Any = grpc.InferenceServerClient(self.url)
+        self._triton: Any = grpc.InferenceServerClient(self.url, channel_args=channel_options(self.url))
         self._client = HytrecClient(self.url, timeout_s=TIMEOUT_S, retry=RetryPolicy(max_attempts=ATTEMPTS))
         self._contracts: dict[str, Contract] = {}
 
@@ -185,10 +185,9 @@ def _result(found: Ranking | Recommendation) -> ServedResult:
 
 
 def _session_result(result: Any, scores: str, **fields: Any) -> ServedResult:
-    fingerprint = result.as_numpy(MODEL_FINGERPRINT.name)[0]
     return ServedResult(
         scores=result.as_numpy(scores)[0],
         event_count=int(result.as_numpy(NEW_EVENT_COUNT.name)[0, 0]),
-        model_fingerprint=fingerprint.tobytes().hex() if fingerprint.dtype == np.uint8 else fingerprint[0].decode(),
+        model_fingerprint=result.as_numpy(MODEL_FINGERPRINT.name)[0].tobytes().hex(),
         **fields,
     )

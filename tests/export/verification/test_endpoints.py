@@ -29,8 +29,8 @@ OUTPUTS = {
     "event_count": np.array([[4]]),
     "applied": np.array([[True]]),
     "forgotten": np.array([[True]]),
-    "state_status": np.array([[b"new"]], object),
-    "model_fingerprint": np.array([[b"f" * 32]], object),
+    "state_status": np.array([[0]]),
+    "model_fingerprint": np.full((1, 16), 0xFF, np.uint8),
 }
 
 
