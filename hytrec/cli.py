@@ -29,6 +29,19 @@ TRAIN_PACKAGES = ("torch", "pyarrow", "safetensors", "scipy")
 """Packages of the extra that the commands import."""
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+SoftmaxLayers = Annotated[int, typer.Option(help="M, softmax attention layers over the window.")]
+FfnMultiple = Annotated[int, typer.Option(help="Feed-forward width as a multiple of D.")]
+Patience = Annotated[int, typer.Option(help="Stop after this many epochs without a better validation NDCG@10.")]
+MaxHistory = Annotated[int, typer.Option(help="Maximum events of a history in an epoch.")]
+BatchEvents = Annotated[int, typer.Option(help="Events per batch, padding included.")]
+Positions = Annotated[int, typer.Option(help="Positions per history at which the user vector is trained.")]
+LearningRate = Annotated[float, typer.Option(help="Peak learning rate, after warm-up.")]
+WeightDecay = Annotated[float, typer.Option(help="Weight decay of matrices and embedding tables.")]
+WarmupSteps = Annotated[int, typer.Option(help="Steps of linear learning-rate warm-up.")]
+UnknownRate = Annotated[float, typer.Option(help="Share of input items replaced by the unknown item.")]
+AverageDecay = Annotated[float, typer.Option(help="Decay of the weights' moving average.")]
+RerankCandidates = Annotated[int, typer.Option(help="Retrieved items per position that the reranker learns from.")]
+ValidationUsers = Annotated[int, typer.Option(help="Users evaluated after each epoch.")]
 Threads = Annotated[int, typer.Option(help="torch threads; 0 for its default.")]
 UserColumn = Annotated[str, typer.Option(help="Column of the user id.")]
 ItemColumn = Annotated[str, typer.Option(help="Column of the item key.")]
@@ -51,53 +64,27 @@ def train(
     width: Annotated[int, typer.Option(help="D, the model's width.")] = ModelConfig.width,
     heads: Annotated[int, typer.Option(help="H, heads of every layer.")] = ModelConfig.heads,
     tadn_layers: Annotated[int, typer.Option(help="L, TADN layers (linear attention).")] = ModelConfig.tadn_layers,
-    softmax_layers: Annotated[
-        int, typer.Option(help="M, softmax attention layers over the window.")
-    ] = ModelConfig.softmax_layers,
+    softmax_layers: SoftmaxLayers = ModelConfig.softmax_layers,
     window: Annotated[int, typer.Option(help="W, recent events kept in full.")] = ModelConfig.window,
     experts: Annotated[int, typer.Option(help="E, experts of the reranker.")] = ModelConfig.experts,
-    ffn_multiple: Annotated[
-        int, typer.Option(help="Feed-forward width as a multiple of D.")
-    ] = ModelConfig.ffn_multiple,
+    ffn_multiple: FfnMultiple = ModelConfig.ffn_multiple,
     dropout: Annotated[float, typer.Option(help="Dropout in training.")] = ModelConfig.dropout,
     branches: Annotated[Branches, typer.Option(help="Memories that the model reads.")] = ModelConfig.branches,
     seed: Annotated[int, typer.Option(help="Random seed of weights and sampling.")] = TrainingOptions.seed,
     epochs: Annotated[int, typer.Option(help="Maximum number of epochs.")] = TrainingOptions.epochs,
     max_minutes: Annotated[float | None, typer.Option(help="Maximum training time.")] = TrainingOptions.max_minutes,
-    patience: Annotated[
-        int, typer.Option(help="Stop after this many epochs without a better validation NDCG@10.")
-    ] = TrainingOptions.patience,
-    max_history: Annotated[
-        int, typer.Option(help="Maximum events of a history in an epoch.")
-    ] = TrainingOptions.max_history,
-    batch_events: Annotated[
-        int, typer.Option(help="Events per batch, padding included.")
-    ] = TrainingOptions.batch_events,
-    positions: Annotated[
-        int, typer.Option(help="Positions per history at which the user vector is trained.")
-    ] = TrainingOptions.positions,
+    patience: Patience = TrainingOptions.patience,
+    max_history: MaxHistory = TrainingOptions.max_history,
+    batch_events: BatchEvents = TrainingOptions.batch_events,
+    positions: Positions = TrainingOptions.positions,
     negatives: Annotated[int, typer.Option(help="Negatives of the sampled softmax.")] = TrainingOptions.negatives,
-    learning_rate: Annotated[
-        float, typer.Option(help="Peak learning rate, after warm-up.")
-    ] = TrainingOptions.learning_rate,
-    weight_decay: Annotated[
-        float, typer.Option(help="Weight decay of matrices and embedding tables.")
-    ] = TrainingOptions.weight_decay,
-    warmup_steps: Annotated[
-        int, typer.Option(help="Steps of linear learning-rate warm-up.")
-    ] = TrainingOptions.warmup_steps,
-    unknown_rate: Annotated[
-        float, typer.Option(help="Share of input items replaced by the unknown item.")
-    ] = TrainingOptions.unknown_rate,
-    average_decay: Annotated[
-        float, typer.Option(help="Decay of the weights' moving average.")
-    ] = TrainingOptions.average_decay,
-    rerank_candidates: Annotated[
-        int, typer.Option(help="Retrieved items per position that the reranker learns from.")
-    ] = TrainingOptions.rerank_candidates,
-    validation_users: Annotated[
-        int, typer.Option(help="Users evaluated after each epoch.")
-    ] = TrainingOptions.validation_users,
+    learning_rate: LearningRate = TrainingOptions.learning_rate,
+    weight_decay: WeightDecay = TrainingOptions.weight_decay,
+    warmup_steps: WarmupSteps = TrainingOptions.warmup_steps,
+    unknown_rate: UnknownRate = TrainingOptions.unknown_rate,
+    average_decay: AverageDecay = TrainingOptions.average_decay,
+    rerank_candidates: RerankCandidates = TrainingOptions.rerank_candidates,
+    validation_users: ValidationUsers = TrainingOptions.validation_users,
     threads: Threads = 0,
     as_json: AsJson = False,
 ) -> None:

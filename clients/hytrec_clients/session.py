@@ -27,7 +27,6 @@ _READY_TIMEOUT_S = 1.0
 _NOT_A_URL = re.compile(r"^[a-z]+://|^$|\s")
 
 Result = TypeVar("Result", Receipt, Ranking, Recommendation)
-T = TypeVar("T")
 
 
 class RequestOptions(TypedDict, total=False):
@@ -288,14 +287,14 @@ class Session:
             self._contracts.clear()
             self._limits = None
             raise ModelChanged(
-                f"the server runs model {receipt.model_fingerprint}, this client is pinned to {pinned}; user "
-                "states of the old model are not used any more: call accept_model(error.new), then forget and "
-                "backfill each user from the whole history",
+                f"the server runs model {receipt.model_fingerprint}, this client is pinned to {pinned}; user states of "
+                "the old model are not used any more: call accept_model(error.new), then forget and backfill each user "
+                "from the whole history",
                 old=pinned,
                 new=receipt.model_fingerprint,
                 result=result,
             )
 
     def _budget(self, timeout_s: float | None) -> Budget:
-        timeout_s = self.timeout_s if timeout_s is None else timeout_s
-        return Budget(policy=self.policy, timeout_s=timeout_s, clock=self._clock)
+        own_s = self.timeout_s if timeout_s is None else timeout_s
+        return Budget(policy=self.policy, timeout_s=own_s, clock=self._clock)

@@ -94,7 +94,7 @@ def test_competitors_are_compared_at_lengths_of_history(
     assert len({one["model"] for one in competitors}) == 1
     assert len(report["points"]) == 6
     for point in report["points"]:
-        assert point["requests"] == point["requests_per_window"] >= 4
+        assert point["requests"] == point["requests_per_window"] >= 2  # a round of both client threads
         assert point["errors"] == point["replayed"] == point["states_lost"] == 0
         assert {row["events_from"] for row in point["by_history"]} <= {8, 16} if point["history"] == 10 else {16, 32}
     ours = [point for point in report["points"] if point["competitor"] == "hytrec"]

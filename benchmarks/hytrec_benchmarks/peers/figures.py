@@ -112,7 +112,7 @@ def compared_figures(points: Points, ratio_rows: Points) -> Figures:
     found = {f"{point['history']:,} events": figures_of(point) for point in points if point["competitor"] == HYTREC}
     for row in ratio_rows:
         spread = (row["high"] - row["low"]) / 2 / row["ratio"] if row["ratio"] else 0.0
-        found[f"{row['history']:,} events"][f"over {row['over']}"] = (row["ratio"], spread)
+        found[f"{row['history']:,} events"][f"over {row['over']}"] = [row["ratio"], spread]
     return found
 
 

@@ -50,54 +50,60 @@ EXTRAS = dict.fromkeys(("torch", "safetensors"), "export") | {"pyarrow": "loadte
 
 Repository = Annotated[Path, typer.Argument(help="Folder of a built model repository.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+ExecutionOption = Annotated[
+    Execution | None,
+    typer.Option(help="All steps of a request in one Triton model, or an ensemble; default: the target's fastest."),
+]
+IntraOpThreads = Annotated[
+    int | None,
+    typer.Option(help=f"Threads per operator, target onnxruntime on the CPU; default: {INTRA_OP_THREADS}."),
+]
+FusedMaxBatch = Annotated[
+    int | None,
+    typer.Option(help=f"Maximum batch size of the model of --execution fused; default: {FUSED_MAX_BATCH}."),
+]
+ComputeCapability = Annotated[
+    str | None, typer.Option(help="GPU architecture to compile for, for example sm86; target tensorrt-rtx only.")
+]
+TimingCache = Annotated[
+    Path | None, typer.Option(help="File of TensorRT's timing cache; default: beside the repository.")
+]
+LoweringOption = Annotated[
+    Lowering | None, typer.Option(help="Form of the recurrence in the graph; default: the fastest on the target.")
+]
+State = Annotated[
+    StateKind, typer.Option(help="Where user state lives: the state store, or Triton's sequence batcher.")
+]
+Output = Annotated[Path, typer.Option(help="Folder for the model repository; an existing repository is replaced.")]
 
 
 @app.command()
 def build(
     run: Annotated[Path, typer.Argument(help="Run folder of `hytrec train`.", show_default=False)],
     *,
-    output: Annotated[
-        Path, typer.Option(help="Folder for the model repository; an existing repository is replaced.")
-    ] = (BuildOptions.output),
+    output: Output = BuildOptions.output,
     target: Annotated[Target, typer.Option(help="Inference backend.")] = BuildOptions.target,
     fp16: Annotated[
         bool, typer.Option("--fp16", help="Float16 weights, and float16 products where the target has them.")
     ] = (BuildOptions.fp16),
-    lowering: Annotated[
-        Lowering | None, typer.Option(help="Form of the recurrence in the graph; default: the fastest on the target.")
-    ] = BuildOptions.lowering,
+    lowering: LoweringOption = BuildOptions.lowering,
     device: Annotated[Device, typer.Option(help="Device of target onnxruntime.")] = BuildOptions.device,
-    state: Annotated[
-        StateKind, typer.Option(help="Where user state lives: the state store, or Triton's sequence batcher.")
-    ] = BuildOptions.state,
-    execution: Annotated[
-        Execution | None,
-        typer.Option(help="All steps of a request in one Triton model, or an ensemble; default: the target's fastest."),
-    ] = BuildOptions.execution,
-    compute_capability: Annotated[
-        str | None, typer.Option(help="GPU architecture to compile for, for example sm86; target tensorrt-rtx only.")
-    ] = EngineOptions.compute_capability,
+    state: State = BuildOptions.state,
+    execution: ExecutionOption = BuildOptions.execution,
+    compute_capability: ComputeCapability = EngineOptions.compute_capability,
     hardware_compatibility: Annotated[
         bool, typer.Option("--hardware-compatibility", help="Engines run on other GPUs too, more slowly.")
     ] = EngineOptions.hardware_compatibility,
     version_compatible: Annotated[
         bool, typer.Option("--version-compatible", help="Engines run on later versions of TensorRT too.")
     ] = EngineOptions.version_compatible,
-    timing_cache: Annotated[
-        Path | None, typer.Option(help="File of TensorRT's timing cache; default: beside the repository.")
-    ] = EngineOptions.timing_cache,
+    timing_cache: TimingCache = EngineOptions.timing_cache,
     max_events: Annotated[int, typer.Option(help="Maximum new events per request.")] = Limits.max_events,
     max_candidates: Annotated[int, typer.Option(help="Maximum candidates per request.")] = Limits.max_candidates,
     max_excluded: Annotated[int, typer.Option(help="Maximum excluded items per request.")] = Limits.max_excluded,
     max_batch: Annotated[int, typer.Option(help="Maximum dynamic batch size.")] = Limits.max_batch,
-    fused_max_batch: Annotated[
-        int | None,
-        typer.Option(help=f"Maximum batch size of the model of --execution fused; default: {FUSED_MAX_BATCH}."),
-    ] = BuildOptions.fused_max_batch,
-    intra_op_threads: Annotated[
-        int | None,
-        typer.Option(help=f"Threads per operator, target onnxruntime on the CPU; default: {INTRA_OP_THREADS}."),
-    ] = BuildOptions.intra_op_threads,
+    fused_max_batch: FusedMaxBatch = BuildOptions.fused_max_batch,
+    intra_op_threads: IntraOpThreads = BuildOptions.intra_op_threads,
     samples: Annotated[
         Samples, typer.Option(help="Histories that the repository stores for `verify`: of users, or synthetic.")
     ] = BuildOptions.samples,

@@ -11,7 +11,7 @@ from hytrec_export.loadtest.rows import LATENCIES, number
 SAME = ("scenario", "model", "events", "candidates", "requests_per_window", "concurrency", "window_seconds")
 """What two tests should have in common; a note says where they differ."""
 COMPARISON_HEAD = ("load", "figure", "before", "now", "ratio", "band", "")
-Figures = dict[str, dict[str, tuple[float | None, float]]]
+Figures = dict[str, dict[str, list[float | None]]]
 """Value and spread, by a point's label and the figure's name."""
 
 
@@ -20,11 +20,11 @@ def compared_figures(points: Sequence[Mapping[str, Any]]) -> Figures:
     return {point["label"]: figures_of(point) for point in points}
 
 
-def figures_of(point: Mapping[str, Any]) -> dict[str, tuple[float | None, float]]:
+def figures_of(point: Mapping[str, Any]) -> dict[str, list[float | None]]:
     """Throughput and latency percentiles of a point: value and spread by name."""
     values = {"throughput": point.get("throughput_per_s"), **point.get("latency_ms", {})}
     spreads = point.get("spread", {})
-    return {name: (values.get(name), spreads.get(name, 0.0)) for name in ("throughput", *LATENCIES)}
+    return {name: [values.get(name), spreads.get(name, 0.0)] for name in ("throughput", *LATENCIES)}
 
 
 def compare(old: Mapping[str, Any], new: Mapping[str, Any], *, old_name: str, noise: float) -> dict[str, Any]:

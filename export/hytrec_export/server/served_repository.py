@@ -6,7 +6,6 @@ from pathlib import Path
 
 from hytrec_export.errors import RepositoryError
 from hytrec_export.options import Target
-from hytrec_export.repository.manifest import FILE_NAME, Manifest
 from hytrec_export.repository.target_note import TARGET_NOTE
 
 
@@ -22,6 +21,8 @@ def check_models(repository: Path) -> None:
 
 def check_target(repository: Path) -> None:
     """Raises: RepositoryError: the manifest is damaged, or names a target whose backend the pip server has not."""
+    from hytrec_export.repository.manifest import FILE_NAME, Manifest  # noqa: PLC0415 - numpy: --help is not to wait
+
     if not (repository / FILE_NAME).exists():
         return
     target = Manifest.load(repository).options.get("target")

@@ -189,7 +189,7 @@ def spoiled(monkeypatch: pytest.MonkeyPatch, half: Graphs) -> Callable[[str, Spo
             def infer(self, feed: Mapping[str, Any]) -> Arrays:
                 return change(feed, super().infer(feed)) if self._graph == half[model] else super().infer(feed)
 
-        monkeypatch.setattr(quality_sides, "RoundingRunner", SpoiledRunner)
+        monkeypatch.setattr(quality_sides, "Fp16EmulationRunner", SpoiledRunner)
 
     return spoil
 
@@ -246,7 +246,7 @@ def test_a_tie_in_float32_may_change_places(
                 outputs["raw_scores"] = sign * step * feed["candidate_rows"].astype(np.float64)
             return outputs
 
-    monkeypatch.setattr(quality_sides, "RoundingRunner", RowRunner)
+    monkeypatch.setattr(quality_sides, "Fp16EmulationRunner", RowRunner)
     found = check(half, bounds=LOOSE)
     assert found.overlap_in_place < 1
     assert (found.overlap == 1) == ties
@@ -261,7 +261,7 @@ def test_without_histories_there_is_nothing_to_judge_by(
 ) -> None:
     with pytest.raises(
         QualityError,
-        match=r"^there are no sample histories in the run, and nothing else tells what float16 changes; train on a log "
+        match=r"^there are no sample histories in the run, and nothing else shows what float16 changes; train on a log "
         r"with some events, or build without --fp16$",
     ):
         check(half, samples=samples)

@@ -40,13 +40,13 @@ import numpy as np
 import triton_python_backend_utils as pb_utils
 from hytrec.contract import next_name
 from hytrec.signature import ENCODER, SESSION_ENCODER, STATE
-from hytrec_export.serving.triton_models.startup import graph_of, runner_of, settings_of
+from hytrec_export.serving.triton_models.startup import graph_of, open_graph, settings_of
 
 class TritonPythonModel:
     '''Carries the state from call to call, as Triton itself does for its own backends.'''
 
     def initialize(self, args):
-        self.runner = runner_of(graph_of(args), ENCODER, run_overhead=8)
+        self.runner = open_graph(graph_of(args), ENCODER)
         sizes = settings_of(args).sizes
         self.zeros = {{t.name: np.zeros((1, *sizes.shape(t)), t.dtype.value) for t in STATE}}
         self.states = {{}}

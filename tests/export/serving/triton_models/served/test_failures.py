@@ -26,24 +26,24 @@ RAISING_ROW = {model.name: 5 + 2 * place for place, model in enumerate(STEPS)}
 """An event of this item makes the step raise for its whole batch; one of the next item, for that call alone."""
 
 FAULTY_SHIM = """
-from hytrec_export.serving.triton_models import responses as batch
+from hytrec_export.serving.triton_models import responses
 from hytrec_export.serving.triton_models.{module} import TritonPythonModel
 
 SHIFTS = dict(item_keys=99, item_rows=0, window_items=0, next_window_items=0)
-answer_all = batch._answer_all
+run_all = responses._run_all
 
 def rows(inputs):
     return {{int(row) - SHIFTS[name] for name in SHIFTS.keys() & inputs.keys() for row in inputs[name][0]}}
 
-def faulty_answer_all(requests, answer):
+def faulty_run_all(requests, run):
     def faulty(requests):
         if any({row} in rows(inputs) for inputs in requests):
             raise RuntimeError("injected")
-        sound = iter(answer([inputs for inputs in requests if {row} + 1 not in rows(inputs)]))
+        sound = iter(run([inputs for inputs in requests if {row} + 1 not in rows(inputs)]))
         return [RuntimeError("injected") if {row} + 1 in rows(inputs) else next(sound) for inputs in requests]
-    return answer_all(requests, faulty)
+    return run_all(requests, faulty)
 
-batch._answer_all = faulty_answer_all
+responses._run_all = faulty_run_all
 """
 
 
