@@ -12,9 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from hytrec.config import ModelConfig
 from hytrec.contract import DType, Sizes
-from hytrec.data.histories import History
 from hytrec.data.vocabulary import Vocabulary
 from hytrec.signature import STATE
 from hytrec_export.options import BuildOptions, Execution, Target
@@ -156,65 +154,6 @@ def state() -> State:
         "event_count": np.array([3]),
         "last_time": np.array([1_000]),
     }
-
-
-CONFIG = ModelConfig(
-    items=30, behaviors=2, width=16, heads=2, tadn_layers=2, softmax_layers=1, window=8, experts=2, dropout=0.0
-)
-LIMITS = Limits(max_events=200, max_candidates=40, max_excluded=20, max_batch=4)
-
-
-MakeRun = Callable[[Path, ModelConfig, Vocabulary], Path]
-
-
-def write_run(folder: Path, config: ModelConfig, vocabulary: Vocabulary) -> Path:
-    """A run folder of an untrained model whose reranker has an opinion of its own, with twelve histories."""
-    import torch  # noqa: PLC0415  most tests here need none of it
-
-    from hytrec.modeling.model import build_model  # noqa: PLC0415
-    from hytrec.run_folder import save_run  # noqa: PLC0415
-
-    torch.manual_seed(1)
-    model = build_model(config)
-    torch.nn.init.normal_(model.reranker.score.weight)
-    random = np.random.default_rng(1)
-    histories = [
-        History(
-            item_rows=random.integers(1, config.items + 1, length),
-            behavior_rows=random.integers(0, config.behaviors + 1, length),
-            times=1_000_000_000 + np.cumsum(random.integers(0, 100_000, length)),
-        )
-        for length in random.integers(0, 150, 12)
-    ]
-    save_run(folder, config=config, training={}, model=model, vocabulary=vocabulary, samples=histories)
-    return folder
-
-
-@pytest.fixture(scope="session")
-def make_run() -> MakeRun:
-    return write_run
-
-
-@pytest.fixture(scope="session")
-def run_folder(make_once: Any) -> Path:
-    """A tiny run; read only."""
-    vocabulary = Vocabulary(np.arange(100, 130), [b"view", b"buy"])
-    folder: Path = make_once("tiny-run", lambda folder: write_run(folder / "run", CONFIG, vocabulary))
-    return folder / "run"
-
-
-@pytest.fixture(scope="session")
-def built(run_folder: Path, make_once: Any) -> Path:
-    """The repository built from it, a model for every step; read only."""
-
-    def make(folder: Path) -> None:
-        from hytrec_export.pipeline import build  # noqa: PLC0415
-
-        output = folder / "repository"
-        build(BuildOptions(run=run_folder, output=output, limits=LIMITS, execution=Execution.ENSEMBLE))
-
-    folder: Path = make_once("tiny-built", make)
-    return folder / "repository"
 
 
 @pytest.fixture

@@ -20,8 +20,8 @@ from hytrec_benchmarks.gpu.model_steps import Tensors
 Work = Callable[[Tensors], Any]
 """Something done with input tensors, all on the device."""
 
-WARM_RUNS = 3
-MIN_RUNS, MAX_RUNS = 5, 100
+WARM_RUNS = 2
+MIN_RUNS, MAX_RUNS = 3, 100
 ROTATED = 4
 """How many sets of inputs are taken in turn, so that no run finds its inputs in a cache."""
 _QUERY = (
