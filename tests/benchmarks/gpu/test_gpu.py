@@ -158,7 +158,7 @@ class HostCopies(TorchDispatchMode):
 
 
 @pytest.mark.parametrize("mixed", [False, True], ids=["float32", "mixed"])
-def test_every_step_stays_on_the_device(bundle: Bundle, mixed: bool) -> None:
+def test_every_step_stays_on_the_device(bundle: Bundle, mixed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """On the meta device, which needs no GPU: nothing comes from the host, so a CUDA graph can capture a step."""
     model = bundle.model()
     model = to_mixed_precision(model) if mixed else model
@@ -168,6 +168,8 @@ def test_every_step_stays_on_the_device(bundle: Bundle, mixed: bool) -> None:
     events = {name: torch.ones((2, 70), dtype=torch.int64, device=device) for name in EVENTS}
     now_s = torch.ones((2, 1), dtype=torch.int64, device=device)
     rows = torch.ones((2, 5), dtype=torch.int64, device=device)
+    for name in ("tensor", "as_tensor", "from_numpy"):
+        monkeypatch.setattr(torch, name, lambda *_, **__: pytest.fail("made on the host"))
     with HostCopies() as copies:
         user = steps.encode(state, events)
         best, scores = steps.retrieve(user, now_s, rows), steps.rerank(user, now_s, rows)
