@@ -58,7 +58,6 @@ class Device:
         self.is_cuda = self.torch_device.type == "cuda"
         torch.backends.cuda.matmul.allow_tf32 = False
         torch.backends.cudnn.allow_tf32 = False
-        torch.set_grad_enabled(False)
 
     def synchronize(self) -> None:
         """Wait until all work is done."""
