@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from hytrec.data.histories import History, Int64Array
 from hytrec.modeling.model import HyTRec
 from hytrec.program import project_revision
-from hytrec.run_folder import CONFIG_FILE as RUN_CONFIG_FILE
 from hytrec.run_folder import Run, load_run
 from hytrec.signature import EXCLUDED_ROWS, NOW, RETRIEVER
 from hytrec_benchmarks.fixtures.context import Log, data_folder
@@ -214,7 +213,10 @@ def trained_run(folder: Path, *, quick: bool, say: Callable[[str], None]) -> Pat
     Raises:
         DataError: the log is not in `data_folder()`.
     """
-    if not (folder / RUN_CONFIG_FILE).exists():
+    if not folder.exists():
         say(f"training {folder} on MovieLens-100K")
-        train_briefly(data_folder() / f"{Log.RATINGS.value}.parquet", folder, seed=0, quick=quick)
+        staging = folder.with_name(folder.name + ".new")
+        shutil.rmtree(staging, ignore_errors=True)  # of a training that was stopped
+        train_briefly(data_folder() / f"{Log.RATINGS.value}.parquet", staging, seed=0, quick=quick)
+        staging.rename(folder)
     return folder
