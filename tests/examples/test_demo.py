@@ -15,8 +15,11 @@ from hytrec.cli import train
 from movielens import read_titles
 
 EXAMPLES = Path(demo.__file__).parent
+# A line of a script's interpreter takes no blank in its path, so the shell starts it, as pip's scripts do.
 # Says its process id, and ends with one line after an interrupt, as the project's programs do.
-PROGRAM = f"""#!{sys.executable}
+PROGRAM = f"""#!/bin/sh
+'''exec' "{sys.executable}" "$0" "$@"
+' '''
 import os, signal, sys
 
 def stop(*_):

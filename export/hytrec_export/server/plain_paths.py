@@ -57,6 +57,8 @@ def ascii_environment(folder: Path) -> Path:
     if all(str(path).isascii() for path in (programs, *imported)):
         return programs
     environment = folder / "python"
+    if (environment / "pyvenv.cfg").exists():  # written last
+        return environment / "bin"
     packages = environment / "lib" / f"python{sys.version_info.major}.{sys.version_info.minor}" / "site-packages"
     packages.mkdir(parents=True)
     links = [_linked(path, packages / f"path{number}") for number, path in enumerate(imported)]

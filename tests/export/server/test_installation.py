@@ -13,6 +13,7 @@ import pytest
 from hytrec_export.errors import MissingPackageError, ServerError
 from hytrec_export.server import installation
 from hytrec_export.server.installation import MALLOC, Installation, find_libpython
+from hytrec_export.server.plain_paths import ascii_environment
 
 VERSION = f"{sys.version_info.major}.{sys.version_info.minor}"
 
@@ -108,7 +109,7 @@ def test_the_server_finds_its_libraries_and_this_interpreter_first(
     variables = Installation.find().environment(tmp_path)
     libraries = variables["LD_LIBRARY_PATH"].split(os.pathsep)
     assert libraries == [str(tmp_path / "lib"), str(wheel.parent / "nvidia_pytriton.libs"), "/elsewhere"]
-    assert variables["PATH"].split(os.pathsep)[0] == str(Path(sys.executable).parent)
+    assert variables["PATH"].split(os.pathsep)[0] == str(ascii_environment(tmp_path))
     assert variables["PATH"].endswith(os.environ["PATH"])
 
 
