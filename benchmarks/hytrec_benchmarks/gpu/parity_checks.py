@@ -49,7 +49,7 @@ def compare_all(
         scores = steps.rerank(user, now_s, candidates)[0].cpu().numpy()
         state = {tensor.name: user[tensor.name].cpu().numpy() for tensor in STATE}
         for figure, value in differences(case, state=state, rows=rows, scores=scores).items():
-            worst[figure] = _worse(figure, worst.get(figure), value)
+            worst[figure] = worse(figure, worst.get(figure), value)
             yield Result(figure=figure, value=value, of={"case": case.name, "precision": precision, "runtime": runtime})
     for figure, value in worst.items():
         yield Result(figure=f"worst_{figure}", value=value, of={"precision": precision, "runtime": runtime})
@@ -160,7 +160,8 @@ def _largest(values: NDArray[np.float64]) -> float:
     return float(found.max(initial=0)) if np.isfinite(found).all() else float("inf")
 
 
-def _worse(figure: str, kept: float | None, value: float) -> float:
+def worse(figure: str, kept: float | None, value: float) -> float:
+    """The worse of two values of a figure: of an overlap the smaller, of all else the larger."""
     if kept is None:
         return value
     return min(kept, value) if "overlap" in figure else max(kept, value)

@@ -17,7 +17,7 @@ from hytrec.modeling.model import HyTRec
 from hytrec.program import project_revision
 from hytrec.run_folder import Run, load_run
 from hytrec.signature import EXCLUDED_ROWS, NOW, RETRIEVER
-from hytrec_benchmarks.fixtures.context import Log, data_folder
+from hytrec_benchmarks.fixtures.context import Log, data_folder, settings_of
 from hytrec_benchmarks.fixtures.reference_models import in_float64, oracle, whole
 from hytrec_benchmarks.fixtures.training import train_briefly
 from hytrec_benchmarks.gpu.bundle import (
@@ -38,7 +38,6 @@ from hytrec_export.options import Lowering, Precision
 from hytrec_export.repository.manifest import versions
 from hytrec_export.runtime.model_chain import EncodedUsers, empty_state
 from hytrec_export.runtime.runners import TorchRunner
-from hytrec_export.settings import Limits, ServingSettings
 
 CANDIDATES = 500
 REAL_HISTORIES = 8
@@ -178,18 +177,7 @@ def _export(
         say(f"exporting {lowering.value} graphs, {precision.value}")
         into = folder / f"{lowering.value}-{precision.value}"
         into.mkdir(parents=True)
-        export_graphs(run.model, into, settings=_settings(run), lowering=lowering, precision=precision)
-
-
-def _settings(run: Run) -> ServingSettings:
-    return ServingSettings(
-        fingerprint=run.fingerprint,
-        items=run.config.items,
-        sizes=run.config.sizes(),
-        item_key_type=run.vocabulary.item_key_type,
-        behavior_key_type=run.vocabulary.behavior_key_type,
-        limits=Limits(),
-    )
+        export_graphs(run.model, into, settings=settings_of(run), lowering=lowering, precision=precision)
 
 
 def _describe(run: Run, cases: list[str], path: Path) -> None:

@@ -30,7 +30,7 @@ from hytrec.signature import (
 from hytrec_benchmarks.gpu.bundle import Arrays, Bundle, Case
 from hytrec_benchmarks.gpu.device import Device
 from hytrec_benchmarks.gpu.model_steps import event_arrays
-from hytrec_benchmarks.gpu.parity_checks import differences
+from hytrec_benchmarks.gpu.parity_checks import differences, worse
 from hytrec_benchmarks.gpu.results import Result
 from hytrec_export.options import BuildOptions, EngineOptions, Lowering, Precision, Target
 from hytrec_export.plan import resolve_plan
@@ -128,8 +128,7 @@ def compare_runners(
         if quick and len(case) > QUICK_EVENTS:
             continue
         for figure, value in _differences(runners, bundle, case).items():
-            pick = min if "overlap" in figure else max
-            worst[figure] = pick(worst.get(figure, value), value)
+            worst[figure] = worse(figure, worst.get(figure), value)
     for figure, value in worst.items():
         yield Result(figure=f"worst_{figure}", value=value, of=dict(of))
 

@@ -19,9 +19,9 @@ import torch
 from hytrec.modeling.model import build_model
 from hytrec.run_folder import Run, load_run
 from hytrec_benchmarks.fixtures.bounds import Figure
-from hytrec_benchmarks.fixtures.context import Context, Log
+from hytrec_benchmarks.fixtures.context import Context, Log, settings_of
 from hytrec_benchmarks.fixtures.progress import say
-from hytrec_benchmarks.suites.precision import exported, settings_of
+from hytrec_benchmarks.suites.precision import exported
 from hytrec_export.exporters.tensorrt import EngineRecord, build_engines
 from hytrec_export.options import BuildOptions, EngineOptions, Lowering, Precision, Target
 from hytrec_export.plan import resolve_plan

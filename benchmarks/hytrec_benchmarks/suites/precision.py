@@ -16,14 +16,13 @@ from torch import nn
 from hytrec.data.histories import History
 from hytrec.run_folder import Run, load_run
 from hytrec_benchmarks.fixtures.bounds import Figure
-from hytrec_benchmarks.fixtures.context import LONG, LONG_EVENTS, QUICK_EVENTS, Context, Log, Weights
+from hytrec_benchmarks.fixtures.context import LONG, LONG_EVENTS, QUICK_EVENTS, Context, Log, Weights, settings_of
 from hytrec_benchmarks.fixtures.progress import say
 from hytrec_benchmarks.fixtures.reference_models import Feeder, torch_chain
 from hytrec_export.exporters.fp16_weights import convert_to_fp16_weights
 from hytrec_export.exporters.mixed_precision import HalfLinear, HalfProduct, narrow_limit, to_mixed_precision
 from hytrec_export.exporters.onnx_graph import export_graphs
 from hytrec_export.options import Lowering, Precision
-from hytrec_export.settings import Limits, ServingSettings
 from hytrec_export.verification.quality.bounds import AUC, HR, NDCG, Drift, QualityBounds, QualityReport
 from hytrec_export.verification.quality.drift import measure_drift
 from hytrec_export.verification.quality.gate import check_quality
@@ -83,18 +82,6 @@ def exported(context: Context, run: Run, lowering: Lowering, precision: Precisio
     """Graphs of a run, in a new folder."""
     folder = context.new_folder(f"graphs-{lowering.value}-{precision.value}")
     return export_graphs(run.model, folder, settings=settings_of(run), lowering=lowering, precision=precision)
-
-
-def settings_of(run: Run) -> ServingSettings:
-    """Of a build with the default limits."""
-    return ServingSettings(
-        fingerprint=run.fingerprint,
-        items=run.config.items,
-        sizes=run.config.sizes(),
-        item_key_type=run.vocabulary.item_key_type,
-        behavior_key_type=run.vocabulary.behavior_key_type,
-        limits=Limits(),
-    )
 
 
 def size_of(graphs: Graphs) -> int:

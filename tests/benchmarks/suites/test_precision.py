@@ -11,7 +11,8 @@ from hytrec.data.vocabulary import Vocabulary
 from hytrec.modeling.model import HyTRec
 from hytrec.run_folder import Run, load_run, save_run
 from hytrec_benchmarks.fixtures.bounds import BOUNDS
-from hytrec_benchmarks.suites.precision import largest_number, quality_figures, settings_of, size_of
+from hytrec_benchmarks.fixtures.context import settings_of
+from hytrec_benchmarks.suites.precision import largest_number, quality_figures, size_of
 from hytrec_export.verification.quality.bounds import AUC, HR, NDCG, Drift, MetricChange, QualityReport
 
 
