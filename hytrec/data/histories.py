@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 
 from hytrec.data.keys import Int64Array, Keys
+from hytrec.data.logs.options import LogOptions
+from hytrec.data.logs.report import LogReport
 from hytrec.data.vocabulary import Vocabulary
 from hytrec.errors import DataError
-
-if TYPE_CHECKING:
-    from hytrec.data.readers import KeyColumn
 
 __all__ = ["Histories", "History", "Int64Array", "padded_rows", "read_histories"]
 
@@ -91,57 +90,51 @@ class Histories:
 
 
 def read_histories(
-    path: Path,
+    path: Path | str | Sequence[Path | str],
     *,
-    user_column: str = "user_id",
-    item_column: str = "item_id",
-    time_column: str = "timestamp",
-    behavior_column: str | None = None,
     vocabulary: Vocabulary | None = None,
+    tell: Callable[[LogReport], None] | None = None,
+    **options: Any,
 ) -> tuple[Histories, Vocabulary]:
-    """Read an event log: Parquet, CSV or RecBole .inter.
+    """Read an event log: Parquet, CSV or any other separated text, JSON lines, RecBole .inter.
 
     Keys are integers or strings; a text column of plain integers becomes int64, unless the vocabulary holds strings.
 
     Args:
-        behavior_column: None takes the column "behavior" if there is one. An empty behavior is row 0.
+        path: a file, a folder or a pattern, or several that are one log.
         vocabulary: None makes one from the log (keys in increasing order). Keys it does not know map to its unknown
             item and to no behavior.
+        tell: is given what was read.
+        options: fields of `hytrec.data.logs.options.LogOptions`: columns, separator, encoding, time unit; what is left
+            out is found by looking.
 
     Raises:
-        DataError: the file is missing or damaged, a column is missing, there are no events, or a value is null or not
-            allowed.
+        DataError: a file is missing or damaged, a column is missing or not known, or a value is not allowed.
         VocabularyError: the keys are not of the given vocabulary's type.
     """
     try:
-        from hytrec.data.readers import Columns, read_log  # noqa: PLC0415  pyarrow: the exporter reads no logs, has none
+        from hytrec.data.logs.reader import read_log  # noqa: PLC0415  duckdb: the exporter reads no logs, has none
     except ModuleNotFoundError as error:
         raise DataError(f"{error.name} is not installed; run: pip install 'hytrec-export[train]'") from error
 
-    columns = Columns(user=user_column, item=item_column, time=time_column, behavior=behavior_column)
-    log = read_log(Path(path), columns=columns, vocabulary=vocabulary)
-    if vocabulary is None:
-        behavior_keys = log.behaviors.keys if log.behaviors else np.empty(0, dtype="S1")
-        vocabulary = Vocabulary(np.sort(log.items.keys), np.sort(behavior_keys))
-    item_rows = log.items.spread(vocabulary.item_rows(log.items.keys))
-    if log.behaviors:
-        behavior_rows = log.behaviors.spread(vocabulary.behavior_rows(log.behaviors.keys))
-    else:
-        behavior_rows = np.zeros_like(log.times)
-    return _grouped(log.users, item_rows, behavior_rows, log.times), vocabulary
-
-
-def _grouped(users: KeyColumn, item_rows: Int64Array, behavior_rows: Int64Array, times: Int64Array) -> Histories:
-    by_key = np.argsort(users.keys)
-    ranks = np.empty_like(by_key)
-    ranks[by_key] = np.arange(by_key.size)
-    user_of_event = ranks[users.codes]
-    order = np.lexsort((times, user_of_event))  # stable: equal times keep the order of the source
-    counts = np.bincount(user_of_event, minlength=by_key.size)
-    return Histories(
-        user_keys=users.keys[by_key],
-        offsets=np.concatenate(([0], np.cumsum(counts))).astype(np.int64),
-        item_rows=item_rows[order],
-        behavior_rows=behavior_rows[order],
-        times=times[order],
+    log = read_log(
+        [path] if isinstance(path, Path | str) else path,
+        options=LogOptions(**options),
+        item_type=vocabulary.item_key_type if vocabulary else None,
+        behavior_type=vocabulary.behavior_key_type if vocabulary else None,
     )
+    if tell:
+        tell(log.report)
+    if vocabulary is None:
+        vocabulary = Vocabulary(log.item_keys, np.empty(0, "S1") if log.behavior_keys is None else log.behavior_keys)
+    if log.behavior_keys is None:
+        behavior_rows = np.zeros(log.times.size, np.int64)
+    else:
+        behavior_rows = np.append(vocabulary.behavior_rows(log.behavior_keys), 0)[log.behavior_codes]
+    return Histories(
+        user_keys=log.user_keys,
+        offsets=log.offsets,
+        item_rows=vocabulary.item_rows(log.item_keys)[log.item_codes],
+        behavior_rows=behavior_rows,
+        times=log.times,
+    ), vocabulary

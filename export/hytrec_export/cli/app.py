@@ -45,7 +45,7 @@ app.command()(doctor)
 app.command()(loadtest)
 app.command()(serve)
 
-EXTRAS = dict.fromkeys(("torch", "safetensors"), "export") | {"pyarrow": "loadtest"}
+EXTRAS = dict.fromkeys(("torch", "safetensors"), "export") | {"duckdb": "loadtest"}
 """What the commands import as it stands; every other optional package comes through `optional.require`."""
 
 Repository = Annotated[Path, typer.Argument(help="Folder of a built model repository.")]

@@ -21,10 +21,10 @@ Repository = Annotated[
     Path | None, typer.Option(help="The server's model repository: gives its limits, and must hold its model.")
 ]
 Events = Annotated[Path, typer.Option(help="Event log that traffic is made from: Parquet, CSV or RecBole .inter.")]
-UserColumn = Annotated[str, typer.Option(help="Column of the user.")]
-ItemColumn = Annotated[str, typer.Option(help="Column of the item.")]
-TimeColumn = Annotated[str, typer.Option(help="Column of the unix time in seconds.")]
-BehaviorColumn = Annotated[str | None, typer.Option(help='Column of the behavior; "behavior" if there is one.')]
+UserColumn = Annotated[str | None, typer.Option(help="Column of the user; recognised by its name.")]
+ItemColumn = Annotated[str | None, typer.Option(help="Column of the item; recognised by its name.")]
+TimeColumn = Annotated[str | None, typer.Option(help="Column of the time; recognised by its name.")]
+BehaviorColumn = Annotated[str | None, typer.Option(help="Column of the behavior; recognised by its name.")]
 Concurrency = Annotated[
     str, typer.Option(help="In-flight requests, as 1,2,4,8.", show_default="1,2,4,8; 4,8 for mixed")
 ]

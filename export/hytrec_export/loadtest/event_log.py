@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hytrec.data.logs.options import LogOptions
 from hytrec.errors import DataError
 from hytrec_clients import KeyTypes
 from hytrec_export.errors import MissingPackageError
@@ -75,35 +76,32 @@ def read_event_log(path: Path, *, columns: LogColumns, key_types: KeyTypes, user
 
     Raises:
         DataError: the log cannot be read, or its keys are strings where the server's are integers.
-        MissingPackageError: pyarrow is not installed.
+        MissingPackageError: duckdb is not installed.
     """
     try:
-        from hytrec.data.readers import Columns, KeyColumn, read_log  # noqa: PLC0415  pyarrow
+        from hytrec.data.logs.reader import read_log  # noqa: PLC0415  duckdb
     except ModuleNotFoundError as error:
         raise MissingPackageError(
             f"{error.name} is not installed; run: pip install 'hytrec-export[loadtest]'"
         ) from error
-    log = read_log(
-        path, columns=Columns(user=columns.user, item=columns.item, time=columns.time, behavior=columns.behavior)
+    options = LogOptions(
+        user_column=columns.user, item_column=columns.item, time_column=columns.time, behavior_column=columns.behavior
     )
-    user_codes = log.users.codes
-    count = len(log.users.keys)
-    taken = np.sort(np.random.default_rng(seed).permutation(count)[:users])
-    place = np.full(count, -1)
-    place[taken] = np.arange(taken.size)
-    of_event = place[user_codes]
-    order = np.lexsort((log.times, of_event))  # stable: equal times keep the order of the source
-    order = order[of_event[order] >= 0]
-    lengths = np.bincount(of_event[order], minlength=taken.size)
-    behaviors: KeyColumn | None = log.behaviors
+    log = read_log([path], options=options)
+    taken = np.sort(np.random.default_rng(seed).permutation(len(log.user_keys))[:users])
+    lengths = np.diff(log.offsets)[taken]
+    ends = np.cumsum(lengths)
+    events = np.repeat(log.offsets[taken] - (ends - lengths), lengths) + np.arange(lengths.sum())
     return EventLog(
-        offsets=np.concatenate(([0], np.cumsum(lengths))).astype(np.int64),
-        item_keys=_as_type(path, log.items.keys, key_types.item_key, "item"),
-        items=log.items.codes[order],
-        behavior_keys=None if behaviors is None else _as_type(path, behaviors.keys, key_types.behavior_key, "behavior"),
-        behaviors=np.full(order.size, -1) if behaviors is None else behaviors.codes[order],
-        times=log.times[order],
-        popularity=np.bincount(log.items.codes, minlength=len(log.items.keys)).astype(np.int64),
+        offsets=np.concatenate(([0], ends)).astype(np.int64),
+        item_keys=_as_type(path, log.item_keys, key_types.item_key, "item"),
+        items=log.item_codes[events].astype(np.int64),
+        behavior_keys=(
+            None if log.behavior_keys is None else _as_type(path, log.behavior_keys, key_types.behavior_key, "behavior")
+        ),
+        behaviors=log.behavior_codes[events].astype(np.int64),
+        times=log.times[events],
+        popularity=np.bincount(log.item_codes, minlength=len(log.item_keys)).astype(np.int64),
     )
 
 

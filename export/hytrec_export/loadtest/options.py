@@ -89,11 +89,11 @@ DEFAULT_COLD_REQUESTS = 60
 
 @dataclass(frozen=True, kw_only=True)
 class LogColumns:
-    """Names of the columns of the event log."""
+    """Names of the columns of the event log; None: recognised by their names."""
 
-    user: str = "user_id"
-    item: str = "item_id"
-    time: str = "timestamp"
+    user: str | None = None
+    item: str | None = None
+    time: str | None = None
     behavior: str | None = None
 
 

@@ -1,0 +1,11 @@
+"""Event logs as people have them: found files -> sniffed columns -> DuckDB -> keys, times and a report.
+
+files     which files a path, folder or pattern stands for, and their format by content
+dialect   separator, header and quotes of text files, from their beginning
+columns   which column is the user, the item, the time and the behavior
+times     what the numbers or texts of a time column mean
+key_columns   keys of a column as codes
+engine    the DuckDB connection: memory limit, spilling, errors
+reader    all of it in order: `read_log`
+report    what was read, as values and as lines
+"""

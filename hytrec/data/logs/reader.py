@@ -1,0 +1,237 @@
+"""Read a log: files -> the view "raw" -> keys, times -> events in order, as arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import duckdb
+import numpy as np
+import numpy.typing as npt
+
+from hytrec.contract import DType
+from hytrec.data.keys import Int64Array, Keys
+from hytrec.data.logs.engine import Engine, opened_engine, reading_error
+from hytrec.data.logs.files import found_files
+from hytrec.data.logs.key_columns import CodedKeys, RowError, coded_keys
+from hytrec.data.logs.loading import Source, loaded, naming
+from hytrec.data.logs.options import LogOptions
+from hytrec.data.logs.report import EventsPerUser, LogReport, behavior_names
+from hytrec.data.logs.times import TimeColumn, read_times, time_notes
+from hytrec.errors import DataError
+from hytrec.signature import MAX_TIME_S
+
+__all__ = ["Log", "read_log"]
+
+Int32Array: TypeAlias = npt.NDArray[np.int32]
+
+_CHUNK = 1 << 21
+_MAX_RECOGNISED_BEHAVIORS = 1_000
+_VALID = "raw.user IS NOT NULL AND raw.item IS NOT NULL AND raw.time IS NOT NULL"
+_MISSING = {
+    "without a user": "raw.user IS NULL",
+    "without an item": "raw.user IS NOT NULL AND raw.item IS NULL",
+    "without a time": "raw.user IS NOT NULL AND raw.item IS NOT NULL AND raw.time IS NULL",
+}
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Log:
+    """Events of a log, users one after the other in the order of their keys, oldest event first.
+
+    Args:
+        user_keys: (U,) int64 or 'S', increasing.
+        offsets: (U + 1,) int64; events of user u are `offsets[u]:offsets[u + 1]` of the arrays below.
+        item_keys: (I,) int64 or 'S', increasing.
+        item_codes: (E,) int32 positions in `item_keys`.
+        behavior_keys: (A,) int64 or 'S', increasing; None where the log has no behaviors.
+        behavior_codes: (E,) int32 positions in `behavior_keys`, -1 where there is none.
+        times: (E,) int64 unix seconds; equal times keep the order within the second, then that of the source.
+        report: what was read.
+    """
+
+    user_keys: Keys
+    offsets: Int64Array
+    item_keys: Keys
+    item_codes: Int32Array
+    behavior_keys: Keys | None
+    behavior_codes: Int32Array
+    times: Int64Array
+    report: LogReport
+
+
+def read_log(
+    paths: Sequence[Path | str],
+    *,
+    options: LogOptions | None = None,
+    item_type: DType | None = None,
+    behavior_type: DType | None = None,
+) -> Log:
+    """Read event logs; several files are one log, in the order given.
+
+    Args:
+        paths: files, folders and patterns.
+        options: what is known about them.
+        item_type: of a vocabulary: BYTES keeps the plain integers of a text file as texts.
+        behavior_type: as the items'.
+
+    Raises:
+        DataError: a file is missing or damaged, a column is missing or not known, or a value is not allowed.
+    """
+    options = options or LogOptions()
+    with opened_engine(options.memory_limit) as engine:
+        files = found_files(paths, folder=engine.folder)
+        try:
+            source = loaded(engine, files, options)
+            return _Reading(engine, source, options).log(item_type=item_type, behavior_type=behavior_type)
+        except RowError as error:
+            raise DataError(f"{source.place(error.line)}: {error}") from error
+        except duckdb.OutOfMemoryException:
+            raise
+        except duckdb.Error as error:
+            raise reading_error(error, files) from error
+
+
+class _Reading:
+    """The steps after loading."""
+
+    def __init__(self, engine: Engine, source: Source, options: LogOptions) -> None:
+        self._engine = engine
+        self._source = source
+        self._options = options
+        self._path = source.files[0].path
+
+    def log(self, *, item_type: DType | None, behavior_type: DType | None) -> Log:
+        """From "raw" to arrays. Raises: DataError; RowError: a value of a row is not allowed."""
+        rows, dropped = self._counted()
+        times = self._checked_times()
+        users = self._keys("user", None)
+        items = self._keys("item", item_type)
+        behaviors, notes = self._behaviors(behavior_type)
+        self._sort(users, items, behaviors, times)
+        events = rows - sum(dropped.values())
+        counts, arrays, repeats = self._fetched(events, users.keys.size, items.keys.size)
+        names = {role: name for role, name in self._source.names.items() if role != "behavior" or behaviors}
+        second = arrays["s"]
+        notes = [*self._source.roles.notes, *notes, *time_notes(names["time"], times, int(second.max()))]
+        report = LogReport(
+            files=len(self._source.files),
+            format=self._source.format,
+            columns=names,
+            rows=rows,
+            dropped=dropped,
+            events=events,
+            users=users.keys.size,
+            items=items.keys.size,
+            behaviors=behavior_names(behaviors.keys) if behaviors else [],
+            without_behavior=int(np.sum(arrays["b"] < 0)) if behaviors else 0,
+            user_keys=_type_name(users.keys),
+            item_keys=_type_name(items.keys),
+            times=times.meaning,
+            first_s=int(second.min()),
+            last_s=int(second.max()),
+            events_per_user=EventsPerUser.of(counts),
+            repeats=repeats,
+            notes=notes,
+        )
+        return Log(
+            user_keys=users.keys,
+            offsets=np.concatenate(([0], np.cumsum(counts))).astype(np.int64),
+            item_keys=items.keys,
+            item_codes=arrays["i"],
+            behavior_keys=behaviors.keys if behaviors else None,
+            behavior_codes=arrays["b"],
+            times=second,
+            report=report,
+        )
+
+    def _counted(self) -> tuple[int, dict[str, int]]:
+        """Rows, and those that are dropped by reason. Raises: DataError: no row is left."""
+        counts = ", ".join(f"count(*) FILTER ({condition})" for condition in _MISSING.values())
+        rows, *missing = self._engine.row(f"SELECT count(*), {counts} FROM raw")
+        dropped = {reason: count for reason, count in zip(_MISSING, missing, strict=True) if count}
+        if not rows:
+            raise DataError(f"{self._path} holds no events; give a log with at least one row")
+        if rows == sum(dropped.values()):
+            reasons = ", ".join(f"{count:,} {reason}" for reason, count in dropped.items())
+            columns = ", ".join(f"{role} {name}" for role, name in self._source.names.items())
+            raise DataError(
+                f"{self._path}: none of {rows:,} rows has a user, an item and a time ({reasons}; columns: {columns}); "
+                "name other columns with --columns"
+            )
+        return rows, dropped
+
+    def _checked_times(self) -> TimeColumn:
+        """How times are read. Raises: RowError: a time is none, or out of range."""
+        name = self._source.names["time"]
+        with naming(self._path):
+            column = read_times(self._engine, name, self._engine.types("raw")["time"], self._options.time_unit)
+        no_time, too_late, too_early = self._engine.row(
+            f"SELECT min(line) FILTER (second IS NULL), min(line) FILTER (second > {MAX_TIME_S}), "
+            "min(line) FILTER (second < 1) "
+            f"FROM (SELECT raw.line, {column.second} AS second FROM raw WHERE {_VALID})"
+        )
+        for line, what in (
+            (no_time, f"times here are {column.meaning}; mend or remove the row, or name the time with --time-column"),
+            (
+                too_late,
+                f"in {column.meaning} that is after the year 5138; mend or remove the row, or give --time-unit",
+            ),
+            (too_early, "times begin with unix second 1; remove the row, or give --time-unit or --time-column"),
+        ):
+            if line is not None:
+                (value,) = self._engine.row(f"SELECT time::VARCHAR FROM raw WHERE line = {line}")
+                raise RowError(line, f"column {name!r} holds {value[:40]!r}; {what}")
+        return column
+
+    def _keys(self, role: str, wanted: DType | None) -> CodedKeys:
+        texts = not self._source.typed[role] or wanted is DType.INT64
+        return coded_keys(self._engine, role, self._source.names[role], valid=_VALID, texts=texts, wanted=wanted)
+
+    def _behaviors(self, wanted: DType | None) -> tuple[CodedKeys | None, list[str]]:
+        """Keys of the behaviors; none where a column recognised by its name holds too many to be behaviors."""
+        if "behavior" not in self._source.names:
+            return None, []
+        if "behavior" in self._source.roles.recognised:
+            (count,) = self._engine.row("SELECT approx_count_distinct(behavior) FROM raw")
+            if count > _MAX_RECOGNISED_BEHAVIORS:
+                name = self._source.names["behavior"]
+                note = f"{name} is not taken for the behavior: it holds about {count:,} values (--behavior-column)"
+                return None, [note]
+        return self._keys("behavior", wanted), []
+
+    def _sort(self, users: CodedKeys, items: CodedKeys, behaviors: CodedKeys | None, times: TimeColumn) -> None:
+        """Make the table "sorted": codes and seconds in the order of users and full-resolution times."""
+        behavior = "coalesce(behaviors.code, -1)" if behaviors else "-1"
+        join = f"LEFT JOIN {behaviors.table} AS behaviors ON raw.behavior = behaviors.source" if behaviors else ""
+        self._engine.run(
+            f"CREATE TABLE sorted AS SELECT users.code AS u, items.code AS i, {behavior}::INTEGER AS b, "
+            f"({times.second})::BIGINT AS s FROM raw JOIN {users.table} AS users ON raw.user = users.source "
+            f"JOIN {items.table} AS items ON raw.item = items.source {join} WHERE {_VALID} "
+            f"ORDER BY users.code, s, ({times.nano})::INTEGER, raw.line"
+        )
+        self._engine.run("DROP TABLE IF EXISTS loaded")
+
+    def _fetched(self, events: int, users: int, items: int) -> tuple[Int64Array, dict[str, npt.NDArray[Any]], int]:
+        """Events of every user, the other columns of "sorted", and how many events are repeats; piece by piece."""
+        arrays = {"i": np.empty(events, np.int32), "b": np.empty(events, np.int32), "s": np.empty(events, np.int64)}
+        counts = np.zeros(users, np.int64)
+        different, open_pairs = 0, np.empty(0, np.int64)
+        for start in range(0, events, _CHUNK):
+            u, *columns = self._engine.arrays(
+                f"SELECT u, i, b, s FROM sorted WHERE rowid >= {start} AND rowid < {start + _CHUNK}"
+            )
+            last = int(u[-1])
+            counts[: last + 1] += np.bincount(u)
+            for array, column in zip(arrays.values(), columns, strict=True):
+                array[start : start + _CHUNK] = column
+            pairs = np.unique(np.concatenate([open_pairs, u.astype(np.int64) * items + columns[0]]))
+            closed = int(np.searchsorted(pairs, last * items))  # the last user may go on in the next piece
+            different, open_pairs = different + closed, pairs[closed:]
+        return counts, arrays, events - different - open_pairs.size
+
+
+def _type_name(keys: Keys) -> str:
+    return "int64" if keys.dtype.kind == "i" else "string"
