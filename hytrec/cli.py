@@ -6,13 +6,15 @@ Nothing heavy is imported here: `--help` needs no torch.
 from __future__ import annotations
 
 import json
+from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from hytrec.config import Branches, ModelConfig
-from hytrec.data.split import Part
+from hytrec.data.logs.options import LogOptions, TimeUnit
+from hytrec.data.split import Part, Repeats
 from hytrec.program import program_options, run_program
 from hytrec.training.options import TrainingOptions
 
@@ -25,7 +27,7 @@ app = typer.Typer(
 )
 app.callback()(program_options)
 
-TRAIN_PACKAGES = ("torch", "pyarrow", "safetensors", "scipy")
+TRAIN_PACKAGES = ("torch", "duckdb", "safetensors", "scipy")
 """Packages of the extra that the commands import."""
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -43,24 +45,44 @@ AverageDecay = Annotated[float, typer.Option(help="Decay of the weights' moving 
 RerankCandidates = Annotated[int, typer.Option(help="Retrieved items per position that the reranker learns from.")]
 ValidationUsers = Annotated[int, typer.Option(help="Users evaluated after each epoch.")]
 Threads = Annotated[int, typer.Option(help="torch threads; 0 for its default.")]
-UserColumn = Annotated[str, typer.Option(help="Column of the user id.")]
-ItemColumn = Annotated[str, typer.Option(help="Column of the item key.")]
-TimeColumn = Annotated[str, typer.Option(help="Column of the unix time in seconds.")]
+EVENTS_HELP = "Event log: Parquet, CSV or other separated text, JSON lines, RecBole .inter; files, folders, patterns."
+UserColumn = Annotated[str | None, typer.Option(help="Column of the user, name or number; recognised by its name.")]
+ItemColumn = Annotated[str | None, typer.Option(help="Column of the item, name or number; recognised by its name.")]
+TimeColumn = Annotated[str | None, typer.Option(help="Column of the time, name or number; recognised by its name.")]
 BehaviorColumn = Annotated[
-    str | None, typer.Option(help='Column of the behavior key; by default "behavior" if there is one.')
+    str | None, typer.Option(help="Column of the behavior, name or number; recognised by its name.")
+]
+Columns = Annotated[str | None, typer.Option(help="The columns in one: user,item,time[,behavior], names or numbers.")]
+Separator = Annotated[str | None, typer.Option(help="Separator of a text file; found by looking.")]
+Header = Annotated[bool | None, typer.Option(help="Whether a text file begins with names; found by looking.")]
+Encoding = Annotated[str | None, typer.Option(help="Encoding of a text file, as latin-1; UTF-8 by default.")]
+TimeUnitOption = Annotated[
+    TimeUnit | None, typer.Option("--time-unit", help="Unit of numeric times; found by looking.")
+]
+RepeatsOption = Annotated[
+    Repeats | None,
+    typer.Option(
+        "--repeats", help="Whether items that a user had before are recommended; by default as the log shows."
+    ),
 ]
 
 
 @app.command()
 def train(
-    events: Annotated[Path, typer.Argument(help="Event log: Parquet, CSV or RecBole .inter.", show_default=False)],
+    events: Annotated[list[Path], typer.Argument(help=EVENTS_HELP, show_default=False)],
     *,
     output: Annotated[Path, typer.Option(help="Run folder to write.", show_default=False)],
     resume: Annotated[bool, typer.Option("--resume", help="Resume from the last epoch in the run folder.")] = False,
-    user_column: UserColumn = "user_id",
-    item_column: ItemColumn = "item_id",
-    time_column: TimeColumn = "timestamp",
+    user_column: UserColumn = None,
+    item_column: ItemColumn = None,
+    time_column: TimeColumn = None,
     behavior_column: BehaviorColumn = None,
+    columns: Columns = None,
+    separator: Separator = None,
+    header: Header = None,
+    encoding: Encoding = None,
+    time_unit: TimeUnitOption = None,
+    repeats: RepeatsOption = None,
     width: Annotated[int, typer.Option(help="D, the model's width.")] = ModelConfig.width,
     heads: Annotated[int, typer.Option(help="H, heads of every layer.")] = ModelConfig.heads,
     tadn_layers: Annotated[int, typer.Option(help="L, TADN layers (linear attention).")] = ModelConfig.tadn_layers,
@@ -117,11 +139,20 @@ def train(
         "dropout": dropout,
         "branches": branches,
     }
+    log_options = _log_options(locals())
     ModelConfig(items=1, **sizes)  # before the log is read: a wrong size fails at once
     from hytrec.commands import train_run  # noqa: PLC0415 - torch
 
-    columns = _columns(user_column, item_column, time_column, behavior_column)
-    result = train_run(events, output, columns=columns, sizes=sizes, options=options, resume=resume, threads=threads)
+    result = train_run(
+        events,
+        output,
+        log_options=log_options,
+        repeats=repeats,
+        sizes=sizes,
+        options=options,
+        resume=resume,
+        threads=threads,
+    )
     _show(result.as_json, result.as_text, as_json=as_json)
 
 
@@ -129,29 +160,40 @@ def train(
 def evaluate(
     run: Annotated[Path, typer.Argument(help="Run folder of `hytrec train`.", show_default=False)],
     *,
-    events: Annotated[Path | None, typer.Option(help="Event log; by default the one it was trained on.")] = None,
+    events: Annotated[list[Path] | None, typer.Option(help="Event log; by default the one trained on.")] = None,
     part: Annotated[Part, typer.Option(help="Which event of each history is predicted.")] = Part.TEST,
-    allow_repeats: Annotated[bool, typer.Option("--allow-repeats", help="Rank items already seen, too.")] = False,
     baselines: Annotated[bool, typer.Option(help="Evaluate most-popular and item-kNN, too.")] = True,
-    user_column: UserColumn = "user_id",
-    item_column: ItemColumn = "item_id",
-    time_column: TimeColumn = "timestamp",
+    user_column: UserColumn = None,
+    item_column: ItemColumn = None,
+    time_column: TimeColumn = None,
     behavior_column: BehaviorColumn = None,
+    columns: Columns = None,
+    separator: Separator = None,
+    header: Header = None,
+    encoding: Encoding = None,
+    time_unit: TimeUnitOption = None,
+    repeats: RepeatsOption = None,
     threads: Threads = 0,
     as_json: AsJson = False,
 ) -> None:
     """Evaluate a run against the whole catalogue, beside most-popular and item-kNN."""
     from hytrec.commands import evaluate_run  # noqa: PLC0415 - torch
 
-    columns = _columns(user_column, item_column, time_column, behavior_column)
     result = evaluate_run(
-        run, events, columns=columns, part=part, allow_repeats=allow_repeats, baselines=baselines, threads=threads
+        run,
+        events or [],
+        log_options=_log_options(locals()),
+        part=part,
+        repeats=repeats,
+        baselines=baselines,
+        threads=threads,
     )
     _show(result.as_json, result.as_text, as_json=as_json)
 
 
-def _columns(user: str, item: str, time: str, behavior: str | None) -> dict[str, Any]:
-    return {"user_column": user, "item_column": item, "time_column": time, "behavior_column": behavior}
+def _log_options(given: dict[str, Any]) -> LogOptions:
+    """The fields of `LogOptions` among a command's parameters."""
+    return LogOptions(**{field.name: given[field.name] for field in fields(LogOptions) if field.name in given})
 
 
 def _show(values: dict[str, Any], text: str, *, as_json: bool) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,19 +13,24 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from hytrec.config import ModelConfig
-from hytrec.data.histories import read_histories
+from hytrec.data.histories import Histories, read_histories
+from hytrec.data.logs.options import LogOptions
+from hytrec.data.logs.report import LogReport
 from hytrec.data.sampling import training_users
-from hytrec.data.split import Part, evaluation, training
+from hytrec.data.split import Part, Repeats, evaluation, training
+from hytrec.data.vocabulary import Vocabulary
 from hytrec.documents import document_from
 from hytrec.errors import ConfigError, RunError
 from hytrec.evaluation.baselines import measure_baselines
-from hytrec.evaluation.evaluate import evaluate
+from hytrec.evaluation.evaluate import RETRIEVER, evaluate
 from hytrec.evaluation.tables import half_life_lines, metric_lines
-from hytrec.run_folder import CONFIG_FILE, Run, load_run
+from hytrec.run_folder import CONFIG_FILE, Run, load_run, write_json
 from hytrec.training.checkpoint import Epoch
 from hytrec.training.loop import train
 from hytrec.training.options import TrainingOptions
 from hytrec.training.trainer import StepLoss
+
+LOG_FILE = "log.json"
 
 __all__ = ["CommandOutput", "evaluate_run", "train_run"]
 
@@ -39,10 +44,11 @@ class CommandOutput:
 
 
 def train_run(
-    events: Path,
+    events: Sequence[Path],
     output: Path,
     *,
-    columns: Mapping[str, Any],
+    log_options: LogOptions,
+    repeats: Repeats | None,
     sizes: Mapping[str, Any],
     options: TrainingOptions,
     resume: bool,
@@ -51,12 +57,15 @@ def train_run(
     """Read the log, train, write the run folder.
 
     Args:
-        columns: named arguments of `read_histories`.
+        events: files, folders and patterns; several are one log.
+        log_options: what is said about them.
+        repeats: None: as the log suggests.
         sizes: named arguments of `ModelConfig`, except those that follow from the log.
         threads: torch's; 0 is its default.
     """
     _use_threads(threads)
-    histories, vocabulary = read_histories(events, **columns)
+    histories, vocabulary, report = _read(events, log_options)
+    allow_repeats = (repeats or _suggested(report)) is Repeats.ALLOW
     config = ModelConfig(items=len(vocabulary.item_keys), behaviors=len(vocabulary.behavior_keys), **sizes)
     users = training_users(training(histories)).size
     with _TrainingBar(options, users) as bar:
@@ -68,34 +77,54 @@ def train_run(
             options=options,
             resume=resume,
             observer=bar,
-            source=asdict(_Source(events=str(events.absolute()), **columns)),
+            source=asdict(_Source(events=[str(path.absolute()) for path in events], options=log_options)),
+            allow_repeats=allow_repeats,
         )
-    values = {"run": str(output), "metrics": trained.metrics, "half_life_events": trained.half_lives}
-    lines = [f"{output}: {len(trained.epochs)} epochs", "", *metric_lines(trained.metrics[Part.TEST]), ""]
+    write_json(output / LOG_FILE, report.to_dict())
+    values = {
+        "run": str(output),
+        "log": report.to_dict(),
+        "repeats": (Repeats.ALLOW if allow_repeats else Repeats.REMOVE).value,
+        "metrics": trained.metrics,
+        "half_life_events": trained.half_lives,
+    }
+    validated = min(trained.metrics[Part.VALIDATION][RETRIEVER]["users"], options.validation_users)
+    epochs = f"{output}: {len(trained.epochs)} epochs, the best chosen on {validated:,.0f} users"
+    lines = [epochs, "", *metric_lines(trained.metrics[Part.TEST]), ""]
     return CommandOutput(as_json=values, as_text="\n".join(lines + half_life_lines(trained.half_lives)))
 
 
 def evaluate_run(
     run_folder: Path,
-    events: Path | None,
+    events: Sequence[Path],
     *,
-    columns: Mapping[str, Any],
+    log_options: LogOptions,
     part: Part,
-    allow_repeats: bool,
+    repeats: Repeats | None,
     baselines: bool,
     threads: int,
 ) -> CommandOutput:
     """Evaluate a run on a log, with the baselines (test part only: they are tuned on the validation part).
+
+    Args:
+        run_folder: of `hytrec train`.
+        events: files, folders and patterns; none: the log that the run was trained on, read as then.
+        log_options: what is said about them.
+        part: which event of each history is predicted.
+        repeats: None: as in the run's training.
+        baselines: whether to measure them.
+        threads: torch's; 0 is its default.
 
     Raises:
         RunError: no log is given and the run does not say which one it was trained on.
     """
     _use_threads(threads)
     run = load_run(run_folder)
-    if events is None:
-        columns = asdict(_source_of(run))
-        events = Path(columns.pop("events"))
-    histories, _ = read_histories(events, **columns, vocabulary=run.vocabulary)
+    if not events:
+        source = _source_of(run)
+        events, log_options = [Path(path) for path in source.events], source.options
+    histories, _, report = _read(events, log_options, vocabulary=run.vocabulary)
+    allow_repeats = run.training.get("allow_repeats", False) if repeats is None else repeats is Repeats.ALLOW
     chosen = evaluation(histories, part, items=run.config.items, allow_repeats=allow_repeats)
     with _bar("evaluating", len(chosen)) as advance:
         measured = evaluate(run.model, chosen, progress=advance)
@@ -108,19 +137,44 @@ def evaluate_run(
     }
     lines = metric_lines(measured)
     left_out = chosen.short_users + chosen.unanswerable_users
-    lines.append(f"{len(chosen)} users, {part} part; {left_out} could not be evaluated")
-    return CommandOutput(as_json={"part": part.value, **counts, "metrics": measured}, as_text="\n".join(lines))
+    protocol = (Repeats.ALLOW if allow_repeats else Repeats.REMOVE).value
+    lines.append(f"{len(chosen)} users, {part} part, repeats: {protocol}; {left_out} could not be evaluated")
+    values = {"part": part.value, "repeats": protocol, **counts, "log": report.to_dict(), "metrics": measured}
+    return CommandOutput(as_json=values, as_text="\n".join(lines))
+
+
+def _read(
+    events: Sequence[Path], options: LogOptions, *, vocabulary: Vocabulary | None = None
+) -> tuple[Histories, Vocabulary, LogReport]:
+    """Read a log, and tell on stderr what was read."""
+    console = Console(stderr=True, highlight=False)
+    reports: list[LogReport] = []
+    with console.status("reading the log"):
+        histories, vocabulary = read_histories(events, vocabulary=vocabulary, tell=reports.append, **vars(options))
+    (report,) = reports
+    for line in report.lines():
+        console.print(line, markup=False, soft_wrap=True)
+    return histories, vocabulary, report
+
+
+def _suggested(report: LogReport) -> Repeats:
+    """What the log suggests for repeats, told on stderr."""
+    repeats = Repeats.shown_by(report.repeat_share)
+    other = Repeats.REMOVE if repeats is Repeats.ALLOW else Repeats.ALLOW
+    Console(stderr=True, highlight=False).print(
+        f"repeats: {repeats}, as {report.repeat_share:.1%} of the events are of an item that the user had before "
+        f"(--repeats {other} for the other)",
+        soft_wrap=True,
+    )
+    return repeats
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Source:
-    """Where a run's log came from: the file and named arguments of `read_histories`."""
+    """Where a run's log came from: paths, and what was said about them."""
 
-    events: str
-    user_column: str
-    item_column: str
-    time_column: str
-    behavior_column: str | None
+    events: list[str]
+    options: LogOptions
 
 
 def _source_of(run: Run) -> _Source:
@@ -171,7 +225,8 @@ class _TrainingBar:
         """After every epoch and its validation."""
         self._console.print(
             f"epoch {epoch.number}: loss {epoch.long:.3f} (long) {epoch.user:.3f} (user) {epoch.rerank:.3f} (rerank), "
-            f"validation NDCG@10 {epoch.validation:.4f}, {epoch.events_per_s:,.0f} events/s"
+            f"validation NDCG@10 {epoch.validation:.4f} of {epoch.validation_users:,} users, "
+            f"{epoch.events_per_s:,.0f} events/s"
         )
         self._progress.update(self._task, completed=0, epoch=epoch.number + 1)
 

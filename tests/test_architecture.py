@@ -60,7 +60,7 @@ def test_help_loads_no_heavy_package(program: str) -> None:
         f"import sys; from {program}.cli import main; sys.argv = ['x', '--help']\n"
         "try: main()\n"
         "except SystemExit: pass\n"
-        "heavy = {'torch', 'onnx', 'onnxruntime', 'onnxscript', 'tritonclient', 'pyarrow', 'scipy', 'matplotlib'}\n"
+        "heavy = {'torch', 'onnx', 'onnxruntime', 'onnxscript', 'tritonclient', 'duckdb', 'scipy', 'matplotlib'}\n"
         "print(sorted(heavy & set(sys.modules)), file=sys.stderr)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

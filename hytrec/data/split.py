@@ -14,9 +14,23 @@ import numpy as np
 
 from hytrec.data.histories import Histories, History, Int64Array, padded_rows
 
-__all__ = ["Evaluation", "EvaluationBatch", "Part", "evaluation", "training"]
+__all__ = ["Evaluation", "EvaluationBatch", "Part", "Repeats", "evaluation", "training"]
 
 _MIN_EVENTS = 3
+_REPEATING = 0.1
+"""Share of repeats from which they are what users do; logs of ratings and reviews have next to none."""
+
+
+class Repeats(StrEnum):
+    """Whether an item that the user had before may be recommended, and asked for in an evaluation."""
+
+    ALLOW = "allow"
+    REMOVE = "remove"
+
+    @classmethod
+    def shown_by(cls, share: float) -> Repeats:
+        """What a log suggests: `share` of its events, in [0, 1], are of an item that the user had before."""
+        return cls.ALLOW if share >= _REPEATING else cls.REMOVE
 
 
 class Part(StrEnum):

@@ -103,14 +103,19 @@ class RankingMetrics:
             self._gains[place] += np.sum((self._gain_of_first[last] - self._gain_of_first[first]) / equal)
 
     def result(self) -> dict[str, float]:
-        """hr@k and ndcg@k for every k, and auc where every user was scored on the whole catalogue; all in [0, 1].
+        """Means of hr@k and ndcg@k for every k, and of auc where every user was scored on the whole catalogue.
+
+        All are in [0, 1]; "users" is the number of users that they are over.
 
         Raises:
             EvaluationError: no user was counted.
         """
         if not self.users:
-            raise EvaluationError("no user can be evaluated; the log needs users of three events or more")
-        result = {}
+            raise EvaluationError(
+                "no user can be evaluated; the log needs users of three events or more whose last item is new to them, "
+                "or --repeats allow"
+            )
+        result: dict[str, float] = {"users": self.users}
         for k, hits, gains in zip(self.ks, self._hits, self._gains, strict=True):
             result[f"hr@{k}"] = float(hits / self.users)
             result[f"ndcg@{k}"] = float(gains / self.users)

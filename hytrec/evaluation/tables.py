@@ -11,13 +11,14 @@ SHOWN_METRICS = ("hr@10", "hr@50", "hr@500", "ndcg@10", "ndcg@500", "auc")
 
 
 def metric_lines(metrics: Mapping[str, Mapping[str, float]]) -> list[str]:
-    """A table with a line for every model; a metric it does not have (a list has no AUC) is a dash."""
+    """A table with a line for every model; a metric it does not have (a list has no AUC) is a dash. Last the users."""
     width = max(len("model"), *map(len, metrics))
-    head = f"{'model':{width}}" + "".join(f"{name.upper():>10}" for name in SHOWN_METRICS)
+    head = f"{'model':{width}}" + "".join(f"{name.upper():>10}" for name in (*SHOWN_METRICS, "users"))
     lines = [head]
     for model, values in metrics.items():
         cells = (f"{values[name]:.4f}" if name in values else "-" for name in SHOWN_METRICS)
-        lines.append(f"{model:{width}}" + "".join(f"{cell:>10}" for cell in cells))
+        users = f"{values['users']:,.0f}" if "users" in values else "-"
+        lines.append(f"{model:{width}}" + "".join(f"{cell:>10}" for cell in (*cells, users)))
     return lines
 
 

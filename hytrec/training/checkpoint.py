@@ -32,6 +32,7 @@ class Epoch:
         number: 0 is the first.
         long, user, rerank: mean losses.
         validation: NDCG@10 of the retriever.
+        validation_users: that it is the mean of.
         seconds: of training alone.
     """
 
@@ -42,6 +43,7 @@ class Epoch:
     validation: float
     seconds: float
     events_per_s: float
+    validation_users: int = 0
 
 
 @dataclass(kw_only=True)
@@ -61,17 +63,30 @@ class Resumable:
 
     Args:
         file: where it is.
-        identity: model, options and vocabulary that a checkpoint must have been written with.
+        identity: model, options, vocabulary and protocol of repeats that a checkpoint must have been written with.
     """
 
     file: Path
     identity: dict[str, Any]
 
     @classmethod
-    def of(cls, output: Path, *, config: ModelConfig, options: TrainingOptions, vocabulary: Vocabulary) -> Self:
+    def of(
+        cls,
+        output: Path,
+        *,
+        config: ModelConfig,
+        options: TrainingOptions,
+        vocabulary: Vocabulary,
+        allow_repeats: bool = False,
+    ) -> Self:
         """The checkpoint in the run folder `output`."""
         fixed = {name: value for name, value in options.to_dict().items() if name not in _MAY_CHANGE}
-        identity = {"model": config.to_dict(), "options": fixed, "vocabulary": vocabulary.digest()}
+        identity = {
+            "model": config.to_dict(),
+            "options": fixed,
+            "vocabulary": vocabulary.digest(),
+            "--repeats": "allow" if allow_repeats else "remove",
+        }
         return cls(file=output / CHECKPOINT_FILE, identity=json.loads(json.dumps(identity)))
 
     def start(self) -> Progress:

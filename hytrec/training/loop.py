@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import time
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -77,6 +78,7 @@ def train(
     resume: bool = False,
     observer: Observer | None = None,
     source: dict[str, Any] | None = None,
+    allow_repeats: bool = False,
 ) -> Trained:
     """Train, choose the best epoch by NDCG@10 on the validation part, and write the run folder.
 
@@ -85,6 +87,7 @@ def train(
         output: the run folder.
         resume: from the checkpoint in `output`, if there is one.
         source: where the log came from, JSON-able; kept in the run's config for `hytrec evaluate`.
+        allow_repeats: whether items that a user had before are ranked in validation and test; kept in the run's config.
 
     Raises:
         DataError: no history is long enough to train on and to validate with.
@@ -92,15 +95,12 @@ def train(
     """
     options, observer = options or TrainingOptions(), observer or Silent()
     known = training(histories)
-    validation = evaluation(histories, Part.VALIDATION, items=config.items)
-    if not training_users(known).size or not len(validation):
-        raise DataError(
-            f"none of {len(histories)} users can be trained on and validated with; "
-            "give a log in which users have at least four events of different items"
-        )
+    parts = {part: evaluation(histories, part, items=config.items, allow_repeats=allow_repeats) for part in Part}
+    validation = parts[Part.VALIDATION]
+    _check_enough(histories, training_users(known).size, parts)
     torch.manual_seed(options.seed)
     trainer = Trainer(build_model(config), known, options)
-    resumable = Resumable.of(output, config=config, options=options, vocabulary=vocabulary)
+    resumable = Resumable.of(output, config=config, options=options, vocabulary=vocabulary, allow_repeats=allow_repeats)
     progress = resumable.restore(trainer) if resume else resumable.start()
     sample = validation.thinned(options.validation_users)
     while not _finished(progress, options):
@@ -109,7 +109,27 @@ def train(
     best = build_model(config)
     best.load_state_dict(progress.best_weights)
     best.eval().requires_grad_(False)
-    return _conclude(best, histories, vocabulary, output, config, options, progress, source)
+    return _conclude(best, histories, vocabulary, output, config, options, progress, source, parts)
+
+
+def _check_enough(histories: Histories, trainable: int, parts: Mapping[Part, Evaluation]) -> None:
+    """Raises: DataError: nobody can be trained on, or predicted in one of the parts."""
+    if not trainable:
+        raise DataError(
+            f"none of {len(histories)} users can be trained on: the longest history has "
+            f"{histories.lengths.max(initial=0)} events, the last two are held out; give a log in which users have "
+            "four events or more"
+        )
+    for part, found in parts.items():
+        if len(found):
+            continue
+        message = (
+            f"none of {len(histories)} users is left for the {part}: {found.short_users} have under three events, "
+            f"the {part} item of {found.unanswerable_users} is one that they had before"
+        )
+        if found.allow_repeats or not found.unanswerable_users:
+            raise DataError(f"{message}; give a log in which users have four events or more")
+        raise DataError(f"{message}; give --repeats allow, or a log in which users go on to new items")
 
 
 def _finished(progress: Progress, options: TrainingOptions) -> bool:
@@ -158,6 +178,7 @@ def _train_epoch(
             validation=gain,
             seconds=seconds,
             events_per_s=events / seconds,
+            validation_users=len(validation),
         )
     )
     observer.epoch(progress.epochs[-1])
@@ -172,15 +193,16 @@ def _conclude(
     options: TrainingOptions,
     progress: Progress,
     source: dict[str, Any] | None,
+    parts: Mapping[Part, Evaluation],
 ) -> Trained:
     """Weigh the reranker on the validation part, measure, and write the run folder."""
-    parts = {part: evaluation(histories, part, items=config.items) for part in Part}
     weight = weigh_reranker(model, parts[Part.VALIDATION].thinned(options.validation_users))
     metrics = {part.value: evaluate(model, parts[part]) for part in Part}
     samples = sampled_histories(histories)
     half_lives = memory_half_lives(model, samples)
     training_record = {
         "source": source,
+        "allow_repeats": parts[Part.TEST].allow_repeats,
         "options": options.to_dict(),
         "best_epoch": progress.best_epoch,
         "epochs": len(progress.epochs),

@@ -30,7 +30,7 @@ IMPORTS = {
     "onnxruntime": "onnxruntime",
     "onnxscript": "onnxscript",
     "psutil": "psutil",
-    "pyarrow": "pyarrow",
+    "duckdb": "duckdb",
     "safetensors": "safetensors",
     "scipy": "scipy",
     "tensorrt": "tensorrt",

@@ -72,7 +72,8 @@ def test_train_prints_json(
     arguments = ["train", str(events), f"--output={tmp_path}", *COLUMNS, *TINY, "--json", "--threads=1"]
     assert call(monkeypatch, *arguments) == 0
     values = json.loads(capsys.readouterr().out)
-    assert set(values) == {"run", "metrics", "half_life_events"}
+    assert set(values) == {"run", "log", "repeats", "metrics", "half_life_events"}
+    assert json.loads((tmp_path / "log.json").read_text()) == values["log"]
     assert values["metrics"]["test"]["retriever"].keys() >= {"hr@10", "hr@500", "ndcg@10", "auc"}
 
 
@@ -101,11 +102,33 @@ def test_evaluate_knows_the_log_and_stands_beside_the_baselines(
 def test_evaluate_prints_a_table(
     run: Path, events: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    arguments = ["--events", str(events), *COLUMNS, "--part=validation", "--no-baselines", "--allow-repeats"]
+    arguments = ["--events", str(events), *COLUMNS, "--part=validation", "--no-baselines", "--repeats=allow"]
     assert call(monkeypatch, "evaluate", str(run), *arguments) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].split()[:2] == ["model", "HR@10"]
-    assert lines[-1].endswith("users, validation part; 2 could not be evaluated")
+    assert lines[-1].endswith("users, validation part, repeats: allow; 2 could not be evaluated")
+
+
+def test_a_listening_log_needs_no_option_and_keeps_its_protocol(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = [f"{user},{play % 6},{10**9 + play}" for user in range(50) for play in range(40)]
+    for part in (0, 1):
+        (tmp_path / f"plays-{part}.csv").write_text("\n".join(["user_id,track_id,ts", *lines[part::2]]) + "\n")
+    run = tmp_path / "run"
+    files = [str(tmp_path / f"plays-{part}.csv") for part in (0, 1)]
+    assert call(monkeypatch, "train", *files, f"--output={run}", *TINY, "--json") == 0
+    out, err = capsys.readouterr()
+    assert "read 2 files, text with separator ',' and a header; columns: user user_id, item track_id, time ts" in err
+    assert "repeats: allow, as 85.0% of the events are of an item that the user had before (--repeats remove for" in err
+    assert "of 50 users" in err
+    assert json.loads(out)["repeats"] == "allow"
+    assert call(monkeypatch, "evaluate", str(run), "--json") == 0
+    values = json.loads(capsys.readouterr().out)
+    assert {model["users"] for model in values["metrics"].values()} == {values["users"]} == {50}
+    assert values["repeats"] == "allow"
+    assert call(monkeypatch, "evaluate", str(run), "--repeats=remove") == 1
+    assert "no user can be evaluated; the log needs users of three events or more whose last" in capsys.readouterr().err
 
 
 def test_evaluate_without_a_log_to_go_by_is_told(
@@ -127,12 +150,12 @@ def test_a_damaged_source_of_the_log_is_named(
     for file in run.iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes())
     config = json.loads((run / "config.json").read_text())
-    config["training"]["source"]["user_column"] = 3
+    config["training"]["source"]["options"]["user_column"] = 3
     (tmp_path / "config.json").write_text(json.dumps(config))
     assert call(monkeypatch, "evaluate", str(tmp_path)) == 1
     said = (
-        f"error: {tmp_path / 'config.json'} is damaged (training.source: Expected `str`, got `int` - at "
-        "`$.user_column`); give the log with --events\n"
+        f"error: {tmp_path / 'config.json'} is damaged (training.source: Expected `str | null`, got `int` - at "
+        "`$.options.user_column`); give the log with --events\n"
     )
     assert capsys.readouterr().err == said
 

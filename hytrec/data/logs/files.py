@@ -60,8 +60,8 @@ class LogFile:
 def found_files(paths: Sequence[Path | str], *, folder: Path) -> list[LogFile]:
     """The files that paths, folders and patterns stand for, in the order given, those of a folder by name.
 
-    A file that is met twice is read once. Hidden files, those that begin with "_" (Spark's _SUCCESS) and .crc files of folders are passed over, and so are
-    empty ones.
+    A file that is met twice is read once. In folders, hidden files, those that begin with "_" (Spark's _SUCCESS) and
+    .crc files are passed over; so are empty files everywhere.
 
     Args:
         folder: where files that the engine cannot decompress are unpacked.
@@ -69,12 +69,11 @@ def found_files(paths: Sequence[Path | str], *, folder: Path) -> list[LogFile]:
     Raises:
         DataError: a path is missing, nothing is there to read, a file is of a foreign format, or formats are mixed.
     """
-    files: list[LogFile] = []
     found = [file for path in paths for file in _expanded(Path(path))]
-    different = {file.resolve(): file for file in reversed(found)}  # a file that two patterns meet is read once
-    for file in reversed(different.values()):
-        if file.stat().st_size:
-            files.append(_identified(file, folder))
+    different: dict[Path, Path] = {}  # a file that two patterns meet is read once
+    for file in found:
+        different.setdefault(file.resolve(), file)
+    files = [_identified(file, folder) for file in different.values() if file.stat().st_size]
     if not files:
         raise DataError(f"{', '.join(map(str, paths))} holds no events; give a log with at least one row")
     other = next((file for file in files if file.format is not files[0].format), None)

@@ -12,7 +12,7 @@ from hytrec.data.keys import MAX_KEY_BYTES, Keys
 from hytrec.data.logs.engine import Engine, identifier, literal
 from hytrec.errors import DataError
 
-__all__ = ["NULL_TEXTS", "CodedKeys", "coded_keys", "key_value", "text_value"]
+__all__ = ["NULL_TEXTS", "CodedKeys", "coded_keys", "key_value", "number_value", "text_value"]
 
 NULL_TEXTS = ("NULL", "Null", "null", "None", "NA", "N/A", "<NA>", "NaN", "nan", "\\N")
 """Texts that databases and data frames write for a missing value."""
@@ -36,6 +36,14 @@ class CodedKeys:
 
     keys: Keys
     table: str
+
+
+def number_value(column: str) -> str:
+    """SQL of a floating-point column with NULL for NaN.
+
+    Not by isnan: DuckDB 2.0 takes it for false where a Parquet file's statistics, which leave NaN out, are finite.
+    """
+    return f"CASE WHEN isfinite({column}) OR isinf({column}) THEN {column} END"
 
 
 def text_value(column: str) -> str:
@@ -62,7 +70,7 @@ def key_value(column: str, kind: str, name: str) -> str:
     if kind == "UUID" or kind.startswith("ENUM"):
         return text_value(f"{column}::VARCHAR")
     if kind in {"DOUBLE", "FLOAT"}:
-        return f"CASE WHEN isnan({column}) THEN NULL ELSE {column} END"
+        return number_value(column)
     if kind in (*_INTEGERS, *_WIDE, '"NULL"') or kind.startswith("DECIMAL"):
         return column
     raise DataError(

@@ -14,7 +14,7 @@ from pathlib import Path
 from hytrec.data.logs.dialect import Dialect, sniffed
 from hytrec.data.logs.engine import Engine, identifier, literal
 from hytrec.data.logs.files import Format, LogFile, decoded
-from hytrec.data.logs.key_columns import key_value, text_value
+from hytrec.data.logs.key_columns import key_value, number_value, text_value
 from hytrec.data.logs.names import ROLES, Roles, chosen_columns
 from hytrec.data.logs.options import LogOptions
 from hytrec.errors import DataError
@@ -119,7 +119,7 @@ def _selected(values: dict[str, str]) -> str:
 
 def _time_value(column: str, kind: str) -> str:
     if kind in {"DOUBLE", "FLOAT"}:
-        return f"CASE WHEN isnan({column}) THEN NULL ELSE {column} END"
+        return number_value(column)
     return text_value(column) if kind == "VARCHAR" else column
 
 

@@ -65,6 +65,8 @@ class LogOptions:
 
     def __post_init__(self) -> None:
         """Raises: ConfigError: a field makes no sense, or two contradict."""
+        if self.time_unit is not None and self.time_unit not in set(TimeUnit):
+            raise ConfigError(f"time unit {self.time_unit!r} is unknown; give one of {', '.join(TimeUnit)}")
         if self.columns is not None:
             self._check_columns(self.columns)
         if self.separator is not None and not 1 <= len(self.separator_text or "") <= _MAX_SEPARATOR:

@@ -111,7 +111,7 @@ def _from_texts(engine: Engine, name: str, unit: TimeUnit | None) -> TimeColumn:
     number = "TRY_CAST(time AS DOUBLE)"
     unit = unit or _found_unit(engine, number)
     per_second, nanos = unit.per_second, 10**9 // unit.per_second
-    whole = r"regexp_full_match(time, '\d{1,18}')"
+    whole = r"regexp_full_match(time, '\d{1,19}')"
     exact = "TRY_CAST(time AS BIGINT)"
     other = _from_numbers(engine, f"({number})::DOUBLE", unit)
     return TimeColumn(

@@ -32,7 +32,7 @@ BARE = """
 import sys
 from hytrec_benchmarks.gpu.checks import CHECKS
 heavy = {"isal", "rich", "typer", "msgspec", "lmdb", "psutil", "onnx", "onnxscript", "onnxruntime", "tritonclient",
-         "pyarrow", "scipy", "safetensors", "matplotlib", "grpc", "jinja2", "tensorrt_rtx"}
+         "duckdb", "pyarrow", "scipy", "safetensors", "matplotlib", "grpc", "jinja2", "tensorrt_rtx"}
 for name in heavy:
     sys.modules[name] = None
 import hytrec_benchmarks.gpu.__main__, hytrec_benchmarks.gpu.runner, hytrec_benchmarks.gpu.report

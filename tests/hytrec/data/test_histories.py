@@ -65,13 +65,13 @@ def test_real_logs_come_as_their_page_says(name: str, users: int, items: int, ev
     np.testing.assert_array_equal(histories.times, source["timestamp"].to_numpy())
 
 
-def test_without_pyarrow_the_pip_command_is_named() -> None:
+def test_without_duckdb_the_pip_command_is_named() -> None:
     code = (
-        "import sys; sys.modules['pyarrow'] = None\n"
+        "import sys; sys.modules['duckdb'] = None\n"
         "from hytrec.data.histories import read_histories\n"
         "from hytrec.errors import DataError\n"
         "try: read_histories('log.csv')\n"
         "except DataError as error: print(error)"
     )
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert answer.stdout == "pyarrow is not installed; run: pip install 'hytrec-export[train]'\n"
+    assert answer.stdout == "duckdb is not installed; run: pip install 'hytrec-export[train]'\n"

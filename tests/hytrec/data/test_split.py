@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hytrec.data.histories import Histories
-from hytrec.data.split import Evaluation, Part, evaluation, training
+from hytrec.data.split import Evaluation, Part, Repeats, evaluation, training
 
 ITEMS = 6
 
@@ -62,6 +62,13 @@ def test_a_repeated_item_cannot_be_asked_for_unless_repeats_are_allowed() -> Non
     allowed = evaluation(repeats, Part.TEST, items=ITEMS, allow_repeats=True)
     assert (allowed.targets.tolist(), allowed.unanswerable_users) == ([1, 3], 0)
     assert allowed.seen(0).tolist() == []
+
+
+@pytest.mark.parametrize(
+    ("share", "expected"), [(0.0, Repeats.REMOVE), (0.02, Repeats.REMOVE), (0.25, Repeats.ALLOW), (0.9, Repeats.ALLOW)]
+)
+def test_a_log_of_many_repeats_suggests_that_they_are_recommended(share: float, expected: Repeats) -> None:
+    assert Repeats.shown_by(share) is expected
 
 
 @pytest.mark.parametrize("allow_repeats", [False, True])

@@ -135,7 +135,7 @@ def test_tuning_finds_that_recent_items_tell_more() -> None:
 def test_all_baselines_are_measured_on_the_test_part() -> None:
     result = measure_baselines(chains(200), items=40, ks=(1, 10))
     assert list(result) == ["most-popular", "item-knn", "item-knn-recent"]
-    assert list(result["item-knn"]) == ["hr@1", "ndcg@1", "hr@10", "ndcg@10", "auc"]
+    assert list(result["item-knn"]) == ["users", "hr@1", "ndcg@1", "hr@10", "ndcg@10", "auc"]
     assert result["item-knn-recent"]["ndcg@10"] > result["most-popular"]["ndcg@10"]
 
 

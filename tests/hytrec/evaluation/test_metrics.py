@@ -14,7 +14,7 @@ KS = (1, 3, 10)
 def plain(order: list[int], target: int) -> dict[str, float]:
     """The textbook metrics of one list of item rows, best first."""
     rank = order.index(target) + 1
-    result = {}
+    result = {"users": 1.0}
     for k in KS:
         result[f"hr@{k}"] = float(rank <= k)
         result[f"ndcg@{k}"] = float(1 / np.log2(rank + 1)) if rank <= k else 0.0
@@ -39,6 +39,7 @@ def test_by_hand() -> None:
             "hr@10": 1.0,
             "ndcg@10": (1 + 1 / np.log2(3)) / 2,
             "auc": (2 / 3 + 1) / 2,
+            "users": 2,
         }
     )
 
@@ -88,14 +89,14 @@ def test_a_list_has_no_auc_and_an_absent_target_is_a_miss() -> None:
     metrics = RankingMetrics((1, 3))
     metrics.add_lists(np.array([[5, 6, 7], [5, 6, 7], [5, 0, 0]]), np.array([6, 9, 5]))
     assert metrics.result() == pytest.approx(
-        {"hr@1": 1 / 3, "ndcg@1": 1 / 3, "hr@3": 2 / 3, "ndcg@3": (1 + 1 / np.log2(3)) / 3}
+        {"users": 3, "hr@1": 1 / 3, "ndcg@1": 1 / 3, "hr@3": 2 / 3, "ndcg@3": (1 + 1 / np.log2(3)) / 3}
     )
 
 
 def test_a_hit_further_down_than_the_longest_k_is_a_miss() -> None:
     metrics = RankingMetrics((2,))
     metrics.add_lists(np.arange(1, 9)[None], np.array([3]))
-    assert metrics.result() == {"hr@2": 0.0, "ndcg@2": 0.0}
+    assert metrics.result() == {"users": 1, "hr@2": 0.0, "ndcg@2": 0.0}
 
 
 def test_lists_and_scores_in_the_same_order_agree() -> None:
@@ -110,7 +111,7 @@ def test_lists_and_scores_in_the_same_order_agree() -> None:
 def test_names_of_the_default() -> None:
     metrics = RankingMetrics()
     metrics.add(np.eye(3), np.array([1, 2, 3]))
-    assert list(metrics.result()) == ["hr@10", "ndcg@10", "hr@50", "ndcg@50", "hr@500", "ndcg@500", "auc"]
+    assert list(metrics.result()) == ["users", "hr@10", "ndcg@10", "hr@50", "ndcg@50", "hr@500", "ndcg@500", "auc"]
 
 
 @pytest.mark.parametrize(

@@ -3,11 +3,14 @@ from hytrec.evaluation.tables import half_life_lines, metric_lines
 
 def test_metrics_stand_in_columns_and_what_is_missing_is_a_dash() -> None:
     head, retriever, reranker = metric_lines(
-        {"retriever": {"hr@10": 0.5, "ndcg@10": 0.25, "auc": 0.9}, "retrieve-then-rerank": {"hr@10": 0.75}}
+        {
+            "retriever": {"hr@10": 0.5, "ndcg@10": 0.25, "auc": 0.9, "users": 1234},
+            "retrieve-then-rerank": {"hr@10": 0.75},
+        }
     )
-    assert head.split() == ["model", "HR@10", "HR@50", "HR@500", "NDCG@10", "NDCG@500", "AUC"]
-    assert retriever.split() == ["retriever", "0.5000", "-", "-", "0.2500", "-", "0.9000"]
-    assert reranker.split() == ["retrieve-then-rerank", "0.7500", "-", "-", "-", "-", "-"]
+    assert head.split() == ["model", "HR@10", "HR@50", "HR@500", "NDCG@10", "NDCG@500", "AUC", "USERS"]
+    assert retriever.split() == ["retriever", "0.5000", "-", "-", "0.2500", "-", "0.9000", "1,234"]
+    assert reranker.split() == ["retrieve-then-rerank", "0.7500", "-", "-", "-", "-", "-", "-"]
     assert len(head) == len(retriever) == len(reranker)
 
 

@@ -250,8 +250,47 @@ def test_a_log_of_short_histories_is_refused(vocabulary: Vocabulary, config: Mod
     short = Histories(
         user_keys=np.arange(2), offsets=np.array([0, 2, 4]), item_rows=rows, behavior_rows=rows * 0, times=rows + 9
     )
-    with pytest.raises(DataError, match="none of 2 users can be trained on and validated with; give a log in which"):
+    with pytest.raises(DataError, match="none of 2 users is left for the validation: 2 have under three events"):
         train(short, vocabulary, output=tmp_path, config=config)
+
+
+def plays(users: int, *others: list[int]) -> Histories:
+    """Users who play six items forty times, and others."""
+    rows = [*[np.arange(40) % 6 + 1] * users, *map(np.array, others)]
+    lengths = [row.size for row in rows]
+    return Histories(
+        user_keys=np.arange(len(rows)),
+        offsets=np.concatenate([[0], np.cumsum(lengths)]),
+        item_rows=np.concatenate(rows),
+        behavior_rows=np.zeros(sum(lengths), np.int64),
+        times=np.concatenate([10**9 + np.arange(length) for length in lengths]),
+    )
+
+
+def test_a_listening_log_trains_where_repeats_are_allowed(
+    vocabulary: Vocabulary, config: ModelConfig, options: TrainingOptions, tmp_path: Path
+) -> None:
+    message = (
+        r"none of 50 users is left for the validation: 0 have under three events, the validation item of 50 is one that "
+        r"they had before; give --repeats allow"
+    )
+    with pytest.raises(DataError, match=message):
+        train(plays(50), vocabulary, output=tmp_path / "run", config=config, options=options)
+    trained = train(plays(50), vocabulary, output=tmp_path / "run", config=config, options=options, allow_repeats=True)
+    assert {values["users"] for part in trained.metrics.values() for values in part.values()} == {50}
+    assert trained.epochs[0].validation_users == 50
+    assert load_run(tmp_path / "run").training["allow_repeats"] is True
+    with pytest.raises(RunError, match="was made with another --repeats; resume with the same"):
+        train(plays(50), vocabulary, output=tmp_path / "run", config=config, options=options, resume=True)
+
+
+def test_every_metric_says_how_many_users_it_stands_on(
+    vocabulary: Vocabulary, config: ModelConfig, options: TrainingOptions, tmp_path: Path
+) -> None:
+    log = plays(50, [1, 2, 3, 4, 5, 6])
+    trained = train(log, vocabulary, output=tmp_path, config=config, options=options)
+    assert {values["users"] for part in trained.metrics.values() for values in part.values()} == {1}
+    assert [epoch.validation_users for epoch in trained.epochs] == [1] * len(trained.epochs)
 
 
 def test_the_padded_batch_of_no_events_has_one_step() -> None:
