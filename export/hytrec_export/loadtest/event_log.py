@@ -110,8 +110,9 @@ def _as_type(path: Path, keys: Keys, wanted: type[int | str], name: str) -> Keys
     if wanted is str:
         return keys if keys.dtype.kind == "S" else keys.astype("S")
     if keys.dtype.kind == "S" and keys.size:
+        text = next((key for key in keys if not key.isdigit()), keys[0])
         raise DataError(
-            f"{path} holds the {name} key {keys[0].decode()!r}; the server's {name} keys are whole numbers, "
+            f"{path} holds the {name} key {text.decode()!r}; the server's {name} keys are whole numbers, "
             "give the log it was trained on"
         )
     return keys.astype(np.int64)

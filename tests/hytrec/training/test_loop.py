@@ -271,8 +271,8 @@ def test_a_listening_log_trains_where_repeats_are_allowed(
     vocabulary: Vocabulary, config: ModelConfig, options: TrainingOptions, tmp_path: Path
 ) -> None:
     message = (
-        r"none of 50 users is left for the validation: 0 have under three events, the validation item of 50 is one that "
-        r"they had before; give --repeats allow"
+        r"none of 50 users is left for the validation: 0 have under three events, the validation item of 50 is one "
+        r"that they had before; give --repeats allow"
     )
     with pytest.raises(DataError, match=message):
         train(plays(50), vocabulary, output=tmp_path / "run", config=config, options=options)
@@ -280,8 +280,9 @@ def test_a_listening_log_trains_where_repeats_are_allowed(
     assert {values["users"] for part in trained.metrics.values() for values in part.values()} == {50}
     assert trained.epochs[0].validation_users == 50
     assert load_run(tmp_path / "run").training["allow_repeats"] is True
+    both = plays(50, [1, 2, 3, 4, 5, 6])
     with pytest.raises(RunError, match="was made with another --repeats; resume with the same"):
-        train(plays(50), vocabulary, output=tmp_path / "run", config=config, options=options, resume=True)
+        train(both, vocabulary, output=tmp_path / "run", config=config, options=options, resume=True)
 
 
 def test_every_metric_says_how_many_users_it_stands_on(

@@ -90,14 +90,12 @@ def test_a_bad_csv_value_is_reported(rows: str, message: str, tmp_path: Path) ->
         (
             "a,b,c\n1,2,3\n",
             {},
-            r"log\.csv: no column is known to be the user \(separator ',', header a, b, c, first rows '1,2,3'\); "
-            r"name it with --user-column, or all with --columns",
+            r"log\.csv: no column is known to be the user \(separator ',', header a, b, c, .*--user-column, or all",
         ),
         (
             "1,2,3\n4,5,6\n",
             {},
-            r"no header to know the user column by \(separator ',', no header, first rows '1,2,3' and '4,5,6'\); "
-            r"say which columns are user, item and time, as --columns 1,2,3, or give --header",
+            r"no header to know the user column by \(.*first rows '1,2,3' and '4,5,6'\); say which .* --columns 1,2,3",
         ),
         (
             HEADER + "1,2,3\n",
