@@ -128,8 +128,11 @@ def _rows(sample: str, separator: str, *, quoted: bool, whole: bool) -> list[lis
     delimiter = separator
     if len(separator) > 1:
         sample, delimiter = sample.replace(separator, _PLACEHOLDER), _PLACEHOLDER
-    quoting = csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE
-    reader = csv.reader(io.StringIO(sample, newline=""), delimiter=delimiter, quoting=quoting)
+    lines = io.StringIO(sample, newline="")
+    if quoted:
+        reader = csv.reader(lines, delimiter=delimiter)
+    else:
+        reader = csv.reader(lines, delimiter=delimiter, quoting=csv.QUOTE_NONE)
     try:
         rows = list(islice(reader, _SAMPLE_ROWS + 1))
     except csv.Error:

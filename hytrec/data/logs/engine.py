@@ -61,7 +61,7 @@ class Engine:
     def arrays(self, query: str) -> list[npt.NDArray[Any]]:
         """Columns of a query without nulls, as arrays. Raises: duckdb.Error."""
         columns = self._connection.execute(query).fetchnumpy()
-        return [np.ma.getdata(column) for column in columns.values()]
+        return [np.asarray(column) for column in columns.values()]
 
     def types(self, source: str) -> dict[str, str]:
         """Columns of a query or table function, by name. Raises: duckdb.Error."""

@@ -216,7 +216,8 @@ class _Reading:
 
     def _fetched(self, events: int, users: int, items: int) -> tuple[Int64Array, dict[str, npt.NDArray[Any]], int]:
         """Events of every user, the other columns of "sorted", and how many events are repeats; piece by piece."""
-        arrays = {"i": np.empty(events, np.int32), "b": np.empty(events, np.int32), "s": np.empty(events, np.int64)}
+        arrays: dict[str, npt.NDArray[Any]] = {}
+        arrays |= {"i": np.empty(events, np.int32), "b": np.empty(events, np.int32), "s": np.empty(events, np.int64)}
         counts = np.zeros(users, np.int64)
         different, open_pairs = 0, np.empty(0, np.int64)
         for start in range(0, events, _CHUNK):

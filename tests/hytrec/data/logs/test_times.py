@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -23,7 +24,7 @@ def csv(folder: Path, times: list[str]) -> Path:
     return path
 
 
-def order(path: Path, **options: TimeUnit) -> tuple[list[int], list[int], LogReport]:
+def order(path: Path, **options: Any) -> tuple[list[int], list[int], LogReport]:
     """Items in the order of their times, the times, and the report."""
     reports: list[LogReport] = []
     histories, vocabulary = read_histories(path, tell=reports.append, **options)
