@@ -111,23 +111,7 @@ def train(
     as_json: AsJson = False,
 ) -> None:
     """Train a model and write a run folder."""
-    options = TrainingOptions(
-        seed=seed,
-        epochs=epochs,
-        max_minutes=max_minutes,
-        patience=patience,
-        max_history=max_history,
-        batch_events=batch_events,
-        positions=positions,
-        negatives=negatives,
-        learning_rate=learning_rate,
-        weight_decay=weight_decay,
-        warmup_steps=warmup_steps,
-        unknown_rate=unknown_rate,
-        average_decay=average_decay,
-        rerank_candidates=rerank_candidates,
-        validation_users=validation_users,
-    )
+    options: TrainingOptions = _chosen(TrainingOptions, locals())
     sizes: dict[str, Any] = {
         "width": width,
         "heads": heads,
@@ -139,7 +123,7 @@ def train(
         "dropout": dropout,
         "branches": branches,
     }
-    log_options = _log_options(locals())
+    log_options: LogOptions = _chosen(LogOptions, locals())
     ModelConfig(items=1, **sizes)  # before the log is read: a wrong size fails at once
     from hytrec.commands import train_run  # noqa: PLC0415 - torch
 
@@ -182,7 +166,7 @@ def evaluate(
     result = evaluate_run(
         run,
         events or [],
-        log_options=_log_options(locals()),
+        log_options=_chosen(LogOptions, locals()),
         part=part,
         repeats=repeats,
         baselines=baselines,
@@ -191,9 +175,9 @@ def evaluate(
     _show(result.as_json, result.as_text, as_json=as_json)
 
 
-def _log_options(given: dict[str, Any]) -> LogOptions:
-    """The fields of `LogOptions` among a command's parameters."""
-    return LogOptions(**{field.name: given[field.name] for field in fields(LogOptions) if field.name in given})
+def _chosen(kind: type[Any], given: dict[str, Any]) -> Any:
+    """A dataclass of options, of those fields that are among a command's parameters."""
+    return kind(**{field.name: given[field.name] for field in fields(kind) if field.name in given})
 
 
 def _show(values: dict[str, Any], text: str, *, as_json: bool) -> None:
