@@ -66,7 +66,7 @@ def kill_and_compare(
     users = [f"user-{number}" for number in range(USERS)]
     ledger = EventLedger(users, item_keys=vocabulary.item_keys.tolist(), seed=seed)
     in_flight = 0
-    differences = []
+    differences: list[float] = []
 
     def restart() -> None:
         end(server)

@@ -261,10 +261,10 @@ async def memory_growth(pid: int, traffic: ClientTraffic, *, requests: int) -> f
     samples: list[tuple[int, int]] = []
     running = asyncio.create_task(traffic.closed_loop(concurrency=CONCURRENCY, requests=requests))
     while not running.done():
-        samples.append((traffic.answered - start, use_of_server(pid).anonymous_bytes))
+        samples.append((traffic.answered - start, use_of_server(pid)["anonymous_bytes"]))
         await asyncio.wait({running}, timeout=SAMPLE_S)
     await running
-    samples.append((requests, use_of_server(pid).anonymous_bytes))
+    samples.append((requests, use_of_server(pid)["anonymous_bytes"]))
     return fifths_ratio(samples, requests)
 
 

@@ -136,10 +136,10 @@ def test_what_a_process_uses_is_read() -> None:
     before = use_of_server(os.getpid())
     with open(os.devnull, "rb"):  # noqa: PTH123 - one more descriptor is all that is wanted
         after = use_of_server(os.getpid())
-    assert before.threads >= 1
-    assert after.files == before.files + 1
+    assert before["threads"] >= 1
+    assert after["files"] == before["files"] + 1
     held = np.ones(64 << 20, np.uint8)
-    assert use_of_server(os.getpid()).anonymous_bytes - before.anonymous_bytes > held.nbytes // 2
+    assert use_of_server(os.getpid())["anonymous_bytes"] - before["anonymous_bytes"] > held.nbytes // 2
 
 
 def test_long_users_are_the_longest_histories_in_turn_and_go_on_to_their_ends(make_log: MakeLog) -> None:
