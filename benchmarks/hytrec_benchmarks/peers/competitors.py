@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Protocol
@@ -60,6 +61,7 @@ class Competitor(Protocol):
         ...
 
 
+@dataclass(kw_only=True, eq=False)
 class ServedCompetitor:
     """A server, measured by perf_analyzer.
 
@@ -67,34 +69,32 @@ class ServedCompetitor:
         chunk: maximum events of a prefill request.
     """
 
-    def __init__(
-        self, name: str, server: LiveServer, windows: ServerWindows, factory: RequestFactory, *, model: str, chunk: int
-    ) -> None:
-        self.name = name
-        self.model = model
-        self._server = server
-        self._windows = windows
-        self._factory = factory
-        self._chunk = chunk
+    name: str
+    model: str
+    server: LiveServer
+    windows: ServerWindows
+    factory: RequestFactory
+    chunk: int
 
     def prefill(self, users: Sequence[SimulatedUser]) -> None:
         """See `Competitor`."""
-        prefill.append_histories(self._server, self._factory, users, chunk=self._chunk, progress=silent)
+        prefill.append_histories(self.server, self.factory, users, chunk=self.chunk, progress=silent)
 
     def scores(self, user: SimulatedUser, candidates: Keys, now_s: int) -> NDArray[np.float32]:
         """See `Competitor`."""
-        with self._server.requests() as client:
+        with self.server.requests() as client:
             return client.rank(user.name, candidates, now=now_s).scores
 
     def window(self, job: Job) -> Window:
         """See `Competitor`."""
-        return self._windows.window([job])
+        return self.windows.window([job])
 
     def forget(self, users: Sequence[SimulatedUser]) -> None:
         """See `Competitor`."""
-        prefill.forget(self._server, users, progress=silent)
+        prefill.forget(self.server, users, progress=silent)
 
 
+@dataclass(kw_only=True, eq=False)
 class InProcessCompetitor:
     """The graphs in this process, run in batches of as many requests as are in flight at a server.
 
@@ -103,24 +103,13 @@ class InProcessCompetitor:
         log_command: takes a line on what ran, for the list of commands.
     """
 
-    name = IN_PROCESS
-
-    def __init__(
-        self,
-        backend: InProcessBackend,
-        vocabulary: Vocabulary,
-        factory: RequestFactory,
-        *,
-        model: str,
-        chunk: int,
-        log_command: Callable[[str], object] = lambda _: None,
-    ) -> None:
-        self.model = model
-        self._backend = backend
-        self._vocabulary = vocabulary
-        self._factory = factory
-        self._chunk = chunk
-        self._log_command = log_command
+    name: str = IN_PROCESS
+    model: str
+    backend: InProcessBackend
+    vocabulary: Vocabulary
+    factory: RequestFactory
+    chunk: int
+    log_command: Callable[[str], object] = lambda _: None
 
     def prefill(self, users: Sequence[SimulatedUser]) -> None:
         """See `Competitor`; one encoding for all users of the same past."""
@@ -128,16 +117,15 @@ class InProcessCompetitor:
         for user in users:
             names.setdefault((user.start, user.begin), []).append(user.name)
         for (start, begin), own in names.items():
-            past = [self._history(events) for events in self._factory.chunks(start, begin, chunk=self._chunk)]
-            self._backend.prefill(own, past)
+            past = [self._history(events) for events in self.factory.chunks(start, begin, chunk=self.chunk)]
+            self.backend.prefill(own, past)
 
     def scores(self, user: SimulatedUser, candidates: Keys, now_s: int) -> NDArray[np.float32]:
         """See `Competitor`."""
-        rows = self._vocabulary.item_rows(candidates)[None]
+        rows = self.vocabulary.item_rows(candidates)[None]
         nothing = [self._events(user.begin, user.begin)]
-        scores: NDArray[np.float32] = self._backend.rank(
-            [user.name], nothing, now_s=np.array([[now_s]]), candidates=rows
-        )[0]
+        scores: NDArray[np.float32]
+        (scores,) = self.backend.rank([user.name], nothing, now_s=np.array([[now_s]]), candidates=rows)
         return scores
 
     def window(self, job: Job) -> Window:
@@ -146,7 +134,7 @@ class InProcessCompetitor:
         batches = [
             self.batch(job.endpoint, requests[first : first + threads]) for first in range(0, len(requests), threads)
         ]
-        self._log_command(f"# in this process: {len(requests)} requests of {job.endpoint.name} in batches of {threads}")
+        self.log_command(f"# in this process: {len(requests)} requests of {job.endpoint.name} in batches of {threads}")
         moments = [time.time_ns()]
         for batch in batches:
             batch()
@@ -162,29 +150,29 @@ class InProcessCompetitor:
 
     def forget(self, users: Sequence[SimulatedUser]) -> None:
         """See `Competitor`."""
-        self._backend.forget(user.name for user in users)
+        self.backend.forget(user.name for user in users)
 
     def batch(self, endpoint: Ensemble, requests: Sequence[UserRequest]) -> Callable[[], object]:
         """One run for all requests, its inputs made beforehand."""
         users = [request.user.name for request in requests]
         events = [self._events(request.first, request.stop) for request in requests]
         if endpoint is APPEND:
-            return partial(self._backend.append, users, events)
+            return partial(self.backend.append, users, events)
         now_s = np.full((len(requests), 1), int(time.time()))
         if endpoint is RECOMMEND:
-            return partial(self._backend.recommend, users, events, now_s=now_s, top_k=self._factory.top_k)
-        candidates = np.stack([self._vocabulary.item_rows(self._factory.candidates[user]) for user in users])
-        return partial(self._backend.rank, users, events, now_s=now_s, candidates=candidates)
+            return partial(self.backend.recommend, users, events, now_s=now_s, top_k=self.factory.top_k)
+        candidates = np.stack([self.vocabulary.item_rows(self.factory.candidates[user]) for user in users])
+        return partial(self.backend.rank, users, events, now_s=now_s, candidates=candidates)
 
     def _events(self, first: int, stop: int) -> History:
-        return self._history(self._factory.events(first, stop))
+        return self._history(self.factory.events(first, stop))
 
     def _history(self, events: Events) -> History:
-        items = self._vocabulary.item_rows(np.asarray(events.item_keys))
+        items = self.vocabulary.item_rows(np.asarray(events.item_keys))
         behaviors = events.behavior_keys
         return History(
             item_rows=items,
-            behavior_rows=items * 0 if behaviors is None else self._vocabulary.behavior_rows(np.asarray(behaviors)),
+            behavior_rows=items * 0 if behaviors is None else self.vocabulary.behavior_rows(np.asarray(behaviors)),
             times=np.asarray(events.times),
         )
 
@@ -195,13 +183,12 @@ def opened_in_process(
 ) -> Iterator[InProcessCompetitor]:
     """The graphs of a repository, open in this process; arguments as of `InProcessCompetitor`."""
     settings = ServingSettings.load(repository)
-    vocabulary = Vocabulary.load(repository / VOCABULARY_FILE)
     with onnx_chain(repository, sizes=settings.sizes) as chain:
         yield InProcessCompetitor(
-            InProcessBackend(chain),
-            vocabulary,
-            factory,
             model=settings.fingerprint,
+            backend=InProcessBackend(chain),
+            vocabulary=Vocabulary.load(repository / VOCABULARY_FILE),
+            factory=factory,
             chunk=chunk,
             log_command=log_command,
         )

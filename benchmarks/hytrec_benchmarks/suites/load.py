@@ -223,13 +223,7 @@ async def _beside_in_process(
 
 def _over_in_process(context: Context, server: EmbeddedServer, repository: Path, amount: Amount) -> float:
     """Rank throughput at concurrency 8 by perf_analyzer, over that of the same graphs in batches of 8."""
-    command = command_of(
-        server.grpc_url,
-        repository,
-        events=context.log_file(Log.EDITS),
-        concurrency=CONCURRENCY,
-        lengths=[amount.events],
-    )
+    command = command_of(server.grpc_url, repository, events=context.log_file(Log.EDITS), lengths=[amount.events])
     command += [f"--windows={amount.windows}", f"--window-seconds={amount.seconds}", f"--seed={context.seed}"]
     return over_in_process(command, context.new_folder("loadtest"))
 

@@ -170,7 +170,9 @@ def test_in_this_process_a_user_is_served_as_by_one_encoding(
         )
 
     with torch_chain(model, sizes=config.sizes()) as chain:
-        competitor = InProcessCompetitor(InProcessBackend(chain), vocabulary, factory, model="m", chunk=3)
+        competitor = InProcessCompetitor(
+            model="m", backend=InProcessBackend(chain), vocabulary=vocabulary, factory=factory, chunk=3
+        )
         competitor.prefill([one, other])
         competitor.batch(RANK, [one.next_request()])()
         batch = competitor.batch(RANK, [one.next_request(), other.next_request()])
