@@ -11,13 +11,13 @@ from hytrec.signature import APPEND, ENSEMBLES, RANK
 from hytrec_benchmarks.peers.at_length import LengthComparison
 from hytrec_benchmarks.peers.competitors import Competitor, ServedCompetitor, opened_in_process, same_model
 from hytrec_benchmarks.peers.figures import (
+    PLOTS,
     attach,
     compared_figures,
     length_verdict,
     ratio_table,
     ratios,
     score_difference,
-    throughput_by_history,
 )
 from hytrec_benchmarks.peers.history_traffic import HistoryTraffic
 from hytrec_benchmarks.peers.options import HYTREC, ComparisonOptions, Peer
@@ -108,7 +108,7 @@ def _result(
         points=points,
         compared=compared_figures(points, found),
         tables=[ratio_table(found, scores)],
-        plots={"throughput_by_history": throughput_by_history},
+        plots=PLOTS,
         commands=commands,
         problems=length_verdict(points, scores) + prepared.problems(),
     )

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from hytrec_benchmarks.peers.options import HYTREC
 from hytrec_export.loadtest.comparison import Figures, figures_of
 from hytrec_export.loadtest.figures import Status
+from hytrec_export.loadtest.plots import Plot
 
 SCORE_BOUND = 1e-3
 """Maximum score difference between competitors of one model."""
@@ -116,15 +117,11 @@ def compared_figures(points: Points, ratio_rows: Points) -> Figures:
     return found
 
 
-def throughput_by_history(axes: Any, points: Points) -> bool:
-    """Plot throughput over history length, one line a competitor; False where there is nothing to show."""
-    shown = [point for point in points if point.get("throughput_per_s")]
+def _draw_throughput(axes: Any, shown: Points) -> None:
+    """Throughput over history length, one line a competitor."""
     for name in dict.fromkeys(point["competitor"] for point in shown):
         own = sorted((point["history"], point["throughput_per_s"]) for point in shown if point["competitor"] == name)
-        x, y = zip(*own, strict=True)
-        axes.plot(x, y, "o-", label=name, linewidth=3 if name == HYTREC else 1.5)
-    if not shown:
-        return False
+        axes.plot(*zip(*own, strict=True), "o-", label=name, linewidth=3 if name == HYTREC else 1.5)
     axes.set(
         xscale="log", yscale="log", xlabel="events of the user before the request", ylabel="throughput, requests/s"
     )
@@ -134,4 +131,6 @@ def throughput_by_history(axes: Any, points: Points) -> bool:
     axes.set_title(f"throughput at concurrency {shown[0]['load']['value']:g}")
     axes.grid(alpha=0.3)
     axes.legend()
-    return True
+
+
+PLOTS = {"throughput_by_history": Plot(lambda point: bool(point.get("throughput_per_s")), _draw_throughput)}

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from hytrec_benchmarks.peers.figures import throughput_by_history
+from hytrec_benchmarks.peers.figures import PLOTS
 from hytrec_export.errors import LoadTestError
 from hytrec_export.loadtest.comparison import compare, comparison_rows
 from hytrec_export.loadtest.report import read_report, write_report
@@ -20,7 +20,7 @@ MakeReport = Callable[..., dict[str, Any]]
 
 
 def write(folder: Path, report: dict[str, Any], *commands: str) -> None:
-    write_report(folder, report, commands=commands, plots={"throughput_by_history": throughput_by_history})
+    write_report(folder, report, commands=commands, plots=PLOTS)
 
 
 def test_every_file_is_written(make_peers_report: MakeReport, tmp_path: Path) -> None:
