@@ -27,18 +27,16 @@ def ratios(points: Points) -> list[dict[str, Any]]:
     ours = {point["history"]: point for point in points if point["competitor"] == HYTREC}
     found = []
     for point in points:
-        if point["competitor"] == HYTREC:
-            continue
-        row: dict[str, Any] = {"history": point["history"], "over": point["competitor"]}
         own = ours[point["history"]]
-        if Status.FAILED in (own["status"], point["status"]):
-            found.append(row | {"ratio": None, "low": None, "high": None})
+        if point is own:
             continue
-        rounds = [
-            one["throughput"] / other["throughput"] for one, other in zip(own["windows"], point["windows"], strict=True)
-        ]
-        ratio = own["throughput_per_s"] / point["throughput_per_s"]
-        found.append(row | {"ratio": ratio, "low": min(rounds), "high": max(rounds)})
+        row = {"history": point["history"], "over": point["competitor"], "ratio": None, "low": None, "high": None}
+        if Status.FAILED not in (own["status"], point["status"]):
+            windows = zip(own["windows"], point["windows"], strict=True)
+            rounds = [one["throughput"] / other["throughput"] for one, other in windows]
+            ratio = own["throughput_per_s"] / point["throughput_per_s"]
+            row |= {"ratio": ratio, "low": min(rounds), "high": max(rounds)}
+        found.append(row)
     return found
 
 
@@ -85,16 +83,14 @@ def ratio_table(ratio_rows: Points, scores: Points) -> dict[str, Any]:
     """The report's table: by history length, throughput over each other competitor's, and the score difference."""
     others = list(dict.fromkeys(row["over"] for row in ratio_rows))
     cells = {(row["history"], row["over"]): _ratio(row) for row in ratio_rows}
-    rows = []
-    for row in scores:
-        difference = row["largest_difference"]
-        rows.append(
-            [
-                f"{row['history']:,}",
-                *(cells[row["history"], name] for name in others),
-                "n/a" if difference is None else f"{difference:.1g}",
-            ]
-        )
+    rows = [
+        [
+            f"{row['history']:,}",
+            *(cells[row["history"], name] for name in others),
+            "n/a" if row["largest_difference"] is None else f"{row['largest_difference']:.1g}",
+        ]
+        for row in scores
+    ]
     return {
         "title": "Throughput over that of others (minimum to maximum of a round)",
         "note": "The same requests for each, in windows that take turns. "

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 
 from hytrec_benchmarks.faults.event_ledger import EventLedger
-from hytrec_benchmarks.fixtures.resources import use_of_server
+from hytrec_benchmarks.fixtures.serving import use_of_server
 from hytrec_export.state.store import StateStore
 
 INTERVAL_S = 0.25

@@ -17,13 +17,12 @@ import msgspec
 from hytrec_export.errors import LoadTestError
 from hytrec_export.loadtest.comparison import Figures
 from hytrec_export.loadtest.figures import flat
-from hytrec_export.loadtest.html_page import html_page
 from hytrec_export.loadtest.plots import SWEEP_PLOTS, Plot, draw_plots
+from hytrec_export.loadtest.tables import PAGE_FILE, html_page
 from hytrec_export.repository.manifest import git_revision, versions
 
 REPORT_FILE = "report.json"
 FIGURES_FILE = "figures.csv"
-PAGE_FILE = "report.html"
 COMMANDS_FILE = "commands.txt"
 INPUTS_FOLDER = "inputs"
 FORMAT_VERSION = 2

@@ -138,7 +138,7 @@ class _User:
     def recommend(self, excluded_keys: NDArray[Any], now_s: int, top_k: int) -> ServedResult:
         return _result(self._client.recommend(self._id, excluded_keys=excluded_keys, now=now_s, top_k=top_k))
 
-    def leave(self) -> None:
+    def close(self) -> None:
         self._client.forget(self._id)
 
 
@@ -163,7 +163,7 @@ class _Session:
         result = self._infer(_SESSION_RECOMMEND, arguments)
         return _session_result(result, RETURNED_SCORES.name, item_keys=result.as_numpy(RETURNED_KEYS.name)[0].tolist())
 
-    def leave(self) -> None:
+    def close(self) -> None:
         if self._started:
             self._infer(_SESSION_APPEND, {TIMES.name: np.zeros(0, np.int64)}, sequence_end=True)
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from hytrec_export.progress import Progress, silent
 from hytrec_export.repository.manifest import Manifest
 from hytrec_export.runtime.model_chain import split_every
 from hytrec_export.settings import VOCABULARY_FILE, ServingSettings
-from hytrec_export.verification.endpoints import Endpoints, NewUser, ServedResult
+from hytrec_export.verification.endpoints import Endpoints, ServedResult
 from hytrec_export.verification.findings import Finding, failed, ok
 from hytrec_export.verification.parity.comparator import TOP, Comparator
 from hytrec_export.verification.parity.golden import FILE_NAME, GoldenCase, load
@@ -112,7 +112,7 @@ class ServedReplay:
             ServerError: a request failed, the server counts other events, or it serves another model.
             ClientError: a request failed.
         """
-        with _new_user(endpoints, session=self._session) as user:
+        with closing(endpoints.new_user(session=self._session)) as user:
             for part in split_every(case.history, self._settings.limits.max_events):
                 user.append(self._events(part))
             known = case.candidate_rows > 0
@@ -182,12 +182,3 @@ def _as_sent(keys: NDArray[Any], rows: Int64Array, unknown: int | bytes) -> NDAr
 
 def _in(rows: Int64Array, last: int) -> NDArray[np.bool_]:
     return (rows >= 1) & (rows <= last)
-
-
-@contextmanager
-def _new_user(endpoints: Endpoints, *, session: bool) -> Iterator[NewUser]:
-    user = endpoints.new_user(session=session)
-    try:
-        yield user
-    finally:
-        user.leave()

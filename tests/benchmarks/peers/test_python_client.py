@@ -17,7 +17,7 @@ from hytrec.modeling.model import HyTRec
 from hytrec.signature import RANK
 from hytrec_benchmarks.fixtures.in_process import InProcessBackend
 from hytrec_benchmarks.fixtures.reference_models import torch_chain
-from hytrec_benchmarks.fixtures.resources import use_of_server
+from hytrec_benchmarks.fixtures.serving import use_of_server
 from hytrec_benchmarks.peers.competitors import InProcessCompetitor
 from hytrec_benchmarks.peers.history_traffic import user_after
 from hytrec_benchmarks.peers.python_client import ClientTraffic, ClientWindow, append_by, rank_by, take_turns

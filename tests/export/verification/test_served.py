@@ -50,7 +50,7 @@ class FakeUser:
         )[self.server.skipped :][:top_k]
         return self.result([self.score(key) for key in best], best)
 
-    def leave(self) -> None:
+    def close(self) -> None:
         self.server.left += 1
 
     @property
