@@ -15,10 +15,9 @@ from hytrec.signature import APPEND, FUSED
 from hytrec_benchmarks.faults.event_ledger import EventLedger
 from hytrec_benchmarks.faults.writers import Writers
 from hytrec_benchmarks.fixtures.bounds import Figure
-from hytrec_benchmarks.fixtures.differences import state_difference
 from hytrec_benchmarks.fixtures.in_process import onnx_chain
 from hytrec_benchmarks.fixtures.progress import track
-from hytrec_benchmarks.fixtures.reference_models import Feeder
+from hytrec_benchmarks.fixtures.reference_models import Feeder, state_difference
 from hytrec_benchmarks.fixtures.serving import opened_store, server_options
 from hytrec_export.server import EmbeddedServer
 from hytrec_export.settings import VOCABULARY_FILE, ServingSettings

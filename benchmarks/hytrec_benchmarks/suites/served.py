@@ -15,10 +15,9 @@ from hytrec_benchmarks.faults.event_ledger import UNKNOWN_KEY
 from hytrec_benchmarks.fixtures.bounds import BOUNDS, Figure
 from hytrec_benchmarks.fixtures.clock import interleaved_ms
 from hytrec_benchmarks.fixtures.context import Context, Log
-from hytrec_benchmarks.fixtures.differences import score_difference
 from hytrec_benchmarks.fixtures.in_process import onnx_chain
 from hytrec_benchmarks.fixtures.progress import say, track
-from hytrec_benchmarks.fixtures.reference_models import torch_chain
+from hytrec_benchmarks.fixtures.reference_models import score_difference, torch_chain
 from hytrec_benchmarks.fixtures.serving import server_options
 from hytrec_clients import Events, HytrecClient
 from hytrec_export.runtime.model_chain import ModelChain, batches, split_every

@@ -15,14 +15,14 @@ from numpy.typing import NDArray
 from hytrec.data.histories import History, Int64Array
 from hytrec.data.vocabulary import Vocabulary
 from hytrec.signature import MAX_FUTURE_S
-from hytrec_clients import ClientError, Events
+from hytrec_clients import ClientError, Events, Receipt, Recommendation
 from hytrec_export.errors import ParityError, ServerError
 from hytrec_export.options import StateKind
 from hytrec_export.progress import Progress, silent
 from hytrec_export.repository.manifest import Manifest
 from hytrec_export.runtime.model_chain import split_every
 from hytrec_export.settings import VOCABULARY_FILE, ServingSettings
-from hytrec_export.verification.endpoints import Endpoints, ServedResult
+from hytrec_export.verification.endpoints import Endpoints
 from hytrec_export.verification.findings import Finding, failed, ok
 from hytrec_export.verification.parity.comparator import TOP, Comparator
 from hytrec_export.verification.parity.golden import FILE_NAME, GoldenCase, load
@@ -119,7 +119,7 @@ class ServedReplay:
             rows, expected = case.candidate_rows[known], case.scores[known]
             if len(rows):
                 ranked = user.rank(self._keys(rows), case.now_s)
-                self._check_receipt(ranked, case)
+                self._check_receipt(ranked.receipt, case)
                 scores = ranked.scores
                 comparator.scores("served scores", scores, expected, where)
                 order, right = (np.argsort(-values, kind="stable")[:TOP] for values in (scores, expected))
@@ -131,9 +131,9 @@ class ServedReplay:
             self._compare_list(user.recommend(excluded, case.now_s, top_k), case, where, comparator)
         comparator.case("histories")
 
-    def _compare_list(self, result: ServedResult, case: GoldenCase, where: str, comparator: Comparator) -> None:
+    def _compare_list(self, result: Recommendation, case: GoldenCase, where: str, comparator: Comparator) -> None:
         """The best items by the reranker; of those beyond the golden candidates, PyTorch's scores are not known."""
-        self._check_receipt(result, case)
+        self._check_receipt(result.receipt, case)
         known = dict(zip(case.candidate_rows.tolist(), case.scores.tolist(), strict=True))
         rows = self._vocabulary.item_rows(list(result.item_keys)).tolist()
         scores = result.scores
@@ -144,15 +144,15 @@ class ServedReplay:
         missed = [score - last for row, score in known.items() if row > 0 and row not in rows and score > last]
         comparator.scores("missed recommendations", np.array([max(missed, default=0.0)]), np.zeros(1), where)
 
-    def _check_receipt(self, result: ServedResult, case: GoldenCase) -> None:
-        if result.model_fingerprint != self._settings.fingerprint:
+    def _check_receipt(self, receipt: Receipt, case: GoldenCase) -> None:
+        if receipt.model_fingerprint != self._settings.fingerprint:
             raise ServerError(
-                f"the server has model {result.model_fingerprint} and the repository {self._settings.fingerprint}; "
+                f"the server has model {receipt.model_fingerprint} and the repository {self._settings.fingerprint}; "
                 "restart the server on this repository"
             )
-        if result.event_count != len(case.history):
+        if receipt.event_count != len(case.history):
             raise ServerError(
-                f"the server counted {result.event_count} events of {len(case.history)}; see the server's log, "
+                f"the server counted {receipt.event_count} events of {len(case.history)}; see the server's log, "
                 "and build the repository again if it is not damaged"
             )
 

@@ -121,7 +121,7 @@ def test_a_busy_server_gets_the_same_request_again(endpoints: Endpoints, session
     triton.failures = [Failure("busy", status="StatusCode.UNAVAILABLE")] * 2
     result = endpoints.new_user(session=session).rank(np.array([1, 2]), 9)
     assert result.scores.tolist() == [1, 1]
-    assert (result.event_count, result.model_fingerprint) == (4, "f" * 32)
+    assert (result.receipt.event_count, result.receipt.model_fingerprint) == (4, "f" * 32)
     assert len(triton.calls) == 3
     assert triton.calls[0] == triton.calls[1] == triton.calls[2]
 
