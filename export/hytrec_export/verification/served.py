@@ -135,7 +135,8 @@ class ServedReplay:
         """The best items by the reranker; of those beyond the golden candidates, PyTorch's scores are not known."""
         self._check_receipt(result.receipt, case)
         known = dict(zip(case.candidate_rows.tolist(), case.scores.tolist(), strict=True))
-        rows = self._vocabulary.item_rows(list(result.item_keys)).tolist()
+        keys: list[Any] = list(result.item_keys)
+        rows = self._vocabulary.item_rows(keys).tolist()
         scores = result.scores
         stored = [position for position, row in enumerate(rows) if row in known]
         expected = np.array([known[rows[position]] for position in stored], np.float32)
