@@ -5,8 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
@@ -14,10 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hytrec.contract import Ensemble
-from hytrec.data.histories import History
+from hytrec.data.histories import History, Int64Array
 from hytrec.data.vocabulary import Vocabulary
-from hytrec.signature import APPEND, RECOMMEND
-from hytrec_benchmarks.fixtures.in_process import InProcessBackend, onnx_chain
+from hytrec.signature import RANK, RECOMMEND
+from hytrec_benchmarks.fixtures.in_process import onnx_chain
 from hytrec_benchmarks.peers.options import HYTREC, IN_PROCESS
 from hytrec_clients import Events
 from hytrec_export.loadtest import prefill
@@ -30,6 +29,9 @@ from hytrec_export.loadtest.profile import Profile
 from hytrec_export.loadtest.server import LiveServer
 from hytrec_export.loadtest.traffic import SimulatedUser, UserRequest
 from hytrec_export.progress import silent
+from hytrec_export.runtime.model_chain import EncodedUsers, ModelChain, padded
+from hytrec_export.runtime.runners import Arrays
+from hytrec_export.runtime.top_k import best_items
 from hytrec_export.settings import VOCABULARY_FILE, ServingSettings
 
 
@@ -98,18 +100,22 @@ class ServedCompetitor:
 class InProcessCompetitor:
     """The graphs in this process, run in batches of as many requests as are in flight at a server.
 
+    It is the upper bound of a server's throughput: one run for a whole batch, states stay in memory.
+
     Args:
+        chain: open graphs.
         chunk: maximum events of a prefill run.
         log_command: takes a line on what ran, for the list of commands.
     """
 
     name: str = IN_PROCESS
     model: str
-    backend: InProcessBackend
+    chain: ModelChain
     vocabulary: Vocabulary
     factory: RequestFactory
     chunk: int
     log_command: Callable[[str], object] = lambda _: None
+    _states: dict[str, Arrays] = field(default_factory=dict)
 
     def prefill(self, users: Sequence[SimulatedUser]) -> None:
         """See `Competitor`; one encoding for all users of the same past."""
@@ -118,15 +124,14 @@ class InProcessCompetitor:
             names.setdefault((user.start, user.begin), []).append(user.name)
         for (start, begin), own in names.items():
             past = [self._history(events) for events in self.factory.chunks(start, begin, chunk=self.chunk)]
-            self.backend.prefill(own, past)
+            self._states |= dict.fromkeys(own, self.chain.replay([past]).state)
 
     def scores(self, user: SimulatedUser, candidates: Keys, now_s: int) -> NDArray[np.float32]:
         """See `Competitor`."""
+        users = self._append([user.name], [self._events(user.begin, user.begin)])
         rows = self.vocabulary.item_rows(candidates)[None]
-        nothing = [self._events(user.begin, user.begin)]
-        scores: NDArray[np.float32]
-        (scores,) = self.backend.rank([user.name], nothing, now_s=np.array([[now_s]]), candidates=rows)
-        return scores
+        (scores,) = self.chain.rerank(users, np.array([[now_s]]), rows)
+        return scores  # type: ignore[no-any-return]
 
     def window(self, job: Job) -> Window:
         """See `Competitor`; a request's latency is that of its batch."""
@@ -150,19 +155,36 @@ class InProcessCompetitor:
 
     def forget(self, users: Sequence[SimulatedUser]) -> None:
         """See `Competitor`."""
-        self.backend.forget(user.name for user in users)
+        for user in users:
+            self._states.pop(user.name, None)
 
     def batch(self, endpoint: Ensemble, requests: Sequence[UserRequest]) -> Callable[[], object]:
         """One run for all requests, its inputs made beforehand."""
         users = [request.user.name for request in requests]
         events = [self._events(request.first, request.stop) for request in requests]
-        if endpoint is APPEND:
-            return partial(self.backend.append, users, events)
         now_s = np.full((len(requests), 1), int(time.time()))
-        if endpoint is RECOMMEND:
-            return partial(self.backend.recommend, users, events, now_s=now_s, top_k=self.factory.top_k)
-        candidates = np.stack([self.vocabulary.item_rows(self.factory.candidates[user]) for user in users])
-        return partial(self.backend.rank, users, events, now_s=now_s, candidates=candidates)
+        rows: list[Int64Array] = []
+        if endpoint is RANK:
+            rows = [self.vocabulary.item_rows(self.factory.candidates[user]) for user in users]
+
+        def run() -> object:
+            encoded = self._append(users, events)
+            if endpoint is RANK:
+                return self.chain.rerank(encoded, now_s, np.stack(rows))
+            if endpoint is RECOMMEND:
+                found = self.chain.retrieve(encoded, now_s, np.zeros((len(users), 1), np.int64))
+                scores = self.chain.rerank(encoded, now_s, found)
+                return [best_items(*own, self.factory.top_k)[0] for own in zip(found, scores, strict=True)]
+            return encoded
+
+        return run
+
+    def _append(self, users: Sequence[str], events: Sequence[History]) -> EncodedUsers:
+        states = [self._states[user] for user in users]
+        together = {name: np.concatenate([state[name] for state in states]) for name in states[0]}
+        encoded = self.chain.encode(together, padded(events, length=max(1, *map(len, events))))
+        self._states |= {user: encoded.row(row).state for row, user in enumerate(users)}
+        return encoded
 
     def _events(self, first: int, stop: int) -> History:
         return self._history(self.factory.events(first, stop))
@@ -186,7 +208,7 @@ def opened_in_process(
     with onnx_chain(repository, sizes=settings.sizes) as chain:
         yield InProcessCompetitor(
             model=settings.fingerprint,
-            backend=InProcessBackend(chain),
+            chain=chain,
             vocabulary=Vocabulary.load(repository / VOCABULARY_FILE),
             factory=factory,
             chunk=chunk,
