@@ -110,7 +110,7 @@ def show_and_exit(report: Mapping[str, Any], output: Path, *, as_json: bool) -> 
     Raises:
         typer.Exit: always.
     """
-    from hytrec_export.loadtest.summary import summary  # noqa: PLC0415 - numpy
+    from hytrec_export.loadtest.tables import summary  # noqa: PLC0415 - numpy
 
     print(json.dumps(report, indent=2) if as_json else summary(report, output))  # noqa: T201
     if report.get("comparison", {}).get("regressions"):
