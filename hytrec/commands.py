@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from hytrec.config import ModelConfig
+from hytrec.data.columns import LogColumns
 from hytrec.data.histories import read_histories
 from hytrec.data.sampling import training_users
 from hytrec.data.split import Part, evaluation, training
@@ -42,7 +43,7 @@ def train_run(
     events: Path,
     output: Path,
     *,
-    columns: Mapping[str, Any],
+    columns: LogColumns,
     sizes: Mapping[str, Any],
     options: TrainingOptions,
     resume: bool,
@@ -51,12 +52,11 @@ def train_run(
     """Read the log, train, write the run folder.
 
     Args:
-        columns: named arguments of `read_histories`.
         sizes: named arguments of `ModelConfig`, except those that follow from the log.
         threads: torch's; 0 is its default.
     """
     _use_threads(threads)
-    histories, vocabulary = read_histories(events, **columns)
+    histories, vocabulary = read_histories(events, **asdict(columns))
     config = ModelConfig(items=len(vocabulary.item_keys), behaviors=len(vocabulary.behavior_keys), **sizes)
     users = training_users(training(histories)).size
     with _TrainingBar(options, users) as bar:
@@ -68,7 +68,7 @@ def train_run(
             options=options,
             resume=resume,
             observer=bar,
-            source=asdict(_Source(events=str(events.absolute()), **columns)),
+            source=asdict(_Source(events=str(events.absolute()), **asdict(columns))),
         )
     values = {"run": str(output), "metrics": trained.metrics, "half_life_events": trained.half_lives}
     lines = [f"{output}: {len(trained.epochs)} epochs", "", *metric_lines(trained.metrics[Part.TEST]), ""]
@@ -79,7 +79,7 @@ def evaluate_run(
     run_folder: Path,
     events: Path | None,
     *,
-    columns: Mapping[str, Any],
+    columns: LogColumns,
     part: Part,
     allow_repeats: bool,
     baselines: bool,
@@ -93,9 +93,9 @@ def evaluate_run(
     _use_threads(threads)
     run = load_run(run_folder)
     if events is None:
-        columns = asdict(_source_of(run))
-        events = Path(columns.pop("events"))
-    histories, _ = read_histories(events, **columns, vocabulary=run.vocabulary)
+        source = asdict(_source_of(run))
+        events, columns = Path(source.pop("events")), LogColumns(**source)
+    histories, _ = read_histories(events, **asdict(columns), vocabulary=run.vocabulary)
     chosen = evaluation(histories, part, items=run.config.items, allow_repeats=allow_repeats)
     with _bar("evaluating", len(chosen)) as advance:
         measured = evaluate(run.model, chosen, progress=advance)

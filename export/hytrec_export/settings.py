@@ -6,6 +6,7 @@ import json
 from dataclasses import asdict, dataclass, field
 from math import prod
 from pathlib import Path
+from typing import Annotated
 
 from hytrec.contract import DType, Sizes, Tensor
 from hytrec.signature import ENSEMBLES, MAX_KEY_BYTES
@@ -36,10 +37,10 @@ _RANGES = {
 class Limits:
     """Limits of a request and of a server batch; the defaults of the command line stand here."""
 
-    max_events: int = 10_240
-    max_candidates: int = 1_024
-    max_excluded: int = 4_096
-    max_batch: int = 64
+    max_events: Annotated[int, "Maximum new events per request."] = 10_240
+    max_candidates: Annotated[int, "Maximum candidates per request."] = 1_024
+    max_excluded: Annotated[int, "Maximum excluded items per request."] = 4_096
+    max_batch: Annotated[int, "Maximum dynamic batch size."] = 64
 
     def __post_init__(self) -> None:
         """Raises: OptionError: a limit is out of its range."""
