@@ -112,52 +112,22 @@ Flow = Generator[Step, Any, T]
 
 
 @dataclass(frozen=True)
-class Infer:
-    """Run a model; the result is an InferResult."""
+class RemoteCall:
+    """Call a method of tritonclient for one model; the result is what that method returns.
 
+    Args:
+        method: its name, such as "infer".
+        arguments: after the model's name.
+    """
+
+    method: str
     model: str
-    inputs: list[Any]
+    arguments: tuple[Any, ...]
     timeout_s: float
 
     def perform(self, triton: Any, sleep: Sleep) -> Any:  # noqa: ARG002 - one signature for all steps
-        """Call ModelInfer."""
-        return triton.infer(self.model, self.inputs, client_timeout=self.timeout_s)
-
-
-@dataclass(frozen=True)
-class GetMetadata:
-    """Get a model's tensors; the result is a ModelMetadataResponse."""
-
-    model: str
-    timeout_s: float
-
-    def perform(self, triton: Any, sleep: Sleep) -> Any:  # noqa: ARG002
-        """Call ModelMetadata."""
-        return triton.get_model_metadata(self.model, client_timeout=self.timeout_s)
-
-
-@dataclass(frozen=True)
-class GetConfig:
-    """Get a model's configuration; the result is a ModelConfigResponse."""
-
-    model: str
-    timeout_s: float
-
-    def perform(self, triton: Any, sleep: Sleep) -> Any:  # noqa: ARG002
-        """Call ModelConfig."""
-        return triton.get_model_config(self.model, client_timeout=self.timeout_s)
-
-
-@dataclass(frozen=True)
-class CheckReady:
-    """Check whether a model is ready; the result is a bool."""
-
-    model: str
-    timeout_s: float
-
-    def perform(self, triton: Any, sleep: Sleep) -> Any:  # noqa: ARG002
-        """Call ModelReady."""
-        return triton.is_model_ready(self.model, client_timeout=self.timeout_s)
+        """Send the call."""
+        return getattr(triton, self.method)(self.model, *self.arguments, client_timeout=self.timeout_s)
 
 
 @dataclass(frozen=True)

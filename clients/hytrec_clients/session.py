@@ -14,7 +14,7 @@ from hytrec_clients import codec
 from hytrec_clients.error_mapping import given_up, rejection
 from hytrec_clients.errors import InvalidRequest, ModelChanged, ServerFailed, ServerMismatch
 from hytrec_clients.events import Events, Keys, as_sequence
-from hytrec_clients.flow import CheckReady, Flow, GetConfig, GetMetadata, Infer, RpcFailure, Step, Wait
+from hytrec_clients.flow import Flow, RemoteCall, RpcFailure, Wait
 from hytrec_clients.request_ids import RequestIds
 from hytrec_clients.results import Ranking, Receipt, Recommendation
 from hytrec_clients.retry import Budget, RetryPolicy
@@ -176,7 +176,7 @@ class Session:
     def _ready_now(self) -> Flow[bool]:
         for endpoint in (*signature.ENSEMBLES, signature.FORGET):
             try:
-                if not (yield CheckReady(endpoint.name, _READY_TIMEOUT_S)):
+                if not (yield RemoteCall("is_model_ready", endpoint.name, (), _READY_TIMEOUT_S)):
                     return False
             except RpcFailure:
                 return False
@@ -217,11 +217,7 @@ class Session:
         inputs = codec.encode(endpoint, arguments, contract)
         request_id = arguments.get(signature.REQUEST_ID.name)
         try:
-            return (
-                yield from self._retried(
-                    endpoint, budget, lambda left_s: Infer(endpoint.name, inputs, left_s), request_id=request_id
-                )
-            )
+            return (yield from self._retried("infer", endpoint, inputs, budget=budget, request_id=request_id))
         except InvalidRequest:
             self._contracts.pop(endpoint.name, None)  # a new build may have keys of the other type, or other limits
             self._limits = None
@@ -231,9 +227,7 @@ class Session:
         """The endpoint's dtypes: fetched once, then remembered."""
         contract = self._contracts.get(endpoint.name)
         if contract is None:
-            metadata = yield from self._retried(
-                endpoint, budget, lambda left_s: GetMetadata(endpoint.name, left_s), request_id=None
-            )
+            metadata = yield from self._retried("get_model_metadata", endpoint, budget=budget)
             contract = self._contracts[endpoint.name] = codec.Contract.of(endpoint, metadata)
             budget.attempts = 0
         return contract
@@ -242,25 +236,23 @@ class Session:
         """Limits of a request: fetched once, then remembered; those the server does not publish are left out."""
         limits = self._limits
         if limits is None:
-            name = signature.APPEND.name
             try:
-                limits = codec.limits_of(
-                    (yield from self._retried(signature.APPEND, budget, lambda s: GetConfig(name, s), request_id=None))
-                )
+                config = yield from self._retried("get_model_config", signature.APPEND, budget=budget)
+                limits = codec.limits_of(config)
             except (ServerMismatch, ServerFailed):  # a gateway need not let ModelConfig through
                 limits = {}
             self._limits = limits
         return limits
 
     def _retried(
-        self, endpoint: codec.Endpoint, budget: Budget, step: Callable[[float], Step], *, request_id: bytes | None
+        self, method: str, endpoint: codec.Endpoint, *arguments: Any, budget: Budget, request_id: bytes | None = None
     ) -> Flow[Any]:
-        """Send a step until it succeeds, is rejected for good, or is out of time."""
+        """Send a remote call until it succeeds, is rejected for good, or is out of time."""
         reported: RpcFailure | None = None
         while True:
             attempt_s = budget.attempt_timeout_s()
             try:
-                return (yield step(attempt_s))
+                return (yield RemoteCall(method, endpoint.name, arguments, attempt_s))
             except RpcFailure as failure:
                 if not failure.retryable:
                     raise rejection(endpoint.name, self.url, failure) from None
