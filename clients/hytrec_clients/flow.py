@@ -8,17 +8,19 @@ all the two differ in. Failed remote calls are thrown into the flow as `RpcFailu
 from __future__ import annotations
 
 import importlib
+import inspect
 import re
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from ipaddress import ip_address
 from types import ModuleType
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar, get_args, get_type_hints
 
 from hytrec.optional import missing_package
 from hytrec_clients.errors import MissingPackageError
 
 T = TypeVar("T")
+MethodT = TypeVar("MethodT", bound=Callable[..., Any])
 
 _CHANNEL_OPTIONS: list[tuple[str, int]] = [
     ("grpc.max_send_message_length", -1),
@@ -139,6 +141,13 @@ class Wait:
     def perform(self, triton: Any, sleep: Sleep) -> Any:  # noqa: ARG002
         """Sleep."""
         return sleep(self.seconds)
+
+
+def with_signature_of(flow: Callable[..., Flow[Any]], method: MethodT) -> MethodT:
+    """Give a method that performs a flow the flow's signature; it returns the flow's result."""
+    returned = get_args(get_type_hints(flow)["return"])[-1]
+    method.__signature__ = inspect.signature(flow).replace(return_annotation=returned)  # type: ignore[attr-defined]
+    return method
 
 
 class FlowRun(Generic[T]):

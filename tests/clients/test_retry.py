@@ -10,8 +10,8 @@ from hytrec.contract import DType
 from hytrec_clients import ClientError, Events, InvalidRequest, RetryPolicy, Unresolved
 from hytrec_clients.codec import TRITON_NAMES, Contract
 from hytrec_clients.flow import Flow, RemoteCall, RpcFailure, Wait
+from hytrec_clients.requests import Requests
 from hytrec_clients.retry import Budget
-from hytrec_clients.session import Session
 
 POLICIES = st.builds(
     RetryPolicy,
@@ -31,9 +31,9 @@ class Clock:
         return self.now_s
 
 
-def known_session(policy: RetryPolicy, clock: Clock) -> Session:
+def known_session(policy: RetryPolicy, clock: Clock) -> Requests:
     """A session that has asked for metadata before."""
-    session = Session(url="host:1", timeout_s=5, policy=policy, model_fingerprint=None, clock=clock)
+    session = Requests(url="host:1", timeout_s=5, policy=policy, model_fingerprint=None, clock=clock)
     dtypes = {t.name: t.dtype if t.dtype in TRITON_NAMES else DType.INT64 for t in signature.APPEND.inputs}
     session._contracts[signature.APPEND.name] = Contract(dtypes)
     return session
