@@ -15,22 +15,17 @@ from hytrec.command_options import expand_options
 from hytrec.config import ModelConfig
 from hytrec.data.columns import LogColumns
 from hytrec.data.split import Part
-from hytrec.program import program_options, run_program
+from hytrec.program import AsJson, program, run_program
 from hytrec.training.options import TrainingOptions
 
-app = typer.Typer(
-    help="Train and evaluate HyTRec recommenders. "
-    "Results go to stdout, progress to stderr; a known error is one line and exit code 1.",
-    no_args_is_help=True,
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
+app = program(
+    "Train and evaluate HyTRec recommenders. "
+    "Results go to stdout, progress to stderr; a known error is one line and exit code 1."
 )
-app.callback()(program_options)
 
 TRAIN_PACKAGES = ("torch", "pyarrow", "safetensors", "scipy")
 """Packages of the extra that the commands import."""
 
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Threads = Annotated[int, typer.Option(help="torch threads; 0 for its default.")]
 
 

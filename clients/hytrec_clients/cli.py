@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from hytrec.command_options import expand_options
-from hytrec.program import program_options, run_program
+from hytrec.program import AsJson, program, run_program
 from hytrec.signature import DEFAULT_TOP_K
 from hytrec_clients.client import HytrecClient
 from hytrec_clients.errors import InvalidRequest
@@ -22,19 +22,14 @@ from hytrec_clients.results import Key, Receipt
 from hytrec_clients.retry import DEFAULT_TIMEOUT_S
 from hytrec_clients.session import DEFAULT_URL
 
-app = typer.Typer(
-    help="Send requests to a HyTRec server. Results go to stdout; a known error is one line on stderr and exit code 1.",
-    no_args_is_help=True,
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
+app = program(
+    "Send requests to a HyTRec server. Results go to stdout; a known error is one line on stderr and exit code 1."
 )
-app.callback()(program_options)
 
 _INTEGER = re.compile(r"0|-?[1-9][0-9]{0,18}")
 
 UserId = Annotated[str, typer.Argument(help="The user's id.", show_default=False)]
 Now = Annotated[int | None, typer.Option(help="Unix time to rank for, in seconds; default: the server's clock.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,11 +13,11 @@ import typer
 
 from hytrec.command_options import expand_options
 from hytrec.program import run_program
+from hytrec.progress_bar import progress_bar
 from hytrec_benchmarks.peers.comparison import run_comparison
 from hytrec_benchmarks.peers.options import CONCURRENCY, ComparisonOptions, Peer
 from hytrec_export.cli import loadtest as cli
 from hytrec_export.cli.app import EXTRAS
-from hytrec_export.cli.progress_bar import progress_bar
 from hytrec_export.loadtest.run import run_and_report
 
 Peers = Annotated[

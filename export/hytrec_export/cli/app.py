@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from hytrec.command_options import expand_options
-from hytrec.program import program_options, run_program
+from hytrec.program import AsJson, program, run_program
 from hytrec_export.cli.doctor import doctor
 from hytrec_export.cli.loadtest import loadtest
 from hytrec_export.cli.serve import serve
@@ -21,14 +21,10 @@ from hytrec_export.cli.state import state_app
 from hytrec_export.options import BuildOptions
 from hytrec_export.verification.findings import all_ok, report
 
-app = typer.Typer(
-    help="Build, verify and serve Triton model repositories of trained HyTRec runs. "
-    "Results go to stdout, progress to stderr; a known error is one line and exit code 1.",
-    no_args_is_help=True,
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
+app = program(
+    "Build, verify and serve Triton model repositories of trained HyTRec runs. "
+    "Results go to stdout, progress to stderr; a known error is one line and exit code 1."
 )
-app.callback()(program_options)
 app.add_typer(state_app, name="state")
 app.command()(doctor)
 app.command()(loadtest)
@@ -38,14 +34,13 @@ EXTRAS = dict.fromkeys(("torch", "safetensors"), "export") | {"pyarrow": "loadte
 """What the commands import as it stands; every other optional package comes through `optional.require`."""
 
 Repository = Annotated[Path, typer.Argument(help="Folder of a built model repository.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 @app.command()
 @expand_options
 def build(*, options: BuildOptions, as_json: AsJson = False) -> None:
     """Build a verified model repository from a trained run."""
-    from hytrec_export.cli.progress_bar import progress_bar  # noqa: PLC0415 - --help is not to wait for rich
+    from hytrec.progress_bar import progress_bar  # noqa: PLC0415 - --help is not to wait for rich
     from hytrec_export.pipeline import build as build_repository  # noqa: PLC0415 - torch
 
     manifest = build_repository(options, progress=progress_bar)
@@ -66,7 +61,7 @@ def verify(
     as_json: AsJson = False,
 ) -> None:
     """Check file hashes, and the graphs against PyTorch's golden outputs; exit code 1 if a check fails."""
-    from hytrec_export.cli.progress_bar import progress_bar  # noqa: PLC0415
+    from hytrec.progress_bar import progress_bar  # noqa: PLC0415
     from hytrec_export.repository.manifest import Manifest  # noqa: PLC0415 - numpy, for all of these
     from hytrec_export.verification.repository import verify as verify_repository  # noqa: PLC0415
     from hytrec_export.verification.repository import verify_files  # noqa: PLC0415

@@ -24,7 +24,7 @@ def loadtest(*, options: LoadTestOptions, as_json: AsJson = False) -> None:
     Exit code 3: the report has problems (a run failed or is unstable, a rate was not reached).
     4: worse than --compare.
     """
-    from hytrec_export.cli.progress_bar import progress_bar  # noqa: PLC0415 - --help is not to wait for rich
+    from hytrec.progress_bar import progress_bar  # noqa: PLC0415 - --help is not to wait for rich
     from hytrec_export.loadtest.run import run_and_report  # noqa: PLC0415 - numpy
 
     report = run_and_report(options, command=shlex.join(["hytrec-export", *sys.argv[1:]]), progress=progress_bar)
