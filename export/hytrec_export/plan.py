@@ -65,7 +65,8 @@ class BuildPlan:
     def to_dict(self) -> dict[str, Any]:
         """Plain values for the manifest; no paths, which mean nothing on another machine."""
         values = asdict(self)
-        engine, limits = values.pop("engine"), values.pop("limits")
+        engine: dict[str, Any] = values.pop("engine")
+        limits: dict[str, Any] = values.pop("limits")
         del engine["timing_cache"]
         if self.execution is not Execution.FUSED:
             del values["fused_max_batch"]
