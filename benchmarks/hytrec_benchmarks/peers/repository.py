@@ -64,14 +64,7 @@ def write_peer(kind: PeerKind, run_folder: Path, target: Path, *, limits: Limits
     if target.exists():
         raise BuildError(f"{target} exists; give a folder that does not, or delete it")
     run = load_run(run_folder)
-    settings = ServingSettings(
-        fingerprint=_fingerprint(kind, run.fingerprint),
-        items=run.config.items,
-        sizes=run.config.sizes(),
-        item_key_type=run.vocabulary.item_key_type,
-        behavior_key_type=run.vocabulary.behavior_key_type,
-        limits=limits or Limits(),
-    )
+    settings = ServingSettings.of(_fingerprint(kind, run.fingerprint), run.config, run.vocabulary, limits)
     staging = target.with_name(f"unfinished-{target.name}")
     shutil.rmtree(staging, ignore_errors=True)
     version = staging / MODEL.name / VERSION
