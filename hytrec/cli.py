@@ -11,121 +11,47 @@ from typing import Annotated, Any
 
 import typer
 
-from hytrec.config import Branches, ModelConfig
+from hytrec.command_options import expand_options
+from hytrec.config import ModelConfig
+from hytrec.data.columns import LogColumns
 from hytrec.data.split import Part
-from hytrec.program import program_options, run_program
+from hytrec.program import AsJson, program, run_program
 from hytrec.training.options import TrainingOptions
 
-app = typer.Typer(
-    help="Train and evaluate HyTRec recommenders. "
-    "Results go to stdout, progress to stderr; a known error is one line and exit code 1.",
-    no_args_is_help=True,
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
+app = program(
+    "Train and evaluate HyTRec recommenders. "
+    "Results go to stdout, progress to stderr; a known error is one line and exit code 1."
 )
-app.callback()(program_options)
 
 TRAIN_PACKAGES = ("torch", "pyarrow", "safetensors", "scipy")
 """Packages of the extra that the commands import."""
 
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-SoftmaxLayers = Annotated[int, typer.Option(help="M, softmax attention layers over the window.")]
-FfnMultiple = Annotated[int, typer.Option(help="Feed-forward width as a multiple of D.")]
-Patience = Annotated[int, typer.Option(help="Stop after this many epochs without a better validation NDCG@10.")]
-MaxHistory = Annotated[int, typer.Option(help="Maximum events of a history in an epoch.")]
-BatchEvents = Annotated[int, typer.Option(help="Events per batch, padding included.")]
-Positions = Annotated[int, typer.Option(help="Positions per history at which the user vector is trained.")]
-LearningRate = Annotated[float, typer.Option(help="Peak learning rate, after warm-up.")]
-WeightDecay = Annotated[float, typer.Option(help="Weight decay of matrices and embedding tables.")]
-WarmupSteps = Annotated[int, typer.Option(help="Steps of linear learning-rate warm-up.")]
-UnknownRate = Annotated[float, typer.Option(help="Share of input items replaced by the unknown item.")]
-AverageDecay = Annotated[float, typer.Option(help="Decay of the weights' moving average.")]
-RerankCandidates = Annotated[int, typer.Option(help="Retrieved items per position that the reranker learns from.")]
-ValidationUsers = Annotated[int, typer.Option(help="Users evaluated after each epoch.")]
 Threads = Annotated[int, typer.Option(help="torch threads; 0 for its default.")]
-UserColumn = Annotated[str, typer.Option(help="Column of the user id.")]
-ItemColumn = Annotated[str, typer.Option(help="Column of the item key.")]
-TimeColumn = Annotated[str, typer.Option(help="Column of the unix time in seconds.")]
-BehaviorColumn = Annotated[
-    str | None, typer.Option(help='Column of the behavior key; by default "behavior" if there is one.')
-]
 
 
 @app.command()
+@expand_options
 def train(
     events: Annotated[Path, typer.Argument(help="Event log: Parquet, CSV or RecBole .inter.", show_default=False)],
     *,
     output: Annotated[Path, typer.Option(help="Run folder to write.", show_default=False)],
     resume: Annotated[bool, typer.Option("--resume", help="Resume from the last epoch in the run folder.")] = False,
-    user_column: UserColumn = "user_id",
-    item_column: ItemColumn = "item_id",
-    time_column: TimeColumn = "timestamp",
-    behavior_column: BehaviorColumn = None,
-    width: Annotated[int, typer.Option(help="D, the model's width.")] = ModelConfig.width,
-    heads: Annotated[int, typer.Option(help="H, heads of every layer.")] = ModelConfig.heads,
-    tadn_layers: Annotated[int, typer.Option(help="L, TADN layers (linear attention).")] = ModelConfig.tadn_layers,
-    softmax_layers: SoftmaxLayers = ModelConfig.softmax_layers,
-    window: Annotated[int, typer.Option(help="W, recent events kept in full.")] = ModelConfig.window,
-    experts: Annotated[int, typer.Option(help="E, experts of the reranker.")] = ModelConfig.experts,
-    ffn_multiple: FfnMultiple = ModelConfig.ffn_multiple,
-    dropout: Annotated[float, typer.Option(help="Dropout in training.")] = ModelConfig.dropout,
-    branches: Annotated[Branches, typer.Option(help="Memories that the model reads.")] = ModelConfig.branches,
-    seed: Annotated[int, typer.Option(help="Random seed of weights and sampling.")] = TrainingOptions.seed,
-    epochs: Annotated[int, typer.Option(help="Maximum number of epochs.")] = TrainingOptions.epochs,
-    max_minutes: Annotated[float | None, typer.Option(help="Maximum training time.")] = TrainingOptions.max_minutes,
-    patience: Patience = TrainingOptions.patience,
-    max_history: MaxHistory = TrainingOptions.max_history,
-    batch_events: BatchEvents = TrainingOptions.batch_events,
-    positions: Positions = TrainingOptions.positions,
-    negatives: Annotated[int, typer.Option(help="Negatives of the sampled softmax.")] = TrainingOptions.negatives,
-    learning_rate: LearningRate = TrainingOptions.learning_rate,
-    weight_decay: WeightDecay = TrainingOptions.weight_decay,
-    warmup_steps: WarmupSteps = TrainingOptions.warmup_steps,
-    unknown_rate: UnknownRate = TrainingOptions.unknown_rate,
-    average_decay: AverageDecay = TrainingOptions.average_decay,
-    rerank_candidates: RerankCandidates = TrainingOptions.rerank_candidates,
-    validation_users: ValidationUsers = TrainingOptions.validation_users,
+    columns: LogColumns,
+    sizes: Annotated[dict[str, Any], ModelConfig],
+    options: TrainingOptions,
     threads: Threads = 0,
     as_json: AsJson = False,
 ) -> None:
     """Train a model and write a run folder."""
-    options = TrainingOptions(
-        seed=seed,
-        epochs=epochs,
-        max_minutes=max_minutes,
-        patience=patience,
-        max_history=max_history,
-        batch_events=batch_events,
-        positions=positions,
-        negatives=negatives,
-        learning_rate=learning_rate,
-        weight_decay=weight_decay,
-        warmup_steps=warmup_steps,
-        unknown_rate=unknown_rate,
-        average_decay=average_decay,
-        rerank_candidates=rerank_candidates,
-        validation_users=validation_users,
-    )
-    sizes: dict[str, Any] = {
-        "width": width,
-        "heads": heads,
-        "tadn_layers": tadn_layers,
-        "softmax_layers": softmax_layers,
-        "window": window,
-        "experts": experts,
-        "ffn_multiple": ffn_multiple,
-        "dropout": dropout,
-        "branches": branches,
-    }
     ModelConfig(items=1, **sizes)  # before the log is read: a wrong size fails at once
     from hytrec.commands import train_run  # noqa: PLC0415 - torch
 
-    columns = _columns(user_column, item_column, time_column, behavior_column)
     result = train_run(events, output, columns=columns, sizes=sizes, options=options, resume=resume, threads=threads)
     _show(result.as_json, result.as_text, as_json=as_json)
 
 
 @app.command()
+@expand_options
 def evaluate(
     run: Annotated[Path, typer.Argument(help="Run folder of `hytrec train`.", show_default=False)],
     *,
@@ -133,25 +59,17 @@ def evaluate(
     part: Annotated[Part, typer.Option(help="Which event of each history is predicted.")] = Part.TEST,
     allow_repeats: Annotated[bool, typer.Option("--allow-repeats", help="Rank items already seen, too.")] = False,
     baselines: Annotated[bool, typer.Option(help="Evaluate most-popular and item-kNN, too.")] = True,
-    user_column: UserColumn = "user_id",
-    item_column: ItemColumn = "item_id",
-    time_column: TimeColumn = "timestamp",
-    behavior_column: BehaviorColumn = None,
+    columns: LogColumns,
     threads: Threads = 0,
     as_json: AsJson = False,
 ) -> None:
     """Evaluate a run against the whole catalogue, beside most-popular and item-kNN."""
     from hytrec.commands import evaluate_run  # noqa: PLC0415 - torch
 
-    columns = _columns(user_column, item_column, time_column, behavior_column)
     result = evaluate_run(
         run, events, columns=columns, part=part, allow_repeats=allow_repeats, baselines=baselines, threads=threads
     )
     _show(result.as_json, result.as_text, as_json=as_json)
-
-
-def _columns(user: str, item: str, time: str, behavior: str | None) -> dict[str, Any]:
-    return {"user_column": user, "item_column": item, "time_column": time, "behavior_column": behavior}
 
 
 def _show(values: dict[str, Any], text: str, *, as_json: bool) -> None:

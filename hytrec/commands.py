@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
 
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from hytrec.config import ModelConfig
+from hytrec.data.columns import LogColumns
 from hytrec.data.histories import read_histories
 from hytrec.data.sampling import training_users
 from hytrec.data.split import Part, evaluation, training
@@ -21,6 +21,7 @@ from hytrec.errors import ConfigError, RunError
 from hytrec.evaluation.baselines import measure_baselines
 from hytrec.evaluation.evaluate import evaluate
 from hytrec.evaluation.tables import half_life_lines, metric_lines
+from hytrec.progress_bar import progress_bar
 from hytrec.run_folder import CONFIG_FILE, Run, load_run
 from hytrec.training.checkpoint import Epoch
 from hytrec.training.loop import train
@@ -42,7 +43,7 @@ def train_run(
     events: Path,
     output: Path,
     *,
-    columns: Mapping[str, Any],
+    columns: LogColumns,
     sizes: Mapping[str, Any],
     options: TrainingOptions,
     resume: bool,
@@ -51,12 +52,11 @@ def train_run(
     """Read the log, train, write the run folder.
 
     Args:
-        columns: named arguments of `read_histories`.
         sizes: named arguments of `ModelConfig`, except those that follow from the log.
         threads: torch's; 0 is its default.
     """
     _use_threads(threads)
-    histories, vocabulary = read_histories(events, **columns)
+    histories, vocabulary = read_histories(events, **asdict(columns))
     config = ModelConfig(items=len(vocabulary.item_keys), behaviors=len(vocabulary.behavior_keys), **sizes)
     users = training_users(training(histories)).size
     with _TrainingBar(options, users) as bar:
@@ -68,7 +68,7 @@ def train_run(
             options=options,
             resume=resume,
             observer=bar,
-            source=asdict(_Source(events=str(events.absolute()), **columns)),
+            source=asdict(_Source(events=str(events.absolute()), **asdict(columns))),
         )
     values = {"run": str(output), "metrics": trained.metrics, "half_life_events": trained.half_lives}
     lines = [f"{output}: {len(trained.epochs)} epochs", "", *metric_lines(trained.metrics[Part.TEST]), ""]
@@ -79,7 +79,7 @@ def evaluate_run(
     run_folder: Path,
     events: Path | None,
     *,
-    columns: Mapping[str, Any],
+    columns: LogColumns,
     part: Part,
     allow_repeats: bool,
     baselines: bool,
@@ -93,11 +93,11 @@ def evaluate_run(
     _use_threads(threads)
     run = load_run(run_folder)
     if events is None:
-        columns = asdict(_source_of(run))
-        events = Path(columns.pop("events"))
-    histories, _ = read_histories(events, **columns, vocabulary=run.vocabulary)
+        source = asdict(_source_of(run))
+        events, columns = Path(source.pop("events")), LogColumns(**source)
+    histories, _ = read_histories(events, **asdict(columns), vocabulary=run.vocabulary)
     chosen = evaluation(histories, part, items=run.config.items, allow_repeats=allow_repeats)
-    with _bar("evaluating", len(chosen)) as advance:
+    with progress_bar("evaluating", len(chosen)) as advance:
         measured = evaluate(run.model, chosen, progress=advance)
     if baselines and part is Part.TEST:
         measured |= measure_baselines(histories, items=run.config.items, allow_repeats=allow_repeats)
@@ -174,12 +174,3 @@ class _TrainingBar:
             f"validation NDCG@10 {epoch.validation:.4f}, {epoch.events_per_s:,.0f} events/s"
         )
         self._progress.update(self._task, completed=0, epoch=epoch.number + 1)
-
-
-@contextmanager
-def _bar(title: str, total: int) -> Iterator[Callable[[int], None]]:
-    """A progress bar on stderr; yields the function that advances it."""
-    columns = (TextColumn(title), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True)) as progress:
-        task: TaskID = progress.add_task(title, total=total)
-        yield lambda done: progress.advance(task, done)

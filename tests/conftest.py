@@ -242,14 +242,7 @@ def wide_settings(wide_run: Path) -> ServingSettings:
     from hytrec.run_folder import load_run  # noqa: PLC0415
 
     run = load_run(wide_run)
-    return ServingSettings(
-        fingerprint=run.fingerprint,
-        items=run.config.items,
-        sizes=run.config.sizes(),
-        item_key_type=run.vocabulary.item_key_type,
-        behavior_key_type=run.vocabulary.behavior_key_type,
-        limits=LIMITS,
-    )
+    return ServingSettings.of(run.fingerprint, run.config, run.vocabulary, LIMITS)
 
 
 @pytest.fixture(scope="session")

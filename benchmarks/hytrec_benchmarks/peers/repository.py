@@ -60,13 +60,8 @@ def write_peer(kind: PeerKind, run_folder: Path, target: Path, *, limits: Limits
     """
     if target.exists():
         raise BuildError(f"{target} exists; give a folder that does not, or delete it")
-    from hytrec_benchmarks.fixtures.context import settings_of  # noqa: PLC0415  not needed in the server
-
     run = load_run(run_folder)
-    settings = settings_of(run, limits or Limits())
-    if kind is PeerKind.SOFTMAX:  # whose weights are its own
-        digest = hashlib.sha256(f"{kind} {run.fingerprint}".encode()).hexdigest()
-        settings = replace(settings, fingerprint=digest[:32])
+    settings = ServingSettings.of(_fingerprint(kind, run.fingerprint), run.config, run.vocabulary, limits)
     staging = target.with_name(f"unfinished-{target.name}")
     shutil.rmtree(staging, ignore_errors=True)
     version = staging / MODEL.name / VERSION
@@ -88,6 +83,11 @@ def write_peer(kind: PeerKind, run_folder: Path, target: Path, *, limits: Limits
     settings.save(staging)
     run.vocabulary.save(staging / VOCABULARY_FILE)
     staging.rename(target)
+
+
+def _fingerprint(kind: PeerKind, of_run: str) -> str:
+    """Of the model that answers, which is the run's but for softmax."""
+    return hashlib.sha256(f"{kind} {of_run}".encode()).hexdigest()[:32] if kind is PeerKind.SOFTMAX else of_run
 
 
 def _model_config(settings: ServingSettings) -> Any:

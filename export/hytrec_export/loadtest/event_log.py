@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hytrec.data.columns import LogColumns
 from hytrec.errors import DataError
 from hytrec_clients import KeyTypes
 from hytrec_export.errors import MissingPackageError
-from hytrec_export.loadtest.options import LogColumns
 
 Int64Array = NDArray[np.int64]
 Keys = NDArray[Any]
@@ -83,9 +83,13 @@ def read_event_log(path: Path, *, columns: LogColumns, key_types: KeyTypes, user
         raise MissingPackageError(
             f"{error.name} is not installed; run: pip install 'hytrec-export[loadtest]'"
         ) from error
-    log = read_log(
-        path, columns=Columns(user=columns.user, item=columns.item, time=columns.time, behavior=columns.behavior)
+    names = Columns(
+        user=columns.user_column,
+        item=columns.item_column,
+        time=columns.time_column,
+        behavior=columns.behavior_column,
     )
+    log = read_log(path, columns=names)
     user_codes = log.users.codes
     count = len(log.users.keys)
     taken = np.sort(np.random.default_rng(seed).permutation(count)[:users])

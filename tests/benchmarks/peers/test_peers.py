@@ -105,14 +105,7 @@ def count(queries: Sequence[Query]) -> list[NDArray[np.float32]]:
 
 def test_a_peer_keeps_histories_in_order_and_refuses_bad_calls(config: ModelConfig) -> None:
     vocabulary = Vocabulary(np.arange(FIRST_KEY, FIRST_KEY + config.items), [b"view", b"buy"])
-    settings = ServingSettings(
-        fingerprint="f" * 32,
-        items=config.items,
-        sizes=config.sizes(),
-        item_key_type=vocabulary.item_key_type,
-        behavior_key_type=vocabulary.behavior_key_type,
-        limits=Limits(max_candidates=4),
-    )
+    settings = ServingSettings.of("f" * 32, config, vocabulary, Limits(max_candidates=4))
     peer = Peer(settings=settings, vocabulary=vocabulary, scorer=count)
     ada = {"user_id": np.array([[b"ada"]], object)}
     two = {"item_keys": np.array([[FIRST_KEY, 7]]), "times": np.array([[5, 6]])}

@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from hytrec.data.columns import LogColumns
 from hytrec.errors import DataError
 from hytrec_clients import KeyTypes
 from hytrec_export.errors import MissingPackageError
 from hytrec_export.loadtest.event_log import MARGIN_S, EventLog, read_event_log
-from hytrec_export.loadtest.options import LogColumns
 
 LOG = """user_id,item_id,timestamp,behavior
 b,7,300,buy
