@@ -150,9 +150,7 @@ def show_user(
 
 def print_change(title: str, before: Recommendation, after: Recommendation, titles: dict[int, str]) -> None:
     """Both lists side by side; what is new in the second is marked."""
-    table = Table(title=title, title_justify="left", title_style="bold")
-    for column in ("", "before", "after the click"):
-        table.add_column(column)
+    table = Table("", "before", "after the click", title=title, title_justify="left", title_style="bold")
     for place, (old, new) in enumerate(zip(before.item_keys, after.item_keys, strict=False), start=1):
         mark = "" if new in before.item_keys else "  (new)"
         table.add_row(str(place), titles[int(old)], titles[int(new)] + mark)

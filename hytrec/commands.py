@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
 
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from hytrec.config import ModelConfig
 from hytrec.data.histories import Histories, read_histories
@@ -24,6 +23,7 @@ from hytrec.errors import ConfigError, RunError
 from hytrec.evaluation.baselines import measure_baselines
 from hytrec.evaluation.evaluate import RETRIEVER, evaluate
 from hytrec.evaluation.tables import half_life_lines, metric_lines
+from hytrec.progress_bar import progress_bar
 from hytrec.run_folder import CONFIG_FILE, Run, load_run, write_json
 from hytrec.training.checkpoint import Epoch
 from hytrec.training.loop import train
@@ -126,7 +126,7 @@ def evaluate_run(
     histories, _, report = _read(events, log_options, vocabulary=run.vocabulary)
     allow_repeats = run.training.get("allow_repeats", False) if repeats is None else repeats is Repeats.ALLOW
     chosen = evaluation(histories, part, items=run.config.items, allow_repeats=allow_repeats)
-    with _bar("evaluating", len(chosen)) as advance:
+    with progress_bar("evaluating", len(chosen)) as advance:
         measured = evaluate(run.model, chosen, progress=advance)
     if baselines and part is Part.TEST:
         measured |= measure_baselines(histories, items=run.config.items, allow_repeats=allow_repeats)
@@ -229,12 +229,3 @@ class _TrainingBar:
             f"{epoch.events_per_s:,.0f} events/s"
         )
         self._progress.update(self._task, completed=0, epoch=epoch.number + 1)
-
-
-@contextmanager
-def _bar(title: str, total: int) -> Iterator[Callable[[int], None]]:
-    """A progress bar on stderr; yields the function that advances it."""
-    columns = (TextColumn(title), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True)) as progress:
-        task: TaskID = progress.add_task(title, total=total)
-        yield lambda done: progress.advance(task, done)

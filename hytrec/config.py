@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from enum import StrEnum
-from typing import Any
+from typing import Annotated, Any
 
 from hytrec.contract import Sizes
 from hytrec.errors import ConfigError
@@ -26,28 +26,21 @@ class ModelConfig:
     Args:
         items: I, items in the catalogue. The item table has I + 2 rows: 0 pads, I + 1 is the unknown item.
         behaviors: behavior keys; row 0 = none.
-        width: D.
-        heads: H; K = V = D / H.
-        tadn_layers: L.
-        softmax_layers: M. L : M = 3 : 1 is the paper's best ratio.
-        window: W.
-        experts: E.
-        ffn_multiple: hidden width of the feed-forward blocks over D.
-        dropout: in training only.
-        branches: both, long or short.
+        heads: K = V = D / H.
+        softmax_layers: L : M = 3 : 1 is the paper's best ratio.
     """
 
     items: int
     behaviors: int = 0
-    width: int = 128
-    heads: int = 2
-    tadn_layers: int = 6
-    softmax_layers: int = 2
-    window: int = 64
-    experts: int = 4
-    ffn_multiple: int = 2
-    dropout: float = 0.2
-    branches: Branches = Branches.BOTH
+    width: Annotated[int, "D, the model's width."] = 128
+    heads: Annotated[int, "H, heads of every layer."] = 2
+    tadn_layers: Annotated[int, "L, TADN layers (linear attention)."] = 6
+    softmax_layers: Annotated[int, "M, softmax attention layers over the window."] = 2
+    window: Annotated[int, "W, recent events kept in full."] = 64
+    experts: Annotated[int, "E, experts of the reranker."] = 4
+    ffn_multiple: Annotated[int, "Feed-forward width as a multiple of D."] = 2
+    dropout: Annotated[float, "Dropout in training."] = 0.2
+    branches: Annotated[Branches, "Memories that the model reads."] = Branches.BOTH
 
     def __post_init__(self) -> None:
         """Raises: ConfigError: a size is out of its range."""

@@ -1,22 +1,28 @@
-"""Files that hold personal data: readable by their owner alone, from the moment they exist."""
+"""Files that appear whole or not at all; those with personal data are readable by their owner alone from the start."""
 
 from __future__ import annotations
 
 import os
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import IO
 
 PRIVATE_FILE_MODE = 0o600
 
 
+def private_file(path: Path) -> AbstractContextManager[IO[bytes]]:
+    """`whole_file` with mode 0600, for personal data and secrets."""
+    return whole_file(path, mode=PRIVATE_FILE_MODE)
+
+
 @contextmanager
-def private_file(path: Path) -> Iterator[IO[bytes]]:
+def whole_file(path: Path, *, mode: int = 0o644) -> Iterator[IO[bytes]]:
     """A file to write; it takes its name, in place of an older file, when the block ends without an error.
 
-    Its mode is 0600 whatever the umask and whatever the mode of the older file.
+    Args:
+        mode: of the file, whatever the umask and whatever the mode of the older file.
 
     Raises:
         OSError: the file cannot be written.
@@ -24,7 +30,7 @@ def private_file(path: Path) -> Iterator[IO[bytes]]:
     descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:
         with os.fdopen(descriptor, "wb") as stream:
-            os.fchmod(descriptor, PRIVATE_FILE_MODE)
+            os.fchmod(descriptor, mode)
             yield stream
         Path(temporary).replace(path)
     except BaseException:

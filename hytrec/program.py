@@ -55,6 +55,17 @@ def program_options(*, version: Version = False) -> None:
     """Options of a program before any command: the callback of its typer app."""
 
 
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+"""Option of every command with a result."""
+
+
+def program(help_text: str) -> typer.Typer:
+    """A command line without commands yet, with the options of every program."""
+    app = typer.Typer(help=help_text, no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False)
+    app.callback()(program_options)
+    return app
+
+
 def run_program(app: Callable[[], object], *, extras: Mapping[str, str]) -> None:
     """Run a command line.
 

@@ -5,7 +5,9 @@ Tests that share a server across files are one `xdist_group`, and run in one wor
 
 from __future__ import annotations
 
+import hashlib
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -20,10 +22,11 @@ from xdist.remote import Producer
 from xdist.scheduler import LoadGroupScheduling
 
 from hytrec.config import ModelConfig
-from hytrec.data.histories import History
+from hytrec.data.histories import Histories, History
 from hytrec.data.vocabulary import Vocabulary
-from hytrec_export.options import BuildOptions, Execution
-from hytrec_export.settings import Limits
+from hytrec.signature import GRAPHS
+from hytrec_export.options import BuildOptions, Execution, Lowering, Precision
+from hytrec_export.settings import Limits, ServingSettings
 
 # How long one example takes depends on what else the machine does: no test may fail by it.
 settings.register_profile("hytrec", deadline=None)
@@ -81,6 +84,41 @@ def make_once(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> MakeO
 
 
 @pytest.fixture(scope="session")
+def traced_once(make_once: MakeOnce) -> Iterator[None]:
+    """The long part of an export, PyTorch's tracer, runs once for the same module, weights and sizes.
+
+    What follows it (names, state copies, metadata, checks, precision) runs in every export.
+    """
+    from hytrec_export.exporters import onnx_graph  # noqa: PLC0415
+
+    trace: Callable[..., Any] = vars(onnx_graph)["_traced"]
+
+    def traced(module: Any, model: Any, *options: Any) -> Any:
+        import onnx  # noqa: PLC0415
+
+        tensors = [(tensor.name, tensor.dtype, tensor.axes) for tensor in (*model.inputs, *model.outputs)]
+        name = f"trace-{digest_of(module, (tensors, *options))}"
+        folder = make_once(name, lambda folder: onnx.save(trace(module, model, *options), folder / "graph.onnx"))
+        return onnx.load(folder / "graph.onnx")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(onnx_graph, "_traced", traced)
+        yield
+
+
+def digest_of(module: Any, options: tuple[Any, ...]) -> str:
+    """Of a module's weights, its submodules, what else they hold (the delta rule), and other values."""
+    digest = hashlib.sha256(repr(options).encode())
+    for name, part in module.eval().named_modules():
+        held = {key: value for key, value in vars(part).items() if not key.startswith("_")}
+        digest.update(re.sub(r" at 0x[0-9a-f]+", "", repr((name, type(part).__qualname__, held))).encode())
+    for name, tensor in module.state_dict().items():
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+@pytest.fixture(scope="session")
 def graphs_from() -> GraphsFrom:
     """(built) -> builds of the same run take their float32 graphs from that repository, and its parity if told so."""
 
@@ -130,6 +168,11 @@ CONFIG = ModelConfig(
 LIMITS = Limits(max_events=200, max_candidates=40, max_excluded=20, max_batch=4)
 
 
+WIDE_CONFIG = ModelConfig(
+    items=40, behaviors=2, width=80, heads=2, tadn_layers=1, softmax_layers=1, window=8, experts=2, dropout=0.0
+)
+"""Just wide enough that its products count as large, and no power of two."""
+
 MakeRun = Callable[[Path, ModelConfig, Vocabulary], Path]
 
 
@@ -169,8 +212,61 @@ def run_folder(make_once: Any) -> Path:
     return folder / "run"
 
 
+def train_wide_run(folder: Path) -> None:
+    from hytrec.training.loop import train  # noqa: PLC0415
+    from hytrec.training.options import TrainingOptions  # noqa: PLC0415
+
+    items = WIDE_CONFIG.items
+    random = np.random.default_rng(0)
+    lengths = random.integers(4, 40, 60)
+    histories = Histories(
+        user_keys=np.arange(lengths.size),
+        offsets=np.concatenate([[0], np.cumsum(lengths)]),
+        item_rows=random.integers(1, items + 1, lengths.sum()),
+        behavior_rows=random.integers(0, 3, lengths.sum()),
+        times=np.concatenate([10**9 + 3600 * np.arange(length) for length in lengths]),
+    )
+    vocabulary = Vocabulary(np.arange(items), [b"view", b"buy"])
+    train(histories, vocabulary, output=folder, config=WIDE_CONFIG, options=TrainingOptions(epochs=1))
+
+
 @pytest.fixture(scope="session")
-def built(run_folder: Path, make_once: Any) -> Path:
+def wide_run(make_once: Any) -> Path:
+    """A run of `WIDE_CONFIG`, trained for one epoch: what engines and mixed precision are tested with; read only."""
+    folder: Path = make_once("wide-run", lambda folder: train_wide_run(folder / "run"))
+    return folder / "run"
+
+
+@pytest.fixture(scope="session")
+def wide_settings(wide_run: Path) -> ServingSettings:
+    from hytrec.run_folder import load_run  # noqa: PLC0415
+
+    run = load_run(wide_run)
+    return ServingSettings.of(run.fingerprint, run.config, run.vocabulary, LIMITS)
+
+
+@pytest.fixture(scope="session")
+def wide_graphs(
+    wide_run: Path, wide_settings: ServingSettings, make_once: Any, traced_once: None
+) -> Callable[[Precision], dict[str, Path]]:
+    """Its three graphs in chunked lowering, in a precision; read only."""
+
+    def graphs(precision: Precision) -> dict[str, Path]:
+        def make(folder: Path) -> None:
+            from hytrec.run_folder import load_run  # noqa: PLC0415
+            from hytrec_export.exporters.onnx_graph import export_graphs  # noqa: PLC0415
+
+            model = load_run(wide_run).model
+            export_graphs(model, folder, settings=wide_settings, lowering=Lowering.CHUNKED, precision=precision)
+
+        folder: Path = make_once(f"wide-{precision.value}", make)
+        return {model.name: folder / f"{model.name}.onnx" for model in GRAPHS}
+
+    return graphs
+
+
+@pytest.fixture(scope="session")
+def built(run_folder: Path, make_once: Any, traced_once: None) -> Path:
     """The repository built from it, a model for every step; read only."""
 
     def make(folder: Path) -> None:

@@ -20,7 +20,7 @@ from pathlib import Path
 from hytrec.errors import HytrecError
 from hytrec_benchmarks.fixtures.context import Context, Log, data_folder
 from hytrec_benchmarks.fixtures.progress import say
-from hytrec_benchmarks.peers.options import CONCURRENCY, LENGTHS
+from hytrec_benchmarks.peers.options import LENGTHS
 from hytrec_benchmarks.peers.program import command_of, environment
 from hytrec_benchmarks.peers.servers import start_all
 
@@ -38,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         except (HytrecError, OSError) as error:
             say(f"{error}")
             return 1
-        command = command_of(endpoint, ours, events=events, concurrency=CONCURRENCY, lengths=LENGTHS, peers=peers)
+        command = command_of(endpoint, ours, events=events, lengths=LENGTHS, peers=peers)
         command += [f"--output={options.output}", *more]
         say(shlex.join(command))
         return subprocess.run(command, check=False, env=environment()).returncode

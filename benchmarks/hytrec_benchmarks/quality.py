@@ -14,10 +14,13 @@ import statistics
 import subprocess
 import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from hytrec.data.histories import read_histories
+from hytrec.evaluation.baselines import measure_baselines
 from hytrec.evaluation.tables import SHOWN_METRICS
 from hytrec_benchmarks.fixtures.context import data_folder
 
@@ -70,7 +73,8 @@ def main() -> None:
     jobs = [(name, seed) for seed in SEEDS for name in DATASETS]
     with ThreadPoolExecutor(arguments.workers) as pool:
         runs = list(pool.map(lambda job: _train(job[0], job[1], arguments.data, arguments.runs), jobs))
-        baselines = list(pool.map(lambda name: _baselines(name, arguments.data), DATASETS))
+    with ProcessPoolExecutor(arguments.workers) as processes:
+        baselines = list(processes.map(partial(_baselines, data=arguments.data), DATASETS))
     datasets = {
         name: _summary(name, [run for (of, _), run in zip(jobs, runs, strict=True) if of == name], measured)
         for name, measured in zip(DATASETS, baselines, strict=True)
@@ -95,28 +99,17 @@ def _train(name: str, seed: int, data: Path, runs: Path) -> dict[str, Any]:
     options = [f"--{key.replace('_', '-')}={value}" for key, value in DATASETS[name]["options"].items()]
     arguments = ["train", str(data / DATASETS[name]["file"]), f"--output={run}", f"--seed={seed}", *options]
     start = time.monotonic()
-    values = _json_of("-c", "from hytrec.cli import main; main()", *arguments, "--threads=1", "--json")
+    command = [sys.executable, "-c", "from hytrec.cli import main; main()", *arguments, "--threads=1", "--json"]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     minutes = (time.monotonic() - start) / 60
     print(f"{name}, seed {seed}: {minutes:.1f} minutes", file=sys.stderr)  # noqa: T201
-    return {"minutes": minutes, "metrics": values["metrics"]["test"]}
+    return {"minutes": minutes, "metrics": json.loads(done.stdout)["metrics"]["test"]}
 
 
 def _baselines(name: str, data: Path) -> dict[str, dict[str, float]]:
     """Test metrics of the baselines, tuned on the validation part."""
-    code = (
-        "import json, sys; from pathlib import Path; from hytrec.data.histories import read_histories; "
-        "from hytrec.evaluation.baselines import measure_baselines; "
-        "histories, vocabulary = read_histories(Path(sys.argv[1])); "
-        "print(json.dumps(measure_baselines(histories, items=len(vocabulary.item_keys))))"
-    )
-    measured: dict[str, dict[str, float]] = _json_of("-c", code, str(data / DATASETS[name]["file"]))
-    return measured
-
-
-def _json_of(*arguments: str) -> Any:
-    """What a Python process prints."""
-    done = subprocess.run([sys.executable, *arguments], stdout=subprocess.PIPE, text=True, check=True)
-    return json.loads(done.stdout)
+    histories, vocabulary = read_histories(data / DATASETS[name]["file"])
+    return measure_baselines(histories, items=len(vocabulary.item_keys))
 
 
 def _summary(name: str, runs: list[dict[str, Any]], baselines: dict[str, dict[str, float]]) -> dict[str, Any]:

@@ -19,9 +19,10 @@ from hytrec_clients.errors import (
     Unresolved,
 )
 from hytrec_clients.events import Events, Keys
+from hytrec_clients.requests import RequestOptions
 from hytrec_clients.results import Key, Ranking, Receipt, Recommendation
 from hytrec_clients.retry import DEFAULT_TIMEOUT_S, RetryPolicy
-from hytrec_clients.session import DEFAULT_URL, RequestOptions
+from hytrec_clients.session import DEFAULT_URL
 
 __all__ = [
     "DEFAULT_TIMEOUT_S",

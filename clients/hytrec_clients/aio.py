@@ -1,21 +1,32 @@
-"""The asyncio client: performs the flows of `session` by awaiting them."""
+"""The asyncio client: performs the flows of `requests` by awaiting them."""
 
 from __future__ import annotations
 
 import asyncio
-from types import TracebackType
-from typing import Any, Self, TypeVar, Unpack
+from collections.abc import Callable, Coroutine
+from functools import wraps
+from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 
-from hytrec.signature import DEFAULT_TOP_K
-from hytrec_clients.codec import KeyTypes
 from hytrec_clients.errors import ClientClosed, ClientError
-from hytrec_clients.events import Events, Keys
-from hytrec_clients.flow import Flow, FlowRun, channel_options, require
-from hytrec_clients.results import Ranking, Receipt, Recommendation
+from hytrec_clients.flow import Flow, FlowRun, channel_options, require, with_signature_of
+from hytrec_clients.requests import Requests
 from hytrec_clients.retry import DEFAULT_TIMEOUT_S, RetryPolicy
-from hytrec_clients.session import DEFAULT_CHUNK, DEFAULT_URL, RequestOptions, Session
+from hytrec_clients.session import DEFAULT_URL
 
+P = ParamSpec("P")
 T = TypeVar("T")
+
+
+def _awaited(
+    flow: Callable[Concatenate[Requests, P], Flow[T]],
+) -> Callable[Concatenate[AsyncHytrecClient, P], Coroutine[Any, Any, T]]:
+    """The method that performs the flow of a request."""
+
+    @wraps(flow)
+    async def method(self: AsyncHytrecClient, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        return await self._run(flow(self._session, *args, **kwargs))
+
+    return with_signature_of(flow, method)
 
 
 class AsyncHytrecClient:
@@ -38,7 +49,7 @@ class AsyncHytrecClient:
         retry: RetryPolicy | None = None,
         model_fingerprint: str | None = None,
     ) -> None:
-        self._session = Session(
+        self._session = Requests(
             url=url, timeout_s=timeout_s, policy=retry or RetryPolicy(), model_fingerprint=model_fingerprint
         )
         self._library = require("tritonclient.grpc.aio")
@@ -55,62 +66,13 @@ class AsyncHytrecClient:
         """Pin another model, after `ModelChanged`."""
         self._session.accept_model(fingerprint)
 
-    async def append(self, user_id: str, events: Events | None = None, **options: Unpack[RequestOptions]) -> Receipt:
-        """See `HytrecClient.append`."""
-        return await self._run(self._session.append(user_id, events, **options))
-
-    async def rank(
-        self,
-        user_id: str,
-        candidate_keys: Keys,
-        events: Events | None = None,
-        *,
-        now: int | None = None,
-        **options: Unpack[RequestOptions],
-    ) -> Ranking:
-        """See `HytrecClient.rank`."""
-        return await self._run(self._session.rank(user_id, candidate_keys, events, now=now, **options))
-
-    async def recommend(
-        self,
-        user_id: str,
-        events: Events | None = None,
-        *,
-        top_k: int = DEFAULT_TOP_K,
-        excluded_keys: Keys | None = None,
-        exclude_recent: bool = False,
-        now: int | None = None,
-        **options: Unpack[RequestOptions],
-    ) -> Recommendation:
-        """See `HytrecClient.recommend`."""
-        flow = self._session.recommend(
-            user_id,
-            events,
-            top_k=top_k,
-            excluded_keys=excluded_keys,
-            exclude_recent=exclude_recent,
-            now=now,
-            **options,
-        )
-        return await self._run(flow)
-
-    async def forget(self, user_id: str, *, timeout_s: float | None = None) -> bool:
-        """See `HytrecClient.forget`."""
-        return await self._run(self._session.forget(user_id, timeout_s=timeout_s))
-
-    async def backfill(
-        self, user_id: str, events: Events, *, chunk: int = DEFAULT_CHUNK, timeout_s: float | None = None
-    ) -> Receipt:
-        """See `HytrecClient.backfill`."""
-        return await self._run(self._session.backfill(user_id, events, chunk=chunk, timeout_s=timeout_s))
-
-    async def ready(self, *, wait_s: float = 0.0) -> bool:
-        """See `HytrecClient.ready`."""
-        return await self._run(self._session.ready(wait_s=wait_s))
-
-    async def key_types(self, *, timeout_s: float | None = None) -> KeyTypes:
-        """See `HytrecClient.key_types`."""
-        return await self._run(self._session.key_types(timeout_s=timeout_s))
+    append = _awaited(Requests.append)
+    rank = _awaited(Requests.rank)
+    recommend = _awaited(Requests.recommend)
+    forget = _awaited(Requests.forget)
+    backfill = _awaited(Requests.backfill)
+    ready = _awaited(Requests.ready)
+    key_types = _awaited(Requests.key_types)
 
     async def close(self) -> None:
         """Close the connection; the client cannot be used any more."""
@@ -121,9 +83,7 @@ class AsyncHytrecClient:
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self.close()
 
     async def _run(self, flow: Flow[T]) -> T:

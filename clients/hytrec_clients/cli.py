@@ -7,11 +7,13 @@ import re
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 import typer
 
-from hytrec.program import program_options, run_program
+from hytrec.command_options import expand_options
+from hytrec.program import AsJson, program, run_program
 from hytrec.signature import DEFAULT_TOP_K
 from hytrec_clients.client import HytrecClient
 from hytrec_clients.errors import InvalidRequest
@@ -20,79 +22,81 @@ from hytrec_clients.results import Key, Receipt
 from hytrec_clients.retry import DEFAULT_TIMEOUT_S
 from hytrec_clients.session import DEFAULT_URL
 
-app = typer.Typer(
-    help="Send requests to a HyTRec server. Results go to stdout; a known error is one line on stderr and exit code 1.",
-    no_args_is_help=True,
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
+app = program(
+    "Send requests to a HyTRec server. Results go to stdout; a known error is one line on stderr and exit code 1."
 )
-app.callback()(program_options)
 
 _INTEGER = re.compile(r"0|-?[1-9][0-9]{0,18}")
 
 UserId = Annotated[str, typer.Argument(help="The user's id.", show_default=False)]
-Items = Annotated[list[str] | None, typer.Option("--item", help="Item key of a new event; repeat for several.")]
-Times = Annotated[list[int] | None, typer.Option("--time", help="Its unix time in seconds; default: now.")]
-Behaviors = Annotated[list[str] | None, typer.Option("--behavior", help="Its behavior key.")]
 Now = Annotated[int | None, typer.Option(help="Unix time to rank for, in seconds; default: the server's clock.")]
-ExpectedEventCount = Annotated[
-    int | None, typer.Option(help="Event count the user must have, else nothing is written.")
-]
-RequestId = Annotated[str | None, typer.Option(help="Id of an earlier request to retry, 32 hex digits.")]
-Url = Annotated[str, typer.Option(help="host:port of the server's gRPC endpoint.")]
-Timeout = Annotated[float, typer.Option("--timeout", help="Seconds for the request, all attempts together.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class NewEvents:
+    """Options of a request that can write events."""
+
+    item: Annotated[list[str] | None, "Item key of a new event; repeat for several."] = None
+    time: Annotated[list[int] | None, "Its unix time in seconds; default: now."] = None
+    behavior: Annotated[list[str] | None, "Its behavior key."] = None
+    expected_event_count: Annotated[int | None, "Event count the user must have, else nothing is written."] = None
+    request_id: Annotated[str | None, "Id of an earlier request to retry, 32 hex digits."] = None
+
+    def arguments(self, client: HytrecClient) -> dict[str, Any]:
+        """Arguments of the client's methods; keys become int where the server's are."""
+        options = {"expected_event_count": self.expected_event_count, "request_id": _request_id(self.request_id)}
+        if not self.item:
+            if self.time or self.behavior:
+                raise InvalidRequest(
+                    "--time and --behavior belong to an event; give --item for each", field="item_keys"
+                )
+            return {"events": None, **options}
+        types = client.key_types()
+        events = Events(
+            _keys("item_keys", self.item, types.item_key),
+            self.time or [int(time.time())] * len(self.item),
+            _keys("behavior_keys", self.behavior, types.behavior_key) if self.behavior else None,
+        )
+        return {"events": events, **options}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Connection:
+    """Arguments of `HytrecClient`."""
+
+    url: Annotated[str, "host:port of the server's gRPC endpoint."] = DEFAULT_URL
+    timeout_s: Annotated[float, "Seconds for the request, all attempts together."] = DEFAULT_TIMEOUT_S
+
+    def open(self) -> HytrecClient:
+        """The client."""
+        return HytrecClient(self.url, timeout_s=self.timeout_s)
 
 
 @app.command()
-def append(
-    user_id: UserId,
-    *,
-    items: Items = None,
-    times: Times = None,
-    behaviors: Behaviors = None,
-    expected_event_count: ExpectedEventCount = None,
-    request_id: RequestId = None,
-    url: Url = DEFAULT_URL,
-    timeout_s: Timeout = DEFAULT_TIMEOUT_S,
-    as_json: AsJson = False,
-) -> None:
+@expand_options
+def append(user_id: UserId, *, new: NewEvents, connection: Connection, as_json: AsJson = False) -> None:
     """Add events to a user; without --item, read the event count."""
-    with HytrecClient(url, timeout_s=timeout_s) as client:
-        events = _events(client, items, times, behaviors)
-        receipt = client.append(
-            user_id, events, expected_event_count=expected_event_count, request_id=_request_id(request_id)
-        )
+    with connection.open() as client:
+        receipt = client.append(user_id, **new.arguments(client))
     _show(_receipt(receipt), as_json=as_json)
 
 
 @app.command()
+@expand_options
 def rank(
     user_id: UserId,
     candidates: Annotated[list[str], typer.Argument(help="Item keys to score.", show_default=False)],
     *,
-    items: Items = None,
-    times: Times = None,
-    behaviors: Behaviors = None,
+    new: NewEvents,
     now: Now = None,
-    expected_event_count: ExpectedEventCount = None,
-    request_id: RequestId = None,
-    url: Url = DEFAULT_URL,
-    timeout_s: Timeout = DEFAULT_TIMEOUT_S,
+    connection: Connection,
     as_json: AsJson = False,
 ) -> None:
     """Add events, if there are any, and score candidates; the table is sorted, JSON keeps their order."""
-    with HytrecClient(url, timeout_s=timeout_s) as client:
-        events = _events(client, items, times, behaviors)
+    with connection.open() as client:
+        arguments = new.arguments(client)
         keys = _keys("candidate_keys", candidates, client.key_types().item_key)
-        ranking = client.rank(
-            user_id,
-            keys,
-            events,
-            now=now,
-            expected_event_count=expected_event_count,
-            request_id=_request_id(request_id),
-        )
+        ranking = client.rank(user_id, keys, now=now, **arguments)
     scored = list(zip(keys, ranking.scores.tolist(), strict=True))
     if not as_json:
         scored.sort(key=lambda pair: -pair[1])
@@ -100,51 +104,44 @@ def rank(
 
 
 @app.command()
+@expand_options
 def recommend(
     user_id: UserId,
     *,
-    items: Items = None,
-    times: Times = None,
-    behaviors: Behaviors = None,
+    new: NewEvents,
     top_k: Annotated[int, typer.Option(help="How many items.")] = DEFAULT_TOP_K,
     excluded: Annotated[list[str] | None, typer.Option("--exclude", help="Item key never to return.")] = None,
-    now: Now = None,
-    expected_event_count: ExpectedEventCount = None,
-    request_id: RequestId = None,
-    url: Url = DEFAULT_URL,
-    timeout_s: Timeout = DEFAULT_TIMEOUT_S,
     exclude_recent: Annotated[bool, typer.Option("--exclude-recent", help="Leave out the user's last items.")] = False,
+    now: Now = None,
+    connection: Connection,
     as_json: AsJson = False,
 ) -> None:
     """Add events, if there are any, and print the best items of the catalogue, best first."""
-    with HytrecClient(url, timeout_s=timeout_s) as client:
+    with connection.open() as client:
         best = client.recommend(
             user_id,
-            _events(client, items, times, behaviors),
             top_k=top_k,
             excluded_keys=_keys("excluded_keys", excluded, client.key_types().item_key) if excluded else (),
             exclude_recent=exclude_recent,
             now=now,
-            expected_event_count=expected_event_count,
-            request_id=_request_id(request_id),
+            **new.arguments(client),
         )
     scored = list(zip(best.item_keys, best.scores.tolist(), strict=True))
     _show(_receipt(best.receipt), scored, as_json=as_json)
 
 
 @app.command()
-def forget(
-    user_id: UserId, url: Url = DEFAULT_URL, timeout_s: Timeout = DEFAULT_TIMEOUT_S, *, as_json: AsJson = False
-) -> None:
+@expand_options
+def forget(user_id: UserId, *, connection: Connection, as_json: AsJson = False) -> None:
     """Delete everything stored of a user."""
-    with HytrecClient(url, timeout_s=timeout_s) as client:
+    with connection.open() as client:
         forgotten = client.forget(user_id)
     _show({"forgotten": forgotten}, as_json=as_json)
 
 
 @app.command()
 def ready(
-    url: Url = DEFAULT_URL,
+    url: Annotated[str, typer.Option(help="host:port of the server's gRPC endpoint.")] = DEFAULT_URL,
     wait_s: Annotated[float, typer.Option("--wait", help="Seconds to keep polling.")] = 0.0,
     *,
     as_json: AsJson = False,
@@ -154,22 +151,6 @@ def ready(
         is_ready = client.ready(wait_s=wait_s)
     _show({"ready": is_ready}, as_json=as_json)
     raise typer.Exit(0 if is_ready else 1)
-
-
-def _events(
-    client: HytrecClient, items: Sequence[str] | None, times: Sequence[int] | None, behaviors: Sequence[str] | None
-) -> Events | None:
-    """Events of the options; keys become int where the server's are."""
-    if not items:
-        if times or behaviors:
-            raise InvalidRequest("--time and --behavior belong to an event; give --item for each", field="item_keys")
-        return None
-    types = client.key_types()
-    return Events(
-        _keys("item_keys", items, types.item_key),
-        times or [int(time.time())] * len(items),
-        _keys("behavior_keys", behaviors, types.behavior_key) if behaviors else None,
-    )
 
 
 def _keys(name: str, texts: Sequence[str], kind: type[Key]) -> list[Key]:

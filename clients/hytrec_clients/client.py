@@ -1,21 +1,30 @@
-"""The sync client: performs the flows of `session` by blocking calls."""
+"""The sync client: performs the flows of `requests` by blocking calls."""
 
 from __future__ import annotations
 
 import time
-from types import TracebackType
-from typing import Any, Self, TypeVar, Unpack
+from collections.abc import Callable
+from functools import wraps
+from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 
-from hytrec.signature import DEFAULT_TOP_K
-from hytrec_clients.codec import KeyTypes
 from hytrec_clients.errors import ClientClosed
-from hytrec_clients.events import Events, Keys
-from hytrec_clients.flow import Flow, FlowRun, channel_options, require
-from hytrec_clients.results import Ranking, Receipt, Recommendation
+from hytrec_clients.flow import Flow, FlowRun, channel_options, require, with_signature_of
+from hytrec_clients.requests import Requests
 from hytrec_clients.retry import DEFAULT_TIMEOUT_S, RetryPolicy
-from hytrec_clients.session import DEFAULT_CHUNK, DEFAULT_URL, RequestOptions, Session
+from hytrec_clients.session import DEFAULT_URL
 
+P = ParamSpec("P")
 T = TypeVar("T")
+
+
+def _blocking(flow: Callable[Concatenate[Requests, P], Flow[T]]) -> Callable[Concatenate[HytrecClient, P], T]:
+    """The method that performs the flow of a request."""
+
+    @wraps(flow)
+    def method(self: HytrecClient, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        return self._run(flow(self._session, *args, **kwargs))
+
+    return with_signature_of(flow, method)
 
 
 class HytrecClient:
@@ -59,7 +68,7 @@ class HytrecClient:
         retry: RetryPolicy | None = None,
         model_fingerprint: str | None = None,
     ) -> None:
-        self._session = Session(
+        self._session = Requests(
             url=url, timeout_s=timeout_s, policy=retry or RetryPolicy(), model_fingerprint=model_fingerprint
         )
         library = require("tritonclient.grpc")
@@ -75,99 +84,13 @@ class HytrecClient:
         """Pin another model, after `ModelChanged`."""
         self._session.accept_model(fingerprint)
 
-    def append(self, user_id: str, events: Events | None = None, **options: Unpack[RequestOptions]) -> Receipt:
-        """Add events to a user's state. Without events nothing is written: a way to read the event_count.
-
-        Args:
-            options: `expected_event_count`, `request_id` and `timeout_s`, see `RequestOptions`.
-        """
-        return self._run(self._session.append(user_id, events, **options))
-
-    def rank(
-        self,
-        user_id: str,
-        candidate_keys: Keys,
-        events: Events | None = None,
-        *,
-        now: int | None = None,
-        **options: Unpack[RequestOptions],
-    ) -> Ranking:
-        """Add events, if there are any, and score candidates.
-
-        Args:
-            now: unix seconds to rank for; the server's clock where None.
-            options: `expected_event_count`, `request_id` and `timeout_s`, see `RequestOptions`.
-        """
-        return self._run(self._session.rank(user_id, candidate_keys, events, now=now, **options))
-
-    def recommend(
-        self,
-        user_id: str,
-        events: Events | None = None,
-        *,
-        top_k: int = DEFAULT_TOP_K,
-        excluded_keys: Keys | None = None,
-        exclude_recent: bool = False,
-        now: int | None = None,
-        **options: Unpack[RequestOptions],
-    ) -> Recommendation:
-        """Add events, if there are any, and return the best items of the catalogue.
-
-        Args:
-            top_k: how many items at most.
-            excluded_keys: items never to return.
-            exclude_recent: leave out the items of the user's recent window too.
-            now: unix seconds to rank for; the server's clock where None.
-            options: `expected_event_count`, `request_id` and `timeout_s`, see `RequestOptions`.
-        """
-        flow = self._session.recommend(
-            user_id,
-            events,
-            top_k=top_k,
-            excluded_keys=excluded_keys,
-            exclude_recent=exclude_recent,
-            now=now,
-            **options,
-        )
-        return self._run(flow)
-
-    def forget(self, user_id: str, *, timeout_s: float | None = None) -> bool:
-        """Delete everything stored of a user, under any model.
-
-        Returns:
-            Whether something was left to delete when the successful attempt arrived.
-        """
-        return self._run(self._session.forget(user_id, timeout_s=timeout_s))
-
-    def backfill(
-        self, user_id: str, events: Events, *, chunk: int = DEFAULT_CHUNK, timeout_s: float | None = None
-    ) -> Receipt:
-        """Feed a whole history in several appends, each guarded by its expected_event_count.
-
-        Begins at the event_count the server has, so a repeated backfill continues where the last one stopped.
-        What the server has must be the beginning of this history.
-
-        Args:
-            events: the whole history, from the user's first event.
-            chunk: maximum events per append; the server's own limit is kept where it publishes one.
-            timeout_s: of each append.
-
-        Raises:
-            InvalidRequest: the server has more events than the history, or another writer came between.
-        """
-        return self._run(self._session.backfill(user_id, events, chunk=chunk, timeout_s=timeout_s))
-
-    def ready(self, *, wait_s: float = 0.0) -> bool:
-        """Whether every endpoint of the server is ready; False where there is no server.
-
-        Args:
-            wait_s: how long to keep polling.
-        """
-        return self._run(self._session.ready(wait_s=wait_s))
-
-    def key_types(self, *, timeout_s: float | None = None) -> KeyTypes:
-        """Whether the server's keys are int or str."""
-        return self._run(self._session.key_types(timeout_s=timeout_s))
+    append = _blocking(Requests.append)
+    rank = _blocking(Requests.rank)
+    recommend = _blocking(Requests.recommend)
+    forget = _blocking(Requests.forget)
+    backfill = _blocking(Requests.backfill)
+    ready = _blocking(Requests.ready)
+    key_types = _blocking(Requests.key_types)
 
     def close(self) -> None:
         """Close the connection; the client cannot be used any more."""
@@ -177,9 +100,7 @@ class HytrecClient:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def _run(self, flow: Flow[T]) -> T:

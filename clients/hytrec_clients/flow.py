@@ -8,17 +8,19 @@ all the two differ in. Failed remote calls are thrown into the flow as `RpcFailu
 from __future__ import annotations
 
 import importlib
+import inspect
 import re
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from ipaddress import ip_address
 from types import ModuleType
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar, get_args, get_type_hints
 
 from hytrec.optional import missing_package
 from hytrec_clients.errors import MissingPackageError
 
 T = TypeVar("T")
+MethodT = TypeVar("MethodT", bound=Callable[..., Any])
 
 _CHANNEL_OPTIONS: list[tuple[str, int]] = [
     ("grpc.max_send_message_length", -1),
@@ -112,52 +114,22 @@ Flow = Generator[Step, Any, T]
 
 
 @dataclass(frozen=True)
-class Infer:
-    """Run a model; the result is an InferResult."""
+class RemoteCall:
+    """Call a method of tritonclient for one model; the result is what that method returns.
 
+    Args:
+        method: its name, such as "infer".
+        arguments: after the model's name.
+    """
+
+    method: str
     model: str
-    inputs: list[Any]
+    arguments: tuple[Any, ...]
     timeout_s: float
 
     def perform(self, triton: Any, sleep: Sleep) -> Any:  # noqa: ARG002 - one signature for all steps
-        """Call ModelInfer."""
-        return triton.infer(self.model, self.inputs, client_timeout=self.timeout_s)
-
-
-@dataclass(frozen=True)
-class GetMetadata:
-    """Get a model's tensors; the result is a ModelMetadataResponse."""
-
-    model: str
-    timeout_s: float
-
-    def perform(self, triton: Any, sleep: Sleep) -> Any:  # noqa: ARG002
-        """Call ModelMetadata."""
-        return triton.get_model_metadata(self.model, client_timeout=self.timeout_s)
-
-
-@dataclass(frozen=True)
-class GetConfig:
-    """Get a model's configuration; the result is a ModelConfigResponse."""
-
-    model: str
-    timeout_s: float
-
-    def perform(self, triton: Any, sleep: Sleep) -> Any:  # noqa: ARG002
-        """Call ModelConfig."""
-        return triton.get_model_config(self.model, client_timeout=self.timeout_s)
-
-
-@dataclass(frozen=True)
-class CheckReady:
-    """Check whether a model is ready; the result is a bool."""
-
-    model: str
-    timeout_s: float
-
-    def perform(self, triton: Any, sleep: Sleep) -> Any:  # noqa: ARG002
-        """Call ModelReady."""
-        return triton.is_model_ready(self.model, client_timeout=self.timeout_s)
+        """Send the call."""
+        return getattr(triton, self.method)(self.model, *self.arguments, client_timeout=self.timeout_s)
 
 
 @dataclass(frozen=True)
@@ -169,6 +141,13 @@ class Wait:
     def perform(self, triton: Any, sleep: Sleep) -> Any:  # noqa: ARG002
         """Sleep."""
         return sleep(self.seconds)
+
+
+def with_signature_of(flow: Callable[..., Flow[Any]], method: MethodT) -> MethodT:
+    """Give a method that performs a flow the flow's signature; it returns the flow's result."""
+    returned = get_args(get_type_hints(flow)["return"])[-1]
+    method.__signature__ = inspect.signature(flow).replace(return_annotation=returned)  # type: ignore[attr-defined]
+    return method
 
 
 class FlowRun(Generic[T]):

@@ -1,4 +1,4 @@
-"""The requests of both clients as flows, and what a client remembers of its server."""
+"""What a client remembers of its server, and how it sends a request until it succeeds."""
 
 from __future__ import annotations
 
@@ -6,49 +6,27 @@ import re
 import threading
 import time
 from collections.abc import Callable
-from typing import Any, TypedDict, TypeVar, Unpack
+from typing import Any, TypeVar
 
 from hytrec import signature
 from hytrec.contract import Ensemble, Limit
 from hytrec_clients import codec
 from hytrec_clients.error_mapping import given_up, rejection
 from hytrec_clients.errors import InvalidRequest, ModelChanged, ServerFailed, ServerMismatch
-from hytrec_clients.events import Events, Keys, as_sequence
-from hytrec_clients.flow import CheckReady, Flow, GetConfig, GetMetadata, Infer, RpcFailure, Step, Wait
+from hytrec_clients.events import Events
+from hytrec_clients.flow import Flow, RemoteCall, RpcFailure, Wait
 from hytrec_clients.request_ids import RequestIds
 from hytrec_clients.results import Ranking, Receipt, Recommendation
 from hytrec_clients.retry import Budget, RetryPolicy
 
 DEFAULT_URL = "127.0.0.1:8001"
-DEFAULT_CHUNK = 1_024
-"""Events per append of `backfill`: far below the default limit, and a fraction of a second to encode."""
-_READY_PAUSE_S = 0.1
-_READY_TIMEOUT_S = 1.0
 _NOT_A_URL = re.compile(r"^[a-z]+://|^$|\s")
 
 Result = TypeVar("Result", Receipt, Ranking, Recommendation)
 
 
-class RequestOptions(TypedDict, total=False):
-    """Keyword arguments of every request that can write events.
-
-    Args:
-        expected_event_count: event_count the user's state must have before this request, else nothing is written and
-            InvalidRequest names both counts. Unchecked when left out.
-        request_id: 16 bytes naming the logical request, random when left out. A consumer that may see one message
-            twice gives an id of the message: the server remembers the last 32 of every user and applies none twice.
-            Ids with the same first 8 bytes share a client slot and are forgotten sooner, see
-            `hytrec_clients.request_ids`.
-        timeout_s: for the request with all its attempts.
-    """
-
-    expected_event_count: int | None
-    request_id: bytes | None
-    timeout_s: float | None
-
-
 class Session:
-    """Flows of the requests, the pinned model, and the server's tensors and limits. Safe to share between threads.
+    """The pinned model, and the server's tensors and limits. Safe to share between threads.
 
     Args:
         url: `host:port` of the server's gRPC endpoint.
@@ -77,8 +55,8 @@ class Session:
         self.url = url
         self.policy = policy
         self.timeout_s = timeout_s
-        self._clock = clock
-        self._budget(None)  # a bad timeout_s fails here, not at the first request
+        self.clock = clock
+        self.budget(None)  # a bad timeout_s fails here, not at the first request
         self._pinned = model_fingerprint
         self._contracts: dict[str, codec.Contract] = {}
         self._limits: dict[Limit, int] | None = None
@@ -95,94 +73,7 @@ class Session:
         with self._lock:
             self._pinned = fingerprint
 
-    def append(self, user_id: str, events: Events | None, **options: Unpack[RequestOptions]) -> Flow[Receipt]:
-        """`hytrec_append`."""
-        return (yield from self._write(signature.APPEND, codec.decode_receipt, user_id, events, {}, **options))
-
-    def rank(
-        self,
-        user_id: str,
-        candidate_keys: Keys,
-        events: Events | None,
-        *,
-        now: int | None,
-        **options: Unpack[RequestOptions],
-    ) -> Flow[Ranking]:
-        """`hytrec_rank`."""
-        arguments = {signature.CANDIDATE_KEYS.name: candidate_keys, signature.PUBLIC_NOW.name: now}
-        return (yield from self._write(signature.RANK, codec.decode_ranking, user_id, events, arguments, **options))
-
-    def recommend(
-        self,
-        user_id: str,
-        events: Events | None,
-        *,
-        top_k: int,
-        excluded_keys: Keys | None,
-        exclude_recent: bool,
-        now: int | None,
-        **options: Unpack[RequestOptions],
-    ) -> Flow[Recommendation]:
-        """`hytrec_recommend`."""
-        excluded = () if excluded_keys is None else as_sequence(signature.EXCLUDED_KEYS.name, excluded_keys)
-        arguments = {
-            signature.PUBLIC_NOW.name: now,
-            signature.TOP_K.name: top_k,
-            signature.EXCLUDED_KEYS.name: excluded if len(excluded) else None,
-            signature.EXCLUDE_RECENT.name: exclude_recent,
-        }
-        decode = codec.decode_recommendation
-        return (yield from self._write(signature.RECOMMEND, decode, user_id, events, arguments, **options))
-
-    def forget(self, user_id: str, *, timeout_s: float | None) -> Flow[bool]:
-        """`hytrec_forget`. Works whatever model is pinned."""
-        arguments = {signature.USER_ID.name: user_id}
-        return codec.decode_forgotten((yield from self._infer(signature.FORGET, arguments, timeout_s)))
-
-    def backfill(self, user_id: str, events: Events, *, chunk: int, timeout_s: float | None) -> Flow[Receipt]:
-        """A long history in expected_event_count-guarded appends, from where an earlier backfill stopped."""
-        if chunk < 1:
-            raise InvalidRequest(f"chunk is {chunk}; it must be at least 1 event", field="chunk")
-        receipt = yield from self.append(user_id, None, timeout_s=timeout_s)
-        if receipt.event_count > len(events):
-            raise InvalidRequest(
-                f"user_id {user_id!r} has {receipt.event_count} events on the server and the history given "
-                f"{len(events)}; give the whole history from its first event, or forget the user first",
-                field="user_id",
-            )
-        if receipt.event_count < len(events):
-            limits = yield from self._published_limits(self._budget(timeout_s))
-            chunk = min(chunk, limits.get(Limit.MAX_EVENTS) or chunk)
-        for start in range(receipt.event_count, len(events), chunk):
-            part = events.part(start, start + chunk)
-            receipt = yield from self.append(user_id, part, expected_event_count=start, timeout_s=timeout_s)
-        return receipt
-
-    def ready(self, *, wait_s: float) -> Flow[bool]:
-        """Whether every endpoint is ready; polls until `wait_s` is over."""
-        end = self._clock() + wait_s
-        while True:
-            if (yield from self._ready_now()):
-                return True
-            if self._clock() >= end:
-                return False
-            yield Wait(_READY_PAUSE_S)
-
-    def key_types(self, *, timeout_s: float | None) -> Flow[codec.KeyTypes]:
-        """Types of the server's keys."""
-        contract = yield from self._contract(signature.APPEND, self._budget(timeout_s))
-        return contract.key_types()
-
-    def _ready_now(self) -> Flow[bool]:
-        for endpoint in (*signature.ENSEMBLES, signature.FORGET):
-            try:
-                if not (yield CheckReady(endpoint.name, _READY_TIMEOUT_S)):
-                    return False
-            except RpcFailure:
-                return False
-        return True
-
-    def _write(
+    def write(
         self,
         endpoint: Ensemble,
         decode: Callable[[Any], Result],
@@ -205,62 +96,55 @@ class Session:
             arguments[signature.ITEM_KEYS.name] = events.item_keys
             arguments[signature.BEHAVIOR_KEYS.name] = events.behavior_keys
             arguments[signature.TIMES.name] = events.times
-        result = decode((yield from self._infer(endpoint, arguments, timeout_s)))
+        result = decode((yield from self.infer(endpoint, arguments, timeout_s)))
         if own_id:
             self._request_ids.release(own_id)
         self._check_model(result)
         return result
 
-    def _infer(self, endpoint: codec.Endpoint, arguments: dict[str, Any], timeout_s: float | None) -> Flow[Any]:
-        budget = self._budget(timeout_s)
-        contract = yield from self._contract(endpoint, budget)
+    def infer(self, endpoint: codec.Endpoint, arguments: dict[str, Any], timeout_s: float | None) -> Flow[Any]:
+        """A model's response to the arguments that are not None."""
+        budget = self.budget(timeout_s)
+        contract = yield from self.contract_of(endpoint, budget)
         inputs = codec.encode(endpoint, arguments, contract)
         request_id = arguments.get(signature.REQUEST_ID.name)
         try:
-            return (
-                yield from self._retried(
-                    endpoint, budget, lambda left_s: Infer(endpoint.name, inputs, left_s), request_id=request_id
-                )
-            )
+            return (yield from self._retried("infer", endpoint, inputs, budget=budget, request_id=request_id))
         except InvalidRequest:
             self._contracts.pop(endpoint.name, None)  # a new build may have keys of the other type, or other limits
             self._limits = None
             raise
 
-    def _contract(self, endpoint: codec.Endpoint, budget: Budget) -> Flow[codec.Contract]:
+    def contract_of(self, endpoint: codec.Endpoint, budget: Budget) -> Flow[codec.Contract]:
         """The endpoint's dtypes: fetched once, then remembered."""
         contract = self._contracts.get(endpoint.name)
         if contract is None:
-            metadata = yield from self._retried(
-                endpoint, budget, lambda left_s: GetMetadata(endpoint.name, left_s), request_id=None
-            )
+            metadata = yield from self._retried("get_model_metadata", endpoint, budget=budget)
             contract = self._contracts[endpoint.name] = codec.Contract.of(endpoint, metadata)
             budget.attempts = 0
         return contract
 
-    def _published_limits(self, budget: Budget) -> Flow[dict[Limit, int]]:
+    def published_limits(self, budget: Budget) -> Flow[dict[Limit, int]]:
         """Limits of a request: fetched once, then remembered; those the server does not publish are left out."""
         limits = self._limits
         if limits is None:
-            name = signature.APPEND.name
             try:
-                limits = codec.limits_of(
-                    (yield from self._retried(signature.APPEND, budget, lambda s: GetConfig(name, s), request_id=None))
-                )
+                config = yield from self._retried("get_model_config", signature.APPEND, budget=budget)
+                limits = codec.limits_of(config)
             except (ServerMismatch, ServerFailed):  # a gateway need not let ModelConfig through
                 limits = {}
             self._limits = limits
         return limits
 
     def _retried(
-        self, endpoint: codec.Endpoint, budget: Budget, step: Callable[[float], Step], *, request_id: bytes | None
+        self, method: str, endpoint: codec.Endpoint, *arguments: Any, budget: Budget, request_id: bytes | None = None
     ) -> Flow[Any]:
-        """Send a step until it succeeds, is rejected for good, or is out of time."""
+        """Send a remote call until it succeeds, is rejected for good, or is out of time."""
         reported: RpcFailure | None = None
         while True:
             attempt_s = budget.attempt_timeout_s()
             try:
-                return (yield step(attempt_s))
+                return (yield RemoteCall(method, endpoint.name, arguments, attempt_s))
             except RpcFailure as failure:
                 if not failure.retryable:
                     raise rejection(endpoint.name, self.url, failure) from None
@@ -295,6 +179,7 @@ class Session:
                 result=result,
             )
 
-    def _budget(self, timeout_s: float | None) -> Budget:
+    def budget(self, timeout_s: float | None) -> Budget:
+        """The time of a request that begins now."""
         own_s = self.timeout_s if timeout_s is None else timeout_s
-        return Budget(policy=self.policy, timeout_s=own_s, clock=self._clock)
+        return Budget(policy=self.policy, timeout_s=own_s, clock=self.clock)

@@ -7,6 +7,7 @@ import re
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
+from typing import Annotated
 
 from hytrec_export.errors import OptionError
 from hytrec_export.settings import Limits
@@ -97,16 +98,16 @@ class EngineOptions:
     """How engines are built; TensorRT's own words.
 
     Args:
-        compute_capability: of the GPU to build for, for example "sm86"; only for tensorrt-rtx, which needs none here.
-        hardware_compatibility: engines run on GPUs of other architectures too, more slowly.
-        version_compatible: engines run on later versions of TensorRT too.
-        timing_cache: kept and used again by the next build; by default beside the repository.
+        compute_capability: target tensorrt-rtx alone needs no GPU here to build for one.
+        timing_cache: kept and used again by the next build.
     """
 
-    compute_capability: str | None = None
-    hardware_compatibility: bool = False
-    version_compatible: bool = False
-    timing_cache: Path | None = None
+    compute_capability: Annotated[
+        str | None, "GPU architecture to compile for, for example sm86; target tensorrt-rtx only."
+    ] = None
+    hardware_compatibility: Annotated[bool, "Engines run on other GPUs too, more slowly."] = False
+    version_compatible: Annotated[bool, "Engines run on later versions of TensorRT too."] = False
+    timing_cache: Annotated[Path | None, "File of TensorRT's timing cache; default: beside the repository."] = None
 
     def __post_init__(self) -> None:
         """Raises: OptionError: compute_capability is not of the form sm86."""
@@ -120,33 +121,40 @@ class BuildOptions:
     """What to build and how.
 
     Args:
-        run: run folder of `hytrec train`.
-        output: where the model repository goes; a repository that stands there is replaced.
         fp16: half precision, as far as the target has it; see `hytrec_export.plan`.
-        lowering: None takes the target's best.
-        device: of target onnxruntime.
-        execution: None takes the target's best.
-        fused_max_batch: maximum batch size of the fused model; None takes `FUSED_MAX_BATCH`.
-        intra_op_threads: of every onnxruntime session of target onnxruntime on the CPU; None takes `INTRA_OP_THREADS`.
+        lowering, execution: None takes the target's best.
+        intra_op_threads: of every session of onnxruntime.
         limits: largest request that the build accepts.
-        samples: histories whose golden outputs the repository stores.
-        atol: maximum absolute difference from PyTorch; the build fails above it.
     """
 
-    run: Path
-    output: Path = Path("model_repository")
-    target: Target = Target.AUTO
-    fp16: bool = False
-    lowering: Lowering | None = None
-    device: Device = Device.CPU
-    state: StateKind = StateKind.STORE
-    execution: Execution | None = None
-    fused_max_batch: int | None = None
-    intra_op_threads: int | None = None
+    run: Annotated[Path, "Run folder of `hytrec train`."]
+    output: Annotated[Path, "Folder for the model repository; an existing repository is replaced."] = Path(
+        "model_repository"
+    )
+    target: Annotated[Target, "Inference backend."] = Target.AUTO
+    fp16: Annotated[bool, "Float16 weights, and float16 products where the target has them."] = False
+    lowering: Annotated[Lowering | None, "Form of the recurrence in the graph; default: the fastest on the target."] = (
+        None
+    )
+    device: Annotated[Device, "Device of target onnxruntime."] = Device.CPU
+    state: Annotated[StateKind, "Where user state lives: the state store, or Triton's sequence batcher."] = (
+        StateKind.STORE
+    )
+    execution: Annotated[
+        Execution | None, "All steps of a request in one Triton model, or an ensemble; default: the target's fastest."
+    ] = None
     engine: EngineOptions = field(default_factory=EngineOptions)
     limits: Limits = field(default_factory=Limits)
-    samples: Samples = Samples.REAL
-    atol: float = 1e-4
+    fused_max_batch: Annotated[
+        int | None, f"Maximum batch size of the model of --execution fused; default: {FUSED_MAX_BATCH}."
+    ] = None
+    intra_op_threads: Annotated[
+        int | None, f"Threads per operator, target onnxruntime on the CPU; default: {INTRA_OP_THREADS}."
+    ] = None
+    samples: Annotated[Samples, "Histories that the repository stores for `verify`: of users, or synthetic."] = (
+        Samples.REAL
+    )
+    atol: Annotated[float, "Maximum absolute difference from PyTorch; the build fails above it."] = 1e-4
 
     def __post_init__(self) -> None:
         """Raises: OptionError: atol is not a positive number, or a batch or thread count is under 1."""

@@ -40,14 +40,7 @@ def build(options: BuildOptions, *, progress: Progress = silent) -> Manifest:
     check_packages(plan)
     output = check_output(options.output)
     run = load_run(options.run)
-    settings = ServingSettings(
-        fingerprint=run.fingerprint,
-        items=run.config.items,
-        sizes=run.config.sizes(),
-        item_key_type=run.vocabulary.item_key_type,
-        behavior_key_type=run.vocabulary.behavior_key_type,
-        limits=plan.limits,
-    )
+    settings = ServingSettings.of(run.fingerprint, run.config, run.vocabulary, plan.limits)
     check_plan(plan, settings)
     with staging_folder(output) as staging:
         graphs = _export(run, Precision.FLOAT32, plan, settings, staging, progress)

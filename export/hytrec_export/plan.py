@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from typing import Any
 
@@ -64,29 +64,15 @@ class BuildPlan:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for the manifest; no paths, which mean nothing on another machine."""
-        engine = {
-            "compute_capability": self.engine.compute_capability,
-            "hardware_compatibility": self.engine.hardware_compatibility,
-            "version_compatible": self.engine.version_compatible,
-        }
-        return {
-            "target": self.target.value,
-            "reason": self.reason,
-            "lowering": self.lowering.value,
-            "precision": self.precision.value,
-            "device": self.device.value,
-            "state": self.state.value,
-            "execution": self.execution.value,
-            "samples": self.samples.value,
-            "atol": self.atol,
-            "max_events": self.limits.max_events,
-            "max_candidates": self.limits.max_candidates,
-            "max_excluded": self.limits.max_excluded,
-            "max_batch": self.limits.max_batch,
-            **({"fused_max_batch": self.fused_max_batch} if self.execution is Execution.FUSED else {}),
-            **({"intra_op_threads": self.intra_op_threads} if self.target is Target.ONNXRUNTIME else {}),
-            **(engine if self.has_engines else {}),
-        }
+        values = asdict(self)
+        engine: dict[str, Any] = values.pop("engine")
+        limits: dict[str, Any] = values.pop("limits")
+        del engine["timing_cache"]
+        if self.execution is not Execution.FUSED:
+            del values["fused_max_batch"]
+        if self.target is not Target.ONNXRUNTIME:
+            del values["intra_op_threads"]
+        return values | limits | (engine if self.has_engines else {})
 
 
 def has_tensorrt() -> bool:

@@ -6,10 +6,15 @@ import json
 from dataclasses import asdict, dataclass, field
 from math import prod
 from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Self
 
+from hytrec.config import ModelConfig
 from hytrec.contract import DType, Sizes, Tensor
 from hytrec.signature import ENSEMBLES, MAX_KEY_BYTES
 from hytrec_export.errors import OptionError, RepositoryError
+
+if TYPE_CHECKING:  # numpy: --help is not to wait for it
+    from hytrec.data.vocabulary import Vocabulary
 
 FILE_NAME = "serving.json"
 VOCABULARY_FILE = "vocabulary.npz"
@@ -36,10 +41,10 @@ _RANGES = {
 class Limits:
     """Limits of a request and of a server batch; the defaults of the command line stand here."""
 
-    max_events: int = 10_240
-    max_candidates: int = 1_024
-    max_excluded: int = 4_096
-    max_batch: int = 64
+    max_events: Annotated[int, "Maximum new events per request."] = 10_240
+    max_candidates: Annotated[int, "Maximum candidates per request."] = 1_024
+    max_excluded: Annotated[int, "Maximum excluded items per request."] = 4_096
+    max_batch: Annotated[int, "Maximum dynamic batch size."] = 64
 
     def __post_init__(self) -> None:
         """Raises: OptionError: a limit is out of its range."""
@@ -59,6 +64,18 @@ class ServingSettings:
     item_key_type: DType
     behavior_key_type: DType
     limits: Limits = field(default_factory=Limits)
+
+    @classmethod
+    def of(cls, fingerprint: str, config: ModelConfig, vocabulary: Vocabulary, limits: Limits | None = None) -> Self:
+        """Settings of a build of a model; the limits are the defaults if none are given."""
+        return cls(
+            fingerprint=fingerprint,
+            items=config.items,
+            sizes=config.sizes(),
+            item_key_type=vocabulary.item_key_type,
+            behavior_key_type=vocabulary.behavior_key_type,
+            limits=limits or Limits(),
+        )
 
     def key_type(self, dtype: DType) -> DType:
         """Element type of a tensor: the two key types become int64 or bytes."""

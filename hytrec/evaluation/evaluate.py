@@ -63,7 +63,7 @@ def evaluate(
     *,
     ks: Sequence[int] = DEFAULT_KS,
     rerank: bool = True,
-    progress: Callable[[int], None] | None = None,
+    progress: Callable[[int], object] | None = None,
 ) -> dict[str, dict[str, float]]:
     """Metrics of the retriever over the catalogue and, with `rerank`, of its list reranked.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Annotated, Any
 
 from hytrec.errors import ConfigError
 
@@ -26,39 +26,30 @@ class TrainingOptions:
     """Options of `hytrec.training.loop.train`.
 
     Args:
-        seed: of the weights and of everything drawn.
-        epochs: maximum; the learning rate falls to a tenth over them.
-        max_minutes: stop after this time, even within an epoch; the learning rate falls over whichever ends first;
-            None for no limit.
-        patience: stop after this many epochs without a better NDCG@10 on the validation part.
+        epochs: the learning rate falls to a tenth over them.
+        max_minutes: stops even within an epoch; the learning rate falls over whichever ends first. None for no limit.
         max_history: longer histories are cut, to a random stretch of this many events in every epoch.
-        batch_events: events of a batch, padding included.
-        positions: P, where the user vector is trained in every history.
-        negatives: items drawn for sampled softmax; full softmax where the catalogue has no more than that.
-        learning_rate: of AdamW after the warm-up.
-        weight_decay: of matrices and tables.
-        warmup_steps: in which the learning rate rises from zero.
-        unknown_rate: share of the input items shown as the unknown item.
-        average_decay: of the moving average of the weights, which is what is evaluated and kept.
-        rerank_candidates: retrieved items against which the reranker learns.
-        validation_users: maximum evaluated after each epoch, evenly spaced.
+        negatives: full softmax where the catalogue has no more items than that.
+        learning_rate: of AdamW.
+        average_decay: the moving average is what is evaluated and kept.
+        validation_users: maximum, evenly spaced.
     """
 
-    seed: int = 0
-    epochs: int = 60
-    max_minutes: float | None = None
-    patience: int = 8
-    max_history: int = 200
-    batch_events: int = 2_048
-    positions: int = 16
-    negatives: int = 2_048
-    learning_rate: float = 3e-3
-    weight_decay: float = 0.05
-    warmup_steps: int = 50
-    unknown_rate: float = 0.01
-    average_decay: float = 0.98
-    rerank_candidates: int = 32
-    validation_users: int = 3_000
+    seed: Annotated[int, "Random seed of weights and sampling."] = 0
+    epochs: Annotated[int, "Maximum number of epochs."] = 60
+    max_minutes: Annotated[float | None, "Maximum training time."] = None
+    patience: Annotated[int, "Stop after this many epochs without a better validation NDCG@10."] = 8
+    max_history: Annotated[int, "Maximum events of a history in an epoch."] = 200
+    batch_events: Annotated[int, "Events per batch, padding included."] = 2_048
+    positions: Annotated[int, "Positions per history at which the user vector is trained."] = 16
+    negatives: Annotated[int, "Negatives of the sampled softmax."] = 2_048
+    learning_rate: Annotated[float, "Peak learning rate, after warm-up."] = 3e-3
+    weight_decay: Annotated[float, "Weight decay of matrices and embedding tables."] = 0.05
+    warmup_steps: Annotated[int, "Steps of linear learning-rate warm-up."] = 50
+    unknown_rate: Annotated[float, "Share of input items replaced by the unknown item."] = 0.01
+    average_decay: Annotated[float, "Decay of the weights' moving average."] = 0.98
+    rerank_candidates: Annotated[int, "Retrieved items per position that the reranker learns from."] = 32
+    validation_users: Annotated[int, "Users evaluated after each epoch."] = 3_000
 
     def __post_init__(self) -> None:
         """Raises: ConfigError: an option is out of its range."""

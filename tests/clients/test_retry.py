@@ -9,9 +9,9 @@ from hytrec import signature
 from hytrec.contract import DType
 from hytrec_clients import ClientError, Events, InvalidRequest, RetryPolicy, Unresolved
 from hytrec_clients.codec import TRITON_NAMES, Contract
-from hytrec_clients.flow import Flow, Infer, RpcFailure, Wait
+from hytrec_clients.flow import Flow, RemoteCall, RpcFailure, Wait
+from hytrec_clients.requests import Requests
 from hytrec_clients.retry import Budget
-from hytrec_clients.session import Session
 
 POLICIES = st.builds(
     RetryPolicy,
@@ -31,17 +31,19 @@ class Clock:
         return self.now_s
 
 
-def known_session(policy: RetryPolicy, clock: Clock) -> Session:
+def known_session(policy: RetryPolicy, clock: Clock) -> Requests:
     """A session that has asked for metadata before."""
-    session = Session(url="host:1", timeout_s=5, policy=policy, model_fingerprint=None, clock=clock)
+    session = Requests(url="host:1", timeout_s=5, policy=policy, model_fingerprint=None, clock=clock)
     dtypes = {t.name: t.dtype if t.dtype in TRITON_NAMES else DType.INT64 for t in signature.APPEND.inputs}
     session._contracts[signature.APPEND.name] = Contract(dtypes)
     return session
 
 
-def play(flow: Flow[Any], clock: Clock, failures: list[tuple[str, float]], default: str) -> tuple[list[Infer], Any]:
+def play(
+    flow: Flow[Any], clock: Clock, failures: list[tuple[str, float]], default: str
+) -> tuple[list[RemoteCall], Any]:
     """Perform a flow in virtual time: attempt n takes a share of its time and fails so. Returns what was sent."""
-    sent: list[Infer] = []
+    sent: list[RemoteCall] = []
     step = next(flow)
     while True:
         try:
@@ -49,7 +51,7 @@ def play(flow: Flow[Any], clock: Clock, failures: list[tuple[str, float]], defau
                 clock.now_s += step.seconds
                 step = flow.send(None)
                 continue
-            assert isinstance(step, Infer)
+            assert isinstance(step, RemoteCall)
             code, share = failures[len(sent)] if len(sent) < len(failures) else (default, 1.0)
             sent.append(step)
             clock.now_s += step.timeout_s * (1.0 if code == "DEADLINE_EXCEEDED" else share)
@@ -69,8 +71,8 @@ def test_a_call_never_outlives_its_time_and_repeats_itself_exactly(
     assert clock.now_s - 1000 <= timeout_s + 1e-9
     assert error.attempts == len(sent) >= 1
     assert all(0 < step.timeout_s <= timeout_s + 1e-9 for step in sent)
-    assert {id(step.inputs) for step in sent} == {id(sent[0].inputs)}
-    request_ids = [i._get_content() for i in sent[0].inputs if i.name() == "request_id"]
+    assert {id(step.arguments[0]) for step in sent} == {id(sent[0].arguments[0])}
+    request_ids = [i._get_content() for i in sent[0].arguments[0] if i.name() == "request_id"]
     assert request_ids == [error.request_id]
 
 

@@ -33,7 +33,7 @@ from hytrec_export.state.store import StateStore, StoredUser
 grpc_client: Any = importlib.import_module("tritonclient.grpc")
 triton_type: Any = importlib.import_module("tritonclient.utils").np_to_triton_dtype
 
-CONFIG = ModelConfig(items=300, behaviors=2, width=32, tadn_layers=3, softmax_layers=1, experts=2)
+CONFIG = ModelConfig(items=300, behaviors=2, width=32, tadn_layers=2, softmax_layers=1, experts=2)
 FIRST_KEY = 1000
 """Item row r has key 999 + r."""
 MAX_EVENTS = 512

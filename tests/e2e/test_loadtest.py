@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from hytrec.data.logs.options import LogOptions
 from hytrec.errors import DataError
 from hytrec_export.errors import LoadTestError
-from hytrec_export.loadtest.options import LoadTestOptions, LogColumns, Scenario
+from hytrec_export.loadtest.options import LoadTestOptions, Scenario
 from hytrec_export.loadtest.perf_analyzer import find_perf_analyzer
 from hytrec_export.loadtest.run import run_and_report
 
@@ -172,7 +173,7 @@ def test_a_log_of_mostly_other_items_is_told(options: LoadTestOptions, tmp_path:
 
 def test_a_log_without_the_column_is_refused(options: LoadTestOptions, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="has no column 'product'; it has user_id, item_id"):
-        run(options, columns=LogColumns(item="product"), perf_analyzer=stand_in(tmp_path, "exit 0"))
+        run(options, log=LogOptions(item_column="product"), perf_analyzer=stand_in(tmp_path, "exit 0"))
 
 
 def test_a_repository_of_another_model_is_refused(options: LoadTestOptions, built: Any, tmp_path: Path) -> None:

@@ -90,15 +90,18 @@ def test_half_precision_stores_half_and_verifies(
     assert all_ok(verify(output))
 
 
-def test_engines_are_built_written_and_described(run_folder: Path, built: Path, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("traced_once")
+def test_engines_are_built_written_and_described(
+    wide_run: Path, wide_settings: ServingSettings, tmp_path: Path
+) -> None:
     output = tmp_path / "repository"
     options = BuildOptions(
-        run=run_folder,
+        run=wide_run,
         output=output,
         target=Target.TENSORRT_RTX,
         fp16=True,
         engine=EngineOptions(compute_capability="sm86"),
-        limits=ServingSettings.load(built).limits,
+        limits=wide_settings.limits,
     )
     manifest = pipeline.build(options)
     assert manifest.engines is not None

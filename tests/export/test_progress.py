@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from hytrec_export.cli.progress_bar import progress_bar
+from hytrec.progress_bar import progress_bar
 from hytrec_export.progress import silent
 
 

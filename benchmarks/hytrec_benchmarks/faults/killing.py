@@ -5,8 +5,7 @@ from __future__ import annotations
 import random
 import shutil
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -15,10 +14,10 @@ from hytrec.data.vocabulary import Vocabulary
 from hytrec.signature import APPEND, FUSED
 from hytrec_benchmarks.faults.event_ledger import EventLedger
 from hytrec_benchmarks.faults.writers import Writers
-from hytrec_benchmarks.fixtures.differences import state_difference
+from hytrec_benchmarks.fixtures.bounds import Figure
 from hytrec_benchmarks.fixtures.in_process import onnx_chain
 from hytrec_benchmarks.fixtures.progress import track
-from hytrec_benchmarks.fixtures.reference_models import Feeder
+from hytrec_benchmarks.fixtures.reference_models import Feeder, state_difference
 from hytrec_benchmarks.fixtures.serving import opened_store, server_options
 from hytrec_export.server import EmbeddedServer
 from hytrec_export.settings import VOCABULARY_FILE, ServingSettings
@@ -35,25 +34,6 @@ IDLE_KILL_EVERY = 5
 COMPARE_EVERY = 20
 
 
-@dataclass(frozen=True, kw_only=True)
-class KillReport:
-    """What kills left.
-
-    Args:
-        kills_in_flight: kills while requests were in flight.
-        requests, replayed: see `Writers`.
-        faults: see `EventLedger.faults`; all are 0 for a durable server.
-        state_difference: largest difference of a state from its history encoded again, over max(1, max |tensor|).
-    """
-
-    kills: int
-    kills_in_flight: int
-    requests: int
-    replayed: int
-    faults: Mapping[str, int]
-    state_difference: float
-
-
 def kill_and_compare(
     repository: Path,
     folder: Path,
@@ -61,12 +41,17 @@ def kill_and_compare(
     kills: int,
     seed: int = 0,
     end: Callable[[EmbeddedServer], None] = EmbeddedServer.kill,
-) -> KillReport:
+) -> dict[str, Figure]:
     """Kill a server of the repository's append ensemble `kills` times while writers append to it.
 
     Args:
         folder: empty; for the store and a copy of what is served.
         end: how the server is ended.
+
+    Returns:
+        Figures: kills, those with requests in flight, requests and replayed ones (see `Writers`), events by fault (0
+        for a durable server), and the largest difference of a state from its history encoded again, over
+        max(1, max |tensor|).
 
     Raises:
         HytrecError: the server does not start again, or a writer failed.
@@ -79,43 +64,47 @@ def kill_and_compare(
     vocabulary = Vocabulary.load(repository / VOCABULARY_FILE)
     users = [f"user-{number}" for number in range(USERS)]
     ledger = EventLedger(users, item_keys=vocabulary.item_keys.tolist(), seed=seed)
+    in_flight = 0
+    differences: list[float] = []
 
-    def compare() -> float:
+    def restart() -> None:
+        end(server)
+        server.start()
+        server.wait_ready()
+
+    def read(*, and_compare: bool) -> None:
         with opened_store(stored, settings) as store:
             writers.read(store)
-            return compare_states(repository, settings, vocabulary, store, ledger)
+            if and_compare:
+                differences.append(compare_states(repository, settings, vocabulary, store, ledger))
 
-    in_flight = 0
-    differences = []
     with server:
         writers = Writers(server.grpc_url, ledger, window=settings.sizes.window, count=WRITERS, seed=seed)
-        with writers.running():
-            for number in track(range(1, kills + 1), "killing the server"):
+        for number in track(range(1, kills + 1), "killing the server"):
+            idle = number % IDLE_KILL_EVERY == 0
+            with writers.running():
                 writers.wait_for_requests(REQUESTS_BETWEEN_KILLS)
-                if number % IDLE_KILL_EVERY:
+                if not idle:
                     time.sleep(generator.uniform(0, MAX_LIFE_S))
                     in_flight += writers.in_flight > 0
-                    end(server)
-                else:
-                    with writers.paused():
-                        end(server)
-                server.start()
-                server.wait_ready()
-                with opened_store(stored, settings) as store:
-                    writers.read(store)
-                if number % COMPARE_EVERY == 0:
-                    with writers.paused():
-                        differences.append(compare())
+                    restart()
+            if idle:
+                restart()
+            read(and_compare=number % COMPARE_EVERY == 0)
+        with writers.running():
             writers.wait_for_requests(REQUESTS_BETWEEN_KILLS)
-    differences.append(compare())
-    return KillReport(
-        kills=kills,
-        kills_in_flight=in_flight,
-        requests=writers.requests,
-        replayed=writers.replayed,
-        faults=ledger.faults(),
-        state_difference=float(np.max(differences)),
-    )
+        read(and_compare=True)
+    faults = ledger.faults()
+    return {
+        "kills": kills,
+        "kills_during_calls": in_flight,
+        "kills_calls": writers.requests,
+        "kills_answers_lost": writers.replayed,
+        "acknowledged_events_lost": faults["lost"],
+        "acknowledged_events_misplaced": faults["misplaced"] + faults["unknown"],
+        "events_applied_twice": faults["twice"],
+        "killed_state_max_rel_diff": float(np.max(differences)),
+    }
 
 
 def copy_append_ensemble(repository: Path, target: Path) -> Path:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from hytrec_benchmarks.faults.event_ledger import MAX_EVENTS, UNKNOWN_KEY, EventLedger
 from hytrec_benchmarks.faults.faulty_proxy import FaultyProxy
 from hytrec_benchmarks.faults.writers import append_until_acknowledged
+from hytrec_benchmarks.fixtures.bounds import Figure
 from hytrec_clients import HytrecClient
 
 CLIENTS = 2
@@ -29,33 +30,15 @@ class Acknowledged:
     applied: bool
 
 
-@dataclass(frozen=True, kw_only=True)
-class Race:
-    """What two writers left.
-
-    Args:
-        sent: events of all writes; each was acknowledged.
-        event_count: what the server holds in the end.
-        overlaps: receipts that claim the same index of the history as another one.
-        lost_responses: requests that were processed and whose response never came.
-    """
-
-    sent: int
-    event_count: int
-    overlaps: int
-    lost_responses: int
-
-    @property
-    def error(self) -> int:
-        """0 when every event is in the state, once."""
-        return abs(self.event_count - self.sent) + self.overlaps
-
-
-def race(url: str, *, requests: int, seed: int = 0) -> Race:
+def race(url: str, *, requests: int, seed: int = 0) -> dict[str, Figure]:
     """Let each of the clients make so many writes.
 
     Args:
         url: of a server whose user "contended" is new.
+
+    Returns:
+        Figures: events sent, of which each was acknowledged; by how many the server holds more or fewer, and how many
+        indices receipts claim twice (0 when every event is in the state, once); responses that never came.
 
     Raises:
         Exception: what a client failed with.
@@ -70,12 +53,12 @@ def race(url: str, *, requests: int, seed: int = 0) -> Race:
     with HytrecClient(url) as reader:
         event_count = reader.append(USER).event_count
     acknowledged = [write for own in written for write in own]
-    return Race(
-        sent=sum(write.events for write in acknowledged),
-        event_count=event_count,
-        overlaps=overlaps(acknowledged),
-        lost_responses=lost,
-    )
+    sent = sum(write.events for write in acknowledged)
+    return {
+        "concurrent_event_count_error": abs(event_count - sent) + overlaps(acknowledged),
+        "concurrent_events": sent,
+        "concurrent_answers_lost": lost,
+    }
 
 
 def append_in_turn(url: str, user: str, requests: int, seed: int) -> list[Acknowledged]:

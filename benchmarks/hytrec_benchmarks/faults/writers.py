@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import random
+import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
-from threading import Condition
-from typing import Self
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from threading import Lock
 
 from hytrec_benchmarks.faults.event_ledger import MAX_EVENTS, EventLedger
 from hytrec_clients import Events, HytrecClient, Receipt, RetryPolicy, Unresolved
@@ -18,14 +18,11 @@ LONG_TIMEOUT_S = 10.0
 SHORT_TIMEOUT_S = 0.5
 """A writer with this timeout gives up while the server restarts, and repeats the same request later."""
 PROGRESS_TIMEOUT_S = 60.0
-
-
-class WritersStopped(Exception):  # noqa: N818 - not an error of its own: a writer failed with one
-    """No more writes will be acknowledged, for a writer ended early."""
+_POLL_S = 0.002
 
 
 class Writers:
-    """Writer threads and the ledger they share; at the end of the context every write is acknowledged.
+    """Writer threads and the ledger they share; at the end of `running` every write is acknowledged.
 
     There are never more unconfirmed events of a user than a window names, so `read` sees all of them.
 
@@ -45,109 +42,80 @@ class Writers:
         self.in_flight = 0
         self._url = url
         self._window = window
-        self._count = count
+        self._timeouts_s = [SHORT_TIMEOUT_S if number % 2 else LONG_TIMEOUT_S for number in range(count)]
         self._random = random.Random(seed)  # noqa: S311 - users and sizes of writes
+        self._futures: list[Future[None]] = []
         self._stopped = False
-        self._paused = False
         self._abandoned = False
-        self._changed = Condition()
+        self._lock = Lock()
 
     @contextmanager
-    def running(self) -> Iterator[Self]:
-        """Run the threads.
+    def running(self) -> Iterator[None]:
+        """Write until the block ends; may be used again.
 
         Raises:
             Exception: what a writer failed with.
         """
-        with ThreadPoolExecutor(self._count, thread_name_prefix="writer") as threads:
-            timeouts_s = [SHORT_TIMEOUT_S if number % 2 else LONG_TIMEOUT_S for number in range(self._count)]
-            futures = [threads.submit(self._write, timeout_s) for timeout_s in timeouts_s]
-            for future in futures:
-                future.add_done_callback(lambda _: self.stop())
+        self._stopped = False
+        with ThreadPoolExecutor(len(self._timeouts_s), thread_name_prefix="writer") as threads:
+            self._futures = [threads.submit(self._write, timeout_s) for timeout_s in self._timeouts_s]
             try:
-                with suppress(WritersStopped):  # the writer's own error is raised instead
-                    yield self
+                yield
             except BaseException:
                 self._abandoned = True
                 raise
             finally:
-                self.stop()
-            for future in futures:
-                future.result()
-
-    def stop(self) -> None:
-        """Begin no more writes."""
-        with self._changed:
-            self._stopped = True
-            self._changed.notify_all()
+                self._stopped = True
+        for future in self._futures:
+            future.result()
 
     def read(self, store: StateStore) -> None:
         """`EventLedger.read`, while no receipt is recorded."""
-        with self._changed:
+        with self._lock:
             self.ledger.read(store)
-            self._changed.notify_all()
 
     def wait_for_requests(self, count: int) -> None:
         """Wait until so many more writes are acknowledged.
 
         Raises:
-            WritersStopped: a writer ended.
+            Exception: what a writer failed with.
             TimeoutError: it takes too long.
         """
-        with self._changed:
-            enough = self.requests + count
-            self._wait(lambda: self.requests >= enough)
-
-    @contextmanager
-    def paused(self) -> Iterator[None]:
-        """No write is in flight inside.
-
-        Raises:
-            WritersStopped: a writer ended.
-            TimeoutError: it takes too long.
-        """
-        with self._changed:
-            self._paused = True
-            self._wait(lambda: not self.in_flight)
-        yield
-        with self._changed:
-            self._paused = False
-            self._changed.notify_all()
+        enough, end = self.requests + count, time.monotonic() + PROGRESS_TIMEOUT_S
+        while self.requests < enough:
+            for future in self._futures:
+                if future.done():
+                    future.result()
+            if time.monotonic() > end:
+                raise TimeoutError(f"no write was acknowledged for {PROGRESS_TIMEOUT_S:g} s")
+            time.sleep(_POLL_S)
 
     def take(self) -> tuple[str, Events] | None:
-        """The next write: a user and its new events; waits while there is none, None at the end."""
-        with self._changed:
-            while not self._stopped and (self._paused or not self._free_users()):
-                self._changed.wait(PROGRESS_TIMEOUT_S)
-            if self._stopped:
+        """The next write: a user and its new events; None where every user has as many as can be read."""
+        with self._lock:
+            free = [user for user, own in self.ledger.users.items() if own.unconfirmed + MAX_EVENTS <= self._window]
+            if not free:
                 return None
-            user = self._random.choice(self._free_users())
+            user = self._random.choice(free)
             self.in_flight += 1
             return user, self.ledger.draw(user, self._random.randint(1, MAX_EVENTS))
 
     def acknowledge(self, user: str, events: Events, receipt: Receipt) -> None:
         """Record the receipt of a write that was taken."""
-        with self._changed:
+        with self._lock:
             self.ledger.acknowledge(user, events, receipt)
             self.replayed += not receipt.applied
             self.requests += 1
             self.in_flight -= 1
-            self._changed.notify_all()
 
     def _write(self, timeout_s: float) -> None:
         with HytrecClient(self._url, timeout_s=timeout_s, retry=RETRY) as client:
-            while write := self.take():
-                self.acknowledge(*write, append_until_acknowledged(client, *write, give_up=lambda: self._abandoned))
-
-    def _free_users(self) -> list[str]:
-        return [user for user, own in self.ledger.users.items() if own.unconfirmed + MAX_EVENTS <= self._window]
-
-    def _wait(self, happened: Callable[[], bool]) -> None:
-        in_time = self._changed.wait_for(lambda: happened() or self._stopped, PROGRESS_TIMEOUT_S)
-        if self._stopped:
-            raise WritersStopped
-        if not in_time:
-            raise TimeoutError(f"no write was acknowledged for {PROGRESS_TIMEOUT_S:g} s")
+            while not self._stopped:
+                if write := self.take():
+                    receipt = append_until_acknowledged(client, *write, give_up=lambda: self._abandoned)
+                    self.acknowledge(*write, receipt)
+                else:
+                    time.sleep(_POLL_S)
 
 
 def append_until_acknowledged(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from hytrec_benchmarks.fixtures.bounds import Bound, Relation
@@ -13,25 +12,15 @@ from hytrec_export.verification.quality.bounds import QualityBounds
 Records = Sequence[Mapping[str, Any]]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Goal:
-    """One goal.
-
-    Args:
-        text: for the table.
-        measured: of a run's records; None where it was not measured.
-    """
-
-    text: str
-    bound: Bound
-    measured: Callable[[list[dict[str, Any]]], float | None]
+Measured = Callable[[list[dict[str, Any]]], float | None]
+"""Figure of a run's records; None where it was not measured."""
 
 
-def _least(figure: str, **of: Any) -> Callable[[list[dict[str, Any]]], float | None]:
+def _least(figure: str, **of: Any) -> Measured:
     return lambda records: min(find(records, figure, **of), default=None)
 
 
-def _most(figure: str, **of: Any) -> Callable[[list[dict[str, Any]]], float | None]:
+def _most(figure: str, **of: Any) -> Measured:
     return lambda records: max(find(records, figure, **of), default=None)
 
 
@@ -58,70 +47,41 @@ _BOUNDS = QualityBounds()
 _FLOAT32 = {"precision": "float32", "runtime": "pytorch"}
 _MIXED = {"precision": "mixed-float16", "runtime": "pytorch"}
 
-GOALS = (
-    Goal(
-        text="float32 state against float64, of the largest number",
-        bound=Bound(Relation.AT_MOST, 1e-4),
-        measured=_most("worst_state_max_rel_diff", **_FLOAT32),
+GOALS: dict[str, tuple[Bound, Measured]] = {
+    "float32 state against float64, of the largest number": (
+        Bound(Relation.AT_MOST, 1e-4),
+        _most("worst_state_max_rel_diff", **_FLOAT32),
     ),
-    Goal(
-        text="float32 scores against float64",
-        bound=Bound(Relation.AT_MOST, 1e-4),
-        measured=_most("worst_score_max_abs_diff", **_FLOAT32),
+    "float32 scores against float64": (Bound(Relation.AT_MOST, 1e-4), _most("worst_score_max_abs_diff", **_FLOAT32)),
+    "mixed float16 scores, over their spread": (
+        Bound(Relation.AT_MOST, _BOUNDS.score),
+        _most("worst_score_max_diff_over_spread", **_MIXED),
     ),
-    Goal(
-        text="mixed float16 scores, over their spread",
-        bound=Bound(Relation.AT_MOST, _BOUNDS.score),
-        measured=_most("worst_score_max_diff_over_spread", **_MIXED),
+    "numbers of a state that padding changes": (Bound(Relation.EXACTLY, 0), _most("padding_changed_numbers")),
+    "numbers of a state that batch-mates change": (Bound(Relation.EXACTLY, 0), _most("batch_mates_changed_numbers")),
+    "float32 streaming against whole, of the largest number": (
+        Bound(Relation.AT_MOST, 1e-4),
+        _most("stream_state_max_rel_diff", precision="float32"),
     ),
-    Goal(
-        text="numbers of a state that padding changes",
-        bound=Bound(Relation.EXACTLY, 0),
-        measured=_most("padding_changed_numbers"),
+    "10,000 events at batch 1, ms": (Bound(Relation.AT_MOST, 1.5), _least("encode_ms", events=10_000, batch=1)),
+    "events a second at batch 64": (Bound(Relation.AT_LEAST, 5e6), _most("encode_events_per_s", batch=64)),
+    "one event and 500 candidates by CUDA graph, ms": (
+        Bound(Relation.AT_MOST, 0.2),
+        _least("append_and_rank_ms", batch=1, mode="cuda-graph"),
     ),
-    Goal(
-        text="numbers of a state that batch-mates change",
-        bound=Bound(Relation.EXACTLY, 0),
-        measured=_most("batch_mates_changed_numbers"),
+    "one event after any history: largest time over smallest, less one": (
+        Bound(Relation.AT_MOST, 0.05),
+        _append_spread,
     ),
-    Goal(
-        text="float32 streaming against whole, of the largest number",
-        bound=Bound(Relation.AT_MOST, 1e-4),
-        measured=_most("stream_state_max_rel_diff", precision="float32"),
-    ),
-    Goal(
-        text="10,000 events at batch 1, ms",
-        bound=Bound(Relation.AT_MOST, 1.5),
-        measured=_least("encode_ms", events=10_000, batch=1),
-    ),
-    Goal(
-        text="events a second at batch 64",
-        bound=Bound(Relation.AT_LEAST, 5e6),
-        measured=_most("encode_events_per_s", batch=64),
-    ),
-    Goal(
-        text="one event and 500 candidates by CUDA graph, ms",
-        bound=Bound(Relation.AT_MOST, 0.2),
-        measured=_least("append_and_rank_ms", batch=1, mode="cuda-graph"),
-    ),
-    Goal(
-        text="one event after any history: largest time over smallest, less one",
-        bound=Bound(Relation.AT_MOST, 0.05),
-        measured=_append_spread,
-    ),
-    Goal(
-        text="rate of a ranking after 10,000 events over softmax attention's",
-        bound=Bound(Relation.AT_LEAST, 20),
-        measured=_over_softmax,
-    ),
-)
+    "rate of a ranking after 10,000 events over softmax attention's": (Bound(Relation.AT_LEAST, 20), _over_softmax),
+}
 
 
 def held_against(records: list[dict[str, Any]]) -> list[tuple[str, str, str, str]]:
     """Goal, bound, measured, verdict: one row each."""
     rows = []
-    for goal in GOALS:
-        value = goal.measured(records)
-        verdict = "not measured" if value is None else "holds" if goal.bound.holds(value) else "**missed**"
-        rows.append((goal.text, str(goal.bound), "" if value is None else f"{value:.4g}", verdict))
+    for text, (bound, measured) in GOALS.items():
+        value = measured(records)
+        verdict = "not measured" if value is None else "holds" if bound.holds(value) else "**missed**"
+        rows.append((text, str(bound), "" if value is None else f"{value:.4g}", verdict))
     return rows

@@ -6,6 +6,7 @@ import math
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -51,6 +52,7 @@ class CompetitorRun:
         return any(window.failure is not None for window in self.windows)
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
 class LengthComparison:
     """Prefills the users, sizes the windows, and measures.
 
@@ -63,29 +65,21 @@ class LengthComparison:
         scores: of the same candidates of the same user, by competitor.
     """
 
-    def __init__(
-        self,
-        competitors: Sequence[Competitor],
-        traffic: HistoryTraffic,
-        *,
-        factory: RequestFactory,
-        options: ComparisonOptions,
-        candidates: Callable[[Sequence[SimulatedUser]], dict[str, Keys]],
-        query: Keys,
-    ) -> None:
-        self._runs = [CompetitorRun(competitor=competitor) for competitor in competitors]
-        self._traffic = traffic
-        self._factory = factory
-        self._options = options
-        self._load = options.load
-        self._candidates = candidates
-        self._query = query
-        (self._endpoint,) = options.scenario.endpoints()
-        self.scores: dict[str, NDArray[np.float32]] = {}
+    competitors: Sequence[Competitor]
+    traffic: HistoryTraffic
+    factory: RequestFactory
+    options: ComparisonOptions
+    candidates: Callable[[Sequence[SimulatedUser]], dict[str, Keys]]
+    query: Keys
+    scores: dict[str, NDArray[np.float32]] = field(default_factory=dict)
+
+    @cached_property
+    def _runs(self) -> list[CompetitorRun]:
+        return [CompetitorRun(competitor=competitor) for competitor in self.competitors]
 
     def measure(self, progress: Progress, *, title: str) -> list[dict[str, Any]]:
         """Figures of every competitor, in the order given."""
-        options, runs = self._options, self._runs
+        options, runs = self.options, self._runs
         generator = random.Random(options.seed)  # noqa: S311 - an order, not a secret
         try:
             with progress(title, len(runs) * (1 + options.windows)) as advance:
@@ -98,12 +92,12 @@ class LengthComparison:
                         advance(1)
         finally:
             for run in runs:
-                run.competitor.forget(self._traffic.users)
+                run.competitor.forget(self.traffic.users)
         return [
             {
                 "competitor": run.competitor.name,
                 "requests_per_window": run.counted,
-                **point_figures(self._load, run.windows, max_spread=options.max_spread),
+                **point_figures(self.options.load, run.windows, max_spread=options.max_spread),
             }
             for run in runs
         ]
@@ -119,11 +113,11 @@ class LengthComparison:
 
     def _begin(self, run: CompetitorRun) -> None:
         """Query its scores, and find out how many requests fill a window."""
-        seconds, threads = self._options.window_seconds, self._load.threads
+        seconds, threads = self.options.window_seconds, self.options.load.threads
         job = self._job(run, threads)
         user = job.entries[0].user
-        now_s = int(self._factory.log.times[user.begin - 1]) + IDLE_S
-        self.scores[run.competitor.name] = run.competitor.scores(user, self._query, now_s)
+        now_s = int(self.factory.log.times[user.begin - 1]) + IDLE_S
+        self.scores[run.competitor.name] = run.competitor.scores(user, self.query, now_s)
         rate, taken_s = self._trial(run, job)
         if taken_s < TRIAL_SHARE * seconds:
             rate, _ = self._trial(run, self._job(run, whole_rounds(rate * TRIAL_SHARE * seconds, threads)))
@@ -142,26 +136,27 @@ class LengthComparison:
 
     def _job(self, run: CompetitorRun, requests: int) -> Job:
         """The next requests of the sequence, warm-up first, for a competitor whose users are prefilled."""
-        threads = self._load.threads
+        threads = self.options.load.threads
         warmup = whole_rounds(WARMUP * requests, threads)
         first, stop = run.sent, run.sent + warmup + requests
-        entries = self._traffic.requests(first, stop + SPARE * threads)
+        entries = self.traffic.requests(first, stop + SPARE * threads)
         self._prefill(run)
         run.sent = stop
-        return Job(endpoint=self._endpoint, load=self._load, entries=entries, warmup=warmup, counted=requests)
+        (endpoint,) = self.options.scenario.endpoints()
+        return Job(endpoint=endpoint, load=self.options.load, entries=entries, warmup=warmup, counted=requests)
 
     def _prefill(self, run: CompetitorRun) -> None:
         """Append the histories of all users so far."""
         ours = self._runs[0]
         if run is not ours:
             self._prefill(ours)  # whose retriever gives the candidates
-        new = self._traffic.users[run.users :]
+        new = self.traffic.users[run.users :]
         if not new:
             return
         run.competitor.prefill(new)
         run.users += len(new)
-        if run is ours and self._endpoint is RANK:
-            self._factory.candidates |= self._candidates(new)
+        if run is ours and RANK in self.options.scenario.endpoints():
+            self.factory.candidates |= self.candidates(new)
 
 
 def whole_rounds(requests: float, threads: int) -> int:

@@ -11,13 +11,13 @@ from hytrec.signature import APPEND, ENSEMBLES, RANK
 from hytrec_benchmarks.peers.at_length import LengthComparison
 from hytrec_benchmarks.peers.competitors import Competitor, ServedCompetitor, opened_in_process, same_model
 from hytrec_benchmarks.peers.figures import (
+    PLOTS,
     attach,
     compared_figures,
     length_verdict,
     ratio_table,
     ratios,
     score_difference,
-    throughput_by_history,
 )
 from hytrec_benchmarks.peers.history_traffic import HistoryTraffic
 from hytrec_benchmarks.peers.options import HYTREC, ComparisonOptions, Peer
@@ -49,52 +49,34 @@ def run_comparison(options: ComparisonOptions, inputs: Path | None = None, progr
         MissingPackageError: a package of the extra loadtest is missing.
     """
     analyzer = Analyzer(program=find_perf_analyzer(options.perf_analyzer), timeout_s=options.timeout_s, inputs=inputs)
+    points: Rows = []
+    scores: Rows = []
     with ExitStack() as stack:
         server = stack.enter_context(LiveServer(options.endpoint))
         prepared = prepare(server, options)
-        factory = RequestFactory(log=prepared.log)
+        log, count = prepared.log, prepared.candidates
+        factory = RequestFactory(log=log)
         traffics = {
-            length: HistoryTraffic(prepared.log, length=length, threads=options.load.threads, prefix=prepared.prefix)
+            length: HistoryTraffic(log, length=length, threads=options.load.threads, prefix=prepared.prefix)
             for length in sorted(set(options.history_lengths))
         }
         competitors = _competitors(options, server, prepared, factory, analyzer, stack)
-        points, scores = _measure(options, server, prepared, factory, competitors, traffics, progress)
-    return _result(options, prepared, competitors, points, scores, analyzer)
-
-
-def _measure(
-    options: ComparisonOptions,
-    server: LiveServer,
-    prepared: Prepared,
-    factory: RequestFactory,
-    competitors: list[Competitor],
-    traffics: dict[int, HistoryTraffic],
-    progress: Progress,
-) -> tuple[Rows, Rows]:
-    """Figures by history length and competitor, and score differences by history length."""
-    candidates = partial(
-        prefill.retrieve_candidates,
-        server,
-        prepared.log,
-        count=prepared.candidates,
-        top_k=server.max_top_k(),
-        progress=silent,
-    )
-    points: Rows = []
-    scores: Rows = []
-    for length, traffic in traffics.items():
-        comparison = LengthComparison(
-            competitors,
-            traffic,
-            factory=factory,
-            options=options,
-            candidates=candidates,
-            query=prepared.log.item_keys[prepared.log.popular_items(prepared.candidates)],
+        candidates = partial(
+            prefill.retrieve_candidates, server, log, count=count, top_k=server.max_top_k(), progress=silent
         )
-        for point in comparison.measure(progress, title=f"{options.scenario.value} after {length:,} events"):
-            points.append({**point, "history": length, "label": f"{length:,} events, {point['competitor']}"})
-        scores.append({"history": length, **score_difference(comparison.scores, same_model(competitors))})
-    return points, scores
+        for length, traffic in traffics.items():
+            comparison = LengthComparison(
+                competitors=competitors,
+                traffic=traffic,
+                factory=factory,
+                options=options,
+                candidates=candidates,
+                query=log.item_keys[log.popular_items(count)],
+            )
+            for point in comparison.measure(progress, title=f"{options.scenario.value} after {length:,} events"):
+                points.append({**point, "history": length, "label": f"{length:,} events, {point['competitor']}"})
+            scores.append({"history": length, **score_difference(comparison.scores, same_model(competitors))})
+    return _result(options, prepared, competitors, points, scores, analyzer.commands)
 
 
 def _result(
@@ -103,7 +85,7 @@ def _result(
     competitors: list[Competitor],
     points: Rows,
     scores: Rows,
-    analyzer: Analyzer,
+    commands: list[str],
 ) -> Result:
     found = ratios(points)
     attach(points, found, scores)
@@ -126,8 +108,8 @@ def _result(
         points=points,
         compared=compared_figures(points, found),
         tables=[ratio_table(found, scores)],
-        plots={"throughput_by_history": throughput_by_history},
-        commands=analyzer.commands,
+        plots=PLOTS,
+        commands=commands,
         problems=length_verdict(points, scores) + prepared.problems(),
     )
 
@@ -143,8 +125,8 @@ def _competitors(
     """All competitors, each checked; ours is the first."""
 
     def served(name: str, of: LiveServer, model: str) -> ServedCompetitor:
-        windows = ServerWindows(of, factory, analyzer)
-        return ServedCompetitor(name, of, windows, factory, model=model, chunk=prepared.chunk)
+        windows, chunk = ServerWindows(of, factory, analyzer), prepared.chunk
+        return ServedCompetitor(name=name, model=model, server=of, windows=windows, factory=factory, chunk=chunk)
 
     found: list[Competitor] = [served(HYTREC, server, prepared.fingerprint)]
     for peer in options.peers:

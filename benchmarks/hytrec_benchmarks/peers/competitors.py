@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
@@ -13,10 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hytrec.contract import Ensemble
-from hytrec.data.histories import History
+from hytrec.data.histories import History, Int64Array
 from hytrec.data.vocabulary import Vocabulary
-from hytrec.signature import APPEND, RECOMMEND
-from hytrec_benchmarks.fixtures.in_process import InProcessBackend, onnx_chain
+from hytrec.signature import RANK, RECOMMEND
+from hytrec_benchmarks.fixtures.in_process import onnx_chain
 from hytrec_benchmarks.peers.options import HYTREC, IN_PROCESS
 from hytrec_clients import Events
 from hytrec_export.loadtest import prefill
@@ -29,6 +29,9 @@ from hytrec_export.loadtest.profile import Profile
 from hytrec_export.loadtest.server import LiveServer
 from hytrec_export.loadtest.traffic import SimulatedUser, UserRequest
 from hytrec_export.progress import silent
+from hytrec_export.runtime.model_chain import EncodedUsers, ModelChain, padded
+from hytrec_export.runtime.runners import Arrays
+from hytrec_export.runtime.top_k import best_items
 from hytrec_export.settings import VOCABULARY_FILE, ServingSettings
 
 
@@ -60,6 +63,7 @@ class Competitor(Protocol):
         ...
 
 
+@dataclass(kw_only=True, eq=False)
 class ServedCompetitor:
     """A server, measured by perf_analyzer.
 
@@ -67,60 +71,51 @@ class ServedCompetitor:
         chunk: maximum events of a prefill request.
     """
 
-    def __init__(
-        self, name: str, server: LiveServer, windows: ServerWindows, factory: RequestFactory, *, model: str, chunk: int
-    ) -> None:
-        self.name = name
-        self.model = model
-        self._server = server
-        self._windows = windows
-        self._factory = factory
-        self._chunk = chunk
+    name: str
+    model: str
+    server: LiveServer
+    windows: ServerWindows
+    factory: RequestFactory
+    chunk: int
 
     def prefill(self, users: Sequence[SimulatedUser]) -> None:
         """See `Competitor`."""
-        prefill.append_histories(self._server, self._factory, users, chunk=self._chunk, progress=silent)
+        prefill.append_histories(self.server, self.factory, users, chunk=self.chunk, progress=silent)
 
     def scores(self, user: SimulatedUser, candidates: Keys, now_s: int) -> NDArray[np.float32]:
         """See `Competitor`."""
-        with self._server.requests() as client:
+        with self.server.requests() as client:
             return client.rank(user.name, candidates, now=now_s).scores
 
     def window(self, job: Job) -> Window:
         """See `Competitor`."""
-        return self._windows.window([job])
+        return self.windows.window([job])
 
     def forget(self, users: Sequence[SimulatedUser]) -> None:
         """See `Competitor`."""
-        prefill.forget(self._server, users, progress=silent)
+        prefill.forget(self.server, users, progress=silent)
 
 
+@dataclass(kw_only=True, eq=False)
 class InProcessCompetitor:
     """The graphs in this process, run in batches of as many requests as are in flight at a server.
 
+    It is the upper bound of a server's throughput: one run for a whole batch, states stay in memory.
+
     Args:
+        chain: open graphs.
         chunk: maximum events of a prefill run.
         log_command: takes a line on what ran, for the list of commands.
     """
 
-    name = IN_PROCESS
-
-    def __init__(
-        self,
-        backend: InProcessBackend,
-        vocabulary: Vocabulary,
-        factory: RequestFactory,
-        *,
-        model: str,
-        chunk: int,
-        log_command: Callable[[str], object] = lambda _: None,
-    ) -> None:
-        self.model = model
-        self._backend = backend
-        self._vocabulary = vocabulary
-        self._factory = factory
-        self._chunk = chunk
-        self._log_command = log_command
+    name: str = IN_PROCESS
+    model: str
+    chain: ModelChain
+    vocabulary: Vocabulary
+    factory: RequestFactory
+    chunk: int
+    log_command: Callable[[str], object] = lambda _: None
+    _states: dict[str, Arrays] = field(default_factory=dict)
 
     def prefill(self, users: Sequence[SimulatedUser]) -> None:
         """See `Competitor`; one encoding for all users of the same past."""
@@ -128,17 +123,15 @@ class InProcessCompetitor:
         for user in users:
             names.setdefault((user.start, user.begin), []).append(user.name)
         for (start, begin), own in names.items():
-            past = [self._history(events) for events in self._factory.chunks(start, begin, chunk=self._chunk)]
-            self._backend.prefill(own, past)
+            past = [self._history(events) for events in self.factory.chunks(start, begin, chunk=self.chunk)]
+            self._states |= dict.fromkeys(own, self.chain.replay([past]).state)
 
     def scores(self, user: SimulatedUser, candidates: Keys, now_s: int) -> NDArray[np.float32]:
         """See `Competitor`."""
-        rows = self._vocabulary.item_rows(candidates)[None]
-        nothing = [self._events(user.begin, user.begin)]
-        scores: NDArray[np.float32] = self._backend.rank(
-            [user.name], nothing, now_s=np.array([[now_s]]), candidates=rows
-        )[0]
-        return scores
+        users = self._append([user.name], [self._events(user.begin, user.begin)])
+        rows = self.vocabulary.item_rows(candidates)[None]
+        (scores,) = self.chain.rerank(users, np.array([[now_s]]), rows)
+        return scores  # type: ignore[no-any-return]
 
     def window(self, job: Job) -> Window:
         """See `Competitor`; a request's latency is that of its batch."""
@@ -146,7 +139,7 @@ class InProcessCompetitor:
         batches = [
             self.batch(job.endpoint, requests[first : first + threads]) for first in range(0, len(requests), threads)
         ]
-        self._log_command(f"# in this process: {len(requests)} requests of {job.endpoint.name} in batches of {threads}")
+        self.log_command(f"# in this process: {len(requests)} requests of {job.endpoint.name} in batches of {threads}")
         moments = [time.time_ns()]
         for batch in batches:
             batch()
@@ -162,29 +155,46 @@ class InProcessCompetitor:
 
     def forget(self, users: Sequence[SimulatedUser]) -> None:
         """See `Competitor`."""
-        self._backend.forget(user.name for user in users)
+        for user in users:
+            self._states.pop(user.name, None)
 
     def batch(self, endpoint: Ensemble, requests: Sequence[UserRequest]) -> Callable[[], object]:
         """One run for all requests, its inputs made beforehand."""
         users = [request.user.name for request in requests]
         events = [self._events(request.first, request.stop) for request in requests]
-        if endpoint is APPEND:
-            return partial(self._backend.append, users, events)
         now_s = np.full((len(requests), 1), int(time.time()))
-        if endpoint is RECOMMEND:
-            return partial(self._backend.recommend, users, events, now_s=now_s, top_k=self._factory.top_k)
-        candidates = np.stack([self._vocabulary.item_rows(self._factory.candidates[user]) for user in users])
-        return partial(self._backend.rank, users, events, now_s=now_s, candidates=candidates)
+        rows: list[Int64Array] = []
+        if endpoint is RANK:
+            rows = [self.vocabulary.item_rows(self.factory.candidates[user]) for user in users]
+
+        def run() -> object:
+            encoded = self._append(users, events)
+            if endpoint is RANK:
+                return self.chain.rerank(encoded, now_s, np.stack(rows))
+            if endpoint is RECOMMEND:
+                found = self.chain.retrieve(encoded, now_s, np.zeros((len(users), 1), np.int64))
+                scores = self.chain.rerank(encoded, now_s, found)
+                return [best_items(*own, self.factory.top_k)[0] for own in zip(found, scores, strict=True)]
+            return encoded
+
+        return run
+
+    def _append(self, users: Sequence[str], events: Sequence[History]) -> EncodedUsers:
+        states = [self._states[user] for user in users]
+        together = {name: np.concatenate([state[name] for state in states]) for name in states[0]}
+        encoded = self.chain.encode(together, padded(events, length=max(1, *map(len, events))))
+        self._states |= {user: encoded.row(row).state for row, user in enumerate(users)}
+        return encoded
 
     def _events(self, first: int, stop: int) -> History:
-        return self._history(self._factory.events(first, stop))
+        return self._history(self.factory.events(first, stop))
 
     def _history(self, events: Events) -> History:
-        items = self._vocabulary.item_rows(np.asarray(events.item_keys))
+        items = self.vocabulary.item_rows(np.asarray(events.item_keys))
         behaviors = events.behavior_keys
         return History(
             item_rows=items,
-            behavior_rows=items * 0 if behaviors is None else self._vocabulary.behavior_rows(np.asarray(behaviors)),
+            behavior_rows=items * 0 if behaviors is None else self.vocabulary.behavior_rows(np.asarray(behaviors)),
             times=np.asarray(events.times),
         )
 
@@ -195,13 +205,12 @@ def opened_in_process(
 ) -> Iterator[InProcessCompetitor]:
     """The graphs of a repository, open in this process; arguments as of `InProcessCompetitor`."""
     settings = ServingSettings.load(repository)
-    vocabulary = Vocabulary.load(repository / VOCABULARY_FILE)
     with onnx_chain(repository, sizes=settings.sizes) as chain:
         yield InProcessCompetitor(
-            InProcessBackend(chain),
-            vocabulary,
-            factory,
             model=settings.fingerprint,
+            chain=chain,
+            vocabulary=Vocabulary.load(repository / VOCABULARY_FILE),
+            factory=factory,
             chunk=chunk,
             log_command=log_command,
         )

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Sequence
 from contextlib import ExitStack
+from functools import partial
 
 import numpy as np
 import torch
@@ -14,54 +14,31 @@ from numpy.typing import NDArray
 from torch import nn
 
 from hytrec.contract import Sizes
-from hytrec.data.histories import History
+from hytrec.data.histories import History, Int64Array
 from hytrec.modeling.delta_rule import DeltaRule, chunk_by_chunk
 from hytrec.modeling.model import HyTRec
 from hytrec.signature import ENCODER, RERANKER
-from hytrec_benchmarks.peers.queries import Query
+from hytrec_benchmarks.peers.queries import Query, Scorer, score_in_groups
 from hytrec_export.exporters.wrapper import split
-from hytrec_export.runtime.batching import plan_groups
 from hytrec_export.runtime.model_chain import ModelChain, empty_state, padded
 from hytrec_export.runtime.runners import TorchRunner
 
-RUN_OVERHEAD = 64
-"""What one more run costs, in events."""
-MAX_ELEMENTS = 4_096
-"""Most events of one run; longer histories run alone, for they gain nothing together."""
 TRIES, TRIED_EVENTS = 5, 1_000
 """How the number of threads is chosen."""
 
 
-class EncodingScorer:
-    """Encodes queries' histories and reranks their candidates; those of about one length together.
+def scorer_of(chain: ModelChain, *, sizes: Sizes) -> Scorer:
+    """Encodes the histories and reranks the candidates of queries; `chain` has an open encoder and reranker."""
 
-    Args:
-        chain: open encoder and reranker.
-    """
+    def run(batch: list[Query], length: int, candidates: Int64Array) -> NDArray[np.float32]:
+        events = padded([query.history for query in batch], length=length)
+        users = chain.encode(empty_state(sizes, len(batch)), events)
+        return chain.rerank(users, np.array([[query.now_s] for query in batch], np.int64), candidates)
 
-    def __init__(self, chain: ModelChain, *, sizes: Sizes) -> None:
-        self._chain = chain
-        self._sizes = sizes
-
-    def score(self, queries: Sequence[Query]) -> list[NDArray[np.float32]]:
-        """See `Scorer`."""
-        scores: dict[int, NDArray[np.float32]] = {}
-        lengths = [max(1, len(query.history)) for query in queries]
-        for group in plan_groups(lengths, run_overhead=RUN_OVERHEAD, max_elements=MAX_ELEMENTS):
-            batch = [queries[member] for member in group.members]
-            events = padded([query.history for query in batch], length=group.length)
-            users = self._chain.encode(empty_state(self._sizes, len(batch)), events)
-            candidates = np.zeros((len(batch), max(len(query.candidates) for query in batch)), np.int64)
-            for row, query in zip(candidates, batch, strict=True):
-                row[: len(query.candidates)] = query.candidates
-            now_s = np.array([[query.now_s] for query in batch], np.int64)
-            found = self._chain.rerank(users, now_s, candidates)
-            for member, query, row in zip(group.members, batch, found, strict=True):
-                scores[member] = row[: len(query.candidates)]
-        return [scores[position] for position in range(len(queries))]
+    return partial(score_in_groups, run)
 
 
-def encoding_scorer(model: HyTRec, *, sizes: Sizes, compiled: bool = False) -> EncodingScorer:
+def encoding_scorer(model: HyTRec, *, sizes: Sizes, compiled: bool = False) -> Scorer:
     """A scorer open for as long as the process lives, with the number of threads that is fastest here and now.
 
     Args:
@@ -75,21 +52,21 @@ def encoding_scorer(model: HyTRec, *, sizes: Sizes, compiled: bool = False) -> E
             module = torch.compile(module, dynamic=True)  # type: ignore[assignment]
         runner = TorchRunner(module, input_names=served.input_names(), output_names=served.output_names())
         runners[served.name] = ExitStack().enter_context(runner)
-    scorer = EncodingScorer(ModelChain(runners, sizes=sizes), sizes=sizes)
+    scorer = scorer_of(ModelChain(runners, sizes=sizes), sizes=sizes)
     if compiled:
         for count, events in WARMING:
-            scorer.score([_any_question(events)] * count)
+            scorer([_any_question(events)] * count)
     torch.set_num_threads(_fastest_threads(scorer))
     return scorer
 
 
-def _fastest_threads(scorer: EncodingScorer) -> int:
+def _fastest_threads(scorer: Scorer) -> int:
     """All cores, or one where others keep them busy."""
     taken_s: dict[int, float] = {}
     for threads in sorted({1, len(os.sched_getaffinity(0))}) * TRIES:
         torch.set_num_threads(threads)
         start = time.perf_counter()
-        scorer.score([_any_question(TRIED_EVENTS)])
+        scorer([_any_question(TRIED_EVENTS)])
         taken_s[threads] = min(taken_s.get(threads, math.inf), time.perf_counter() - start)
     return min(taken_s, key=taken_s.__getitem__)
 

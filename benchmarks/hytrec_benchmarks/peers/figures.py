@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from hytrec_benchmarks.peers.options import HYTREC
 from hytrec_export.loadtest.comparison import Figures, figures_of
 from hytrec_export.loadtest.figures import Status
+from hytrec_export.loadtest.plots import Plot
 
 SCORE_BOUND = 1e-3
 """Maximum score difference between competitors of one model."""
@@ -26,18 +27,16 @@ def ratios(points: Points) -> list[dict[str, Any]]:
     ours = {point["history"]: point for point in points if point["competitor"] == HYTREC}
     found = []
     for point in points:
-        if point["competitor"] == HYTREC:
-            continue
-        row: dict[str, Any] = {"history": point["history"], "over": point["competitor"]}
         own = ours[point["history"]]
-        if Status.FAILED in (own["status"], point["status"]):
-            found.append(row | {"ratio": None, "low": None, "high": None})
+        if point is own:
             continue
-        rounds = [
-            one["throughput"] / other["throughput"] for one, other in zip(own["windows"], point["windows"], strict=True)
-        ]
-        ratio = own["throughput_per_s"] / point["throughput_per_s"]
-        found.append(row | {"ratio": ratio, "low": min(rounds), "high": max(rounds)})
+        row = {"history": point["history"], "over": point["competitor"], "ratio": None, "low": None, "high": None}
+        if Status.FAILED not in (own["status"], point["status"]):
+            windows = zip(own["windows"], point["windows"], strict=True)
+            rounds = [one["throughput"] / other["throughput"] for one, other in windows]
+            ratio = own["throughput_per_s"] / point["throughput_per_s"]
+            row |= {"ratio": ratio, "low": min(rounds), "high": max(rounds)}
+        found.append(row)
     return found
 
 
@@ -84,16 +83,14 @@ def ratio_table(ratio_rows: Points, scores: Points) -> dict[str, Any]:
     """The report's table: by history length, throughput over each other competitor's, and the score difference."""
     others = list(dict.fromkeys(row["over"] for row in ratio_rows))
     cells = {(row["history"], row["over"]): _ratio(row) for row in ratio_rows}
-    rows = []
-    for row in scores:
-        difference = row["largest_difference"]
-        rows.append(
-            [
-                f"{row['history']:,}",
-                *(cells[row["history"], name] for name in others),
-                "n/a" if difference is None else f"{difference:.1g}",
-            ]
-        )
+    rows = [
+        [
+            f"{row['history']:,}",
+            *(cells[row["history"], name] for name in others),
+            "n/a" if row["largest_difference"] is None else f"{row['largest_difference']:.1g}",
+        ]
+        for row in scores
+    ]
     return {
         "title": "Throughput over that of others (minimum to maximum of a round)",
         "note": "The same requests for each, in windows that take turns. "
@@ -116,15 +113,11 @@ def compared_figures(points: Points, ratio_rows: Points) -> Figures:
     return found
 
 
-def throughput_by_history(axes: Any, points: Points) -> bool:
-    """Plot throughput over history length, one line a competitor; False where there is nothing to show."""
-    shown = [point for point in points if point.get("throughput_per_s")]
+def _draw_throughput(axes: Any, shown: Points) -> None:
+    """Throughput over history length, one line a competitor."""
     for name in dict.fromkeys(point["competitor"] for point in shown):
         own = sorted((point["history"], point["throughput_per_s"]) for point in shown if point["competitor"] == name)
-        x, y = zip(*own, strict=True)
-        axes.plot(x, y, "o-", label=name, linewidth=3 if name == HYTREC else 1.5)
-    if not shown:
-        return False
+        axes.plot(*zip(*own, strict=True), "o-", label=name, linewidth=3 if name == HYTREC else 1.5)
     axes.set(
         xscale="log", yscale="log", xlabel="events of the user before the request", ylabel="throughput, requests/s"
     )
@@ -134,4 +127,6 @@ def throughput_by_history(axes: Any, points: Points) -> bool:
     axes.set_title(f"throughput at concurrency {shown[0]['load']['value']:g}")
     axes.grid(alpha=0.3)
     axes.legend()
-    return True
+
+
+PLOTS = {"throughput_by_history": Plot(lambda point: bool(point.get("throughput_per_s")), _draw_throughput)}

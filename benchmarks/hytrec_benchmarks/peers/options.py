@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Annotated, Self
 
 from hytrec_export.errors import OptionError
 from hytrec_export.loadtest.options import Load, LoadKind, LoadTestOptions, Scenario, is_endpoint
@@ -46,20 +46,22 @@ class ComparisonOptions(LoadTestOptions):
 
     Args:
         users: all of the log by default, for those with long histories are few.
-        history_lengths: events of a user before its requests.
         peers: servers to compare with.
-        in_process: repository of the same model whose graphs run in this process, as the upper bound.
-        window_seconds: target length of a window.
+        request_rate, requests: of no use here.
     """
 
-    scenario: Scenario = Scenario.RANK
+    scenario: Annotated[Scenario, "append, rank or recommend."] = Scenario.RANK
     concurrency: tuple[int, ...] = (CONCURRENCY,)
+    request_rate: tuple[float, ...] = ()
+    requests: int | None = None
     users: int = sys.maxsize
-    output: Path = Path("reports/peers")
-    history_lengths: tuple[int, ...] = LENGTHS
+    output: Annotated[Path, "Folder of the report; an old one is replaced."] = Path("reports/peers")
+    history_lengths: Annotated[tuple[int, ...], "Events of a user before its requests."] = LENGTHS
     peers: tuple[Peer, ...] = ()
-    in_process: Path | None = None
-    window_seconds: float = 3.0
+    in_process: Annotated[
+        Path | None, "Repository of the same model whose graphs run in this process, as the upper bound."
+    ] = None
+    window_seconds: Annotated[float, "Target seconds of a window."] = 3.0
 
     def __post_init__(self) -> None:
         """Raises: OptionError: an option is out of its range."""

@@ -2,48 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-
-import msgspec
+from typing import Any
 
 from hytrec_benchmarks.peers.figures import SCORE_BOUND
-from hytrec_benchmarks.peers.options import HYTREC, IN_PROCESS
+from hytrec_benchmarks.peers.options import CONCURRENCY, HYTREC, IN_PROCESS
 from hytrec_export.errors import LoadTestError
 from hytrec_export.loadtest.options import NOT_CLEAN
 from hytrec_export.loadtest.report import REPORT_FILE
 from hytrec_export.server.installation import MALLOC
-
-
-class Ratio(msgspec.Struct):
-    """The server's throughput over another competitor's; None where one of the two failed."""
-
-    ratio: float | None
-
-
-class Scores(msgspec.Struct):
-    """Maximum score difference between competitors of one model; None where fewer than two have scores."""
-
-    largest_difference: float | None
-
-
-class Point(msgspec.Struct):
-    """A competitor at a history length; the server's own has ratios and the score difference."""
-
-    competitor: str
-    history: int
-    throughput_per_s: float | None = None
-    over: dict[str, Ratio] = {}
-    scores: Scores | None = None
-
-
-class Report(msgspec.Struct):
-    """What is read of report.json."""
-
-    points: list[Point]
 
 
 def command_of(
@@ -51,8 +23,7 @@ def command_of(
     repository: Path,
     *,
     events: Path,
-    concurrency: int,
-    lengths: Sequence[int],
+    lengths: Iterable[int],
     peers: Mapping[str, str] | None = None,
 ) -> list[str]:
     """The command line, but for where the report goes.
@@ -64,7 +35,7 @@ def command_of(
     """
     return [
         *(sys.executable, "-m", "hytrec_benchmarks.peers"),
-        *("--scenario=rank", f"--events={events}", f"--concurrency={concurrency}"),
+        *("--scenario=rank", f"--events={events}", f"--concurrency={CONCURRENCY}"),
         f"--history-lengths={','.join(map(str, lengths))}",
         *(f"--endpoint={endpoint}", f"--repository={repository}", f"--in-process={repository}"),
         *(f"--peer={name}={address}" for name, address in (peers or {}).items()),
@@ -76,11 +47,14 @@ def environment() -> dict[str, str]:
     return MALLOC | os.environ
 
 
-def run_program(command: Sequence[str], folder: Path) -> Report:
+def run_program(command: Sequence[str], folder: Path) -> list[dict[str, Any]]:
     """Run a comparison; its summary goes to stderr.
 
     Args:
         folder: of the report.
+
+    Returns:
+        The report's points.
 
     Raises:
         LoadTestError: it left no report.
@@ -90,9 +64,10 @@ def run_program(command: Sequence[str], folder: Path) -> Report:
     if status not in {0, NOT_CLEAN}:
         raise LoadTestError(f"hytrec_benchmarks.peers ended with {status}; its message is above")
     try:
-        return msgspec.json.decode((folder / REPORT_FILE).read_bytes(), type=Report)
-    except (OSError, msgspec.MsgspecError) as error:
-        raise LoadTestError(f"{folder / REPORT_FILE} cannot be read ({error}); see the message above") from error
+        points: list[dict[str, Any]] = json.loads((folder / REPORT_FILE).read_bytes())["points"]
+    except (OSError, ValueError, KeyError) as error:
+        raise LoadTestError(f"{folder / REPORT_FILE} cannot be read ({error!r}); see the message above") from error
+    return points
 
 
 def over_in_process(command: Sequence[str], folder: Path) -> float:
@@ -104,9 +79,8 @@ def over_in_process(command: Sequence[str], folder: Path) -> float:
     Raises:
         LoadTestError: there is no such figure, or the two do not give the same scores.
     """
-    (point,) = (point for point in run_program(command, folder).points if point.competitor == HYTREC)
-    ratio = point.over[IN_PROCESS].ratio if IN_PROCESS in point.over else None
-    difference = point.scores.largest_difference if point.scores else None
+    (point,) = (point for point in run_program(command, folder) if point["competitor"] == HYTREC)
+    ratio, difference = point["over"][IN_PROCESS]["ratio"], point["scores"]["largest_difference"]
     if ratio is None or difference is None:
         raise LoadTestError("a window of hytrec_benchmarks.peers failed; its message is above")
     if difference > SCORE_BOUND:
@@ -114,4 +88,4 @@ def over_in_process(command: Sequence[str], folder: Path) -> float:
             f"the scores of the server and of its graphs differ by {difference:.3g}, at most {SCORE_BOUND:g} is "
             "allowed; run: hytrec-export verify REPOSITORY"
         )
-    return ratio
+    return float(ratio)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import shutil
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from hytrec.contract import Model, Tensor
+from hytrec.contract import Model
 from hytrec.run_folder import CONFIG_FILE, SAMPLES_FILE, WEIGHTS_FILE, load_run
 from hytrec.signature import APPEND, RANK
 from hytrec_export.errors import BuildError
@@ -29,14 +30,10 @@ class PeerKind(StrEnum):
     SOFTMAX = "softmax"
 
 
-def _optional(tensor: Tensor) -> Tensor:
-    return Tensor(name=tensor.name, dtype=tensor.dtype, axes=tensor.axes, doc=tensor.doc, optional=True)
-
-
 _CANDIDATES = {tensor.name for tensor in RANK.inputs} - {tensor.name for tensor in APPEND.inputs}
 MODEL = Model(
     name=RANK.name,
-    inputs=tuple(_optional(tensor) if tensor.name in _CANDIDATES else tensor for tensor in RANK.inputs),
+    inputs=tuple(replace(tensor, optional=True) if tensor.name in _CANDIDATES else tensor for tensor in RANK.inputs),
     outputs=RANK.outputs,
     doc="appends events to a history in memory and scores candidates",
 )
@@ -64,14 +61,7 @@ def write_peer(kind: PeerKind, run_folder: Path, target: Path, *, limits: Limits
     if target.exists():
         raise BuildError(f"{target} exists; give a folder that does not, or delete it")
     run = load_run(run_folder)
-    settings = ServingSettings(
-        fingerprint=_fingerprint(kind, run.fingerprint),
-        items=run.config.items,
-        sizes=run.config.sizes(),
-        item_key_type=run.vocabulary.item_key_type,
-        behavior_key_type=run.vocabulary.behavior_key_type,
-        limits=limits or Limits(),
-    )
+    settings = ServingSettings.of(_fingerprint(kind, run.fingerprint), run.config, run.vocabulary, limits)
     staging = target.with_name(f"unfinished-{target.name}")
     shutil.rmtree(staging, ignore_errors=True)
     version = staging / MODEL.name / VERSION

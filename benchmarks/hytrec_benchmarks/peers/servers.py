@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from hytrec.errors import HytrecError
 from hytrec_benchmarks.fixtures.context import LONG_EVENTS, Context, Log
 from hytrec_benchmarks.fixtures.progress import say
+from hytrec_benchmarks.fixtures.serving import server_options
 from hytrec_benchmarks.peers.repository import PeerKind, write_peer
-from hytrec_export.server import EmbeddedServer, ServerOptions
+from hytrec_export.server import EmbeddedServer
 from hytrec_export.settings import Limits
 from hytrec_export.state.options import StoreOptions
 
@@ -28,14 +30,7 @@ def started(repository: Path, *, state: Path) -> Iterator[EmbeddedServer]:
     Raises:
         HytrecError: it does not start.
     """
-    options = ServerOptions(
-        repository=repository,
-        grpc_port=0,
-        http_port=0,
-        metrics_port=0,
-        ready_timeout_s=READY_TIMEOUT_S,
-        environment=StoreOptions(path=state).to_environment(),
-    )
+    options = replace(server_options(repository, StoreOptions(path=state)), ready_timeout_s=READY_TIMEOUT_S)
     with EmbeddedServer(options) as server:
         yield server
 

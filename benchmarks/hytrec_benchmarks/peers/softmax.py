@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,18 +12,16 @@ from numpy.typing import NDArray
 from hytrec.config import ModelConfig
 from hytrec.contract import DType, Model
 from hytrec.contract import Tensor as ServedTensor
-from hytrec.data.histories import Int64Array
+from hytrec.data.histories import Int64Array, padded_rows
 from hytrec.signature import CANDIDATE_ROWS, ITEM_ROWS, RAW_SCORES
-from hytrec_benchmarks.peers.queries import Query
+from hytrec_benchmarks.peers.queries import Query, Scorer, score_in_groups
 from hytrec_benchmarks.peers.sasrec import LAST_EVENTS, new_sasrec
 from hytrec_export.exporters.onnx_graph import export_graph
-from hytrec_export.runtime.batching import plan_groups
-from hytrec_export.runtime.runners import OnnxRunner, Runner
+from hytrec_export.runtime.model_chain import split_at
+from hytrec_export.runtime.runners import OnnxRunner
 
 GRAPH_FILE = "model.onnx"
 OPSET = 23
-RUN_OVERHEAD = 64
-MAX_ELEMENTS = 4_096
 
 COUNT = ServedTensor(name="count", dtype=DType.INT64, axes=(1,), doc="events of the user", optional=False)
 SASREC = Model(
@@ -39,34 +37,17 @@ def export_sasrec(config: ModelConfig, folder: Path) -> None:
     export_graph(new_sasrec(config), folder / GRAPH_FILE, model=SASREC, sizes=config.sizes(), opset=OPSET, metadata={})
 
 
-class SoftmaxScorer:
-    """Runs the graph in a folder, open for as long as the process lives; histories of about one length together."""
+def softmax_scorer(folder: Path) -> Scorer:
+    """Runs the graph in a folder, open for as long as the process lives."""
+    runner = ExitStack().enter_context(OnnxRunner(folder / GRAPH_FILE))
 
-    def __init__(self, folder: Path) -> None:
-        self._runner: Runner = ExitStack().enter_context(OnnxRunner(folder / GRAPH_FILE))
+    def run(batch: list[Query], length: int, candidates: Int64Array) -> NDArray[np.float32]:
+        rows = [query.history.item_rows for query in batch]
+        counts = np.array([[own.size] for own in rows], np.int64)
+        feed = {ITEM_ROWS: padded_rows(rows, width=length), COUNT: counts, CANDIDATE_ROWS: candidates}
+        return runner.infer({tensor.name: values for tensor, values in feed.items()})[RAW_SCORES.name]
 
-    def score(self, queries: Sequence[Query]) -> list[NDArray[np.float32]]:
-        """See `Scorer`."""
-        scores: dict[int, NDArray[np.float32]] = {}
-        histories = [query.history.item_rows[-LAST_EVENTS:] for query in queries]
-        lengths = [max(1, rows.size) for rows in histories]
-        for group in plan_groups(lengths, run_overhead=RUN_OVERHEAD, max_elements=MAX_ELEMENTS):
-            batch = [queries[member] for member in group.members]
-            feed = {
-                ITEM_ROWS.name: _stacked([histories[member] for member in group.members], group.length),
-                COUNT.name: np.array([[histories[member].size] for member in group.members], np.int64),
-                CANDIDATE_ROWS.name: _stacked(
-                    [query.candidates for query in batch], max(query.candidates.size for query in batch)
-                ),
-            }
-            found = self._runner.infer(feed)[RAW_SCORES.name]
-            for member, query, row in zip(group.members, batch, found, strict=True):
-                scores[member] = row[: query.candidates.size]
-        return [scores[position] for position in range(len(queries))]
+    def last_events(query: Query) -> Query:
+        return replace(query, history=split_at(query.history, [max(0, len(query.history) - LAST_EVENTS)])[1])
 
-
-def _stacked(rows: Sequence[Int64Array], length: int) -> Int64Array:
-    stacked = np.zeros((len(rows), length), np.int64)
-    for line, values in zip(stacked, rows, strict=True):
-        line[: values.size] = values
-    return stacked
+    return lambda queries: score_in_groups(run, [last_events(query) for query in queries])

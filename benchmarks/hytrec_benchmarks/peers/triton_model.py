@@ -34,9 +34,9 @@ class TritonPythonModel:
 
 def _scorer(kind: PeerKind, folder: Path) -> Scorer:
     if kind is PeerKind.SOFTMAX:
-        from hytrec_benchmarks.peers.softmax import SoftmaxScorer  # noqa: PLC0415  a process loads what it runs
+        from hytrec_benchmarks.peers.softmax import softmax_scorer  # noqa: PLC0415  a process loads what it runs
 
-        return SoftmaxScorer(folder)
+        return softmax_scorer(folder)
     from hytrec_benchmarks.peers.encoders import encoding_scorer  # noqa: PLC0415
 
     if kind is PeerKind.COMPILED:

@@ -18,7 +18,6 @@ from hytrec_benchmarks.soak.checking import Reservoir, Sample
 from hytrec_clients import (
     AsyncHytrecClient,
     ClientError,
-    DeadlineExceeded,
     Events,
     Ranking,
     Recommendation,
@@ -65,7 +64,6 @@ class Workload:
         over: set when nothing new is to begin.
     """
 
-    client: AsyncHytrecClient
     ledger: EventLedger
     responses: Reservoir
     users: list[str]
@@ -88,29 +86,30 @@ class Workload:
 
     def sample(self, user: str, now: int, response: Ranking | Recommendation) -> None:
         """Offer a response to the comparison at the end."""
-        ranked = isinstance(response, Ranking)
         self.responses.offer(
             Sample(
                 user=user,
                 event_count=response.receipt.event_count,
                 now=now,
-                ranked=ranked,
+                ranked=isinstance(response, Ranking),
                 keys=self.candidates if isinstance(response, Ranking) else response.item_keys,
                 scores=np.array(response.scores),
             )
         )
 
 
+@dataclass(frozen=True)
 class SharedUserClient:
     """Sends requests for users whom several actors write to.
 
     Args:
-        client: for the first attempt; retries of requests without a response go through the workload's own.
+        retrying: for the retries of requests without a response.
+        client: for everything else.
     """
 
-    def __init__(self, workload: Workload, client: AsyncHytrecClient | None = None) -> None:
-        self._workload = workload
-        self._client = client or workload.client
+    _workload: Workload
+    _retrying: AsyncHytrecClient
+    _client: AsyncHytrecClient
 
     async def write(self) -> str:
         """A request with events, until it is completed."""
@@ -129,8 +128,7 @@ class SharedUserClient:
         try:
             await self._complete(self._client, *request, timeout_s=self._workload.random.uniform(*timeouts_s))
         except ClientError as error:
-            name = "DeadlineExceeded" if isinstance(error, DeadlineExceeded) else type(error).__name__
-            return f"{name}, {await self._retry(*request)}"
+            return f"{type(error).__name__}, {await self._retry(*request)}"
         return "completed"
 
     async def cancel(self) -> str:
@@ -154,7 +152,7 @@ class SharedUserClient:
     async def _retry(self, user: str, events: Events, request_id: bytes) -> str:
         if self._workload.random.random() > RETRIED:
             return "abandoned"
-        await self._complete(self._workload.client, user, events, request_id, timeout_s=TIMEOUT_S)
+        await self._complete(self._retrying, user, events, request_id, timeout_s=TIMEOUT_S)
         return "retried"
 
     async def _complete(
@@ -174,18 +172,18 @@ class SharedUserClient:
         if endpoint == "append":
             return await client.append(user, events, **options)
         now = workload.ledger.now()
-        response: Ranking | Recommendation
-        if endpoint == "rank":
-            response = await client.rank(user, workload.candidates, events, now=now, **options)
-        else:
-            response = await client.recommend(user, events, top_k=TOP_K, now=now, **options)
+        response: Ranking | Recommendation = (
+            await client.rank(user, workload.candidates, events, now=now, **options)
+            if endpoint == "rank"
+            else await client.recommend(user, events, top_k=TOP_K, now=now, **options)
+        )
         workload.sample(user, now, response)
         return response.receipt
 
 
-async def add_and_forget_user(workload: Workload) -> str:
+async def add_and_forget_user(workload: Workload, client: AsyncHytrecClient) -> str:
     """One life of a user: a backfill, a ranking, a forget, and an append that finds no events."""
-    ledger, client = workload.ledger, workload.client
+    ledger = workload.ledger
     user = f"new user {len(ledger.users)}"
     events = ledger.draw(user, workload.random.randint(2, workload.max_backfill))
     receipt = await client.backfill(user, events, timeout_s=TIMEOUT_S)

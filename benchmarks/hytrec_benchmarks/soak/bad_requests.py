@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,8 +18,7 @@ INVALID = "INVALID_ARGUMENT"
 SOON_S = 100_000
 
 
-@dataclass(frozen=True, kw_only=True)
-class BadRequest:
+class BadRequest(NamedTuple):
     """A request and the gRPC status code it must get.
 
     Args:
@@ -79,20 +77,15 @@ def bad_requests(settings: ServingSettings, item_key: NDArray[Any]) -> list[BadR
         "request id of zeros": {"request_id": np.zeros((1, 16), np.uint8)},
         "an unknown tensor": {"surprise": np.array([[5]])},
     }
-    requests = [BadRequest(name=name, endpoint=RANK.name, inputs=sound | change) for name, change in changes.items()]
     user = {"user_id": sound["user_id"]}
     return [
-        *requests,
-        BadRequest(name="top_k of zero", endpoint=RECOMMEND.name, inputs=user | {"top_k": np.array([[0]])}),
-        BadRequest(name="huge top_k", endpoint=RECOMMEND.name, inputs=user | {"top_k": np.array([[1 << 40]])}),
-        BadRequest(
-            name="too many excluded",
-            endpoint=RECOMMEND.name,
-            inputs=user | {"excluded_keys": keys(limits.max_excluded + 1)},
-        ),
-        BadRequest(name="no user", endpoint=APPEND.name, inputs={"times": np.array([[5]]), "item_keys": keys(1)}),
-        BadRequest(name="nothing", endpoint=APPEND.name, inputs={}),
-        BadRequest(name="truncated user id", endpoint=APPEND.name, inputs=user, truncated="user_id"),
-        BadRequest(name="truncated times", endpoint=RANK.name, inputs=sound, truncated="times"),
-        BadRequest(name="no such model", endpoint="hytrec_nothing", inputs=user, code="NOT_FOUND"),
+        *(BadRequest(name, RANK.name, sound | change) for name, change in changes.items()),
+        BadRequest("top_k of zero", RECOMMEND.name, user | {"top_k": np.array([[0]])}),
+        BadRequest("huge top_k", RECOMMEND.name, user | {"top_k": np.array([[1 << 40]])}),
+        BadRequest("too many excluded", RECOMMEND.name, user | {"excluded_keys": keys(limits.max_excluded + 1)}),
+        BadRequest("no user", APPEND.name, {"times": np.array([[5]]), "item_keys": keys(1)}),
+        BadRequest("nothing", APPEND.name, {}),
+        BadRequest("truncated user id", APPEND.name, user, truncated="user_id"),
+        BadRequest("truncated times", RANK.name, sound, truncated="times"),
+        BadRequest("no such model", "hytrec_nothing", user, code="NOT_FOUND"),
     ]

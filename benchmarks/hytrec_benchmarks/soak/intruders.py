@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
-from collections.abc import Sequence
+import random
 from contextlib import suppress
 from typing import Any
 
-from hytrec_benchmarks.soak.actors import Workload
 from hytrec_benchmarks.soak.bad_requests import BadRequest
 from hytrec_export.optional import require
 
@@ -26,33 +24,22 @@ _HTTP = (
 )
 
 
-class BadRequests:
-    """Sends invalid requests, each kind in turn.
+async def send_bad_request(triton: Any, bad: BadRequest) -> str:
+    """Send an invalid request: "rejected", or what else came of it.
 
     Args:
         triton: a tritonclient.grpc.aio client.
     """
-
-    def __init__(self, triton: Any, requests: Sequence[BadRequest]) -> None:
-        self._library = require("tritonclient.grpc", extra="client")
-        self._triton = triton
-        self._requests = itertools.cycle(requests)
-
-    async def send(self) -> str:
-        """One invalid request: "rejected", or what else came of it."""
-        bad = next(self._requests)
-        try:
-            await self._triton.infer(bad.endpoint, self._tensors(bad), client_timeout=TIMEOUT_S)
-        except self._library.InferenceServerException as error:
-            code = str(error.status()).removeprefix("StatusCode.")
-            return "rejected" if code == bad.code else f"{bad.name}: {code} instead of {bad.code}: {error.message()}"
-        return f"{bad.name}: completed"
-
-    def _tensors(self, bad: BadRequest) -> list[Any]:
-        return [
-            infer_input(self._library, name, values, truncated=name == bad.truncated)
-            for name, values in bad.inputs.items()
-        ]
+    library = require("tritonclient.grpc", extra="client")
+    tensors = [
+        infer_input(library, name, values, truncated=name == bad.truncated) for name, values in bad.inputs.items()
+    ]
+    try:
+        await triton.infer(bad.endpoint, tensors, client_timeout=TIMEOUT_S)
+    except library.InferenceServerException as error:
+        code = str(error.status()).removeprefix("StatusCode.")
+        return "rejected" if code == bad.code else f"{bad.name}: {code} instead of {bad.code}: {error.message()}"
+    return f"{bad.name}: completed"
 
 
 def infer_input(library: Any, name: str, values: Any, *, truncated: bool) -> Any:
@@ -64,30 +51,17 @@ def infer_input(library: Any, name: str, values: Any, *, truncated: bool) -> Any
     return tensor
 
 
-class MalformedBytes:
-    """Sends malformed bytes to the server's ports and closes the connection early.
-
-    Args:
-        grpc, http: `host:port`.
-    """
-
-    def __init__(self, workload: Workload, *, grpc: str, http: str) -> None:
-        self._random = workload.random
-        self._grpc = grpc
-        self._http = http.removeprefix("http://")
-
-    async def send(self) -> str:
-        """One connection."""
-        generator = self._random
-        if generator.random() < 0.5:
-            target, data = self._http, generator.choice(_HTTP)
-        else:
-            target, data = self._grpc, generator.choice((_PREFACE, b"")) + generator.randbytes(100)
-        host, port = target.rsplit(":", 1)
-        reader, writer = await asyncio.open_connection(host, int(port))
-        writer.write(data)
-        with suppress(OSError, asyncio.TimeoutError):
-            await asyncio.wait_for(reader.read(1 << 12), generator.uniform(0, MAX_CONNECTION_S))
-        writer.transport.abort()
-        await asyncio.sleep(PAUSE_S)
-        return "sent"
+async def send_malformed_bytes(generator: random.Random, *, grpc: str, http: str) -> str:
+    """Send malformed bytes to one of the server's ports (`host:port` each) and close the connection early."""
+    if generator.random() < 0.5:
+        target, data = http, generator.choice(_HTTP)
+    else:
+        target, data = grpc, generator.choice((_PREFACE, b"")) + generator.randbytes(100)
+    host, port = target.rsplit(":", 1)
+    reader, writer = await asyncio.open_connection(host, int(port))
+    writer.write(data)
+    with suppress(OSError, asyncio.TimeoutError):
+        await asyncio.wait_for(reader.read(1 << 12), generator.uniform(0, MAX_CONNECTION_S))
+    writer.transport.abort()
+    await asyncio.sleep(PAUSE_S)
+    return "sent"

@@ -14,12 +14,9 @@ from hytrec_benchmarks.soak.watching import leaks
 _OUT_OF_TIME = "the deadline was shorter than a response takes"
 _CONFLICT = "the last attempt within the deadline met another writer of the same user, or a cut connection"
 _EXPECTED: dict[Actor, dict[str, str]] = {
-    Actor.WRITER: {},
-    Actor.READER: {},
     Actor.SHORT_DEADLINE: {"DeadlineExceeded, ": _OUT_OF_TIME, "Unavailable, ": _CONFLICT},
     Actor.CANCELLING: {"cancelled, ": "the client cancelled the request"},
     Actor.CUT_OFF: {"DeadlineExceeded, ": _OUT_OF_TIME, "Unavailable, ": _CONFLICT},
-    Actor.NEW_USER: {},
     Actor.INVALID: {"rejected": "the request was invalid, and its code says so"},
     Actor.MALFORMED: {"sent": "no response is awaited"},
 }
@@ -96,4 +93,4 @@ def explanation(actor: Actor, outcome: str) -> str | None:
     """Why an outcome is expected; None where it is not."""
     if outcome == "completed" and actor is not Actor.INVALID:
         return "the request was completed"
-    return next((why for start, why in _EXPECTED[actor].items() if outcome.startswith(start)), None)
+    return next((why for start, why in _EXPECTED.get(actor, {}).items() if outcome.startswith(start)), None)

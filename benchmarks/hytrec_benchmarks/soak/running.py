@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import random
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from functools import partial
 from pathlib import Path
@@ -17,9 +18,9 @@ from hytrec_benchmarks.faults.faulty_proxy import FaultyProxy
 from hytrec_benchmarks.fixtures.progress import say
 from hytrec_benchmarks.fixtures.serving import serving
 from hytrec_benchmarks.soak.actors import ONE_ATTEMPT, TIMEOUT_S, Actor, SharedUserClient, Workload, add_and_forget_user
-from hytrec_benchmarks.soak.bad_requests import bad_requests
+from hytrec_benchmarks.soak.bad_requests import BadRequest, bad_requests
 from hytrec_benchmarks.soak.checking import Reservoir, compare
-from hytrec_benchmarks.soak.intruders import BadRequests, MalformedBytes
+from hytrec_benchmarks.soak.intruders import send_bad_request, send_malformed_bytes
 from hytrec_benchmarks.soak.report import Soak
 from hytrec_benchmarks.soak.watching import ResourceSample, growth, watch
 from hytrec_clients import AsyncHytrecClient
@@ -52,29 +53,28 @@ def soak(repository: Path, folder: Path, *, seconds: float, seed: int = 0) -> So
     users = [f"user {number}" for number in range(USERS)]
     ledger = EventLedger(users, item_keys=vocabulary.item_keys[:MAX_ITEMS].tolist(), seed=seed)
     generator = random.Random(seed)  # noqa: S311 - what is sent and when
-    responses = Reservoir(size=MAX_SAMPLES, random=random.Random(seed))  # noqa: S311 - which responses are kept
+    candidates = min(CANDIDATES, len(ledger.item_keys), settings.limits.max_candidates)
+    workload = Workload(
+        ledger=ledger,
+        responses=Reservoir(size=MAX_SAMPLES, random=random.Random(seed)),  # noqa: S311 - which responses are kept
+        users=users,
+        candidates=generator.sample(ledger.item_keys, candidates),
+        max_backfill=min(MAX_BACKFILL, settings.limits.max_events),
+        random=generator,
+    )
+    invalid = bad_requests(settings, vocabulary.item_keys[:1])
+    samples: list[ResourceSample] = []
     with serving(repository, folder) as (server, store):
-        samples: list[ResourceSample] = []
 
-        async def run() -> tuple[Workload, float, int]:
-            workload = Workload(
-                client=AsyncHytrecClient(server.grpc_url, timeout_s=TIMEOUT_S),
-                ledger=ledger,
-                responses=responses,
-                users=users,
-                candidates=generator.sample(
-                    ledger.item_keys, min(CANDIDATES, len(ledger.item_keys), settings.limits.max_candidates)
-                ),
-                max_backfill=min(MAX_BACKFILL, settings.limits.max_events),
-                random=generator,
-            )
+        async def run() -> int:
             watching = asyncio.create_task(watch(server.pid, store, ledger, samples, workload.over))
-            start = time.monotonic()
-            cut = await _act(server, workload, settings, vocabulary, seconds=seconds, seed=seed)
+            cut = await _act(server, workload, invalid, seconds=seconds, seed=seed)
             await watching
-            return workload, time.monotonic() - start, cut
+            return cut
 
-        workload, lasted, cut = asyncio.run(run())
+        start = time.monotonic()
+        cut = asyncio.run(run())
+        lasted = time.monotonic() - start
         crashed = ", ".join(server.dead_models())
         if server.returncode is not None:
             crashed = f"tritonserver ended with status {server.returncode}: {server.log_tail()}"
@@ -84,7 +84,7 @@ def soak(repository: Path, folder: Path, *, seconds: float, seed: int = 0) -> So
         seconds=lasted,
         outcomes=dict(workload.outcomes),
         faults=ledger.faults(),
-        comparison=compare(repository, settings, vocabulary, ledger, responses.samples),
+        comparison=compare(repository, settings, vocabulary, ledger, workload.responses.samples),
         growth=growth(samples),
         crashed=crashed,
         cut=cut,
@@ -92,32 +92,33 @@ def soak(repository: Path, folder: Path, *, seconds: float, seed: int = 0) -> So
 
 
 async def _act(
-    server: EmbeddedServer,
-    workload: Workload,
-    settings: ServingSettings,
-    vocabulary: Vocabulary,
-    *,
-    seconds: float,
-    seed: int,
+    server: EmbeddedServer, workload: Workload, invalid: Sequence[BadRequest], *, seconds: float, seed: int
 ) -> int:
     """Run all actors for so long, then wait until every request is completed; connections cut."""
     library: Any = require("tritonclient.grpc.aio", extra="client")
     async with AsyncExitStack() as stack:
         proxy = stack.enter_context(FaultyProxy(server.grpc_url, max_life_s=MAX_CONNECTION_S, seed=seed))
-        client = await stack.enter_async_context(workload.client)
-        cut_off = await stack.enter_async_context(AsyncHytrecClient(proxy.url))
-        short = await stack.enter_async_context(AsyncHytrecClient(server.grpc_url, retry=ONE_ATTEMPT))
+        client, cut_off, short = [
+            await stack.enter_async_context(AsyncHytrecClient(url, **options))
+            for url, options in (
+                (server.grpc_url, {"timeout_s": TIMEOUT_S}),
+                (proxy.url, {}),
+                (server.grpc_url, {"retry": ONE_ATTEMPT}),
+            )
+        ]
         triton = await stack.enter_async_context(library.InferenceServerClient(server.grpc_url))
-        shared = SharedUserClient(workload, client)
+        ports = {"grpc": server.grpc_url, "http": server.http_url.removeprefix("http://")}
+        turns = itertools.cycle(invalid)
+        shared, cut, hasty = (SharedUserClient(workload, client, first) for first in (client, cut_off, short))
         acts: list[tuple[Actor, Callable[[], Awaitable[str]]]] = [
             *[(Actor.WRITER, shared.write)] * 3,
             (Actor.READER, shared.read),
-            *[(Actor.SHORT_DEADLINE, SharedUserClient(workload, short).write_in_short_time)] * 2,
+            *[(Actor.SHORT_DEADLINE, hasty.write_in_short_time)] * 2,
             *[(Actor.CANCELLING, shared.cancel)] * 2,
-            (Actor.CUT_OFF, partial(SharedUserClient(workload, cut_off).write_in_short_time, CUT_OFF_TIMEOUTS_S)),
-            (Actor.NEW_USER, partial(add_and_forget_user, workload)),
-            (Actor.INVALID, BadRequests(triton, bad_requests(settings, vocabulary.item_keys[:1])).send),
-            (Actor.MALFORMED, MalformedBytes(workload, grpc=server.grpc_url, http=server.http_url).send),
+            (Actor.CUT_OFF, partial(cut.write_in_short_time, CUT_OFF_TIMEOUTS_S)),
+            (Actor.NEW_USER, partial(add_and_forget_user, workload, client)),
+            (Actor.INVALID, lambda: send_bad_request(triton, next(turns))),
+            (Actor.MALFORMED, partial(send_malformed_bytes, workload.random, **ports)),
         ]
         acting = [asyncio.create_task(workload.repeat(actor, act)) for actor, act in acts]
         # An actor ends before the time only by an error of its own; then everything ends.

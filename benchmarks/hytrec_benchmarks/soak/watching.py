@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
 from hytrec_benchmarks.faults.event_ledger import EventLedger
-from hytrec_benchmarks.fixtures.resources import Usage, use_of_server
+from hytrec_benchmarks.fixtures.serving import use_of_server
 from hytrec_export.state.store import StateStore
 
 INTERVAL_S = 0.25
@@ -25,16 +24,8 @@ MEMORY_GROWTH, SHORT_MEMORY_GROWTH = 1.05, 1.5
 """Of a soak of five minutes and more, and of a shorter one, most of which is warming up."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class ResourceSample:
-    """Usage of the server's processes, and live bytes of its store."""
-
-    usage: Usage
-    used_bytes: int
-
-    def values(self) -> dict[str, int]:
-        """By name."""
-        return asdict(self.usage) | {"used_bytes": self.used_bytes}
+ResourceSample = Mapping[str, int]
+"""Usage of the server's processes, and live bytes of its store, by name."""
 
 
 async def watch(
@@ -43,17 +34,17 @@ async def watch(
     """Read the store and sample the server until it is over."""
     while not over.is_set():
         ledger.read(store)
-        samples.append(ResourceSample(usage=use_of_server(pid), used_bytes=store.stat().used_bytes))
+        samples.append(use_of_server(pid) | {"used_bytes": store.stat().used_bytes})
         await asyncio.sleep(INTERVAL_S)
 
 
 def growth(samples: Sequence[ResourceSample]) -> dict[str, tuple[float, float]]:
     """Means over the first and over the last fifth, by name, once the server is warm."""
-    warm = [sample.values() for sample in samples[int(len(samples) * WARMUP) :]]
+    warm = samples[int(len(samples) * WARMUP) :]
     fifth = max(1, len(warm) // 5)
 
-    def mean(part: Sequence[dict[str, int]], name: str) -> float:
-        return float(np.mean([values[name] for values in part]))
+    def mean(part: Sequence[ResourceSample], name: str) -> float:
+        return float(np.mean([sample[name] for sample in part]))
 
     return {name: (mean(warm[:fifth], name), mean(warm[-fifth:], name)) for name in (warm[0] if warm else ())}
 

@@ -24,40 +24,13 @@ def measure(context: Context) -> dict[str, Figure]:
     """Kills, a race of two clients, and failures, on a real model with weights set to remember."""
     repository = context.repository(Log.RATINGS, Weights.REMEMBERING)
     folder = context.new_folder("durability")
-    return {
-        **_kills(context, repository, folder / "kills"),
-        **_race(context, repository, folder / "race"),
-        **_failures(context, folder / "failures"),
-    }
-
-
-def _kills(context: Context, repository: Path, folder: Path) -> dict[str, Figure]:
-    kills = QUICK_KILLS if context.quick else KILLS
+    kills, requests = (QUICK_KILLS, QUICK_RACE_REQUESTS) if context.quick else (KILLS, RACE_REQUESTS)
     say(f"killing the server {kills} times while writers append")
-    report = kill_and_compare(repository, folder, kills=kills, seed=context.seed)
-    return {
-        "kills": report.kills,
-        "kills_during_calls": report.kills_in_flight,
-        "kills_calls": report.requests,
-        "kills_answers_lost": report.replayed,
-        "acknowledged_events_lost": report.faults["lost"],
-        "acknowledged_events_misplaced": report.faults["misplaced"] + report.faults["unknown"],
-        "events_applied_twice": report.faults["twice"],
-        "killed_state_max_rel_diff": report.state_difference,
-    }
-
-
-def _race(context: Context, repository: Path, folder: Path) -> dict[str, Figure]:
+    figures = kill_and_compare(repository, folder / "kills", kills=kills, seed=context.seed)
     say("two clients append to one user, and responses are lost")
-    with serving(repository, folder) as (server, _):
-        outcome = race(
-            server.grpc_url, requests=QUICK_RACE_REQUESTS if context.quick else RACE_REQUESTS, seed=context.seed
-        )
-    return {
-        "concurrent_event_count_error": outcome.error,
-        "concurrent_events": outcome.sent,
-        "concurrent_answers_lost": outcome.lost_responses,
-    }
+    with serving(repository, folder / "race") as (server, _):
+        figures |= race(server.grpc_url, requests=requests, seed=context.seed)
+    return figures | _failures(context, folder / "failures")
 
 
 def _failures(context: Context, folder: Path) -> dict[str, Figure]:

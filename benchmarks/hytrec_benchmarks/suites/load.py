@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -17,12 +17,12 @@ from hytrec.signature import RANK
 from hytrec_benchmarks.fixtures.bounds import Figure
 from hytrec_benchmarks.fixtures.context import LONG, LONG_EVENTS, Context, Log
 from hytrec_benchmarks.fixtures.progress import say
-from hytrec_benchmarks.fixtures.resources import use_of_server
+from hytrec_benchmarks.fixtures.serving import use_of_server
 from hytrec_benchmarks.peers.competitors import InProcessCompetitor, opened_in_process
 from hytrec_benchmarks.peers.history_traffic import user_after
 from hytrec_benchmarks.peers.options import CONCURRENCY, ComparisonOptions
 from hytrec_benchmarks.peers.program import command_of, over_in_process
-from hytrec_benchmarks.peers.python_client import ClientTraffic, ClientWindow, Send, append_by, rank_by, take_turns
+from hytrec_benchmarks.peers.python_client import ClientTraffic, ClientWindow, append_by, rank_by, take_turns
 from hytrec_benchmarks.peers.servers import started
 from hytrec_clients import AsyncHytrecClient
 from hytrec_export.loadtest import prefill
@@ -80,42 +80,49 @@ def measure(context: Context) -> dict[str, Figure]:
 
 async def _measure(context: Context, amount: Amount) -> dict[str, Figure]:
     repository = context.repository(Log.EDITS, max_events=LONG_EVENTS)
+
+    def loop(traffic: ClientTraffic, concurrency: int = CONCURRENCY) -> Callable[[], Awaitable[ClientWindow]]:
+        return partial(traffic.closed_loop, concurrency=concurrency, seconds=amount.seconds)
+
     async with AsyncExitStack() as stack:
         server, client = await stack.enter_async_context(_served(context, repository, name="load"))
         factory, (users, doubles, others) = _users(context, server, repository, amount)
         in_process = stack.enter_context(opened_in_process(repository, factory, chunk=LONG_EVENTS))
         in_process.prefill(doubles)
+        batches = partial(_in_batches, in_process, itertools.cycle(doubles))
         _prefill(server, factory, users)
         ranking = ClientTraffic(users=users, send=rank_by(client, factory))
         appending = ClientTraffic(users=users, send=append_by(client, factory))
         say("load: one request at a time")
-        alone_ms = await _one_at_a_time(ranking.send, in_process, users, doubles, requests=amount.alone)
+        one = partial(ranking.closed_loop, concurrency=1, requests=1)
+        alone = await take_turns({"served": one, "inprocess": partial(batches, size=1)}, rounds=amount.alone)
         say(f"load: concurrency {CONCURRENCY}")
         before = time.process_time()
         windows = await take_turns(
-            {
-                "append_c1": partial(appending.closed_loop, concurrency=1, seconds=amount.seconds),
-                "append_c8": partial(appending.closed_loop, concurrency=CONCURRENCY, seconds=amount.seconds),
-                "rank_c8": partial(ranking.closed_loop, concurrency=CONCURRENCY, seconds=amount.seconds),
-            },
+            {"append_c1": loop(appending, 1), "append_c8": loop(appending), "rank_c8": loop(ranking)},
             rounds=amount.rounds,
         )
         client_ms = 1_000 * (time.process_time() - before) / sum(len(own.latencies_ms) for own in windows.values())
-        windows |= await _beside_in_process(ranking, in_process, doubles, amount)
+        eights = partial(batches, size=CONCURRENCY, seconds=amount.seconds)
+        windows |= await take_turns({"rank_c8": loop(ranking), "inprocess_b8": eights}, rounds=amount.rounds)
         say(f"load: rank requests at concurrency {CONCURRENCY} by perf_analyzer, beside onnxruntime")
         over_ceiling = await asyncio.to_thread(_over_in_process, context, server, repository, amount)
         say("load: beside a server whose steps are models of their own")
         ensemble = context.repository(Log.EDITS, max_events=LONG_EVENTS, execution=Execution.ENSEMBLE)
         async with _served(context, ensemble, name="load-ensemble") as (other, other_client):
             _prefill(other, factory, others)
-            steps = await _beside_ensemble(factory, (client, users), (other_client, others), amount)
+            traffic = {"append": appending, "rank": ranking}
+            for name, send_by in (("append", append_by), ("rank", rank_by)):
+                traffic[f"{name}_ensemble"] = ClientTraffic(users=others, send=send_by(other_client, factory))
+            steps = await take_turns({name: loop(own) for name, own in traffic.items()}, rounds=amount.rounds)
         maximum = windows["rank_c8"].throughput
         say("load: half of the maximum load")
         half = await ranking.open_loop(rate=maximum / 2, requests=amount.steady)
         say(f"load: memory over {amount.requests} requests")
         growth = await memory_growth(server.pid, ranking, requests=amount.requests)
+    served_ms, inprocess_ms = (alone[name].percentile_ms(50) for name in ("served", "inprocess"))
     return {
-        "served_minus_3x_inprocess_p50_ms": alone_ms["served"] - 3 * alone_ms["inprocess"],
+        "served_minus_3x_inprocess_p50_ms": served_ms - 3 * inprocess_ms,
         "append_throughput_ratio_c8_over_c1": windows["append_c8"].throughput / windows["append_c1"].throughput,
         "rank_c8_over_inprocess_b8": over_ceiling,
         "rank_c8_python_client_over_inprocess_b8": maximum / windows["inprocess_b8"].throughput,
@@ -123,8 +130,8 @@ async def _measure(context: Context, amount: Amount) -> dict[str, Figure]:
         "rank_c8_together_over_apart": steps["rank"].throughput / steps["rank_ensemble"].throughput,
         "p99_over_p50_half_load": half.percentile_ms(99) / half.percentile_ms(50),
         "server_memory_growth": growth,
-        "load_served_p50_ms": alone_ms["served"],
-        "load_inprocess_p50_ms": alone_ms["inprocess"],
+        "load_served_p50_ms": served_ms,
+        "load_inprocess_p50_ms": inprocess_ms,
         "load_half_p50_ms": half.percentile_ms(50),
         "load_half_p99_ms": half.percentile_ms(99),
         "load_client_cpu_ms_per_call": client_ms,
@@ -177,82 +184,23 @@ def _prefill(server: EmbeddedServer, factory: RequestFactory, users: Sequence[Si
         prefill.append_histories(live, factory, users, chunk=prefill.CHUNK_EVENTS, progress=silent)
 
 
-async def _one_at_a_time(
-    send: Send,
-    in_process: InProcessCompetitor,
-    users: Sequence[SimulatedUser],
-    doubles: Sequence[SimulatedUser],
-    *,
-    requests: int,
-) -> dict[str, float]:
-    """p50 of a served rank request and of one in this process, which take turns."""
-    taken_ms: dict[str, list[float]] = {"served": [], "inprocess": []}
-    for number in range(requests):
-        request, double = (group[number % len(group)].next_request() for group in (users, doubles))
-        start = time.perf_counter()
-        await send(request)
-        between = time.perf_counter()
-        in_process.batch(RANK, [double])()
-        taken_ms["served"].append(1_000 * (between - start))
-        taken_ms["inprocess"].append(1_000 * (time.perf_counter() - between))
-    return {name: float(np.median(values)) for name, values in taken_ms.items()}
-
-
-async def _beside_in_process(
-    ranking: ClientTraffic, in_process: InProcessCompetitor, doubles: Sequence[SimulatedUser], amount: Amount
-) -> dict[str, ClientWindow]:
-    """Rank requests at concurrency 8, and in batches of 8 in this process, which take turns."""
-    turns = itertools.cycle(doubles)
-
-    async def batches() -> ClientWindow:
-        start = time.perf_counter()
-        taken: list[float] = []
-        while (before := time.perf_counter()) - start < amount.seconds:
-            in_process.batch(RANK, [next(turns).next_request() for _ in range(CONCURRENCY)])()
-            taken += [1_000 * (time.perf_counter() - before)] * CONCURRENCY
-        return ClientWindow(seconds=time.perf_counter() - start, latencies_ms=taken)
-
-    return await take_turns(
-        {
-            "rank_c8": partial(ranking.closed_loop, concurrency=CONCURRENCY, seconds=amount.seconds),
-            "inprocess_b8": batches,
-        },
-        rounds=amount.rounds,
-    )
+async def _in_batches(
+    in_process: InProcessCompetitor, users: Iterator[SimulatedUser], *, size: int, seconds: float = 0.0
+) -> ClientWindow:
+    """Rank requests in this process in batches, one at least; a request's latency is that of its batch."""
+    start = time.perf_counter()
+    taken_ms: list[float] = []
+    while (before := time.perf_counter()) - start < seconds or not taken_ms:
+        in_process.batch(RANK, [next(users).next_request() for _ in range(size)])()
+        taken_ms += [1_000 * (time.perf_counter() - before)] * size
+    return ClientWindow(seconds=time.perf_counter() - start, latencies_ms=taken_ms)
 
 
 def _over_in_process(context: Context, server: EmbeddedServer, repository: Path, amount: Amount) -> float:
     """Rank throughput at concurrency 8 by perf_analyzer, over that of the same graphs in batches of 8."""
-    command = command_of(
-        server.grpc_url,
-        repository,
-        events=context.log_file(Log.EDITS),
-        concurrency=CONCURRENCY,
-        lengths=[amount.events],
-    )
+    command = command_of(server.grpc_url, repository, events=context.log_file(Log.EDITS), lengths=[amount.events])
     command += [f"--windows={amount.windows}", f"--window-seconds={amount.seconds}", f"--seed={context.seed}"]
     return over_in_process(command, context.new_folder("loadtest"))
-
-
-Side = tuple[AsyncHytrecClient, Sequence[SimulatedUser]]
-
-
-async def _beside_ensemble(
-    factory: RequestFactory, fused: Side, ensemble: Side, amount: Amount
-) -> dict[str, ClientWindow]:
-    """Appends and rank requests at concurrency 8 on two servers, which take turns."""
-    traffic = {
-        f"{kind}{name}": ClientTraffic(users=users, send=send_by(client, factory))
-        for kind, send_by in (("append", append_by), ("rank", rank_by))
-        for name, (client, users) in (("", fused), ("_ensemble", ensemble))
-    }
-    return await take_turns(
-        {
-            name: partial(own.closed_loop, concurrency=CONCURRENCY, seconds=amount.seconds)
-            for name, own in traffic.items()
-        },
-        rounds=amount.rounds,
-    )
 
 
 async def memory_growth(pid: int, traffic: ClientTraffic, *, requests: int) -> float:
@@ -261,10 +209,10 @@ async def memory_growth(pid: int, traffic: ClientTraffic, *, requests: int) -> f
     samples: list[tuple[int, int]] = []
     running = asyncio.create_task(traffic.closed_loop(concurrency=CONCURRENCY, requests=requests))
     while not running.done():
-        samples.append((traffic.answered - start, use_of_server(pid).anonymous_bytes))
+        samples.append((traffic.answered - start, use_of_server(pid)["anonymous_bytes"]))
         await asyncio.wait({running}, timeout=SAMPLE_S)
     await running
-    samples.append((requests, use_of_server(pid).anonymous_bytes))
+    samples.append((requests, use_of_server(pid)["anonymous_bytes"]))
     return fifths_ratio(samples, requests)
 
 

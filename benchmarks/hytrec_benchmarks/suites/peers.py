@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 from hytrec_benchmarks.fixtures.bounds import Figure
 from hytrec_benchmarks.fixtures.context import Context, Log
 from hytrec_benchmarks.fixtures.progress import say
-from hytrec_benchmarks.peers.options import CONCURRENCY, HYTREC, IN_PROCESS, LENGTHS
-from hytrec_benchmarks.peers.program import Point, command_of, run_program
+from hytrec_benchmarks.peers.options import HYTREC, IN_PROCESS, LENGTHS
+from hytrec_benchmarks.peers.program import command_of, run_program
 from hytrec_benchmarks.peers.servers import start_all
 from hytrec_export.loadtest.perf_analyzer import find_perf_analyzer
 
@@ -30,35 +31,27 @@ def measure(context: Context) -> dict[str, Figure]:
     with ExitStack() as stack:
         state = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="hytrec-peers-")))
         endpoint, ours, peers = start_all(context, state, stack)
-        command = command_of(
-            endpoint,
-            ours,
-            events=context.log_file(Log.EDITS),
-            concurrency=CONCURRENCY,
-            lengths=list(nominal),
-            peers=peers,
-        )
+        command = command_of(endpoint, ours, events=context.log_file(Log.EDITS), lengths=nominal, peers=peers)
         command += [f"--seed={context.seed}", *(["--windows=1", "--window-seconds=0.2"] if context.quick else [])]
         say("peers: comparing")
-        points = run_program(command, context.new_folder("peers")).points
+        points = run_program(command, context.new_folder("peers"))
     return figures_of(points, nominal)
 
 
-def figures_of(points: Iterable[Point], nominal: dict[int, int]) -> dict[str, Figure]:
+def figures_of(points: Iterable[Mapping[str, Any]], nominal: Mapping[int, int]) -> dict[str, Figure]:
     """Figures by name.
 
     Args:
+        points: of a comparison's report.
         nominal: length of history that a figure is named after, by the length measured.
     """
-    figures: dict[str, Figure] = {}
+    found: dict[str, Figure | None] = {}
     for point in points:
-        length, name = nominal[point.history], "inprocess" if point.competitor == IN_PROCESS else point.competitor
-        if point.throughput_per_s is not None:
-            figures[f"throughput_{name}_{length}"] = point.throughput_per_s
-        if point.competitor == HYTREC and point.scores and point.scores.largest_difference is not None:
-            figures[f"peers_score_max_abs_diff_{length}"] = point.scores.largest_difference
-        for other, row in point.over.items():
-            if row.ratio is not None:
-                named = f"over_inprocess_{length}" if other == IN_PROCESS else f"throughput_over_{other}_{length}"
-                figures[named] = row.ratio
-    return figures
+        length, name = nominal[point["history"]], point["competitor"]
+        found[f"throughput_{'inprocess' if name == IN_PROCESS else name}_{length}"] = point.get("throughput_per_s")
+        if name == HYTREC:
+            found[f"peers_score_max_abs_diff_{length}"] = point["scores"]["largest_difference"]
+        for other, row in point.get("over", {}).items():
+            over = f"over_inprocess_{length}" if other == IN_PROCESS else f"throughput_over_{other}_{length}"
+            found[over] = row["ratio"]
+    return {name: value for name, value in found.items() if value is not None}

@@ -12,10 +12,9 @@ from hytrec.run_folder import load_run
 from hytrec.signature import MEMORY, STATE
 from hytrec_benchmarks.fixtures.bounds import BOUNDS, Figure
 from hytrec_benchmarks.fixtures.context import LONG_EVENTS, Context, Log, Weights
-from hytrec_benchmarks.fixtures.differences import largest
 from hytrec_benchmarks.fixtures.in_process import onnx_chain
 from hytrec_benchmarks.fixtures.progress import say, track
-from hytrec_benchmarks.fixtures.reference_models import Feeder, part, whole
+from hytrec_benchmarks.fixtures.reference_models import Feeder, largest, part, whole
 from hytrec_export.runtime.runners import Arrays
 
 DROPS = 1_000

@@ -9,16 +9,15 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from hytrec.data.histories import Histories, History, Int64Array
+from hytrec.data.histories import Histories, History, Int64Array, padded_rows
 from hytrec.run_folder import Run, load_run
 from hytrec_benchmarks.faults.event_ledger import UNKNOWN_KEY
 from hytrec_benchmarks.fixtures.bounds import BOUNDS, Figure
 from hytrec_benchmarks.fixtures.clock import interleaved_ms
 from hytrec_benchmarks.fixtures.context import Context, Log
-from hytrec_benchmarks.fixtures.differences import score_difference
 from hytrec_benchmarks.fixtures.in_process import onnx_chain
 from hytrec_benchmarks.fixtures.progress import say, track
-from hytrec_benchmarks.fixtures.reference_models import torch_chain
+from hytrec_benchmarks.fixtures.reference_models import score_difference, torch_chain
 from hytrec_benchmarks.fixtures.serving import server_options
 from hytrec_clients import Events, HytrecClient
 from hytrec_export.runtime.model_chain import ModelChain, batches, split_every
@@ -219,14 +218,6 @@ def overlap(one: Result, other: Result, *, tolerance: float) -> float:
 def query_time(history: History) -> int:
     """When the query is made: a while after the last event, unix seconds."""
     return int(history.times[-1]) + IDLE_S
-
-
-def padded_rows(rows: Sequence[Int64Array]) -> Int64Array:
-    """Row lists as one array, padded with 0 at the end: (B, X)."""
-    joined = np.zeros((len(rows), max(map(len, rows))), np.int64)
-    for line, values in zip(joined, rows, strict=True):
-        line[: len(values)] = values
-    return joined
 
 
 def item_keys(run: Run, rows: Int64Array) -> NDArray[np.int64]:

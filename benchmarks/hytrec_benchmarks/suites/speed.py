@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from itertools import product
@@ -41,22 +41,8 @@ class Rounds:
     choice: int = 3
 
 
-@dataclass(frozen=True)
-class Eager:
-    """A way to run PyTorch."""
-
-    form: str
-    threads: int
-
-    @contextmanager
-    def limited(self) -> Iterator[None]:
-        """Its number of threads, while it lasts."""
-        before = torch.get_num_threads()
-        torch.set_num_threads(self.threads)
-        try:
-            yield
-        finally:
-            torch.set_num_threads(before)
+Eager = tuple[str, int]
+"""A way to run PyTorch: the form of the delta rule, and threads."""
 
 
 def measure(context: Context) -> dict[str, Figure]:
@@ -64,6 +50,7 @@ def measure(context: Context) -> dict[str, Figure]:
     some, many = (SOME // 10, MANY // 40) if context.quick else (SOME, MANY)
     rounds = Rounds(append=5, encode=1, choice=1) if context.quick else Rounds()
     with ExitStack() as stack:
+        stack.callback(torch.set_num_threads, torch.get_num_threads())
         bench = Bench.open(context, stack)
         say("speed: the fastest form of PyTorch eager")
         eager = bench.fastest_eager(many, rounds.choice)
@@ -72,14 +59,14 @@ def measure(context: Context) -> dict[str, Figure]:
         )
         # Not among the appends: every append would then be timed on caches that the reranker has just filled.
         append_ms |= interleaved_medians_ms(
-            {"rank": bench.append_and_rank_after(many)}, rounds=rounds.append, text="appending and ranking"
+            {"rank": bench.append_after(many, rank=True)}, rounds=rounds.append, text="appending and ranking"
         )
         encode_ms = interleaved_medians_ms(
             {
                 "many": bench.encode(many),
                 "some": bench.encode(some),
                 "eager": bench.encode_eager(many, eager),
-                "eager_rank": bench.encode_and_rank_eager(many, eager),
+                "eager_rank": bench.encode_eager(many, eager, rank=True),
             },
             rounds=rounds.encode,
             text="encoding",
@@ -95,8 +82,8 @@ def measure(context: Context) -> dict[str, Figure]:
         "encode_1000_ms": encode_ms["some"],
         "encode_10000_ms": encode_ms["many"],
         "eager_encode_10000_ms": encode_ms["eager"],
-        "eager_threads": eager.threads,
-        "eager_chunk_by_chunk": int(eager.form == "chunk_by_chunk"),
+        "eager_threads": eager[1],
+        "eager_chunk_by_chunk": int(eager[0] == "chunk_by_chunk"),
     }
 
 
@@ -128,47 +115,35 @@ class Bench:
             candidates=generator.integers(1, run.config.items + 1, (1, CANDIDATES)),
         )
 
-    def append_after(self, events: int) -> Callable[[], object]:
-        """One more event, after so many."""
+    def append_after(self, events: int, *, rank: bool = False) -> Callable[[], object]:
+        """One more event, after so many, and, to rank, a score for every candidate."""
         state = self.feeder.feed(self.history.before(events)).state
-        return partial(self.feeder.request, part(self.history, events, events + 1), state)
-
-    def append_and_rank_after(self, events: int) -> Callable[[], object]:
-        """One more event, after so many, and a score for every candidate."""
-        append = self.append_after(events)
+        append = partial(self.feeder.request, part(self.history, events, events + 1), state)
         now_s = self._now_after(events + 1)
-        return lambda: self.feeder.chain.rerank(append(), now_s, self.candidates)  # type: ignore[arg-type]
+        return (lambda: self.feeder.chain.rerank(append(), now_s, self.candidates)) if rank else append
 
     def encode(self, events: int) -> Callable[[], object]:
         """So many events of a new user in one request."""
         state = empty_state(self.feeder.sizes, 1)
         return partial(self.feeder.request, self.history.before(events), state)
 
-    def encode_eager(self, events: int, eager: Eager) -> Callable[[], object]:
-        """The same in PyTorch, without padding."""
+    def encode_eager(self, events: int, eager: Eager, *, rank: bool = False) -> Callable[[], object]:
+        """The same in PyTorch, without padding, and, to rank, a score for every candidate."""
         state, feed = empty_state(self.feeder.sizes, 1), whole([self.history.before(events)])
+        form, threads = eager
+        chain, now_s = self.eager[form], self._now_after(events)
 
         def run() -> object:
-            with eager.limited():
-                return self.eager[eager.form].encode(state, feed)
-
-        return run
-
-    def encode_and_rank_eager(self, events: int, eager: Eager) -> Callable[[], object]:
-        """The same and a score for every candidate, in PyTorch."""
-        state, feed = empty_state(self.feeder.sizes, 1), whole([self.history.before(events)])
-        chain, now_s = self.eager[eager.form], self._now_after(events)
-
-        def run() -> object:
-            with eager.limited():
-                return chain.rerank(chain.encode(state, feed), now_s, self.candidates)
+            torch.set_num_threads(threads)
+            users = chain.encode(state, feed)
+            return chain.rerank(users, now_s, self.candidates) if rank else users
 
         return run
 
     def fastest_eager(self, events: int, rounds: int) -> Eager:
         """The form of the delta rule and the number of threads that encode so many events fastest."""
         cores = len(os.sched_getaffinity(0))
-        ways = {f"{form} {threads}": Eager(form, threads) for form, threads in product(FORMS, sorted({1, cores}))}
+        ways = {f"{form} {threads}": (form, threads) for form, threads in product(FORMS, sorted({1, cores}))}
         alternatives = {name: self.encode_eager(events, eager) for name, eager in ways.items()}
         taken_ms = interleaved_medians_ms(alternatives, rounds=rounds, text="PyTorch eager")
         return ways[min(taken_ms, key=taken_ms.__getitem__)]

@@ -14,10 +14,16 @@ from hytrec.modeling.delta_rule import reference
 from hytrec.run_folder import Run, load_run
 from hytrec_benchmarks.fixtures.bounds import Figure
 from hytrec_benchmarks.fixtures.context import LONG_EVENTS, Context, Log, Weights
-from hytrec_benchmarks.fixtures.differences import score_difference, state_difference
 from hytrec_benchmarks.fixtures.in_process import onnx_chain
 from hytrec_benchmarks.fixtures.progress import say, track
-from hytrec_benchmarks.fixtures.reference_models import Feeder, in_float64, oracle, whole
+from hytrec_benchmarks.fixtures.reference_models import (
+    Feeder,
+    in_float64,
+    oracle,
+    score_difference,
+    state_difference,
+    whole,
+)
 from hytrec_export.runtime.model_chain import EncodedUsers, ModelChain, empty_state, split_every
 from hytrec_export.runtime.runners import Arrays
 

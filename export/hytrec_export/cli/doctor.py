@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from hytrec.program import AsJson
 from hytrec_export.options import BuildOptions
 from hytrec_export.server.options import ServerOptions
 from hytrec_export.state.options import PATH_VARIABLE, StoreOptions
@@ -26,10 +27,10 @@ def doctor(
     grpc_port: Port = ServerOptions.grpc_port,
     http_port: Port = ServerOptions.http_port,
     metrics_port: Port = ServerOptions.metrics_port,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Preflight: driver, GPU, TensorRT, server, ports, state store, files; exit code 1 if a check fails."""
-    from hytrec_export.cli.progress_bar import progress_bar  # noqa: PLC0415 - --help is not to wait for rich
+    from hytrec.progress_bar import progress_bar  # noqa: PLC0415 - --help is not to wait for rich
     from hytrec_export.verification.doctor import run_doctor  # noqa: PLC0415 - numpy
 
     server = ServerOptions(

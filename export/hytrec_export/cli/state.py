@@ -10,13 +10,14 @@ from typing import Annotated, Any
 
 import typer
 
+from hytrec.program import AsJson
+
 STATE_FOLDER = Path("state")
 
 state_app = typer.Typer(help="Inspect and maintain the state store of a server.", no_args_is_help=True)
 
 StateFolder = Annotated[Path, typer.Option("--state", help="Folder of the state store.")]
 UserId = Annotated[str, typer.Argument(help="The user's id.", show_default=False)]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 @state_app.command()
@@ -34,7 +35,8 @@ def show(
         _show(_plain(asdict(commands.show_user(state, user_id))), as_json=as_json)
     elif users:
         for summary in commands.list_users(state):
-            _show_line(_plain(asdict(summary)), as_json=as_json)
+            values = _plain(asdict(summary))
+            print(json.dumps(values) if as_json else "  ".join(map(str, values.values())))  # noqa: T201
     else:
         view = asdict(commands.show_store(state))
         _show(_plain(view.pop("stat") | view), as_json=as_json)
@@ -97,7 +99,3 @@ def _show(values: dict[str, Any], *, as_json: bool) -> None:
         return
     for name, value in values.items():
         print(f"{name.replace('_', ' '):<16}{'none' if value is None else value}")  # noqa: T201
-
-
-def _show_line(values: dict[str, Any], *, as_json: bool) -> None:
-    print(json.dumps(values) if as_json else "  ".join(str(value) for value in values.values()))  # noqa: T201

@@ -182,7 +182,8 @@ def _traced(module: nn.Module, model: Model, sizes: Sizes, opset: int) -> Any:
     for tensor, example in zip(model.inputs, examples, strict=True):
         letters = enumerate((BATCH_AXIS, *map(str, tensor.axes)))
         shapes[example] = {position: axes[letter] for position, letter in letters if letter in axes}
-    with _quiet():
+    # The cache of fake tensors hashes every size as an expression of B and T, which costs more than it saves.
+    with _quiet(), torch._dynamo.config.patch(fake_tensor_cache_enabled=False):  # noqa: SLF001  its public switch
         program = torch.onnx.export(
             module.eval(),
             examples,

@@ -6,11 +6,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from hytrec_export.errors import LoadTestError
-from hytrec_export.loadtest.rows import LATENCIES, number
+from hytrec_export.loadtest.profile import LATENCIES
 
 SAME = ("scenario", "model", "events", "candidates", "requests_per_window", "concurrency", "window_seconds")
 """What two tests should have in common; a note says where they differ."""
-COMPARISON_HEAD = ("load", "figure", "before", "now", "ratio", "band", "")
 Figures = dict[str, dict[str, list[float | None]]]
 """Value and spread, by a point's label and the figure's name."""
 
@@ -80,26 +79,10 @@ def _row(
 
 
 def _regressions(rows: list[dict[str, Any]]) -> list[str]:
-    lines = []
-    for row in rows:
-        if row["worse"]:
-            change = "is missing now" if row["ratio"] is None else f"is {row['ratio']:.2f} times what it was"
-            lines.append(f"{row['figure']} at {row['load']} {change} (noise band {row['band']:.0%})")
-    return lines
-
-
-def comparison_rows(comparison: Mapping[str, Any]) -> list[tuple[str, ...]]:
-    """Cells of a table: load, figure, before, now, ratio, band, verdict."""
     return [
-        (
-            row["load"],
-            row["figure"]
-            + {"throughput": ", requests/s"}.get(row["figure"], ", ms" if row["figure"] in LATENCIES else ""),
-            number(row["before"]),
-            number(row["now"]),
-            number(row["ratio"], 2),
-            f"{row['band']:.0%}",
-            "worse" if row["worse"] else "",
-        )
-        for row in comparison["rows"]
+        f"{row['figure']} at {row['load']} "
+        + ("is missing now" if row["ratio"] is None else f"is {row['ratio']:.2f} times what it was")
+        + f" (noise band {row['band']:.0%})"
+        for row in rows
+        if row["worse"]
     ]

@@ -13,7 +13,6 @@ from hytrec.data.logs.options import LogOptions
 from hytrec.errors import DataError
 from hytrec_clients import KeyTypes
 from hytrec_export.errors import MissingPackageError
-from hytrec_export.loadtest.options import LogColumns
 
 Int64Array = NDArray[np.int64]
 Keys = NDArray[Any]
@@ -67,7 +66,7 @@ class EventLog:
         return replace(self, times=moved)
 
 
-def read_event_log(path: Path, *, columns: LogColumns, key_types: KeyTypes, users: int, seed: int) -> EventLog:
+def read_event_log(path: Path, *, options: LogOptions, key_types: KeyTypes, users: int, seed: int) -> EventLog:
     """Read a log, and take some of its users at random: each as likely as any other, so that frequencies stay real.
 
     Args:
@@ -84,9 +83,6 @@ def read_event_log(path: Path, *, columns: LogColumns, key_types: KeyTypes, user
         raise MissingPackageError(
             f"{error.name} is not installed; run: pip install 'hytrec-export[loadtest]'"
         ) from error
-    options = LogOptions(
-        user_column=columns.user, item_column=columns.item, time_column=columns.time, behavior_column=columns.behavior
-    )
     log = read_log([path], options=options)
     taken = np.sort(np.random.default_rng(seed).permutation(len(log.user_keys))[:users])
     lengths = np.diff(log.offsets)[taken]

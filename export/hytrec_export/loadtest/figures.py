@@ -13,8 +13,8 @@ import numpy as np
 from hytrec.signature import ENSEMBLES
 from hytrec_export.loadtest.options import Load, LoadKind, Scenario
 from hytrec_export.loadtest.profile import Profile, joined, latency_figures
-from hytrec_export.loadtest.sampling import Usage
-from hytrec_export.loadtest.statistics import ModelTimes, added
+from hytrec_export.loadtest.sampling import Usage, joined_usage
+from hytrec_export.loadtest.statistics import ModelTimes, added, mean_times
 
 SUSTAINED = 0.95
 """Below this share of the request rate a point is saturated (three deviations of a Poisson count allowed for)."""
@@ -64,7 +64,7 @@ class Window:
     @property
     def errors(self) -> int:
         """Failed requests of the ensembles; perf_analyzer aborts on the first it sees."""
-        counted = sum(times.failures for name, times in self.models.items() if name in _PUBLIC)
+        counted = sum(times["failures"] for name, times in self.models.items() if name in _PUBLIC)
         return max(counted, int(self.failure is not None))
 
 
@@ -84,26 +84,23 @@ def point_figures(load: Load, windows: Sequence[Window], *, max_spread: float) -
         return point
     whole = [joined(list(window.profiles.values())) for window in good]
     everything = joined(whole)
-    figures = [
-        {
-            "throughput": len(one) / one.seconds,
-            **{k: v for k, v in latency_figures(one.latency_ms).items() if k != "max"},
-        }
-        for one in whole
-    ]
+    figures = [{"throughput": one.throughput, **latency_figures(one.latency_ms)} for one in whole]
+    for own in figures:
+        del own["max"]
     point |= {
-        "requests": len(everything),
+        **_traffic(whole),
         "events": int(everything.events.sum()),
         "replayed": everything.replayed,
         "states_lost": everything.lost,
         "delayed_share": max(window.delayed for window in good),
-        "throughput_per_s": float(np.median([one["throughput"] for one in figures])),
-        "latency_ms": latency_figures(everything.latency_ms),
         "windows": figures,
         "spread": {name: spread([one[name] for one in figures]) for name in figures[0]},
-        "endpoints": _endpoints(good),
+        "endpoints": {
+            name: _traffic([window.profiles[name] for window in good if name in window.profiles])
+            for name in sorted({name for window in good for name in window.profiles})
+        },
         "models": _models(good),
-        "resources": _resources(good),
+        "resources": joined_usage([window.usage for window in good]).to_dict(),
         "by_history": by_history(everything),
     }
     point["status"], notes = _status(point, load, failed=len(windows) - len(good), max_spread=max_spread)
@@ -121,16 +118,13 @@ def spread(values: Sequence[float]) -> float:
 
 def _status(point: dict[str, Any], load: Load, *, failed: int, max_spread: float) -> tuple[str, list[str]]:
     notes = []
-    status = Status.OK
     if point["replayed"]:
         notes.append(f"{point['replayed']} requests held events that the server had already")
-        status = Status.UNSTABLE
     if point["states_lost"]:
         notes.append(f"{point['states_lost']} requests found a user's state damaged, expired or of another model")
-        status = Status.UNSTABLE
-    if 2 * point["spread"]["throughput"] > max_spread:
-        notes.append(f"the windows' throughputs lie {2 * point['spread']['throughput']:.0%} apart")
-        status = Status.UNSTABLE
+    if (apart := 2 * point["spread"]["throughput"]) > max_spread:
+        notes.append(f"the windows' throughputs lie {apart:.0%} apart")
+    status = Status.UNSTABLE if notes else Status.OK
     if load.kind is LoadKind.RATE:
         reached = point["throughput_per_s"] / load.value
         if reached < SUSTAINED - 3 / math.sqrt(point["requests"]) or point["delayed_share"] > MAX_DELAYED:
@@ -168,43 +162,27 @@ def mark_saturation(points: Sequence[dict[str, Any]]) -> None:
             best = point
 
 
-def _endpoints(windows: Sequence[Window]) -> dict[str, Any]:
-    names = sorted({name for window in windows for name in window.profiles})
-    found = {}
-    for name in names:
-        profiles = [window.profiles[name] for window in windows if name in window.profiles]
-        whole = joined(profiles)
-        found[name] = {
-            "requests": len(whole),
-            "throughput_per_s": float(np.median([len(one) / one.seconds for one in profiles])),
-            "latency_ms": latency_figures(whole.latency_ms),
-        }
-    return found
+def _traffic(profiles: Sequence[Profile]) -> dict[str, Any]:
+    """Of several windows: requests, the median of the throughputs, latencies."""
+    whole = joined(profiles)
+    return {
+        "requests": len(whole),
+        "throughput_per_s": float(np.median([one.throughput for one in profiles])),
+        "latency_ms": latency_figures(whole.latency_ms),
+    }
 
 
 def _models(windows: Sequence[Window]) -> dict[str, Any]:
     """Mean times of every model, and of an ensemble's time the share that each step takes."""
-    sums: dict[str, ModelTimes] = {}
-    for window in windows:
-        sums = added(sums, window.models)
-    steps_ns = sum(times.queue_ns + times.compute_ns for name, times in sums.items() if name not in _PUBLIC)
+    sums = added(window.models for window in windows)
+    busy_ns = {name: times["queue_ns"] + times["compute_ns"] for name, times in sums.items() if name not in _PUBLIC}
     # The last step's own clean-up ends after the ensemble's response, so the steps may add up to a little more.
-    whole_ns = max(steps_ns, sum(times.total_ns for name, times in sums.items() if name in _PUBLIC))
-    found = {}
-    for name, times in sums.items():
-        own = times.to_dict()
-        if name not in _PUBLIC and whole_ns:
-            own["share_of_time"] = (times.queue_ns + times.compute_ns) / whole_ns
-        found[name] = own
+    whole_ns = max(sum(busy_ns.values()), sum(times["total_ns"] for name, times in sums.items() if name in _PUBLIC))
+    found = {name: mean_times(times) for name, times in sums.items()}
+    for name, own_ns in busy_ns.items():
+        if whole_ns:
+            found[name]["share_of_time"] = own_ns / whole_ns
     return found
-
-
-def _resources(windows: Sequence[Window]) -> dict[str, float | None]:
-    usage = Usage()
-    for window in windows:
-        for name in vars(usage):
-            getattr(usage, name).extend(getattr(window.usage, name))
-    return usage.to_dict()
 
 
 def by_history(profile: Profile) -> list[dict[str, float | int]]:
@@ -231,13 +209,10 @@ def verdict(points: Sequence[Mapping[str, Any]], scenario: Scenario) -> list[str
     """What keeps a sweep from being clean, one line each; a concurrency sweep may end in saturation."""
     lines = []
     for point in points:
-        kind = point["load"]["kind"]
-        if point["status"] == Status.OK:
-            continue
-        if point["status"] == Status.SATURATED and kind == LoadKind.CONCURRENCY:
-            continue
-        notes = "; ".join(point["notes"])
-        lines.append(f"{scenario.value} at {point['label']} is {point['status']}: {notes}")
+        expected = point["status"] == Status.SATURATED and point["load"]["kind"] == LoadKind.CONCURRENCY
+        if point["status"] != Status.OK and not expected:
+            notes = "; ".join(point["notes"])
+            lines.append(f"{scenario.value} at {point['label']} is {point['status']}: {notes}")
     return lines
 
 

@@ -7,7 +7,9 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from hytrec_export.errors import LoadTestError
 from hytrec_export.loadtest.figures import Window
@@ -36,18 +38,18 @@ class Analyzer:
     commands: list[str] = field(default_factory=list)
 
 
+@dataclass(frozen=True, eq=False)
 class ServerWindows:
-    """Runs the windows of a server.
+    """Runs the windows of a server."""
 
-    Attributes:
-        process: that is sampled; None where the server is not on this machine.
-    """
+    _server: LiveServer
+    _factory: RequestFactory
+    _analyzer: Analyzer
 
-    def __init__(self, server: LiveServer, factory: RequestFactory, analyzer: Analyzer) -> None:
-        self._server = server
-        self._factory = factory
-        self._analyzer = analyzer
-        self.process = find_server(server.endpoint)
+    @cached_property
+    def process(self) -> Any | None:
+        """The process that is sampled, a psutil.Process; None where the server is not on this machine."""
+        return find_server(self._server.endpoint)
 
     def window(self, jobs: Sequence[Job]) -> Window:
         """Run jobs at once; whatever goes wrong is in the window."""

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
+from typing import Annotated
 
 from hytrec.contract import Ensemble
+from hytrec.data.logs.options import LogOptions
 from hytrec.signature import APPEND, ENSEMBLES, MAX_RETRIEVED, RANK, RECOMMEND
 from hytrec_export.errors import OptionError
 
@@ -88,52 +90,40 @@ DEFAULT_COLD_REQUESTS = 60
 
 
 @dataclass(frozen=True, kw_only=True)
-class LogColumns:
-    """Names of the columns of the event log; None: recognised by their names."""
-
-    user: str | None = None
-    item: str | None = None
-    time: str | None = None
-    behavior: str | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
 class LoadTestOptions:
     """What to test and how.
 
     Args:
-        endpoint: host:port of the server's gRPC.
-        repository: of the server; without it the limits of a build are assumed to be the defaults.
-        events: event log that the traffic is made from; by default the demo's.
+        repository: without it the limits of a build are assumed to be the defaults.
+        events: by default the demo's.
         concurrency, request_rate: points of the sweep; one of the two.
-        requests: of one window, which is one run of perf_analyzer; None takes the scenario's default.
-        windows: runs of perf_analyzer at every point.
-        users: maximum number of the log's users to simulate.
-        candidates: of a rank request.
         noise: differences up to this share, or up to the spread of the windows if that is larger, are no regression.
-        max_spread: a point whose windows' throughputs differ by more than this share is unstable.
-        timeout_s: of one run of perf_analyzer.
+        max_spread: largest share by which the throughputs of a stable point's windows differ.
     """
 
-    endpoint: str = "127.0.0.1:8001"
-    repository: Path | None = None
-    events: Path = Path("demo/ml-100k/ml-100k.inter")
-    columns: LogColumns = LogColumns()
-    scenario: Scenario = Scenario.APPEND
-    concurrency: tuple[int, ...] = ()
-    request_rate: tuple[float, ...] = ()
-    requests: int | None = None
-    windows: int = 3
-    users: int = 1_000
-    candidates: int = MAX_RETRIEVED
-    output: Path = Path("reports/loadtest")
-    compare: Path | None = None
-    noise: float = 0.1
-    max_spread: float = 0.3
-    timeout_s: float = 600.0
-    perf_analyzer: Path | None = None
-    keep_inputs: bool = False
-    seed: int = 0
+    endpoint: Annotated[str, "gRPC of the live server, host:port."] = "127.0.0.1:8001"
+    repository: Annotated[Path | None, "The server's model repository: gives its limits, and must hold its model."] = (
+        None
+    )
+    events: Annotated[Path, "Event log that traffic is made from: Parquet, CSV or RecBole .inter."] = Path(
+        "demo/ml-100k/ml-100k.inter"
+    )
+    log: LogOptions = field(default_factory=LogOptions)
+    scenario: Annotated[Scenario, "Which endpoints are requested."] = Scenario.APPEND
+    concurrency: Annotated[tuple[int, ...], "In-flight requests, as 1,2,4,8; default: 1,2,4,8, and 4,8 for mixed."] = ()
+    request_rate: Annotated[tuple[float, ...], "Requests/s instead of a concurrency, as 20,40."] = ()
+    requests: Annotated[int | None, "Requests per window; default: 1000, and 60 for cold."] = None
+    windows: Annotated[int, "Measurement windows per load, one run of perf_analyzer each."] = 3
+    users: Annotated[int, "Maximum number of the log's users."] = 1_000
+    candidates: Annotated[int, "Candidates of a rank request."] = MAX_RETRIEVED
+    output: Annotated[Path, "Folder of the report; an old one is replaced."] = Path("reports/loadtest")
+    compare: Annotated[Path | None, "Folder of an earlier report; exit code 4 if this one is worse."] = None
+    noise: Annotated[float, "Share by which a figure may be worse."] = 0.1
+    max_spread: Annotated[float, "Relative difference of windows above which a load is unstable."] = 0.3
+    timeout_s: Annotated[float, "Maximum seconds of one run of perf_analyzer."] = 600.0
+    perf_analyzer: Annotated[Path | None, "The program; else from PATH, else where make perf-analyzer puts it."] = None
+    keep_inputs: Annotated[bool, "Keep perf_analyzer's input files."] = False
+    seed: Annotated[int, "Random seed."] = 0
 
     def __post_init__(self) -> None:
         """Raises: OptionError: an option is out of its range."""

@@ -21,7 +21,6 @@ FOLDER = ".perf_analyzer"
 _PROJECT = Path(__file__).resolve().parents[3]
 _DELAYED = re.compile(r"([0-9.]+)% of the requests were delayed")
 _WORKER_ERROR = re.compile(r"Thread \[\d+\] had error: (.*)")
-_POLL_S = 0.05
 _STOP_S = 5.0
 
 
@@ -93,13 +92,13 @@ class Running:
 
     def ending(self, deadline: float) -> Ending:
         """Wait for the end, until `deadline` on the monotonic clock."""
-        while self._process.poll() is None:
-            if time.monotonic() > deadline:
-                self.kill()
-                return Ending(
-                    failure="perf_analyzer did not end in time and was killed; raise --timeout, or lower --requests"
-                )
-            time.sleep(_POLL_S)
+        try:
+            self._process.wait(max(0.0, deadline - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            self.kill()
+            return Ending(
+                failure="perf_analyzer did not end in time and was killed; raise --timeout, or lower --requests"
+            )
         self._file.close()
         return ending_of(self._process.returncode, self._log.read_text(errors="replace"))
 

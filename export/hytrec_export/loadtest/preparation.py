@@ -77,7 +77,7 @@ def prepare(server: LiveServer, options: LoadTestOptions) -> Prepared:
     key_types = server.check(ENSEMBLES)
     log = read_event_log(
         options.events,
-        columns=options.columns,
+        options=options.log,
         key_types=key_types,
         users=options.users,
         seed=options.seed,

@@ -18,6 +18,7 @@ from hytrec_export.loadtest.event_log import Int64Array
 NS_PER_MS = 1e6
 NS_PER_S = 1e9
 PERCENTILES = (50, 90, 95, 99)
+LATENCIES = tuple(f"p{p}" for p in PERCENTILES)
 _GOOD = frozenset({StateStatus.NEW, StateStatus.FOUND})
 
 
@@ -104,7 +105,7 @@ def overlap(profiles: Mapping[str, Profile]) -> dict[str, Profile]:
 
 def latency_figures(latency_ms: NDArray[np.float64]) -> dict[str, float]:
     """Percentiles, mean and maximum."""
-    values = {f"p{p}": float(np.percentile(latency_ms, p)) for p in PERCENTILES}
+    values = dict(zip(LATENCIES, np.percentile(latency_ms, PERCENTILES).tolist(), strict=True))
     return values | {"mean": float(latency_ms.mean()), "max": float(latency_ms.max())}
 
 

@@ -17,13 +17,12 @@ import msgspec
 from hytrec_export.errors import LoadTestError
 from hytrec_export.loadtest.comparison import Figures
 from hytrec_export.loadtest.figures import flat
-from hytrec_export.loadtest.html_page import html_page
-from hytrec_export.loadtest.plots import SWEEP_PLOTS, Draw, draw_plots
+from hytrec_export.loadtest.plots import SWEEP_PLOTS, Plot, draw_plots
+from hytrec_export.loadtest.tables import PAGE_FILE, html_page
 from hytrec_export.repository.manifest import git_revision, versions
 
 REPORT_FILE = "report.json"
 FIGURES_FILE = "figures.csv"
-PAGE_FILE = "report.html"
 COMMANDS_FILE = "commands.txt"
 INPUTS_FOLDER = "inputs"
 FORMAT_VERSION = 2
@@ -49,7 +48,7 @@ class Result:
     points: list[dict[str, Any]]
     compared: Figures
     tables: list[dict[str, Any]] = field(default_factory=list)
-    plots: Mapping[str, Draw] = field(default_factory=lambda: SWEEP_PLOTS)
+    plots: Mapping[str, Plot] = field(default_factory=lambda: SWEEP_PLOTS)
     commands: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
 
@@ -103,7 +102,7 @@ def make_report(result: Result, *, command: str, machine: Mapping[str, Any]) -> 
 
 
 def write_report(
-    folder: Path, report: Mapping[str, Any], *, commands: Sequence[str], plots: Mapping[str, Draw] = SWEEP_PLOTS
+    folder: Path, report: Mapping[str, Any], *, commands: Sequence[str], plots: Mapping[str, Plot] = SWEEP_PLOTS
 ) -> None:
     """Write every file of a report into a folder.
 

@@ -8,8 +8,8 @@ import socket
 import subprocess
 import threading
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
@@ -86,6 +86,15 @@ class Usage:
         }
 
 
+def joined_usage(several: Iterable[Usage]) -> Usage:
+    """Samples of several runs."""
+    whole = Usage()
+    for usage in several:
+        for name, values in vars(usage).items():
+            getattr(whole, name).extend(values)
+    return whole
+
+
 def _mean(values: list[float]) -> float | None:
     return float(np.mean(values)) if values else None
 
@@ -106,9 +115,7 @@ class Sampler:
         self._thread.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._over.set()
         self._thread.join()
 
@@ -160,11 +167,5 @@ class Sampler:
 
 def anonymous_bytes(process: Any) -> int:
     """Memory of a process that no file stands behind; its resident memory where the system does not tell."""
-    try:
-        with open(f"/proc/{process.pid}/status", encoding="ascii", errors="replace") as file:  # noqa: PTH123
-            for line in file:
-                if line.startswith("RssAnon:"):
-                    return int(line.split()[1]) * 1024
-    except FileNotFoundError:
-        pass
-    return int(process.memory_info().rss)
+    memory = process.memory_info()
+    return int(memory.rss - getattr(memory, "shared", 0))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from types import TracebackType
 from typing import Any, Self
 
 from hytrec.contract import Ensemble, Limit
@@ -13,7 +12,7 @@ from hytrec_clients import ClientError, HytrecClient, KeyTypes, RetryPolicy, Ser
 from hytrec_clients.codec import Contract, limits_of
 from hytrec_clients.flow import channel_options, failure_of
 from hytrec_export.errors import LoadTestError
-from hytrec_export.loadtest.statistics import ModelTimes
+from hytrec_export.loadtest.statistics import ModelTimes, times_of
 from hytrec_export.optional import require
 
 REQUEST_TIMEOUT_S = 300.0
@@ -47,9 +46,7 @@ class LiveServer:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.client.close()
         self._triton.close()
 
@@ -99,7 +96,7 @@ class LiveServer:
             LoadTestError: the server does not answer.
         """
         answer = self._ask("get_inference_statistics", advice="see its log")
-        return {model.name: ModelTimes.of(model) for model in answer.model_stats}
+        return {model.name: times_of(model) for model in answer.model_stats}
 
     @contextmanager
     def requests(self) -> Iterator[HytrecClient]:

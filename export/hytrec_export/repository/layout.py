@@ -4,18 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from hytrec.signature import (
-    ENCODER,
-    FORGET,
-    FUSED,
-    GRAPHS,
-    RERANKER,
-    RETRIEVER,
-    SESSION_LOAD,
-    SESSION_SAVE,
-    STATE_LOAD,
-    STATE_SAVE,
-)
+from hytrec.signature import FUSED, GRAPHS, SESSION_LOAD, SESSION_SAVE, STATE_MODELS
 from hytrec_export.options import Execution
 
 VERSION = "1"
@@ -23,15 +12,8 @@ CONFIG = "config.pbtxt"
 GRAPH_FILE = "model.onnx"
 ENGINE_FILE = "model.plan"
 MODULES = {
-    STATE_LOAD.name: "load",
-    ENCODER.name: "encoder",
-    RETRIEVER.name: "retriever",
-    RERANKER.name: "reranker",
-    STATE_SAVE.name: "save",
-    FORGET.name: "forget",
-    SESSION_LOAD.name: "session_load",
-    SESSION_SAVE.name: "session_save",
-    FUSED.name: "fused",
+    model.name: model.name.removeprefix("hytrec_").removeprefix("state_")
+    for model in (*STATE_MODELS, *GRAPHS, SESSION_LOAD, SESSION_SAVE, FUSED)
 }
 """Module of `hytrec_export.serving.triton_models` behind every model that may be a python model."""
 

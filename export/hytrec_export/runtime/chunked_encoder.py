@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
@@ -44,11 +43,9 @@ class ChunkedEncoder:
         self._runner.__enter__()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *raised: object) -> None:
         """Let go of it."""
-        self._runner.__exit__(kind, error, trace)
+        self._runner.__exit__(*raised)
 
     def infer(self, feed: Mapping[str, NDArray[Any]]) -> Arrays:
         """All inputs by name -> all outputs by name; padding beyond the longest row's last chunk is never run.

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
-from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
@@ -40,12 +39,10 @@ class SizeRouter:
         self._long.__enter__()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *raised: object) -> None:
         """Let go of both."""
-        self._short.__exit__(kind, error, trace)
-        self._long.__exit__(kind, error, trace)
+        self._short.__exit__(*raised)
+        self._long.__exit__(*raised)
 
     def infer(self, feed: Mapping[str, NDArray[Any]]) -> Arrays:
         """All inputs by name -> all outputs by name."""
@@ -82,14 +79,12 @@ class ShardedRunner:
         self._others = ThreadPoolExecutor(max(1, self._cores - 1), thread_name_prefix="shard")
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *raised: object) -> None:
         """Let go of it."""
         if self._others is not None:
             self._others.shutdown()
             self._others = None
-        self._runner.__exit__(kind, error, trace)
+        self._runner.__exit__(*raised)
 
     def infer(self, feed: Mapping[str, NDArray[Any]]) -> Arrays:
         """All inputs by name -> all outputs by name."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import numpy as np
@@ -39,9 +38,7 @@ class Runner(Protocol):
         """Load the model."""
         ...
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """Let go of it."""
         ...
 
@@ -69,9 +66,7 @@ class TorchRunner:
         self._module.eval()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """Nothing to let go of: the module is the caller's."""
 
     def infer(self, feed: Mapping[str, NDArray[Any]]) -> Arrays:
@@ -125,9 +120,7 @@ class OnnxRunner:
         self.max_events = int(limit) if limit else None
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """Free the graph."""
         self._session = None
 

@@ -7,8 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from types import TracebackType
-from typing import Self
+from typing import Self, TypeVar
 
 from hytrec_export.errors import ServerError
 from hytrec_export.server.arguments import new_admin_key, shared_arguments
@@ -24,6 +23,7 @@ from hytrec_export.server.stale_resources import ServerLease, remove_stale_resou
 from hytrec_export.server.stub_processes import has_ended, python_models
 from hytrec_export.state.options import PATH_VARIABLE
 
+PartT = TypeVar("PartT")
 _POLL_S = 0.02
 _STOP_MARGIN_S = 5.0
 _GONE_TIMEOUT_S = 10.0
@@ -59,9 +59,7 @@ class EmbeddedServer:
             raise
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.stop()
 
     def start(self) -> None:
@@ -111,7 +109,7 @@ class EmbeddedServer:
             if self.poll_ready():
                 return True
             if time.monotonic() > deadline:
-                loading = ", ".join(self._running_log().still_loading()) or "no model that its log names"
+                loading = ", ".join(_started(self._log).still_loading()) or "no model that its log names"
                 waited_s = time.monotonic() - self._started_at
                 self.kill()
                 raise ServerError(
@@ -127,13 +125,13 @@ class EmbeddedServer:
         Raises:
             ServerError: a model failed to load, or the server ended; what is left of it is killed.
         """
-        process, log = self._running_process(), self._running_log()
+        process, log = _started(self._process), _started(self._log)
         ended = process.returncode
         if ended is not None:
             reason = log.server_failure() or f"{describe_exit(ended)}; see the server's log with --log"
             self._clean_up()
             raise ServerError(f"tritonserver ended while starting: {reason}")
-        host, port = connect_host(self._options.host), self._known_ports().http
+        host, port = connect_host(self._options.host), _started(self._ports).http
         models = read_index(host, port, admin_key=self._admin_key)
         if models is None or any(model.loading for model in models):
             return False
@@ -165,27 +163,27 @@ class EmbeddedServer:
     @property
     def pid(self) -> int:
         """Process id of tritonserver."""
-        return self._running_process().pid
+        return _started(self._process).pid
 
     @property
     def returncode(self) -> int | None:
         """Exit status of tritonserver, negative for a signal; None while it runs."""
-        return self._running_process().returncode
+        return _started(self._process).returncode
 
     @property
     def grpc_url(self) -> str:
         """Address of the gRPC endpoint, as clients take it: host:port."""
-        return f"{connect_host(self._options.host)}:{self._known_ports().grpc}"
+        return f"{connect_host(self._options.host)}:{_started(self._ports).grpc}"
 
     @property
     def http_url(self) -> str:
         """Address of the HTTP endpoint."""
-        return f"http://{connect_host(self._options.host)}:{self._known_ports().http}"
+        return f"http://{connect_host(self._options.host)}:{_started(self._ports).http}"
 
     @property
     def metrics_url(self) -> str:
         """Address of the metrics, for Prometheus."""
-        return f"http://{connect_host(self._options.host)}:{self._known_ports().metrics}/metrics"
+        return f"http://{connect_host(self._options.host)}:{_started(self._ports).metrics}/metrics"
 
     @property
     def admin_key(self) -> str:
@@ -197,7 +195,7 @@ class EmbeddedServer:
         return self._log.tail(lines) if self._log else ""
 
     def _arguments(self, backends: Path, lease: ServerLease) -> Iterator[str]:
-        options, ports = self._options, self._known_ports()
+        options, ports = self._options, _started(self._ports)
         address = address_of(options.host)
         values = {
             "model-repository": plain_repository(options.repository, lease.folder),
@@ -243,17 +241,8 @@ class EmbeddedServer:
             )
         self._lease = None
 
-    def _running_process(self) -> ServerProcess:
-        if self._process is None:
-            raise ServerError("the server was not started; call start() first")
-        return self._process
 
-    def _running_log(self) -> ServerLog:
-        if self._log is None:
-            raise ServerError("the server was not started; call start() first")
-        return self._log
-
-    def _known_ports(self) -> Ports:
-        if self._ports is None:
-            raise ServerError("the server was not started; call start() first")
-        return self._ports
+def _started(part: PartT | None) -> PartT:
+    if part is None:
+        raise ServerError("the server was not started; call start() first")
+    return part

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ipaddress
-import os
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -13,6 +12,7 @@ from types import FrameType
 
 from rich.console import Console
 
+from hytrec.private_file import private_file
 from hytrec_export.errors import ExportError, ServerError
 from hytrec_export.server.embedded import EmbeddedServer
 from hytrec_export.server.options import ServerOptions
@@ -155,12 +155,9 @@ def _write_secret(path: Path, text: str) -> None:
     Raises:
         ServerError: it cannot be written.
     """
-    new = path.with_name(f"{path.name}.{os.getpid()}.new")
     try:
-        new.unlink(missing_ok=True)
-        with os.fdopen(os.open(new, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w") as file:
-            file.write(text + "\n")
-        new.replace(path)
+        with private_file(path) as file:
+            file.write(f"{text}\n".encode())
     except OSError as error:
         raise ServerError(f"the admin key cannot be written ({error}); choose another --admin-key-file") from error
 

@@ -25,6 +25,8 @@ _SERVER_FAILED = (
     re.compile(r"^error: creating server: (?P<reason>.*)$", re.MULTILINE),
     re.compile(r"(?P<reason>error while loading shared libraries: .*)$", re.MULTILINE),
     re.compile(r"(?P<reason>unrecognized option.*)$", re.MULTILINE),
+    re.compile(r"^ *what\(\): *(?P<reason>.*)$", re.MULTILINE),
+    re.compile(r"^(?P<reason>terminate called.*)$", re.MULTILINE),
 )
 _LOADING = re.compile(r"\"loading: (?P<model>[^:\"]+):\d+\"")
 _LOADED = re.compile(r"\"successfully loaded '(?P<model>[^']+)'")

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated
 
 from hytrec_export.errors import OptionError
 
@@ -20,37 +21,34 @@ class ServerOptions:
 
     Args:
         repository: folder of a built model repository.
-        host: address to listen on; by default loopback, for the endpoints have no authentication.
-        grpc_port, http_port, metrics_port: 0 takes any free port.
-        ready_timeout_s: how long loading may take.
-        stop_timeout_s: how long in-flight requests may take to finish at a stop, before the server is killed.
-        max_crashes: `run_until_stopped` gives up at so many crashes within `crash_window_s`, and starts the server
-            again before; 1 never starts it again.
-        crash_window_s: see `max_crashes`.
-        restart_delay_s: wait before the first start after a crash; it doubles with each further crash in the window.
-        admin_key_file: where `run_until_stopped` writes the key of the restricted APIs while the server runs.
+        host: by default loopback, for the endpoints have no authentication.
+        stop_timeout_s: the server is killed after it.
+        max_crashes: of `run_until_stopped`; 1 never starts it again.
         shm_bytes: first size of the memory that the server shares with each python model; it grows on demand.
         load_threads: models loaded at the same time.
-        log: show the server's log on stderr as it is written.
-        log_verbose: tritonserver's --log-verbose; 0 is off.
+        log: on stderr, as it is written.
         environment: variables for the server and its python models, on top of this process's own.
     """
 
     repository: Path
-    host: str = "127.0.0.1"
-    grpc_port: int = 8001
-    http_port: int = 8000
-    metrics_port: int = 8002
-    ready_timeout_s: float = 120.0
-    stop_timeout_s: float = 10.0
-    max_crashes: int = 5
-    crash_window_s: float = 300.0
-    restart_delay_s: float = 0.5
-    admin_key_file: Path | None = None
+    host: Annotated[str, "Address to listen on."] = "127.0.0.1"
+    grpc_port: Annotated[int, "0 takes any free port."] = 8001
+    http_port: Annotated[int, "0 takes any free port."] = 8000
+    metrics_port: Annotated[int, "0 takes any free port."] = 8002
+    ready_timeout_s: Annotated[float, "Maximum seconds to load the models."] = 120.0
+    stop_timeout_s: Annotated[float, "Seconds that in-flight requests get at a stop."] = 10.0
+    max_crashes: Annotated[
+        int, "A server that crashed is started again, until so many crashes within --crash-window."
+    ] = 5
+    crash_window_s: Annotated[float, "Seconds in which --max-crashes are counted."] = 300.0
+    restart_delay_s: Annotated[float, "Seconds before a restart; doubles with each further crash."] = 0.5
+    admin_key_file: Annotated[
+        Path | None, "Write the key of Triton's restricted APIs here (mode 0600) while the server runs."
+    ] = None
     shm_bytes: int = 4 << 20
     load_threads: int = 8
-    log: bool = False
-    log_verbose: int = 0
+    log: Annotated[bool, "Show the server's log."] = False
+    log_verbose: Annotated[int, "tritonserver's --log-verbose."] = 0
     environment: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

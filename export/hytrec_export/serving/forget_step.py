@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from hytrec.signature import FORGOTTEN, MODEL_FINGERPRINT
-from hytrec_export.serving.load_step import StepResult
+from hytrec_export.serving.load_step import StepResult, attempted
 from hytrec_export.serving.validation import Inputs, validate_user_id
 from hytrec_export.settings import ServingSettings
 from hytrec_export.state.store import StateStore
@@ -25,11 +25,8 @@ class ForgetStep:
 
         user_id (1, 1) bytes -> forgotten (1, 1) bool, model_fingerprint (1, 16) uint8.
         """
-        return [self._forget(inputs) for inputs in batch]
+        return [attempted(self._forget, inputs) for inputs in batch]
 
     def _forget(self, inputs: Inputs) -> StepResult:
-        try:
-            forgotten = self._store.forget(validate_user_id(inputs))
-        except Exception as error:  # noqa: BLE001  one failure must not fail the batch-mates
-            return error
+        forgotten = self._store.forget(validate_user_id(inputs))
         return {FORGOTTEN.name: np.array([[forgotten]]), MODEL_FINGERPRINT.name: self._fingerprint}

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import accumulate, pairwise
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,6 +38,7 @@ from hytrec_export.state.store import StateStore, StoredUser
 StepResult: TypeAlias = dict[str, NDArray[Any]] | Exception
 """Output tensors of a step by name, batch axis first, or the error of the request."""
 ItemRows: TypeAlias = NDArray[np.int64]
+Given = TypeVar("Given")
 
 _NO_ROWS: ItemRows = np.empty(0, np.int64)
 _COUNTED_STATUSES = {
@@ -94,7 +95,7 @@ class LoadStep:
         requests = [request for request in validated if isinstance(request, ValidatedRequest)]
         users = self._store.read_many([request.user_id for request in requests]) if requests else []
         loads = [_Load(*parts) for parts in zip(requests, users, self._map_keys(requests), strict=True)]
-        loaded = iter([self._load(load) for load in loads])
+        loaded = iter([attempted(self._outputs, load) for load in loads])
         results = [next(loaded) if isinstance(request, ValidatedRequest) else request for request in validated]
         self._count(loads, rejected=sum(isinstance(result, InputError) for result in results))
         return results
@@ -116,12 +117,6 @@ class LoadStep:
             _mapped(items, [request.excluded_keys for request in requests]),
         )
         return [_Rows(*rows) for rows in zip(*columns, strict=True)]
-
-    def _load(self, load: _Load) -> StepResult:
-        try:
-            return self._outputs(load)
-        except Exception as error:  # noqa: BLE001  one bad request must not fail its batch-mates
-            return error
 
     def _outputs(self, load: _Load) -> dict[str, NDArray[Any]]:
         request, user, rows = load.request, load.user, load.rows
@@ -209,6 +204,14 @@ class _Load:
     def events(self) -> int:
         """Events to apply."""
         return 0 if self.replayed else len(self.request.times)
+
+
+def attempted(work: Callable[[Given], StepResult], given: Given) -> StepResult:
+    """The result of one request, or its error: one bad request must not fail its batch-mates."""
+    try:
+        return work(given)
+    except Exception as error:  # noqa: BLE001
+        return error
 
 
 def _mapped(rows_of: Callable[[Keys], ItemRows], keys: Sequence[Keys]) -> list[ItemRows]:

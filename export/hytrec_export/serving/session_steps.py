@@ -15,7 +15,7 @@ from hytrec.data.vocabulary import Vocabulary
 from hytrec.signature import CALL_CONTEXT, NEXT_EVENT_COUNT, SESSION_LOAD, SESSION_SAVE, USER_ID
 from hytrec_export.serving.call_context import CallContext
 from hytrec_export.serving.counters import Counters
-from hytrec_export.serving.load_step import LoadStep, StepResult
+from hytrec_export.serving.load_step import LoadStep, StepResult, attempted
 from hytrec_export.serving.save_step import SaveStep
 from hytrec_export.serving.validation import Inputs
 from hytrec_export.settings import ServingSettings
@@ -55,14 +55,10 @@ class SessionSaveStep:
         raw_scores (1, N) float32 -> event_count (1, 1) int64, model_fingerprint (1, 16) uint8, and scores or
         recommended_keys and recommended_scores as `SaveStep.run`.
         """
-        results: list[StepResult] = []
-        for inputs in batch:
-            try:
-                (result,) = self._save.run([_counted(inputs)])
-            except Exception as error:  # noqa: BLE001  one bad request must not fail its batch-mates
-                result = error
-            results.append(_only(SESSION_SAVE, result))
-        return results
+        return [_only(SESSION_SAVE, attempted(self._result, inputs)) for inputs in batch]
+
+    def _result(self, inputs: Inputs) -> StepResult:
+        return self._save.run([_counted(inputs)])[0]
 
 
 def _counted(inputs: Inputs) -> Inputs:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
@@ -11,7 +10,7 @@ from urllib.parse import urlsplit
 import numpy as np
 from numpy.typing import NDArray
 
-from hytrec.contract import Ensemble
+from hytrec.contract import Ensemble, StateStatus
 from hytrec.signature import (
     BEHAVIOR_KEYS,
     CANDIDATE_KEYS,
@@ -27,7 +26,7 @@ from hytrec.signature import (
     TIMES,
     TOP_K,
 )
-from hytrec_clients import Events, HytrecClient, Ranking, Recommendation, RetryPolicy
+from hytrec_clients import Events, HytrecClient, Ranking, Receipt, Recommendation, RetryPolicy
 from hytrec_clients.codec import Contract, encode
 from hytrec_clients.flow import channel_options, failure_of
 from hytrec_export.errors import OptionError, ServerError
@@ -37,23 +36,6 @@ TIMEOUT_S = 60.0
 ATTEMPTS = 3
 """A busy server rejects requests as UNAVAILABLE; the same request is sent again."""
 _SESSION_APPEND, _SESSION_RANK, _SESSION_RECOMMEND = SESSION_ENSEMBLES
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class ServedResult:
-    """What a rank or recommend request returned.
-
-    Args:
-        scores: (N,) float32.
-        item_keys: N of them (int, str or bytes), of a recommendation.
-        event_count: events that the server has of the user.
-        model_fingerprint: 32 hex digits.
-    """
-
-    scores: NDArray[np.float32]
-    item_keys: Sequence[Any] = ()
-    event_count: int
-    model_fingerprint: str
 
 
 class Endpoints:
@@ -122,23 +104,23 @@ class Endpoints:
                 attempt += 1
 
 
+@dataclass(frozen=True)
 class _User:
     """By user id, through the state store; every method raises ClientError where the request fails."""
 
-    def __init__(self, client: HytrecClient) -> None:
-        self._client = client
-        self._id = f"hytrec-verify-{secrets.token_hex(16)}"
+    _client: HytrecClient
+    _id: str = field(default_factory=lambda: f"hytrec-verify-{secrets.token_hex(16)}")
 
     def append(self, events: Events) -> None:
         self._client.append(self._id, events)
 
-    def rank(self, candidate_keys: NDArray[Any], now_s: int) -> ServedResult:
-        return _result(self._client.rank(self._id, candidate_keys, now=now_s))
+    def rank(self, candidate_keys: NDArray[Any], now_s: int) -> Ranking:
+        return self._client.rank(self._id, candidate_keys, now=now_s)
 
-    def recommend(self, excluded_keys: NDArray[Any], now_s: int, top_k: int) -> ServedResult:
-        return _result(self._client.recommend(self._id, excluded_keys=excluded_keys, now=now_s, top_k=top_k))
+    def recommend(self, excluded_keys: NDArray[Any], now_s: int, top_k: int) -> Recommendation:
+        return self._client.recommend(self._id, excluded_keys=excluded_keys, now=now_s, top_k=top_k)
 
-    def leave(self) -> None:
+    def close(self) -> None:
         self._client.forget(self._id)
 
 
@@ -154,16 +136,17 @@ class _Session:
         arguments = {ITEM_KEYS: events.item_keys, BEHAVIOR_KEYS: events.behavior_keys, TIMES: events.times}
         self._infer(_SESSION_APPEND, {tensor.name: values for tensor, values in arguments.items()})
 
-    def rank(self, candidate_keys: NDArray[Any], now_s: int) -> ServedResult:
-        arguments = {CANDIDATE_KEYS.name: candidate_keys, PUBLIC_NOW.name: now_s}
-        return _session_result(self._infer(_SESSION_RANK, arguments), SCORES.name)
+    def rank(self, candidate_keys: NDArray[Any], now_s: int) -> Ranking:
+        result = self._infer(_SESSION_RANK, {CANDIDATE_KEYS.name: candidate_keys, PUBLIC_NOW.name: now_s})
+        return Ranking(scores=result.as_numpy(SCORES.name)[0], receipt=_receipt(result))
 
-    def recommend(self, excluded_keys: NDArray[Any], now_s: int, top_k: int) -> ServedResult:
+    def recommend(self, excluded_keys: NDArray[Any], now_s: int, top_k: int) -> Recommendation:
         arguments = {EXCLUDED_KEYS.name: excluded_keys, PUBLIC_NOW.name: now_s, TOP_K.name: top_k}
         result = self._infer(_SESSION_RECOMMEND, arguments)
-        return _session_result(result, RETURNED_SCORES.name, item_keys=result.as_numpy(RETURNED_KEYS.name)[0].tolist())
+        keys, scores = (result.as_numpy(tensor.name)[0] for tensor in (RETURNED_KEYS, RETURNED_SCORES))
+        return Recommendation(item_keys=tuple(keys.tolist()), scores=scores, receipt=_receipt(result))
 
-    def leave(self) -> None:
+    def close(self) -> None:
         if self._started:
             self._infer(_SESSION_APPEND, {TIMES.name: np.zeros(0, np.int64)}, sequence_end=True)
 
@@ -175,19 +158,11 @@ class _Session:
 NewUser = _User | _Session
 
 
-def _result(found: Ranking | Recommendation) -> ServedResult:
-    return ServedResult(
-        scores=found.scores,
-        item_keys=found.item_keys if isinstance(found, Recommendation) else (),
-        event_count=found.receipt.event_count,
-        model_fingerprint=found.receipt.model_fingerprint,
-    )
-
-
-def _session_result(result: Any, scores: str, **fields: Any) -> ServedResult:
-    return ServedResult(
-        scores=result.as_numpy(scores)[0],
+def _receipt(result: Any) -> Receipt:
+    """Of a session, which is always there and applies every event."""
+    return Receipt(
         event_count=int(result.as_numpy(NEW_EVENT_COUNT.name)[0, 0]),
+        applied=True,
         model_fingerprint=result.as_numpy(MODEL_FINGERPRINT.name)[0].tobytes().hex(),
-        **fields,
+        state_status=StateStatus.FOUND,
     )

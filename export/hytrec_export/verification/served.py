@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +15,14 @@ from numpy.typing import NDArray
 from hytrec.data.histories import History, Int64Array
 from hytrec.data.vocabulary import Vocabulary
 from hytrec.signature import MAX_FUTURE_S
-from hytrec_clients import ClientError, Events
+from hytrec_clients import ClientError, Events, Receipt, Recommendation
 from hytrec_export.errors import ParityError, ServerError
 from hytrec_export.options import StateKind
 from hytrec_export.progress import Progress, silent
 from hytrec_export.repository.manifest import Manifest
 from hytrec_export.runtime.model_chain import split_every
 from hytrec_export.settings import VOCABULARY_FILE, ServingSettings
-from hytrec_export.verification.endpoints import Endpoints, NewUser, ServedResult
+from hytrec_export.verification.endpoints import Endpoints
 from hytrec_export.verification.findings import Finding, failed, ok
 from hytrec_export.verification.parity.comparator import TOP, Comparator
 from hytrec_export.verification.parity.golden import FILE_NAME, GoldenCase, load
@@ -112,14 +112,14 @@ class ServedReplay:
             ServerError: a request failed, the server counts other events, or it serves another model.
             ClientError: a request failed.
         """
-        with _new_user(endpoints, session=self._session) as user:
+        with closing(endpoints.new_user(session=self._session)) as user:
             for part in split_every(case.history, self._settings.limits.max_events):
                 user.append(self._events(part))
             known = case.candidate_rows > 0
             rows, expected = case.candidate_rows[known], case.scores[known]
             if len(rows):
                 ranked = user.rank(self._keys(rows), case.now_s)
-                self._check_receipt(ranked, case)
+                self._check_receipt(ranked.receipt, case)
                 scores = ranked.scores
                 comparator.scores("served scores", scores, expected, where)
                 order, right = (np.argsort(-values, kind="stable")[:TOP] for values in (scores, expected))
@@ -131,11 +131,12 @@ class ServedReplay:
             self._compare_list(user.recommend(excluded, case.now_s, top_k), case, where, comparator)
         comparator.case("histories")
 
-    def _compare_list(self, result: ServedResult, case: GoldenCase, where: str, comparator: Comparator) -> None:
+    def _compare_list(self, result: Recommendation, case: GoldenCase, where: str, comparator: Comparator) -> None:
         """The best items by the reranker; of those beyond the golden candidates, PyTorch's scores are not known."""
-        self._check_receipt(result, case)
+        self._check_receipt(result.receipt, case)
         known = dict(zip(case.candidate_rows.tolist(), case.scores.tolist(), strict=True))
-        rows = self._vocabulary.item_rows(list(result.item_keys)).tolist()
+        keys: list[Any] = list(result.item_keys)
+        rows = self._vocabulary.item_rows(keys).tolist()
         scores = result.scores
         stored = [position for position, row in enumerate(rows) if row in known]
         expected = np.array([known[rows[position]] for position in stored], np.float32)
@@ -144,15 +145,15 @@ class ServedReplay:
         missed = [score - last for row, score in known.items() if row > 0 and row not in rows and score > last]
         comparator.scores("missed recommendations", np.array([max(missed, default=0.0)]), np.zeros(1), where)
 
-    def _check_receipt(self, result: ServedResult, case: GoldenCase) -> None:
-        if result.model_fingerprint != self._settings.fingerprint:
+    def _check_receipt(self, receipt: Receipt, case: GoldenCase) -> None:
+        if receipt.model_fingerprint != self._settings.fingerprint:
             raise ServerError(
-                f"the server has model {result.model_fingerprint} and the repository {self._settings.fingerprint}; "
+                f"the server has model {receipt.model_fingerprint} and the repository {self._settings.fingerprint}; "
                 "restart the server on this repository"
             )
-        if result.event_count != len(case.history):
+        if receipt.event_count != len(case.history):
             raise ServerError(
-                f"the server counted {result.event_count} events of {len(case.history)}; see the server's log, "
+                f"the server counted {receipt.event_count} events of {len(case.history)}; see the server's log, "
                 "and build the repository again if it is not damaged"
             )
 
@@ -182,12 +183,3 @@ def _as_sent(keys: NDArray[Any], rows: Int64Array, unknown: int | bytes) -> NDAr
 
 def _in(rows: Int64Array, last: int) -> NDArray[np.bool_]:
     return (rows >= 1) & (rows <= last)
-
-
-@contextmanager
-def _new_user(endpoints: Endpoints, *, session: bool) -> Iterator[NewUser]:
-    user = endpoints.new_user(session=session)
-    try:
-        yield user
-    finally:
-        user.leave()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import codecs
 from dataclasses import asdict, dataclass
 from enum import StrEnum
-from typing import Any
+from typing import Annotated, Any
 
 from hytrec.errors import ConfigError
 
@@ -52,15 +52,15 @@ class LogOptions:
         memory_limit: of the engine, as "2GB"; by default half of the machine's. More is spilled to TMPDIR.
     """
 
-    user_column: str | None = None
-    item_column: str | None = None
-    time_column: str | None = None
-    behavior_column: str | None = None
-    columns: str | None = None
-    separator: str | None = None
-    header: bool | None = None
-    encoding: str | None = None
-    time_unit: TimeUnit | None = None
+    user_column: Annotated[str | None, "Column of the user, name or number; recognised by its name."] = None
+    item_column: Annotated[str | None, "Column of the item, name or number; recognised by its name."] = None
+    time_column: Annotated[str | None, "Column of the time, name or number; recognised by its name."] = None
+    behavior_column: Annotated[str | None, "Column of the behavior, name or number; recognised by its name."] = None
+    columns: Annotated[str | None, "The columns in one: user,item,time[,behavior], names or numbers."] = None
+    separator: Annotated[str | None, "Separator of a text file; found by looking."] = None
+    header: Annotated[bool | None, "Whether a text file begins with names; found by looking."] = None
+    encoding: Annotated[str | None, "Encoding of a text file, as latin-1; UTF-8 by default."] = None
+    time_unit: Annotated[TimeUnit | None, "Unit of numeric times; found by looking."] = None
     memory_limit: str | None = None
 
     def __post_init__(self) -> None:

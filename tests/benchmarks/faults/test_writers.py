@@ -9,7 +9,7 @@ import pytest
 from hytrec.contract import StateStatus
 from hytrec_benchmarks.faults import writers as module
 from hytrec_benchmarks.faults.event_ledger import MAX_EVENTS, EventLedger
-from hytrec_benchmarks.faults.writers import Writers, WritersStopped, append_until_acknowledged
+from hytrec_benchmarks.faults.writers import Writers, append_until_acknowledged
 from hytrec_clients import Events, HytrecClient, Receipt, Unresolved
 
 WINDOW = 6
@@ -45,18 +45,8 @@ def test_no_more_events_are_unconfirmed_than_a_window_names(writers: Writers) ->
     taken = 0
     while WINDOW - taken >= MAX_EVENTS:
         taken += len(take(writers)[1])
-    writers.stop()
     assert writers.take() is None
     assert taken <= WINDOW
-
-
-def test_a_writer_that_ends_is_not_waited_for(writers: Writers) -> None:
-    take(writers)
-    writers.stop()
-    with pytest.raises(WritersStopped):
-        writers.wait_for_requests(1)
-    with pytest.raises(WritersStopped), writers.paused():
-        pass
 
 
 def test_waiting_for_a_server_that_does_not_answer_ends(writers: Writers, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 from hytrec_benchmarks.peers.figures import (
+    PLOTS,
     attach,
     compared_figures,
     length_verdict,
     ratio_table,
     ratios,
-    throughput_by_history,
 )
 from hytrec_export.loadtest.event_log import EventLog
 from hytrec_export.loadtest.figures import Window, point_figures
@@ -86,7 +86,7 @@ def make_result() -> Callable[..., Result]:
             points=points,
             compared=compared_figures(points, found),
             tables=[ratio_table(found, scores)],
-            plots={"throughput_by_history": throughput_by_history},
+            plots=PLOTS,
             problems=length_verdict(points, scores),
         )
 

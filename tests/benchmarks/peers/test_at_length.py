@@ -80,8 +80,8 @@ def measured(
         return {user.name: log.item_keys[:3] for user in users}
 
     one = LengthComparison(
-        competitors,
-        HistoryTraffic(log, length=LENGTH, threads=THREADS, prefix="t"),
+        competitors=competitors,
+        traffic=HistoryTraffic(log, length=LENGTH, threads=THREADS, prefix="t"),
         factory=factory,
         options=options,
         candidates=candidates,

@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+from hytrec.data.logs.options import LogOptions
 from hytrec_benchmarks.peers import __main__ as program
 from hytrec_benchmarks.peers.comparison import run_comparison
 from hytrec_benchmarks.peers.options import ComparisonOptions, Peer
-from hytrec_export.loadtest.options import LogColumns, Scenario
+from hytrec_export.loadtest.options import Scenario
 
 
 @pytest.fixture
@@ -54,7 +55,7 @@ def test_every_option_arrives(typed: Any, tmp_path: Path) -> None:
         endpoint="host:9",
         repository=tmp_path / "repository",
         events=tmp_path / "events",
-        columns=LogColumns(item="thing"),
+        log=LogOptions(item_column="thing"),
         scenario=Scenario.APPEND,
         concurrency=(3,),
         history_lengths=(100, 1000),

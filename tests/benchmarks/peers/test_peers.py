@@ -21,7 +21,7 @@ from hytrec.modeling.model import HyTRec, build_model
 from hytrec.run_folder import load_run, save_run
 from hytrec_benchmarks.fixtures.reference_models import torch_chain
 from hytrec_benchmarks.peers import build
-from hytrec_benchmarks.peers.encoders import EncodingScorer
+from hytrec_benchmarks.peers.encoders import scorer_of
 from hytrec_benchmarks.peers.queries import Peer, Query
 from hytrec_benchmarks.peers.repository import PeerKind, write_peer
 from hytrec_benchmarks.peers.sasrec import new_sasrec
@@ -77,8 +77,8 @@ def test_histories_are_encoded_whole_whatever_else_is_asked(
 ) -> None:
     queries = [query(history, 20), query(history, 1, candidates=3), query(history, 19), query(history, 0)]
     with torch_chain(model, sizes=config.sizes()) as chain:
-        scorer = EncodingScorer(chain, sizes=config.sizes())
-        together = scorer.score(queries)
+        scorer = scorer_of(chain, sizes=config.sizes())
+        together = scorer(queries)
     assert [scores.size for scores in together] == [5, 3, 5, 5]
     with torch_chain(model, sizes=config.sizes(), delta_rule=reference) as chain:
         for asked, scores in zip(queries, together, strict=True):
@@ -98,24 +98,15 @@ def test_padding_and_the_future_change_nothing_in_softmax(config: ModelConfig, h
     assert not torch.allclose(alone, longer, atol=1e-3)
 
 
-class Counting:
+def count(queries: Sequence[Query]) -> list[NDArray[np.float32]]:
     """Scores by how many events a history has."""
-
-    def score(self, queries: Sequence[Query]) -> list[NDArray[np.float32]]:
-        return [np.full(asked.candidates.size, len(asked.history), np.float32) for asked in queries]
+    return [np.full(asked.candidates.size, len(asked.history), np.float32) for asked in queries]
 
 
 def test_a_peer_keeps_histories_in_order_and_refuses_bad_calls(config: ModelConfig) -> None:
     vocabulary = Vocabulary(np.arange(FIRST_KEY, FIRST_KEY + config.items), [b"view", b"buy"])
-    settings = ServingSettings(
-        fingerprint="f" * 32,
-        items=config.items,
-        sizes=config.sizes(),
-        item_key_type=vocabulary.item_key_type,
-        behavior_key_type=vocabulary.behavior_key_type,
-        limits=Limits(max_candidates=4),
-    )
-    peer = Peer(settings=settings, vocabulary=vocabulary, scorer=Counting())
+    settings = ServingSettings.of("f" * 32, config, vocabulary, Limits(max_candidates=4))
+    peer = Peer(settings=settings, vocabulary=vocabulary, scorer=count)
     ada = {"user_id": np.array([[b"ada"]], object)}
     two = {"item_keys": np.array([[FIRST_KEY, 7]]), "times": np.array([[5, 6]])}
     asked = {"candidate_keys": np.array([[FIRST_KEY, FIRST_KEY + 1]])}

@@ -10,17 +10,17 @@ from typing import Any
 
 import pytest
 
-from hytrec_benchmarks.peers.figures import throughput_by_history
+from hytrec_benchmarks.peers.figures import PLOTS
 from hytrec_export.errors import LoadTestError
-from hytrec_export.loadtest.comparison import compare, comparison_rows
+from hytrec_export.loadtest.comparison import compare
 from hytrec_export.loadtest.report import read_report, write_report
-from hytrec_export.loadtest.summary import summary
+from hytrec_export.loadtest.tables import comparison_table, summary
 
 MakeReport = Callable[..., dict[str, Any]]
 
 
 def write(folder: Path, report: dict[str, Any], *commands: str) -> None:
-    write_report(folder, report, commands=commands, plots={"throughput_by_history": throughput_by_history})
+    write_report(folder, report, commands=commands, plots=PLOTS)
 
 
 def test_every_file_is_written(make_peers_report: MakeReport, tmp_path: Path) -> None:
@@ -95,7 +95,7 @@ def test_ours_and_its_ratios_are_compared_and_the_peers_own_figures_are_not(make
     assert len(ratios) == 2 * (5 + 2)
     assert ratios["10,000 events", "throughput"] == 1
     assert ratios["10,000 events", "over eager"] == pytest.approx(2, rel=0.05)
-    assert ("100 events", "over eager", "9.9", "19.8", "2.00", "10%", "") in comparison_rows(found)
+    assert ("100 events", "over eager", "9.9", "19.8", "2.00", "10%", "") in comparison_table(found)
 
 
 def test_less_over_a_peer_is_a_regression(make_peers_report: MakeReport) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -14,10 +14,9 @@ from hytrec.config import ModelConfig
 from hytrec.data.histories import History
 from hytrec.data.vocabulary import Vocabulary
 from hytrec.modeling.model import HyTRec
-from hytrec.signature import RANK
-from hytrec_benchmarks.fixtures.in_process import InProcessBackend
+from hytrec.signature import APPEND, RANK, RECOMMEND
 from hytrec_benchmarks.fixtures.reference_models import torch_chain
-from hytrec_benchmarks.fixtures.resources import use_of_server
+from hytrec_benchmarks.fixtures.serving import use_of_server
 from hytrec_benchmarks.peers.competitors import InProcessCompetitor
 from hytrec_benchmarks.peers.history_traffic import user_after
 from hytrec_benchmarks.peers.python_client import ClientTraffic, ClientWindow, append_by, rank_by, take_turns
@@ -26,6 +25,7 @@ from hytrec_export.loadtest.event_log import EventLog
 from hytrec_export.loadtest.input_data import RequestFactory
 from hytrec_export.loadtest.traffic import SimulatedUser, UserRequest
 from hytrec_export.runtime.model_chain import split_every
+from hytrec_export.runtime.top_k import best_items
 
 MakeLog = Callable[..., EventLog]
 
@@ -136,10 +136,10 @@ def test_what_a_process_uses_is_read() -> None:
     before = use_of_server(os.getpid())
     with open(os.devnull, "rb"):  # noqa: PTH123 - one more descriptor is all that is wanted
         after = use_of_server(os.getpid())
-    assert before.threads >= 1
-    assert after.files == before.files + 1
+    assert before["threads"] >= 1
+    assert after["files"] == before["files"] + 1
     held = np.ones(64 << 20, np.uint8)
-    assert use_of_server(os.getpid()).anonymous_bytes - before.anonymous_bytes > held.nbytes // 2
+    assert use_of_server(os.getpid())["anonymous_bytes"] - before["anonymous_bytes"] > held.nbytes // 2
 
 
 def test_long_users_are_the_longest_histories_in_turn_and_go_on_to_their_ends(make_log: MakeLog) -> None:
@@ -152,7 +152,7 @@ def test_long_users_are_the_longest_histories_in_turn_and_go_on_to_their_ends(ma
 
 
 def test_in_this_process_a_user_is_served_as_by_one_encoding(
-    config: ModelConfig, model: HyTRec, make_log: MakeLog
+    config: ModelConfig, model: HyTRec, make_log: MakeLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     log, vocabulary = make_log([40]), Vocabulary(np.arange(100, 100 + config.items), [b"view", b"buy"])
     one, other = (user_after(log, 0, 7, name=name, requests=5) for name in ("one", "other"))
@@ -169,19 +169,24 @@ def test_in_this_process_a_user_is_served_as_by_one_encoding(
             times=np.asarray(sent.times),
         )
 
+    monkeypatch.setattr("time.time", lambda: 1_100_000_000.0)
+    now_s = np.array([[1_100_000_000]])
     with torch_chain(model, sizes=config.sizes()) as chain:
-        competitor = InProcessCompetitor(InProcessBackend(chain), vocabulary, factory, model="m", chunk=3)
+        competitor = InProcessCompetitor(model="m", chain=chain, vocabulary=vocabulary, factory=factory, chunk=3)
         competitor.prefill([one, other])
-        competitor.batch(RANK, [one.next_request()])()
-        batch = competitor.batch(RANK, [one.next_request(), other.next_request()])
-        together: Any = batch()
-        now_s = batch.keywords["now_s"][:1]  # type: ignore[attr-defined]
+        competitor.batch(APPEND, [one.next_request()])()
+        together: Any = competitor.batch(RANK, [one.next_request(), other.next_request()])()
         for user, events, scores in zip((one, other), (9, 8), together, strict=True):
             encoded = chain.replay([split_every(history(events), 4)])
             rows = vocabulary.item_rows(candidates[user.name])
             np.testing.assert_allclose(scores, chain.rerank(encoded, now_s, rows[None])[0], atol=1e-5)
-            alone = competitor.scores(user, candidates[user.name], int(now_s[0, 0]))
+            alone = competitor.scores(user, candidates[user.name], 1_100_000_000)
             np.testing.assert_allclose(alone, scores, atol=1e-5)
-        competitor.forget([one])
+        (found,) = cast("list[Any]", competitor.batch(RECOMMEND, [one.next_request()])())
+        encoded = chain.replay([split_every(history(10), 4)])
+        retrieved = chain.retrieve(encoded, now_s, np.zeros((1, 1), np.int64))
+        best, _ = best_items(retrieved[0], chain.rerank(encoded, now_s, retrieved)[0], factory.top_k)
+        assert found.tolist() == best.tolist()
+        competitor.forget([one, one])
         with pytest.raises(KeyError):
             competitor.scores(one, candidates["one"], 0)

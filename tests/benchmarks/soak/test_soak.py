@@ -8,7 +8,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from hytrec_benchmarks.fixtures.resources import Usage
 from hytrec_benchmarks.soak.actors import Actor
 from hytrec_benchmarks.soak.checking import Comparison, Reservoir, Sample
 from hytrec_benchmarks.soak.report import Soak, explanation
@@ -25,7 +24,7 @@ def test_only_so_many_responses_are_kept() -> None:
 
 
 def sample(megabytes: int, threads: int = 10) -> ResourceSample:
-    return ResourceSample(usage=Usage(anonymous_bytes=megabytes << 20, threads=threads, files=5), used_bytes=1000)
+    return {"anonymous_bytes": megabytes << 20, "threads": threads, "files": 5, "used_bytes": 1000}
 
 
 def test_growth_is_reported_once_the_server_is_warm() -> None:

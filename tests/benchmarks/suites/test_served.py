@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from hytrec.config import ModelConfig
-from hytrec.data.histories import Histories
+from hytrec.data.histories import Histories, padded_rows
 from hytrec.data.vocabulary import Vocabulary
 from hytrec.modeling.model import HyTRec
 from hytrec.run_folder import Run, load_run, save_run
@@ -20,7 +20,6 @@ from hytrec_benchmarks.suites.served import (
     in_process,
     latencies,
     overlap,
-    padded_rows,
 )
 from hytrec_clients import Events, HytrecClient
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,48 +12,34 @@ import torch
 from torch import nn
 
 from hytrec.config import ModelConfig
-from hytrec.contract import DType, Model
+from hytrec.contract import Model
 from hytrec.modeling.delta_rule import chunked
 from hytrec.modeling.layers import MatrixProduct
 from hytrec.modeling.model import HyTRec, build_model
+from hytrec.run_folder import load_run
 from hytrec.signature import ENCODER, GRAPHS, RERANKER, RETRIEVER
 from hytrec_export.errors import BuildError
 from hytrec_export.exporters.mixed_precision import HalfLinear, HalfProduct, HalfTable, narrow_limit, to_mixed_precision
-from hytrec_export.exporters.onnx_graph import OPSETS, export_graphs
+from hytrec_export.exporters.onnx_graph import OPSETS
 from hytrec_export.exporters.precision_check import Products, check_precision
 from hytrec_export.exporters.wrapper import split
 from hytrec_export.options import Lowering, Precision
 from hytrec_export.runtime.runners import TorchRunner
-from hytrec_export.settings import Limits, ServingSettings
+from hytrec_export.settings import ServingSettings
 from hytrec_export.verification.parity.shape_grid import InputGenerator, ShapeCase
 from hytrec_export.verification.quality.fp16_emulation import Fp16EmulationRunner
 
-CONFIG = ModelConfig(
-    items=40, behaviors=2, width=64, heads=2, tadn_layers=1, softmax_layers=1, window=8, experts=2, dropout=0.0
-)
-SETTINGS = ServingSettings(
-    fingerprint="f" * 32,
-    items=CONFIG.items,
-    sizes=CONFIG.sizes(),
-    item_key_type=DType.INT64,
-    behavior_key_type=DType.BYTES,
-    limits=Limits(max_events=130, max_candidates=40, max_excluded=8, max_batch=4),
-)
+
+@pytest.fixture(scope="module")
+def model(wide_run: Path) -> HyTRec:
+    return load_run(wide_run).model.eval()
 
 
 @pytest.fixture(scope="module")
-def model() -> HyTRec:
-    torch.manual_seed(0)
-    model = build_model(CONFIG).eval()
-    nn.init.normal_(model.reranker.score.weight)
-    return model
-
-
-@pytest.fixture(scope="module")
-def graphs(model: HyTRec, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+def graphs(wide_graphs: Any) -> dict[str, Path]:
     """Mixed, chunked."""
-    folder = tmp_path_factory.mktemp("mixed")
-    return export_graphs(model, folder, settings=SETTINGS, lowering=Lowering.CHUNKED, precision=Precision.MIXED)
+    made: dict[str, Path] = wide_graphs(Precision.MIXED)
+    return made
 
 
 def linear(width: int, *, bias: bool = False) -> nn.Linear:
@@ -135,15 +122,15 @@ def spoil_kept(model: HyTRec) -> None:
     ("spoil", "told"),
     [(spoil_linear, r"short\.layers\.0\.ffn\.up holds a weight of 7e\+04"), (spoil_table, "item_table .* of inf")],
 )
-def test_a_weight_that_float16_cannot_hold_is_told(spoil: Callable[[HyTRec], None], told: str) -> None:
-    model = build_model(CONFIG).requires_grad_(requires_grad=False)
+def test_a_weight_that_float16_cannot_hold_is_told(model: HyTRec, spoil: Callable[[HyTRec], None], told: str) -> None:
+    model = copy.deepcopy(model).requires_grad_(requires_grad=False)
     spoil(model)
     with pytest.raises(BuildError, match=rf"^{told}.* and float16 ends at 65504; build without --fp16, or train again"):
         to_mixed_precision(model)
 
 
-def test_what_stays_float32_may_be_large() -> None:
-    model = build_model(CONFIG).requires_grad_(requires_grad=False)
+def test_what_stays_float32_may_be_large(model: HyTRec) -> None:
+    model = copy.deepcopy(model).requires_grad_(requires_grad=False)
     spoil_kept(model)
     assert float(to_mixed_precision(model).reranker.score.weight[0, 0]) == 1e6
 
@@ -181,13 +168,15 @@ def test_a_module_that_was_forgotten_is_told(graphs: dict[str, Path], model: HyT
     weight = next(tensor for tensor in graph.graph.initializer if tensor.name == "model.user_query.weight")
     single = onnx.numpy_helper.to_array(weight).astype(np.float32)
     weight.CopyFrom(onnx.numpy_helper.from_array(single, weight.name))
-    with pytest.raises(BuildError, match=r"^MatMul \S+ of hytrec_retriever is .*float32.*a weight of 64 x 64; let "):
+    with pytest.raises(BuildError, match=r"^MatMul \S+ of hytrec_retriever is .*float32.*a weight of 80 x 80; let "):
         check_precision(graph, model=RETRIEVER.name)
 
 
-def test_the_file_says_what_the_modules_say_rounding_for_rounding(graphs: dict[str, Path], model: HyTRec) -> None:
+def test_the_file_says_what_the_modules_say_rounding_for_rounding(
+    graphs: dict[str, Path], model: HyTRec, wide_settings: ServingSettings
+) -> None:
     """Sums in another order move a float16 result by its last digit: that is all that may differ."""
-    maker = InputGenerator(SETTINGS, behaviors=2)
+    maker = InputGenerator(wide_settings, behaviors=2)
     corner = ShapeCase(batch=3, events=70, candidates=9, excluded=2)
     state, events = maker.inputs(corner)
     now, candidates, _ = maker.question(corner, state)
@@ -207,8 +196,10 @@ def test_the_file_says_what_the_modules_say_rounding_for_rounding(graphs: dict[s
         assert np.abs(got - want).mean() < 0.5 * rounding
 
 
-def test_a_call_of_padding_alone_leaves_the_state_exactly_as_it_is(graphs: dict[str, Path]) -> None:
-    state, events = InputGenerator(SETTINGS, behaviors=2).inputs(
+def test_a_call_of_padding_alone_leaves_the_state_exactly_as_it_is(
+    graphs: dict[str, Path], wide_settings: ServingSettings
+) -> None:
+    state, events = InputGenerator(wide_settings, behaviors=2).inputs(
         ShapeCase(batch=4, events=70, candidates=9, excluded=2)
     )
     assert not events["event_times"][1].any()

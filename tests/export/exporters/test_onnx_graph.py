@@ -90,6 +90,7 @@ def test_the_graph_of_sessions_carries_copies_of_its_state(built: Path, with_car
         assert not np.array_equal(after[f"carried_{name}"], before), name
 
 
+@pytest.mark.usefixtures("traced_once")
 def test_graphs_of_sessions_are_exported_so(run_folder: Path, built: Path, tmp_path: Path) -> None:
     paths = export_graphs(
         load_run(run_folder).model,
@@ -159,7 +160,7 @@ def test_ablations_odd_sizes_and_string_keys_pass_the_gate(
     lowering: Lowering, config: ModelConfig, make_run: Callable[..., Path], tmp_path: Path
 ) -> None:
     run = make_run(tmp_path / "run", config, Vocabulary([b"%d" % row for row in range(7)], []))
-    limits = Limits(max_events=130, max_candidates=9, max_excluded=0, max_batch=3)
+    limits = Limits(max_events=128, max_candidates=9, max_excluded=0, max_batch=3)
     output = tmp_path / "repository"
     manifest = build(BuildOptions(run=run, output=output, lowering=lowering, limits=limits))
     assert manifest.worst_difference <= 1e-4

@@ -11,9 +11,10 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+from hytrec.data.logs.options import LogOptions
 from hytrec_export.cli.loadtest import loadtest
 from hytrec_export.loadtest import run
-from hytrec_export.loadtest.options import NOT_CLEAN, WORSE, LoadTestOptions, LogColumns, Scenario
+from hytrec_export.loadtest.options import NOT_CLEAN, WORSE, LoadTestOptions, Scenario
 
 MakeReport = Callable[..., dict[str, Any]]
 
@@ -62,7 +63,7 @@ def test_every_option_arrives(typed: Any, make_report: MakeReport, tmp_path: Pat
         endpoint="host:9",
         repository=tmp_path / "repository",
         events=tmp_path / "events",
-        columns=LogColumns(item="thing"),
+        log=LogOptions(item_column="thing"),
         scenario=Scenario.RANK,
         concurrency=(1, 3),
         requests=50,

@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from hytrec.data.logs.options import LogOptions
 from hytrec.errors import DataError
 from hytrec_clients import KeyTypes
 from hytrec_export.errors import MissingPackageError
 from hytrec_export.loadtest.event_log import MARGIN_S, EventLog, read_event_log
-from hytrec_export.loadtest.options import LogColumns
 
 LOG = """user_id,item_id,timestamp,behavior
 b,7,300,buy
@@ -24,7 +24,7 @@ a,7,200,buy
 
 def read(path: Path, *, item: type[int | str] = int, users: int = 10) -> EventLog:
     key_types = KeyTypes(item_key=item, behavior_key=str)
-    return read_event_log(path, columns=LogColumns(), key_types=key_types, users=users, seed=0)
+    return read_event_log(path, options=LogOptions(), key_types=key_types, users=users, seed=0)
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hytrec_export.cli.loadtest import numbers
 from hytrec_export.errors import OptionError
 from hytrec_export.loadtest.options import MIXED_SHARES, Load, LoadKind, LoadTestOptions, Scenario
 
@@ -63,10 +62,3 @@ def test_a_mixed_rate_is_split_by_share() -> None:
 def test_a_run_at_a_rate_lasts_a_second_at_least() -> None:
     assert Load(kind=LoadKind.RATE, value=900.5).min_requests == 901
     assert Load(kind=LoadKind.CONCURRENCY, value=4).min_requests == 4
-
-
-def test_lists_of_numbers() -> None:
-    assert numbers("concurrency", "1,2,8", int) == (1, 2, 8)
-    assert numbers("concurrency", "", int) == ()
-    with pytest.raises(OptionError, match="concurrency is '1;2'; give numbers with commas between them, as 1,2,4"):
-        numbers("concurrency", "1;2", int)

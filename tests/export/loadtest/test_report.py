@@ -20,7 +20,7 @@ from hytrec_export.loadtest.report import (
     read_report,
     write_report,
 )
-from hytrec_export.loadtest.summary import summary
+from hytrec_export.loadtest.tables import summary
 
 MakeReport = Callable[..., dict[str, Any]]
 PNG = b"\x89PNG"

@@ -9,13 +9,12 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from hytrec.modeling.delta_rule import chunked
+from hytrec.modeling.delta_rule import chunked, reference
 from hytrec.run_folder import load_run
 from hytrec.signature import ENCODER, RERANKER, RETRIEVER
 from hytrec_export.errors import GraphError
-from hytrec_export.exporters.onnx_graph import export_graphs
 from hytrec_export.exporters.wrapper import split
-from hytrec_export.options import Lowering
+from hytrec_export.options import Precision
 from hytrec_export.runtime import chunked_encoder as parts
 from hytrec_export.runtime.chunked_encoder import ChunkedEncoder, open_runner
 from hytrec_export.runtime.model_chain import empty_state, padded
@@ -46,8 +45,8 @@ def encoder(run_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Noted
         yield runner
 
 
-def feed_of(built: Path, lengths: list[int], *, padding: int = 0) -> Arrays:
-    settings = ServingSettings.load(built)
+def feed_of(built: Path | ServingSettings, lengths: list[int], *, padding: int = 0) -> Arrays:
+    settings = ServingSettings.load(built) if isinstance(built, Path) else built
     maker = InputGenerator(settings, behaviors=2)
     events = padded([maker.history(length) for length in lengths], length=max(lengths) + padding)
     return empty_state(settings.sizes, len(lengths)) | events
@@ -102,35 +101,34 @@ def test_no_chunk_is_longer_than_the_graph_takes(encoder: Noted, built: Path) ->
 
 
 @pytest.fixture(scope="module")
-def chunked_graph(run_folder: Path, built: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def chunked_graph(wide_graphs: Any) -> Path:
     """The encoder's graph in chunked lowering, for up to 200 events."""
-    graphs = export_graphs(
-        load_run(run_folder).model,
-        tmp_path_factory.mktemp("chunked"),
-        settings=ServingSettings.load(built),
-        lowering=Lowering.CHUNKED,
-        graphs=[ENCODER],
-    )
-    return graphs[ENCODER.name]
+    graph: Path = wide_graphs(Precision.FLOAT32)[ENCODER.name]
+    return graph
 
 
-def test_a_chunked_graph_refuses_more_events_than_it_is_built_for(chunked_graph: Path, built: Path) -> None:
+def test_a_chunked_graph_refuses_more_events_than_it_is_built_for(
+    chunked_graph: Path, wide_settings: ServingSettings
+) -> None:
     with OnnxRunner(chunked_graph) as runner:
         assert runner.max_events == 200
-        assert runner.infer(feed_of(built, [200]))["next_event_count"] == [[200]]
+        assert runner.infer(feed_of(wide_settings, [200]))["next_event_count"] == [[200]]
         message = (
             f"{chunked_graph} is built for runs of up to 200 events, and 201 are given; send fewer, or build again "
             "with --max-events 201"
         )
         with pytest.raises(GraphError, match=f"^{re.escape(message)}$"):
-            runner.infer(feed_of(built, [201]))
+            runner.infer(feed_of(wide_settings, [201]))
 
 
-def test_a_served_chunked_graph_cuts_what_is_longer(chunked_graph: Path, built: Path) -> None:
-    feed = feed_of(built, [450])
-    with open_runner(ENCODER, chunked_graph) as runner, OnnxRunner(built / ENCODER.name / "1/model.onnx") as fused:
-        assert fused.max_events is None
-        got, want = runner.infer(feed), fused.infer(feed)
+def test_a_served_chunked_graph_cuts_what_is_longer(
+    chunked_graph: Path, wide_run: Path, wide_settings: ServingSettings
+) -> None:
+    feed = feed_of(wide_settings, [450])
+    module = split(load_run(wide_run).model, delta_rule=reference)[ENCODER.name]
+    whole = TorchRunner(module, input_names=ENCODER.input_names(), output_names=ENCODER.output_names())
+    with open_runner(ENCODER, chunked_graph) as runner, whole:
+        got, want = runner.infer(feed), whole.infer(feed)
     for name, values in want.items():
         np.testing.assert_allclose(got[name], values, atol=1e-4, err_msg=name)
 
@@ -139,6 +137,8 @@ def test_every_graph_is_run_in_its_own_way(built: Path) -> None:
     paths = {model: built / model.name / "1" / "model.onnx" for model in (ENCODER, RETRIEVER, RERANKER)}
     kinds = {model.name: type(open_runner(model, path)) for model, path in paths.items()}
     assert kinds == {ENCODER.name: ChunkedEncoder, RETRIEVER.name: OnnxRunner, RERANKER.name: ShardedRunner}
+    with OnnxRunner(paths[ENCODER]) as whole:
+        assert whole.max_events is None  # fused: as long as one likes
     with open_runner(ENCODER, paths[ENCODER]) as runner:
         outputs = runner.infer(feed_of(built, [3]))
     assert outputs["next_event_count"] == [[3]]

@@ -64,6 +64,8 @@ def test_the_failed_model_is_named_in_one_line(server_log: ServerLog, text: str,
             "error while loading shared libraries: libx.so: no such file",
         ),
         ("tritonserver: unrecognized option '--x'\n", "unrecognized option '--x'"),
+        ("terminate called after throwing an instance of 'A'\n  what():  Device busy\nSignal (6)\n", "Device busy"),
+        ("terminate called recursively\n", "terminate called recursively"),
     ],
 )
 def test_the_reason_of_a_failed_start_is_found(server_log: ServerLog, text: str, failure: str | None) -> None:

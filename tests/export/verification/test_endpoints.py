@@ -121,7 +121,7 @@ def test_a_busy_server_gets_the_same_request_again(endpoints: Endpoints, session
     triton.failures = [Failure("busy", status="StatusCode.UNAVAILABLE")] * 2
     result = endpoints.new_user(session=session).rank(np.array([1, 2]), 9)
     assert result.scores.tolist() == [1, 1]
-    assert (result.event_count, result.model_fingerprint) == (4, "f" * 32)
+    assert (result.receipt.event_count, result.receipt.model_fingerprint) == (4, "f" * 32)
     assert len(triton.calls) == 3
     assert triton.calls[0] == triton.calls[1] == triton.calls[2]
 
@@ -157,7 +157,7 @@ def test_a_user_is_known_by_an_id_of_its_own(endpoints: Endpoints) -> None:
     user = endpoints.new_user(session=False)
     user.append(EVENTS)
     assert list(user.recommend(np.array([3]), 9, 10).item_keys) == [7, 8]
-    user.leave()
+    user.close()
     models = [(model, sorted(inputs), options) for model, inputs, options in triton_of(endpoints).calls]
     assert models == [
         ("hytrec_append", ["item_keys", "request_id", "times", "user_id"], {}),
@@ -171,7 +171,7 @@ def test_a_session_starts_and_ends(endpoints: Endpoints) -> None:
     user.append(EVENTS)
     user.rank(np.array([3]), 9)
     assert list(user.recommend(np.array([3]), 9, 10).item_keys) == [7, 8]
-    user.leave()
+    user.close()
     calls = triton_of(endpoints).calls
     assert [model for model, _, _ in calls] == [
         "hytrec_session_append",
@@ -186,5 +186,5 @@ def test_a_session_starts_and_ends(endpoints: Endpoints) -> None:
 
 
 def test_a_session_that_never_began_needs_no_end(endpoints: Endpoints) -> None:
-    endpoints.new_user(session=True).leave()
+    endpoints.new_user(session=True).close()
     assert triton_of(endpoints).calls == []

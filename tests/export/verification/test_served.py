@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from hytrec.contract import StateStatus
 from hytrec.data.vocabulary import Vocabulary
-from hytrec_clients import Events, Unavailable
+from hytrec_clients import Events, Receipt, Recommendation, Unavailable
 from hytrec_export.errors import ServerError
 from hytrec_export.repository.manifest import Manifest
 from hytrec_export.settings import ServingSettings
 from hytrec_export.verification import served as module
-from hytrec_export.verification.endpoints import ServedResult
 from hytrec_export.verification.findings import Finding, Status, failed, ok
 from hytrec_export.verification.parity.comparator import Comparator
 from hytrec_export.verification.parity.golden import FILE_NAME, GoldenCase, load
@@ -39,10 +39,10 @@ class FakeUser:
         self.items += np.asarray(events.item_keys).tolist()
         self.count += len(events)
 
-    def rank(self, candidate_keys: Any, now_s: int) -> ServedResult:
+    def rank(self, candidate_keys: Any, now_s: int) -> Recommendation:
         return self.result([self.score(key) for key in candidate_keys])
 
-    def recommend(self, excluded_keys: Any, now_s: int, top_k: int) -> ServedResult:
+    def recommend(self, excluded_keys: Any, now_s: int, top_k: int) -> Recommendation:
         assert not set(excluded_keys.tolist()) - set(self.server.keys)
         answer = self.answer
         best = sorted(
@@ -50,7 +50,7 @@ class FakeUser:
         )[self.server.skipped :][:top_k]
         return self.result([self.score(key) for key in best], best)
 
-    def leave(self) -> None:
+    def close(self) -> None:
         self.server.left += 1
 
     @property
@@ -68,13 +68,14 @@ class FakeUser:
         place = answer.candidate_rows.tolist().index(self.server.rows[key])
         return float(answer.scores[place]) + self.server.error
 
-    def result(self, scores: list[float], item_keys: Sequence[int] = ()) -> ServedResult:
-        return ServedResult(
-            scores=np.array(scores, np.float32),
-            item_keys=item_keys,
+    def result(self, scores: list[float], item_keys: Sequence[int] = ()) -> Recommendation:
+        receipt = Receipt(
             event_count=self.count + self.server.miscounted,
+            applied=True,
             model_fingerprint=self.server.fingerprint,
+            state_status=StateStatus.FOUND,
         )
+        return Recommendation(scores=np.array(scores, np.float32), item_keys=tuple(item_keys), receipt=receipt)
 
 
 class FakeServer:
@@ -186,7 +187,7 @@ def test_a_server_that_is_not_ready(built: Path, server: FakeServer) -> None:
 def test_a_request_that_fails_is_reported_in_one_line(
     built: Path, server: FakeServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fails(*_: object) -> ServedResult:
+    def fails(*_: object) -> Recommendation:
         raise Unavailable("hytrec_rank at there:1 was unavailable", attempts=3, request_id=None)
 
     monkeypatch.setattr(FakeUser, "rank", fails)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
@@ -97,9 +96,7 @@ class TensorRTRunner:
         self._outputs = tuple(name for name in names if not is_input[name])
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """Free the engine, what was made from it first."""
         self._context = self._engine = self._runtime = None
 

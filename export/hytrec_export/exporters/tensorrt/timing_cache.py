@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import tempfile
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from hytrec.private_file import whole_file
 from hytrec_export.errors import BuildError
 from hytrec_export.exporters.tensorrt.package import TensorRT
 
@@ -68,7 +67,8 @@ class TimingCache:
         header = json.dumps(self._whose() | {"sha256": hashlib.sha256(timings).hexdigest()})
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            _replace(self.path, header.encode() + b"\n" + timings)
+            with whole_file(self.path) as file:
+                file.write(header.encode() + b"\n" + timings)
         except OSError as error:
             raise BuildError(
                 f"timing cache {self.path} cannot be written ({error.strerror}); choose another --timing-cache"
@@ -98,18 +98,6 @@ class TimingCache:
         with _deprecated_where_it_does_nothing():
             cache = config.create_timing_cache(timings)
             return bool(cache and config.set_timing_cache(cache, False))
-
-
-def _replace(path: Path, content: bytes) -> None:
-    descriptor, name = tempfile.mkstemp(prefix=f"{path.name}.", suffix=".part", dir=path.parent)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-        Path(name).chmod(0o644)
-        Path(name).replace(path)
-    except BaseException:
-        Path(name).unlink()
-        raise
 
 
 @contextmanager

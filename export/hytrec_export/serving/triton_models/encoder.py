@@ -2,33 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from contextlib import ExitStack
 from functools import partial
-from typing import Any
 
 from hytrec.signature import ENCODER, ROW_TIMES
 from hytrec_export.serving.triton_models.long_request_queue import LongRequestQueue, is_long
 from hytrec_export.serving.triton_models.responses import tensors_of
-from hytrec_export.serving.triton_models.startup import graph_of, open_graph, starting
+from hytrec_export.serving.triton_models.startup import graph_of, open_graph
+from hytrec_export.serving.triton_models.step_model import Args, Execute, StepModel
 
 
-class TritonPythonModel:
-    """One graph, one `execute` per server batch."""
+class TritonPythonModel(StepModel):
+    """One graph; long requests wait in a queue of their own."""
 
-    @starting
-    def initialize(self, args: dict[str, str]) -> None:
+    def open(self, args: Args, opened: ExitStack) -> Execute:
         """Open the graph."""
-        self._queue = LongRequestQueue(
-            run=open_graph(graph_of(args), ENCODER).run,
-            read=tensors_of,
-            model=ENCODER,
-            is_long=partial(is_long, times=ROW_TIMES),
+        graph = open_graph(graph_of(args), ENCODER)
+        queue = LongRequestQueue(
+            run=graph.run, read=tensors_of, model=ENCODER, is_long=partial(is_long, times=ROW_TIMES)
         )
-
-    def execute(self, requests: Sequence[Any]) -> list[Any]:
-        """Run one server batch."""
-        return self._queue.execute(requests)
-
-    def finalize(self) -> None:
-        """Wait for long requests."""
-        self._queue.finish()
+        opened.callback(queue.finish)
+        return queue.execute

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from contextlib import ExitStack
 from functools import partial
 from typing import Any
 
@@ -21,56 +21,46 @@ from hytrec_export.serving.triton_models.startup import (
     open_graph,
     repository_of,
     settings_of,
-    starting,
     store_of,
     vocabulary_of,
 )
+from hytrec_export.serving.triton_models.step_model import Args, Execute, StepModel
 from hytrec_export.settings import FILE_NAME
 
 
-class TritonPythonModel:
-    """All steps, one `execute` per server batch."""
+class TritonPythonModel(StepModel):
+    """All steps, one `execute` per server batch; long requests wait in a queue of their own."""
 
-    @starting
-    def initialize(self, args: dict[str, str]) -> None:
+    def open(self, args: Args, opened: ExitStack) -> Execute:
         """Open vocabulary, store and graphs."""
         settings, vocabulary = settings_of(args), vocabulary_of(args)
         files = graph_files(repository_of(args))
-        self._peers = PeerActivity(repository_of(args) / FILE_NAME)
-        graphs = {
-            model.name: open_graph(files[model.name], model, peers_idle=self._peers.peers_idle).run for model in GRAPHS
-        }
-        self._store = store_of(settings)
+        peers = PeerActivity(repository_of(args) / FILE_NAME)
+        opened.callback(peers.close)
+        graphs = {model.name: open_graph(files[model.name], model, peers_idle=peers.peers_idle).run for model in GRAPHS}
+        store = store_of(settings, opened)
         load = LoadStep(
             settings=settings,
             vocabulary=vocabulary,
-            store=self._store,
+            store=store,
             counters=TritonCounters(model=STATE_LOAD, counters=LOAD_COUNTERS),
             steps_per_octave=FINE_STEPS_PER_OCTAVE,
         )
         save = SaveStep(
             settings=settings,
             vocabulary=vocabulary,
-            store=self._store,
+            store=store,
             counters=TritonCounters(model=STATE_SAVE, counters=SAVE_COUNTERS),
         )
         pipeline = FusedPipeline(graphs | {STATE_LOAD.name: load.run, STATE_SAVE.name: save.run})
-        self._queue = LongRequestQueue(
-            run=self._peers.marking_busy(pipeline.run),
+        queue = LongRequestQueue(
+            run=peers.marking_busy(pipeline.run),
             read=_pipeline_request,
             model=FUSED,
             is_long=partial(is_long, times=TIMES),
         )
-
-    def execute(self, requests: Sequence[Any]) -> list[Any]:
-        """Run one server batch."""
-        return self._queue.execute(requests)
-
-    def finalize(self) -> None:
-        """Wait for long requests; close the store."""
-        self._queue.finish()
-        self._store.close()
-        self._peers.close()
+        opened.callback(queue.finish)
+        return queue.execute
 
 
 def _pipeline_request(request: Any) -> PipelineRequest:

@@ -2,29 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from contextlib import ExitStack
 
 from hytrec.signature import SESSION_LOAD
 from hytrec_export.serving.counters import SESSION_LOAD_COUNTERS
 from hytrec_export.serving.session_steps import SessionLoadStep
 from hytrec_export.serving.triton_models.metrics import TritonCounters
-from hytrec_export.serving.triton_models.responses import respond, tensors_of
-from hytrec_export.serving.triton_models.startup import settings_of, starting, vocabulary_of
+from hytrec_export.serving.triton_models.startup import settings_of, vocabulary_of
+from hytrec_export.serving.triton_models.step_model import Args, Execute, StepModel, responding
 
 
-class TritonPythonModel:
+class TritonPythonModel(StepModel):
     """First step of a session's endpoints."""
 
-    @starting
-    def initialize(self, args: dict[str, str]) -> None:
+    def open(self, args: Args, opened: ExitStack) -> Execute:  # noqa: ARG002 - nothing to close
         """Open the vocabulary."""
-        self._step = SessionLoadStep(
-            settings=settings_of(args),
-            vocabulary=vocabulary_of(args),
-            counters=TritonCounters(model=SESSION_LOAD, counters=SESSION_LOAD_COUNTERS),
-        )
-
-    def execute(self, requests: Sequence[Any]) -> list[Any]:
-        """Run one server batch."""
-        return respond(requests, self._step.run, model=SESSION_LOAD, read=tensors_of)
+        counters = TritonCounters(model=SESSION_LOAD, counters=SESSION_LOAD_COUNTERS)
+        step = SessionLoadStep(settings=settings_of(args), vocabulary=vocabulary_of(args), counters=counters)
+        return responding(step.run, SESSION_LOAD)

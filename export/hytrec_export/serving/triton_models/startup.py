@@ -85,15 +85,17 @@ def vocabulary_of(args: Mapping[str, str]) -> Vocabulary:
     return Vocabulary.load(repository_of(args) / VOCABULARY_FILE)
 
 
-def store_of(settings: ServingSettings) -> StateStore:
-    """The state store that the server's environment names.
+def store_of(settings: ServingSettings, opened: ExitStack) -> StateStore:
+    """The state store that the server's environment names; `opened` closes it.
 
     Raises:
         OptionError: a variable is wrong, or names a store that cannot be shared between processes.
         StateStoreError: the store cannot be opened.
     """
     options = StoreOptions.from_environment()
-    return open_store(options, sizes=settings.sizes, fingerprint=settings.fingerprint, served=True)
+    store = open_store(options, sizes=settings.sizes, fingerprint=settings.fingerprint, served=True)
+    opened.callback(store.close)
+    return store
 
 
 def repository_of(args: Mapping[str, str]) -> Path:

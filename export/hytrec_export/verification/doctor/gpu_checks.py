@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
+import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
+from typing import Any
 
 from hytrec_export.cuda_driver import Driver, DriverError, Gpu
 from hytrec_export.errors import DeploymentError, RepositoryError
@@ -15,6 +18,9 @@ from hytrec_export.verification.findings import Finding, failed, ok, skipped
 SPARE_BYTES = 1 << 30
 """GPU memory beside the engines: contexts, captured graphs, buffers of the largest batch."""
 _MIB = 1 << 20
+LIBRARIES = ("libnvinfer.so.11", "libnvinfer.so.10")
+VERSION_VARIABLE = "TRT_VERSION"
+"""NVIDIA's images say the whole version in it, as 10.8.0.43+cuda12.8."""
 
 
 def check_gpus(ask: Callable[[], Driver], engines: Mapping[str, EngineRecord]) -> Iterator[Finding]:
@@ -63,6 +69,22 @@ def check_tensorrt(found: str | None, engines: Mapping[str, EngineRecord]) -> It
         yield failed(f"{error}; or {_image_advice(record)}")
         return
     yield ok(f"TensorRT {found} is here, and runs engines of {record.tensorrt_version}")
+
+
+def tensorrt_version(
+    load: Callable[[str], Any] = ctypes.CDLL, environment: Mapping[str, str] | None = None
+) -> str | None:
+    """Version of TensorRT's library, for example "10.8.0"; None where there is none."""
+    values = os.environ if environment is None else environment
+    for name in LIBRARIES:
+        try:
+            number = int(load(name).getInferLibVersion())
+        except (OSError, AttributeError):
+            continue
+        version = f"{number // 10_000}.{number // 100 % 100}.{number % 100}"
+        said = values.get(VERSION_VARIABLE, "").partition("+")[0]
+        return said if said.startswith(f"{version}.") else version
+    return None
 
 
 def _check_gpu(number: int, gpu: Gpu, engines: Mapping[str, EngineRecord]) -> Iterator[Finding]:

@@ -104,22 +104,15 @@ def check_store(stored: StoreOptions | None, state: StateKind, settings: Serving
 def check_room(folder: Path, shared: Path, free: FreeBytes) -> Iterator[Finding]:
     """Free disk for the state store, and free shared memory."""
     existing = next(above for above in (folder.absolute(), *folder.absolute().parents) if above.exists())
-    disk = free(existing)
-    if disk < MIN_DISK_BYTES:
-        yield failed(
-            f"{existing} has {disk // _MIB} MiB free and {MIN_DISK_BYTES // _MIB} MiB are wanted; "
-            "make room, or put the state store elsewhere with --state"
-        )
-    else:
-        yield ok(f"{existing} has {disk // _MIB} MiB free")
+    wanted = f"{MIN_DISK_BYTES // _MIB} MiB are wanted; make room, or put the state store elsewhere with --state"
+    yield _enough(existing, free(existing), MIN_DISK_BYTES, wanted)
     if not shared.is_dir():
         yield skipped(f"shared memory: there is no {shared}")
         return
-    memory = free(shared)
-    if memory < MIN_SHARED_BYTES:
-        yield failed(
-            f"{shared} has {memory // _MIB} MiB free and Triton's python models want {MIN_SHARED_BYTES // _MIB} MiB; "
-            "run the container with --shm-size 1g"
-        )
-    else:
-        yield ok(f"{shared} has {memory // _MIB} MiB free")
+    wanted = f"Triton's python models want {MIN_SHARED_BYTES // _MIB} MiB; run the container with --shm-size 1g"
+    yield _enough(shared, free(shared), MIN_SHARED_BYTES, wanted)
+
+
+def _enough(folder: Path, free: int, minimum: int, wanted: str) -> Finding:
+    found = f"{folder} has {free // _MIB} MiB free"
+    return ok(found) if free >= minimum else failed(f"{found} and {wanted}")

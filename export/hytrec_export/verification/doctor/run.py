@@ -14,7 +14,7 @@ from hytrec_export.repository.manifest import Manifest
 from hytrec_export.server.options import ServerOptions
 from hytrec_export.settings import ServingSettings
 from hytrec_export.state.options import StoreOptions
-from hytrec_export.verification.doctor.gpu_checks import check_gpus, check_tensorrt
+from hytrec_export.verification.doctor.gpu_checks import check_gpus, check_tensorrt, tensorrt_version
 from hytrec_export.verification.doctor.host_checks import (
     FreeBytes,
     check_files,
@@ -24,7 +24,6 @@ from hytrec_export.verification.doctor.host_checks import (
     check_store,
     free_bytes,
 )
-from hytrec_export.verification.doctor.tensorrt_library import tensorrt_version
 from hytrec_export.verification.engines import engines_of
 from hytrec_export.verification.findings import Finding, failed, skipped
 

@@ -7,6 +7,8 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
+from torch import nn
+
 from hytrec.data.histories import History
 from hytrec.modeling.delta_rule import chunked
 from hytrec.modeling.model import HyTRec
@@ -90,18 +92,16 @@ def check_parity(
 
 def _opened(model: HyTRec, graphs: Mapping[str, Path], settings: ServingSettings, stack: ExitStack) -> RuntimePair:
     modules = split(model, delta_rule=chunked)
-    torch_runners = {
-        served.name: TorchRunner(
-            modules[served.name], input_names=served.input_names(), output_names=served.output_names()
-        )
-        for served in GRAPHS
+
+    def torch_runner(module: nn.Module, inputs: Sequence[str], outputs: Sequence[str]) -> TorchRunner:
+        return stack.enter_context(TorchRunner(module, input_names=inputs, output_names=outputs))
+
+    reference = {
+        graph.name: torch_runner(modules[graph.name], graph.input_names(), graph.output_names()) for graph in GRAPHS
     }
-    catalogue = TorchRunner(
-        CatalogueScores(model=model), input_names=RETRIEVER.input_names()[:-1], output_names=[CATALOGUE_SCORES]
-    )
-    onnx_runners = {name: OnnxRunner(path) for name, path in graphs.items()}
+    candidate = {name: stack.enter_context(OnnxRunner(path)) for name, path in graphs.items()}
     return RuntimePair(
-        reference=ModelChain({n: stack.enter_context(r) for n, r in torch_runners.items()}, sizes=settings.sizes),
-        catalogue=stack.enter_context(catalogue),
-        candidate=ModelChain({n: stack.enter_context(r) for n, r in onnx_runners.items()}, sizes=settings.sizes),
+        reference=ModelChain(reference, sizes=settings.sizes),
+        catalogue=torch_runner(CatalogueScores(model=model), RETRIEVER.input_names()[:-1], [CATALOGUE_SCORES]),
+        candidate=ModelChain(candidate, sizes=settings.sizes),
     )

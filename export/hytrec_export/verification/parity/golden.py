@@ -30,6 +30,9 @@ MAX_EXCLUDED = 20
 STORED_HISTORIES = 256
 STORED_STATES = 4
 """A state takes 200 KB at the default size: a few are stored, the others are checked by their scores."""
+_EVENTS = ("item_rows", "behavior_rows", "times")
+_OF_CASE = ("excluded_rows", "candidate_rows", "catalogue_scores", "scores")
+"""Arrays of the file: of the histories, one after the other, and of every case."""
 _IDLE_S = (0, 3_600, 86_400, 30 * 86_400, 10 * 365 * 86_400, -86_400)
 
 
@@ -126,7 +129,8 @@ def compare_users(
     scores = chain.rerank(users, now, np.stack([answer.candidate_rows for answer in answers]))
     for index, (answer, where) in enumerate(zip(answers, names, strict=True)):
         if answer.state is not None:
-            meter.state(f"{kind} state", users.row(index).state, _as_batch(answer.state), where)
+            state = {name: values[None] for name, values in answer.state.items()}
+            meter.state(f"{kind} state", users.row(index).state, state, where)
         meter.scores(f"{kind} scores", scores[index], answer.scores, where)
         rows = answer.candidate_rows
         pair = (retrieved[index, : len(rows)][:TOP], rows[:TOP])
@@ -137,23 +141,17 @@ def compare_users(
         )
 
 
-def _as_batch(state: Arrays) -> Arrays:
-    return {name: values[None] for name, values in state.items()}
-
-
 def save(answers: Sequence[GoldenCase], path: Path) -> None:
     """Write golden cases, compressed, to a file that its owner alone can read: they hold users' histories."""
     stored = answers[:STORED_HISTORIES]
     arrays: dict[str, Any] = {
         "lengths": np.array([len(answer.history) for answer in stored]),
         "now_s": np.array([answer.now_s for answer in stored]),
-        "item_rows": _joined([answer.history.item_rows for answer in stored]),
-        "behavior_rows": _joined([answer.history.behavior_rows for answer in stored]),
-        "times": _joined([answer.history.times for answer in stored]),
     }
+    for name in _EVENTS:
+        arrays[name] = np.concatenate([np.zeros(0, np.int64), *(getattr(answer.history, name) for answer in stored)])
     if stored:
-        for name in ("excluded_rows", "candidate_rows", "catalogue_scores", "scores"):
-            arrays[name] = np.stack([getattr(answer, name) for answer in stored])
+        arrays |= {name: np.stack([getattr(answer, name) for answer in stored]) for name in _OF_CASE}
     for index, answer in enumerate(stored[:STORED_STATES]):
         arrays |= {f"state_{index}_{name}": values for name, values in (answer.state or {}).items()}
     with private_file(path) as stream:
@@ -170,15 +168,12 @@ def load(path: Path) -> list[GoldenCase]:
         with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
         ends = np.cumsum(arrays["lengths"])[:-1]
-        split = [np.split(arrays[name], ends) for name in ("item_rows", "behavior_rows", "times")]
+        events = {name: np.split(arrays[name], ends) for name in _EVENTS}
         return [
             GoldenCase(
-                history=History(item_rows=split[0][index], behavior_rows=split[1][index], times=split[2][index]),
+                history=History(**{name: parts[index] for name, parts in events.items()}),
                 now_s=int(now_s),
-                **{
-                    name: arrays[name][index]
-                    for name in ("excluded_rows", "candidate_rows", "catalogue_scores", "scores")
-                },
+                **{name: arrays[name][index] for name in _OF_CASE},
                 state=_state(arrays, index),
             )
             for index, now_s in enumerate(arrays["now_s"])
@@ -193,10 +188,6 @@ def _state(arrays: Arrays, index: int) -> Arrays | None:
     prefix = f"state_{index}_"
     state = {tensor.name: arrays[prefix + tensor.name] for tensor in STATE if prefix + tensor.name in arrays}
     return state or None
-
-
-def _joined(parts: Sequence[Int64Array]) -> Int64Array:
-    return np.concatenate([np.zeros(0, np.int64), *parts])
 
 
 def _time_to_rank_for(position: int, history: History) -> int:

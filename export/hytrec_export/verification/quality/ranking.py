@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from hytrec.data.histories import History, Int64Array
+from hytrec.data.histories import History, Int64Array, padded_rows
 from hytrec.signature import EXCLUDED_ROWS, NOW, RETRIEVED_ROWS, RETRIEVER
 from hytrec_export.runtime.model_chain import EncodedUsers, ModelChain, split_every
 from hytrec_export.runtime.runners import Runner
@@ -87,10 +87,7 @@ def opened(graphs: Mapping[str, Path], settings: ServingSettings, stack: ExitSta
 
 def seen_rows(queries: Sequence[EvalQuery]) -> Int64Array:
     """Seen rows side by side, (B, X), padded with 0."""
-    rows = np.zeros((len(queries), max(1, *(query.seen.size for query in queries))), np.int64)
-    for row, query in zip(rows, queries, strict=True):
-        row[: query.seen.size] = query.seen
-    return rows
+    return padded_rows([query.seen for query in queries], width=1)
 
 
 def times(queries: Sequence[EvalQuery]) -> Int64Array:

@@ -1,7 +1,4 @@
-"""Graphs of a tiny model and hand-made ones, and jobs to compile them with TensorRT for RTX.
-
-The model is just wide enough that its products count as large, and no power of two.
-"""
+"""Hand-made graphs, and jobs to compile them with TensorRT for RTX."""
 
 from __future__ import annotations
 
@@ -15,23 +12,16 @@ import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from hytrec.config import ModelConfig
 from hytrec.contract import DType, Model, Sizes, Tensor
-from hytrec.signature import GRAPHS
 from hytrec_export.exporters.tensorrt.compiler import CompileJob
 from hytrec_export.exporters.tensorrt.package import TensorRT, find_tensorrt
 from hytrec_export.exporters.tensorrt.profiles import Profile, Shapes
-from hytrec_export.options import BuildOptions, EngineOptions, Lowering, Precision, Target
+from hytrec_export.options import BuildOptions, EngineOptions, Precision, Target
 from hytrec_export.plan import BuildPlan, resolve_plan
-from hytrec_export.settings import Limits, ServingSettings
+from hytrec_export.settings import ServingSettings
 
-CONFIG = ModelConfig(
-    items=30, behaviors=2, width=80, heads=2, tadn_layers=1, softmax_layers=1, window=8, experts=2, dropout=0.0
-)
-LIMITS = Limits(max_events=100, max_candidates=40, max_excluded=20, max_batch=4)
 CAPABILITY = "sm86"
 
-Graphs: TypeAlias = dict[str, Path]
 MakePlan: TypeAlias = Callable[..., BuildPlan]
 WIDTH = 64
 
@@ -99,18 +89,6 @@ def toy(tmp_path: Path) -> Toy:
 
 
 @pytest.fixture(scope="session")
-def tiny() -> ServingSettings:
-    return ServingSettings(
-        fingerprint="0123456789abcdef" * 2,
-        items=CONFIG.items,
-        sizes=CONFIG.sizes(),
-        item_key_type=DType.INT64,
-        behavior_key_type=DType.INT64,
-        limits=LIMITS,
-    )
-
-
-@pytest.fixture(scope="session")
 def tensorrt() -> TensorRT:
     return find_tensorrt(Target.TENSORRT_RTX)
 
@@ -121,33 +99,14 @@ def trt(tensorrt: TensorRT) -> Any:
 
 
 @pytest.fixture(scope="session")
-def graphs_of(tiny: ServingSettings, make_once: Any) -> Callable[[Precision], Graphs]:
-    """The three graphs in a precision; read only."""
-
-    def graphs(precision: Precision) -> Graphs:
-        def make(folder: Path) -> None:
-            import torch  # noqa: PLC0415  most tests here need none of it
-
-            from hytrec.modeling.model import build_model  # noqa: PLC0415
-            from hytrec_export.exporters.onnx_graph import export_graphs  # noqa: PLC0415
-
-            torch.manual_seed(1)
-            model = build_model(CONFIG).eval()
-            export_graphs(model, folder, settings=tiny, lowering=Lowering.CHUNKED, precision=precision)
-
-        folder: Path = make_once(f"tensorrt-{precision.value}", make)
-        return {model.name: folder / f"{model.name}.onnx" for model in GRAPHS}
-
-    return graphs
-
-
-@pytest.fixture(scope="session")
-def plan_of() -> MakePlan:
+def plan_of(wide_settings: ServingSettings) -> MakePlan:
     def plan(precision: Precision = Precision.FLOAT32, **engine: Any) -> BuildPlan:
         options = EngineOptions(**({"compute_capability": CAPABILITY} | engine))
         half = precision is Precision.MIXED
         return resolve_plan(
-            BuildOptions(run=Path("run"), target=Target.TENSORRT_RTX, fp16=half, engine=options, limits=LIMITS)
+            BuildOptions(
+                run=Path("run"), target=Target.TENSORRT_RTX, fp16=half, engine=options, limits=wide_settings.limits
+            )
         )
 
     return plan

@@ -4,6 +4,7 @@ import signal
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,10 @@ from hytrec_export.exporters.tensorrt.monitor import PARTS
 from hytrec_export.exporters.tensorrt.profiles import profiles_of
 from hytrec_export.options import BuildOptions, Precision, Target
 from hytrec_export.plan import resolve_plan
-from hytrec_export.progress import Advance
+from hytrec_export.progress import Advance, silent
 from hytrec_export.settings import ServingSettings
 
-Build = Callable[[Precision], dict[str, EngineRecord]]
+Build = Callable[..., dict[str, EngineRecord]]
 BOTH = [Precision.FLOAT32, Precision.MIXED]
 
 
@@ -48,22 +49,31 @@ def shown() -> Shown:
 
 @pytest.fixture(scope="module")
 def build(
-    graphs_of: Any, plan_of: Any, tiny: ServingSettings, shown: Shown, tmp_path_factory: pytest.TempPathFactory
+    wide_graphs: Any,
+    plan_of: Any,
+    wide_settings: ServingSettings,
+    shown: Shown,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> Build:
-    """Engines of a precision, compiled once."""
-    made: dict[Precision, dict[str, EngineRecord]] = {}
-    cache = tmp_path_factory.mktemp("cache") / "timing.cache"
+    """Engines of a precision for an architecture, compiled once."""
+    folder = tmp_path_factory.mktemp("engines")
 
-    def engines(precision: Precision) -> dict[str, EngineRecord]:
-        if precision not in made:
-            folder = tmp_path_factory.mktemp("engines")
-            plan = plan_of(precision)
-            made[precision] = build_engines(
-                graphs_of(precision), folder, plan=plan, settings=tiny, timing_cache=cache, progress=shown
-            )
-        return made[precision]
+    @cache
+    def compiled(precision: Precision, capability: str) -> dict[str, EngineRecord]:
+        output = folder / f"{capability}-{precision.value}"
+        output.mkdir()
+        plan = plan_of(precision, compute_capability=capability)
+        timing_cache = folder / f"{capability}.timing-cache"
+        return build_engines(
+            wide_graphs(precision),
+            output,
+            plan=plan,
+            settings=wide_settings,
+            timing_cache=timing_cache,
+            progress=shown if capability == "sm86" else silent,
+        )
 
-    return engines
+    return lambda precision, capability="sm86": compiled(precision, capability)
 
 
 @pytest.mark.parametrize("precision", BOTH)
@@ -80,10 +90,26 @@ def test_every_graph_becomes_an_engine(build: Build, precision: Precision, tenso
 
 
 @pytest.mark.parametrize("model", GRAPHS, ids=lambda model: model.name)
-def test_the_record_holds_the_profiles(build: Build, model: Any, tiny: ServingSettings) -> None:
-    made = profiles_of(model, sizes=tiny.sizes, limits=tiny.limits)
+def test_the_record_holds_the_profiles(build: Build, model: Any, wide_settings: ServingSettings) -> None:
+    made = profiles_of(model, sizes=wide_settings.sizes, limits=wide_settings.limits)
     expected = [{name: shapes.to_dict() for name, shapes in profile.items()} for profile in made]
     assert build(Precision.FLOAT32)[model.name].profiles == expected
+
+
+@pytest.mark.parametrize(
+    "capability",
+    [pytest.param("sm80", marks=pytest.mark.long), "sm86", pytest.param("sm89", marks=pytest.mark.long), "sm120"],
+)
+def test_a_trained_run_is_compiled_for_every_architecture_in_both_precisions(build: Build, capability: str) -> None:
+    full, mixed = (build(precision, capability) for precision in BOTH)
+    for precision, records in zip(BOTH, (full, mixed), strict=True):
+        assert list(records) == [model.name for model in GRAPHS]
+        for record in records.values():
+            assert (record.compute_capability, record.precision) == (capability, precision)
+            assert record.path.stat().st_size == record.size_bytes > 0
+    for model in GRAPHS:
+        assert full[model.name].layers["matrix_multiply"].keys() == {"float32"}
+        assert mixed[model.name].layers["matrix_multiply"]["float16"] > 0
 
 
 def test_products_are_float16_in_a_mixed_build_only(build: Build) -> None:
@@ -102,10 +128,10 @@ def test_progress_is_told_up_to_the_end(build: Build, shown: Shown) -> None:
 
 
 def test_what_the_compiler_lacks_is_refused_before_it_starts(
-    plan_of: Any, tiny: ServingSettings, tmp_path: Path
+    plan_of: Any, wide_settings: ServingSettings, tmp_path: Path
 ) -> None:
     def build(**option: bool) -> None:
-        build_engines({}, tmp_path, plan=plan_of(**option), settings=tiny, timing_cache=tmp_path / "cache")
+        build_engines({}, tmp_path, plan=plan_of(**option), settings=wide_settings, timing_cache=tmp_path / "cache")
 
     message = (
         "^target tensorrt-rtx has no --hardware-compatibility; leave it out and build for each GPU with "
@@ -121,25 +147,27 @@ def test_what_the_compiler_lacks_is_refused_before_it_starts(
         build(version_compatible=True)
 
 
-def test_a_gpu_that_nothing_is_built_for_is_told_before(plan_of: Any, tiny: ServingSettings) -> None:
-    check_plan(plan_of(), tiny)
+def test_a_gpu_that_nothing_is_built_for_is_told_before(plan_of: Any, wide_settings: ServingSettings) -> None:
+    check_plan(plan_of(), wide_settings)
     message = r"^compute capability is sm99; tensorrt_rtx [\d.]+ builds for sm120, sm121, sm75, sm80, sm86, sm89$"
     with pytest.raises(BuildError, match=message):
-        check_plan(plan_of(compute_capability="sm99"), tiny)
+        check_plan(plan_of(compute_capability="sm99"), wide_settings)
 
 
-def test_a_missing_gpu_is_told_before(tiny: ServingSettings, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_gpu_is_told_before(wide_settings: ServingSettings, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("hytrec_export.exporters.tensorrt.package.gpu_count.__defaults__", (_no_driver,))
     plan = resolve_plan(BuildOptions(run=Path("run"), target=Target.TENSORRT))
     with pytest.raises(BuildError, match=r"^target tensorrt compiles on the GPU that it compiles for, and no GPU was"):
-        check_plan(plan, tiny)
+        check_plan(plan, wide_settings)
 
 
 def _no_driver(_library: str) -> Any:
     raise OSError("libcuda.so.1: cannot open shared object file")
 
 
-def test_a_build_can_be_interrupted(graphs_of: Any, plan_of: Any, tiny: ServingSettings, tmp_path: Path) -> None:
+def test_a_build_can_be_interrupted(
+    wide_graphs: Any, plan_of: Any, wide_settings: ServingSettings, tmp_path: Path
+) -> None:
     class Interrupting(Shown):
         @contextmanager
         def __call__(self, step: str, total: int, /) -> Iterator[Advance]:
@@ -150,10 +178,10 @@ def test_a_build_can_be_interrupted(graphs_of: Any, plan_of: Any, tiny: ServingS
 
     with pytest.raises(KeyboardInterrupt):
         build_engines(
-            graphs_of(Precision.FLOAT32),
+            wide_graphs(Precision.FLOAT32),
             tmp_path,
             plan=plan_of(),
-            settings=tiny,
+            settings=wide_settings,
             timing_cache=tmp_path / "cache",
             progress=Interrupting(),
         )

@@ -37,11 +37,11 @@ def plan(request: pytest.FixtureRequest, tmp_path: Path) -> BuildPlan:
 
 
 @pytest.fixture
-def graphs(plan: BuildPlan, graphs_of: Any, with_carried_state: Any) -> Callable[[Precision], dict[str, Path]]:
+def graphs(plan: BuildPlan, wide_graphs: Any, with_carried_state: Any) -> Callable[[Precision], dict[str, Path]]:
     """The graphs that a build of the plan compiles or serves, by model name."""
 
     def of(precision: Precision) -> dict[str, Path]:
-        found: dict[str, Path] = graphs_of(precision)
+        found: dict[str, Path] = wide_graphs(precision)
         if SESSION_ENCODER_GRAPH in plan.graphs:
             return found | {ENCODER.name: with_carried_state(found[ENCODER.name])}
         return found
@@ -50,8 +50,8 @@ def graphs(plan: BuildPlan, graphs_of: Any, with_carried_state: Any) -> Callable
 
 
 @pytest.fixture
-def configs(plan: BuildPlan, tiny: ServingSettings) -> dict[str, Any]:
-    texts = config_texts(tiny, plan)
+def configs(plan: BuildPlan, wide_settings: ServingSettings) -> dict[str, Any]:
+    texts = config_texts(wide_settings, plan)
     return {
         model.name: text_format.Parse(texts[model.name], model_config_pb2.ModelConfig())
         for model in layout_of(plan).graphs
@@ -85,9 +85,9 @@ def test_every_tensor_that_tensorrt_reads_stands_in_its_config(
         assert (inputs, outputs) == declared_in(configs[name])
 
 
-def test_every_captured_shape_fits_a_profile(tiny: ServingSettings, configs: dict[str, Any]) -> None:
+def test_every_captured_shape_fits_a_profile(wide_settings: ServingSettings, configs: dict[str, Any]) -> None:
     for model in GRAPHS:
-        profiles = profiles_of(model, sizes=tiny.sizes, limits=tiny.limits)
+        profiles = profiles_of(model, sizes=wide_settings.sizes, limits=wide_settings.limits)
         config = configs[model.name]
         (group,) = config.instance_group
         if config.platform != "tensorrt_plan":

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from hytrec_export.verification.doctor.tensorrt_library import tensorrt_version
+from hytrec_export.verification.doctor.gpu_checks import tensorrt_version
 
 
 def library(wanted: str, number: int) -> Any:

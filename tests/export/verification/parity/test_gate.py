@@ -47,14 +47,7 @@ def run(run_folder: Path) -> Run:
 
 @pytest.fixture
 def settings(run: Run) -> ServingSettings:
-    return ServingSettings(
-        fingerprint=run.fingerprint,
-        items=run.config.items,
-        sizes=run.config.sizes(),
-        item_key_type=run.vocabulary.item_key_type,
-        behavior_key_type=run.vocabulary.behavior_key_type,
-        limits=LIMITS,
-    )
+    return ServingSettings.of(run.fingerprint, run.config, run.vocabulary, LIMITS)
 
 
 @pytest.fixture(scope="module")

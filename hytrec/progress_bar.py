@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from hytrec_export.progress import Advance
-
 
 @contextmanager
-def progress_bar(step: str, total: int) -> Iterator[Advance]:
-    """One bar for one step; stdout is left alone."""
+def progress_bar(step: str, total: int) -> Iterator[Callable[[int], object]]:
+    """One bar for one step; yields the function that advances it. stdout is left alone."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     console = Console(stderr=True)
     with Progress(*columns, console=console, redirect_stdout=False, redirect_stderr=False) as progress:
