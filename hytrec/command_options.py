@@ -28,9 +28,8 @@ def expand_options(command: Command) -> Command:
         def build(*, limits: Limits) -> None: ...  # build --max-batch 128
 
     A field with a help text is an option, or an argument where it has no default; a field that is such a dataclass
-    itself is expanded too; every other field keeps its default. A bool is a flag, one that may be
-    None has its opposite too, numbers of a tuple are typed as
-    1,2,4, and the unit of `timeout_s` is no part of --timeout.
+    itself is expanded too; every other field keeps its default. A bool is a flag, and one that may be None has its
+    opposite too; numbers of a tuple are typed as 1,2,4; the unit of `timeout_s` is no part of --timeout.
 
     A parameter `Annotated[dict[str, Any], Limits]` gets named arguments of `Limits`, for a command that adds others.
     """
