@@ -84,7 +84,7 @@ def train_run(
     values = {
         "run": str(output),
         "log": report.to_dict(),
-        "repeats": (Repeats.ALLOW if allow_repeats else Repeats.REMOVE).value,
+        "repeats": Repeats.of(allowed=allow_repeats).value,
         "metrics": trained.metrics,
         "half_life_events": trained.half_lives,
     }
@@ -137,7 +137,7 @@ def evaluate_run(
     }
     lines = metric_lines(measured)
     left_out = chosen.short_users + chosen.unanswerable_users
-    protocol = (Repeats.ALLOW if allow_repeats else Repeats.REMOVE).value
+    protocol = Repeats.of(allowed=allow_repeats).value
     lines.append(f"{len(chosen)} users, {part} part, repeats: {protocol}; {left_out} could not be evaluated")
     values = {"part": part.value, "repeats": protocol, **counts, "log": report.to_dict(), "metrics": measured}
     return CommandOutput(as_json=values, as_text="\n".join(lines))
@@ -160,7 +160,7 @@ def _read(
 def _suggested(report: LogReport) -> Repeats:
     """What the log suggests for repeats, told on stderr."""
     repeats = Repeats.shown_by(report.repeat_share)
-    other = Repeats.REMOVE if repeats is Repeats.ALLOW else Repeats.ALLOW
+    other = Repeats.of(allowed=repeats is Repeats.REMOVE)
     Console(stderr=True, highlight=False).print(
         f"repeats: {repeats}, as {report.repeat_share:.1%} of the events are of an item that the user had before "
         f"(--repeats {other} for the other)",

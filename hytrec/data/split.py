@@ -28,9 +28,14 @@ class Repeats(StrEnum):
     REMOVE = "remove"
 
     @classmethod
+    def of(cls, *, allowed: bool) -> Repeats:
+        """The protocol's name."""
+        return cls.ALLOW if allowed else cls.REMOVE
+
+    @classmethod
     def shown_by(cls, share: float) -> Repeats:
         """What a log suggests: `share` of its events, in [0, 1], are of an item that the user had before."""
-        return cls.ALLOW if share >= _REPEATING else cls.REMOVE
+        return cls.of(allowed=share >= _REPEATING)
 
 
 class Part(StrEnum):

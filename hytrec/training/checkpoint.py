@@ -11,6 +11,7 @@ import msgspec
 import torch
 
 from hytrec.config import ModelConfig
+from hytrec.data.split import Repeats
 from hytrec.data.vocabulary import Vocabulary
 from hytrec.errors import RunError
 from hytrec.training.options import TrainingOptions
@@ -85,7 +86,7 @@ class Resumable:
             "model": config.to_dict(),
             "options": fixed,
             "vocabulary": vocabulary.digest(),
-            "--repeats": "allow" if allow_repeats else "remove",
+            "--repeats": Repeats.of(allowed=allow_repeats).value,
         }
         return cls(file=output / CHECKPOINT_FILE, identity=json.loads(json.dumps(identity)))
 
