@@ -64,11 +64,12 @@ class Device:
         if self.is_cuda:
             torch.cuda.synchronize(self.torch_device)
 
-    def time(self, work: Work, inputs: Sequence[Tensors], *, budget_s: float) -> Timing:
+    def time(self, work: Work, inputs: Sequence[Tensors], *, budget_s: float, by_clock: bool = False) -> Timing:
         """Time `work`, its inputs in turn: by CUDA events on a GPU, by the clock on a CPU.
 
         Args:
             budget_s: about how long all runs may take.
+            by_clock: on a GPU too, each run waited for: for work that does not run on PyTorch's stream.
         """
         for number in range(WARM_RUNS):
             work(inputs[number % len(inputs)])
@@ -80,7 +81,7 @@ class Device:
         runs = int(min(MAX_RUNS, max(MIN_RUNS, budget_s / max(estimate_s, 1e-6))))
         if self.is_cuda:
             torch.cuda.reset_peak_memory_stats(self.torch_device)
-        times_ms = self._times_ms(work, inputs, runs)
+        times_ms = self._times_ms(work, inputs, runs, by_clock=by_clock or not self.is_cuda)
         peak = torch.cuda.max_memory_allocated(self.torch_device) if self.is_cuda else None
         p90 = statistics.quantiles(times_ms, n=10)[-1]
         return Timing(median_ms=statistics.median(times_ms), p90_ms=p90, runs=runs, peak_bytes=peak)
@@ -112,12 +113,13 @@ class Device:
 
         return replay
 
-    def _times_ms(self, work: Work, inputs: Sequence[Tensors], runs: int) -> list[float]:
-        if not self.is_cuda:
+    def _times_ms(self, work: Work, inputs: Sequence[Tensors], runs: int, *, by_clock: bool) -> list[float]:
+        if by_clock:
             times = []
             for number in range(runs):
                 start = time.perf_counter()
                 work(inputs[number % len(inputs)])
+                self.synchronize()
                 times.append(1e3 * (time.perf_counter() - start))
             return times
         events = [[torch.cuda.Event(enable_timing=True) for _ in range(2)] for _ in range(runs)]

@@ -43,20 +43,20 @@ class Steps:
     def __init__(self, model: HyTRec, *, device: torch.device) -> None:
         self._modules = split(model.to(device), delta_rule=chunked)
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def encode(self, state: Mapping[str, Tensor], events: Mapping[str, Tensor]) -> Tensors:
         """State and events (B, T) -> the state after them, and `last_memory`."""
         feed = {**state, **events}
         outputs = self._modules[ENCODER.name](*(feed[name] for name in ENCODER.input_names()))
         return after_encoder(dict(zip(ENCODER.output_names(), outputs, strict=True)))
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def retrieve(self, user: Mapping[str, Tensor], now_s: Tensor, excluded_rows: Tensor) -> Tensor:
         """Best item rows (B, R) of encoded users at now_s (B, 1), but for excluded_rows (B, X)."""
         feed = {**user, NOW.name: now_s, EXCLUDED_ROWS.name: excluded_rows}
         return self._modules[RETRIEVER.name](*(feed[name] for name in RETRIEVER.input_names()))[0]  # type: ignore[no-any-return]
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def rerank(self, user: Mapping[str, Tensor], now_s: Tensor, candidate_rows: Tensor) -> Tensor:
         """Scores (B, N) of candidate_rows (B, N) at now_s (B, 1)."""
         feed = {**user, NOW.name: now_s, CANDIDATE_ROWS.name: candidate_rows}

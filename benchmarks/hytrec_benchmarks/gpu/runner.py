@@ -19,7 +19,7 @@ LEAST_S = 5.0
 """A check is not begun with less than this left."""
 KILL_S = 10.0
 """Kept back of the whole time: starting Python and ending a check that ran over its limit."""
-_STDERR_CHARACTERS = 2_000
+_STDERR_CHARACTERS = 8_000
 
 
 def run_checks(

@@ -28,16 +28,19 @@ from hytrec.signature import (
     STATE,
 )
 from hytrec_benchmarks.gpu.bundle import Arrays, Bundle, Case
-from hytrec_benchmarks.gpu.device import Device
-from hytrec_benchmarks.gpu.model_steps import event_arrays
+from hytrec_benchmarks.gpu.device import Device, Work
+from hytrec_benchmarks.gpu.model_steps import Tensors, event_arrays
 from hytrec_benchmarks.gpu.parity_checks import differences, worse
 from hytrec_benchmarks.gpu.results import Result
+from hytrec_benchmarks.gpu.speed_checks import Bench
 from hytrec_export.options import BuildOptions, EngineOptions, Lowering, Precision, Target
 from hytrec_export.plan import resolve_plan
 from hytrec_export.runtime.model_chain import empty_state
 from hytrec_export.runtime.runners import Runner
 
 QUICK_EVENTS = 200
+_ENGINE_PACKAGES = ("onnx", "msgspec")
+"""What building engines takes beside the compiler."""
 
 
 def onnxruntime_parity(bundle: Bundle, device: Device, *, quick: bool) -> Iterator[Result]:
@@ -66,12 +69,49 @@ def onnxruntime_parity(bundle: Bundle, device: Device, *, quick: bool) -> Iterat
             yield Result(figure="worst_state_max_rel_diff", value=None, of=labels, note=f"it fell back to {used}")
             continue
         yield from compare_runners(runners, bundle, labels, quick=quick)
+        yield from _session_times(runners, bundle, device, labels, quick=quick)
+
+
+def _session_times(
+    sessions: Mapping[str, _Session], bundle: Bundle, device: Device, of: Mapping[str, Any], *, quick: bool
+) -> Iterator[Result]:
+    """The clock's median of a call, inputs and outputs on the device: 1 and 10,000 events, 500 candidates."""
+    bench = Bench(bundle, device, precision="float32", quick=quick)
+    for events in (bench.grid.events[0], bench.grid.events[-1]):
+        for batch in (bench.grid.batches[0], bench.grid.batches[1]):
+            inputs = bench.encoder_inputs(batch=batch, events=events)
+            timing = device.time(
+                sessions[ENCODER.name].bound(device), inputs, budget_s=bench.grid.budget_s, by_clock=True
+            )
+            labels = {**of, "events": events, "batch": batch}
+            yield Result(figure="session_encode_ms", value=timing.median_ms, of=labels | {"runs": timing.runs})
+    for batch in (bench.grid.batches[0], bench.grid.batches[1]):
+        inputs = bench.reranker_inputs(batch=batch)
+        timing = device.time(sessions[RERANKER.name].bound(device), inputs, budget_s=bench.grid.budget_s, by_clock=True)
+        yield Result(figure="session_rank_ms", value=timing.median_ms, of={**of, "batch": batch, "runs": timing.runs})
 
 
 class _Session:
     def __init__(self, session: Any) -> None:
         self._session = session
         self.provider = session.get_providers()[0]
+
+    def bound(self, device: Device) -> Work:
+        """A call whose inputs are read from tensors on the device and whose outputs are left there."""
+        names = [tensor.name for tensor in self._session.get_inputs()]
+        place, number = device.torch_device.type, device.torch_device.index or 0
+
+        def call(feed: Tensors) -> None:
+            binding = self._session.io_binding()
+            for name in names:
+                tensor = feed[name].contiguous()
+                kind = str(tensor.dtype).removeprefix("torch.")
+                binding.bind_input(name, place, number, np.dtype(kind), tuple(tensor.shape), tensor.data_ptr())
+            for output in self._session.get_outputs():
+                binding.bind_output(output.name, place, number)
+            self._session.run_with_iobinding(binding)
+
+        return call
 
     def infer(self, feed: Mapping[str, Any]) -> Arrays:
         names = [output.name for output in self._session.get_outputs()]
@@ -85,17 +125,14 @@ def engines(bundle: Bundle, device: Device, *, quick: bool) -> Iterator[Result]:
 
 
 def _engines_of(target: Target, bundle: Bundle, device: Device, *, quick: bool) -> Iterator[Result]:
-    from hytrec_export.exporters.tensorrt.package import MODULES  # noqa: PLC0415
-
-    of = {"runtime": MODULES[target]}
-    if not device.is_cuda or find_spec(MODULES[target]) is None:
-        why = "needs a GPU" if not device.is_cuda else "not installed"
-        yield Result(figure="worst_state_max_rel_diff", value=None, of=of, note=why)
+    why = _no_engines(target, device)
+    if why:
+        yield Result(figure="worst_state_max_rel_diff", value=None, of={"runtime": target.value}, note=why)
         return
     import torch  # noqa: PLC0415  the others of this module do without
 
     from hytrec_export.exporters.tensorrt import build_engines  # noqa: PLC0415  only where the compiler is found
-    from hytrec_export.exporters.tensorrt.package import load_tensorrt  # noqa: PLC0415
+    from hytrec_export.exporters.tensorrt.package import MODULES, load_tensorrt  # noqa: PLC0415
     from hytrec_export.exporters.tensorrt.runner import TensorRTRunner  # noqa: PLC0415
 
     capability = "sm{}{}".format(*torch.cuda.get_device_capability(device.torch_device))
@@ -117,6 +154,18 @@ def _engines_of(target: Target, bundle: Bundle, device: Device, *, quick: bool) 
             }
             labels = {"runtime": f"{MODULES[target]} {tensorrt.version}", "precision": precision.value}
             yield from compare_runners(runners, bundle, labels, quick=quick)
+
+
+def _no_engines(target: Target, device: Device) -> str:
+    """Why no engine can be built and run here; empty where one can."""
+    missing = [name for name in _ENGINE_PACKAGES if find_spec(name) is None]
+    if not missing:
+        from hytrec_export.exporters.tensorrt.package import MODULES  # noqa: PLC0415  needs those packages
+
+        missing = [MODULES[target]] if find_spec(MODULES[target]) is None else []
+    if missing:
+        return f"not installed: {', '.join(missing)}"
+    return "" if device.is_cuda else "needs a GPU"
 
 
 def compare_runners(

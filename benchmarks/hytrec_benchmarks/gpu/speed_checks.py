@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from hytrec.config import ModelConfig
 from hytrec.modeling.model import HyTRec, build_model
-from hytrec.signature import STATE
+from hytrec.signature import CANDIDATE_ROWS, NOW, STATE
 from hytrec_benchmarks.gpu.bundle import Bundle
 from hytrec_benchmarks.gpu.device import ROTATED, Device, Timing, Work
 from hytrec_benchmarks.gpu.model_steps import EVENTS, Steps, Tensors, no_state, on_device, random_events
@@ -63,6 +63,13 @@ class Bench:
         """Encoded users, the time of the query and candidates."""
         return [self._user(batch) | self._query(batch, candidates) for _ in range(ROTATED)]
 
+    def reranker_inputs(self, *, batch: int) -> list[Tensors]:
+        """The same under the names of the reranker's graph."""
+        query = {"now_s": NOW.name, "candidates": CANDIDATE_ROWS.name}
+        return [
+            _user_of(feed) | {name: feed[own] for own, name in query.items()} for feed in self.query_inputs(batch=batch)
+        ]
+
     def encode(self, feed: Tensors) -> Tensors:
         """The encoder."""
         return self.steps.encode({n: feed[n] for n in _STATE}, {n: feed[n] for n in EVENTS})
@@ -97,9 +104,28 @@ class Bench:
             return
         yield "cuda-graph", self.device.time(graph, inputs, budget_s=self.grid.budget_s), ""
 
-    def results(self, figure: str, work: Work, inputs: Sequence[Tensors], **of: object) -> Iterator[Result]:
-        """Median, 90th percentile and peak memory of every mode."""
-        for mode, timing, note in self.timings(work, inputs):
+    def compiled_timing(self, work: Work, inputs: Sequence[Tensors]) -> Iterator[tuple[str, Timing | None, str]]:
+        """Through torch.compile, on a GPU as a CUDA graph: mode, timing, and why there is none. A CPU traces alone."""
+        compiled = torch.compile(work, dynamic=False, backend="inductor" if self.device.is_cuda else "eager")
+        try:
+            for feed in inputs[:2]:
+                compiled(feed)
+            if self.device.is_cuda:
+                compiled = self.device.captured(compiled, inputs[0])
+        except Exception as error:  # noqa: BLE001  whatever a compiler finds to say
+            yield "compiled", None, " ".join(str(error).split())[:300]
+            return
+        yield "compiled", self.device.time(compiled, inputs, budget_s=self.grid.budget_s), ""
+
+    def results(
+        self, figure: str, work: Work, inputs: Sequence[Tensors], *, compiled: bool = False, **of: object
+    ) -> Iterator[Result]:
+        """Median, 90th percentile and peak memory of every mode.
+
+        Args:
+            compiled: of the one mode "compiled" instead: by torch.compile, which fuses what a runtime's compiler fuses.
+        """
+        for mode, timing, note in self.compiled_timing(work, inputs) if compiled else self.timings(work, inputs):
             labels = {**of, "precision": self.precision, "mode": mode}
             if timing is None:
                 yield Result(figure=f"{figure}_ms", value=None, of=labels, note=note)
@@ -223,10 +249,24 @@ class LargerCatalogue(Bundle):
         return build_model(self.config).eval().requires_grad_(requires_grad=False)
 
 
-def _encode(bench: Bench, *, batch: int, events: int) -> Iterator[Result]:
+def compiled(bundle: Bundle, device: Device, *, quick: bool) -> Iterator[Result]:
+    """The goals' figures once more, through torch.compile."""
+    for precision in ("mixed-float16",) if quick else ("mixed-float16", "float32"):
+        bench = Bench(bundle, device, precision=precision, quick=quick)
+        batches = bench.grid.batches[:1] if quick else bench.grid.batches
+        for batch in batches:
+            of = {"batch": batch, "candidates": CANDIDATES}
+            inputs = bench.append_inputs(batch=batch)
+            yield from bench.results("append_and_rank", bench.append_and_rank, inputs, compiled=True, **of)
+        if not quick:
+            for batch in (batches[0], batches[-1]):
+                yield from _encode(bench, batch=batch, events=bench.grid.events[-1], compiled=True)
+
+
+def _encode(bench: Bench, *, batch: int, events: int, compiled: bool = False) -> Iterator[Result]:
     inputs = bench.encoder_inputs(batch=batch, events=events)
     flops = bench.flops(bench.encode, inputs[0])
-    for result in bench.results("encode", bench.encode, inputs, events=events, batch=batch):
+    for result in bench.results("encode", bench.encode, inputs, compiled=compiled, events=events, batch=batch):
         yield result
         if result.figure == "encode_ms" and result.value:
             rate = batch * events / result.value * 1e3

@@ -159,7 +159,7 @@ class HostCopies(TorchDispatchMode):
 
 @pytest.mark.parametrize("mixed", [False, True], ids=["float32", "mixed"])
 def test_every_step_stays_on_the_device(bundle: Bundle, mixed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """On the meta device, which needs no GPU: nothing comes from the host, so a CUDA graph can capture a step."""
+    """On the meta device, which needs no GPU: once warm, nothing comes from the host: it can be captured."""
     model = bundle.model()
     model = to_mixed_precision(model) if mixed else model
     device = torch.device("meta")
@@ -168,6 +168,7 @@ def test_every_step_stays_on_the_device(bundle: Bundle, mixed: bool, monkeypatch
     events = {name: torch.ones((2, 70), dtype=torch.int64, device=device) for name in EVENTS}
     now_s = torch.ones((2, 1), dtype=torch.int64, device=device)
     rows = torch.ones((2, 5), dtype=torch.int64, device=device)
+    steps.encode(state, events)
     for name in ("tensor", "as_tensor", "from_numpy"):
         monkeypatch.setattr(torch, name, lambda *_, **__: pytest.fail("made on the host"))
     with HostCopies() as copies:
@@ -238,12 +239,15 @@ def test_results_are_held_against_the_goals() -> None:
     records = [
         record("encode_ms", 1.4, events=10_000, batch=1),
         record("encode_events_per_s", 4e6, batch=64),
-        record("append_and_rank_ms", 0.1, batch=1, mode="cuda-graph"),
+        record("append_and_rank_ms", 0.3, batch=1, mode="cuda-graph"),
+        record("append_and_rank_ms", 0.1, batch=1, mode="compiled"),
         record("append_and_rank_ms", 0.05, batch=1, mode="eager"),
         record("append_after_ms", 1.0, precision="float32", mode="cuda-graph", history=10),
         record("append_after_ms", 1.04, precision="float32", mode="cuda-graph", history=10_000),
         record("softmax_rank_ms", 30.0, history=10_000, batch=1),
+        record("softmax_rank_ms", 160.0, history=10_000, batch=8),
         record("hytrec_rank_ms", 1.0, history=10_000, batch=1),
+        record("hytrec_rank_ms", 6.4, history=10_000, batch=64),
         record("worst_score_max_abs_diff", None, precision="float32", runtime="pytorch"),
     ]
     rows = {text: (value, verdict) for text, _, value, verdict in held_against(records)}
@@ -251,7 +255,7 @@ def test_results_are_held_against_the_goals() -> None:
     assert rows["events a second at batch 64"] == ("4e+06", "**missed**")
     assert rows["one event and 500 candidates by CUDA graph, ms"] == ("0.1", "holds")
     assert rows["one event after any history: largest time over smallest, less one"] == ("0.04", "holds")
-    assert rows["rate of a ranking after 10,000 events over softmax attention's"] == ("30", "holds")
+    assert rows["rankings a second after 10,000 events over softmax attention's"] == ("200", "holds")
     assert rows["float32 scores against float64"] == ("", "not measured")
 
 
