@@ -127,7 +127,7 @@ def _stream_encoders(steps: Steps, device: Device, sizes: Sizes) -> Iterator[tup
     yield f"{STREAM_CHUNK} events", steps.encode
     if device.is_cuda:
         place = device.torch_device
-        example = no_state(sizes, 1, place) | {n: torch.ones((1, 1), dtype=torch.int64, device=place) for n in EVENTS}
+        example = no_state(sizes, 1, place) | {n: torch.zeros((1, 1), dtype=torch.int64, device=place) for n in EVENTS}
         state_names = [tensor.name for tensor in STATE]
         replay = device.captured(
             lambda feed: steps.encode({n: feed[n] for n in state_names}, {n: feed[n] for n in EVENTS}), example

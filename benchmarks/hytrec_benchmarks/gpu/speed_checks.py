@@ -141,6 +141,11 @@ class Bench:
             work(feed)
         return int(counter.get_total_flops())
 
+    def least_bytes(self, feed: Tensors) -> int:
+        """What the encoder cannot but move: its layers' weights and the events once, the state there and back."""
+        weights = sum(weight.nbytes for layer in self.model.layers for weight in layer.parameters())
+        return weights + sum(tensor.nbytes * (1 if name in EVENTS else 2) for name, tensor in feed.items())
+
     def _state(self, batch: int, history: int) -> Tensors:
         place = self.device.torch_device
         after = self.steps.encode(no_state(self.config.sizes(), batch, place), self._events(batch, history))
@@ -265,13 +270,14 @@ def compiled(bundle: Bundle, device: Device, *, quick: bool) -> Iterator[Result]
 
 def _encode(bench: Bench, *, batch: int, events: int, compiled: bool = False) -> Iterator[Result]:
     inputs = bench.encoder_inputs(batch=batch, events=events)
-    flops = bench.flops(bench.encode, inputs[0])
+    flops, least_bytes = bench.flops(bench.encode, inputs[0]), bench.least_bytes(inputs[0])
     for result in bench.results("encode", bench.encode, inputs, compiled=compiled, events=events, batch=batch):
         yield result
         if result.figure == "encode_ms" and result.value:
             rate = batch * events / result.value * 1e3
             yield Result(figure="encode_events_per_s", value=rate, of=result.of)
             yield Result(figure="encode_tflop_per_s", value=flops / result.value / 1e9, of=result.of)
+            yield Result(figure="encode_least_gb_per_s", value=least_bytes / result.value / 1e6, of=result.of)
 
 
 def _user_of(feed: Tensors) -> Tensors:
