@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import torch
@@ -31,7 +32,7 @@ def softmax_comparison(bundle: Bundle, device: Device, *, quick: bool) -> Iterat
 
         for batch in bench.grid.batches:
             for events in bench.grid.histories:
-                of = {"history": events, "batch": batch}
+                of: dict[str, Any] = {"history": events, "batch": batch}
                 inputs = _histories(bundle, device, batch=batch, events=events)
                 yield from bench.results("softmax_rank", whole_history, inputs, **of)
                 ours = bench.append_inputs(batch=batch, history=events)
@@ -44,7 +45,7 @@ def _compiled(bench: Bench, whole_history: Work, bundle: Bundle, device: Device)
     """Both through torch.compile, after the longest history."""
     events = bench.grid.histories[-1]
     for batch in (bench.grid.batches[0], bench.grid.batches[-1]):
-        of = {"history": events, "batch": batch}
+        of: dict[str, Any] = {"history": events, "batch": batch}
         theirs = _histories(bundle, device, batch=batch, events=events)
         yield from bench.results("softmax_rank", whole_history, theirs, compiled=True, **of)
         ours = bench.append_inputs(batch=batch, history=events)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -221,7 +222,7 @@ def ranking(bundle: Bundle, device: Device, *, quick: bool) -> Iterator[Result]:
     for precision in ("float32", "mixed-float16"):
         bench = Bench(bundle, device, precision=precision, quick=quick)
         for batch in bench.grid.batches:
-            of = {"batch": batch, "candidates": CANDIDATES}
+            of: dict[str, Any] = {"batch": batch, "candidates": CANDIDATES}
             yield from bench.results("rank", bench.rerank, bench.query_inputs(batch=batch), **of)
             yield from bench.results("append_and_rank", bench.append_and_rank, bench.append_inputs(batch=batch), **of)
 
@@ -260,7 +261,7 @@ def compiled(bundle: Bundle, device: Device, *, quick: bool) -> Iterator[Result]
         bench = Bench(bundle, device, precision=precision, quick=quick)
         batches = bench.grid.batches[:1] if quick else bench.grid.batches
         for batch in batches:
-            of = {"batch": batch, "candidates": CANDIDATES}
+            of: dict[str, Any] = {"batch": batch, "candidates": CANDIDATES}
             inputs = bench.append_inputs(batch=batch)
             yield from bench.results("append_and_rank", bench.append_and_rank, inputs, compiled=True, **of)
         if not quick:

@@ -265,6 +265,13 @@ def test_a_report_has_a_section_for_every_card_and_a_picture(tmp_path: Path) -> 
         path = tmp_path / f"{card}.jsonl"
         lines = [
             HEADER | {"card": card, "nvidia_smi": {"driver_version": "600.1", "clocks.sm": "1000 MHz"}},
+            record("matrix_tflop_per_s", 50.0, dtype="float32"),
+            record("copy_gb_per_s", 4_000.0),
+            record("encode_ms", 0.5, events=100, runs=3),
+            record("encode_peak_mib", 7.0, events=100),
+            record("encode_tflop_per_s", 5.0, events=100, runs=3),
+            record("encode_least_gb_per_s", 100.0, events=100, runs=3),
+            record("encode_ms", None, events=200) | {"note": "out | of memory"},
             record("hytrec_rank_ms", 0.5, history=100, batch=1),
             record("softmax_rank_ms", 2.5, history=100, batch=1),
             record("worst_state_max_rel_diff", None, runtime="tensorrt") | {"note": "not installed"},
@@ -277,7 +284,10 @@ def test_a_report_has_a_section_for_every_card_and_a_picture(tmp_path: Path) -> 
     text = page.read_text()
     assert text.index("## Card 9, 2026-01-02") < text.index("## Card 10, 2026-01-02")
     assert "driver 600.1" in text
-    assert "| hytrec_rank_ms | history 100, batch 1 | 0.5 |" in text
+    assert "### c: hytrec_rank\n\n| history | batch | median, ms |\n| --- | --- | --- |\n| 100 | 1 | 0.5 |\n" in text
+    assert "| median, ms | peak, MiB | TFLOP/s | GB/s at least | of the float32 product | of the copy |\n" in text
+    assert "| 100 | 0.5 | 7 | 5 | 100 | 10.0% | 2.5% |\n" in text
+    assert "| 200 | out / of memory |  |  |  |  |  |\n" in text
     assert "| worst_state_max_rel_diff | runtime tensorrt | not installed |" in text
     assert "| headline | done | 12.0 |" in text
     assert (page.parent / "images" / "gpu_cost_by_history.png").read_bytes().startswith(b"\x89PNG")
