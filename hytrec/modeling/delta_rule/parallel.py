@@ -13,7 +13,7 @@ from hytrec.modeling.delta_rule.chunks import decay_between, in_chunks, out_of_c
 CHUNK = 64
 """Largest chunk."""
 GROUP = 8
-"""Chunks whose maps are composed in turn."""
+"""Most chunks whose maps are composed in turn."""
 
 
 def chunked(
@@ -70,14 +70,15 @@ def _scan(changes: Tensor, state: Tensor, max_chunks: int) -> tuple[Tensor, Tens
     batch, heads, chunks, key_size, columns = changes.shape
     # One chunk has nothing to be composed with, and rounds on no groups cost nothing.
     scanned = chunks - 2 + torch.sym_min(chunks, 2)
-    groups = (scanned + GROUP - 1) // GROUP
-    padded = F.pad(changes[:, :, :scanned], (0, 0, 0, 0, 0, groups * GROUP - scanned))  # zeros leave the state alone
-    maps = padded.reshape(batch, heads, groups, GROUP, key_size, columns).unbind(3)
+    size = min(GROUP, max_chunks)
+    groups = (scanned + size - 1) // size
+    padded = F.pad(changes[:, :, :scanned], (0, 0, 0, 0, 0, groups * size - scanned))  # zeros leave the state alone
+    maps = padded.reshape(batch, heads, groups, size, key_size, columns).unbind(3)
     composed = [maps[0]]
     for later in maps[1:]:
         composed.append(_compose(composed[-1], later))
     first = state.unsqueeze(2)
-    before = torch.cat([first, _apply(_compose_all(composed[-1], -(-max_chunks // GROUP)), first)], 2)[:, :, :groups]
+    before = torch.cat([first, _apply(_compose_all(composed[-1], -(-max_chunks // size)), first)], 2)[:, :, :groups]
     after = _apply(torch.stack(composed, 3), before.unsqueeze(3)).flatten(2, 3)
     after = torch.cat([after[:, :, :scanned], _apply(changes[:, :, scanned:], first)], 2)
     return torch.cat([first, after], 2)[:, :, :chunks], after[:, :, -1]
