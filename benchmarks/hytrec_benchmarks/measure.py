@@ -28,6 +28,7 @@ from hytrec_benchmarks.fixtures.machine import describe_run
 from hytrec_benchmarks.fixtures.progress import say
 
 SUITES = (
+    "reading",
     "streaming",
     "sensitivity",
     "speed",

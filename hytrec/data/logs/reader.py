@@ -210,7 +210,7 @@ class _Reading:
             f"CREATE TABLE sorted AS SELECT users.code AS u, items.code AS i, {behavior}::INTEGER AS b, "
             f"({times.second})::BIGINT AS s FROM raw JOIN {users.table} AS users ON raw.user = users.source "
             f"JOIN {items.table} AS items ON raw.item = items.source {join} WHERE {_VALID} "
-            f"ORDER BY users.code, s, ({times.nano})::INTEGER, raw.line"
+            f"ORDER BY users.code, {times.order}, raw.line"
         )
         self._engine.run("DROP TABLE IF EXISTS loaded")
 

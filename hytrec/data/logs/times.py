@@ -14,6 +14,7 @@ __all__ = ["TimeColumn", "read_times"]
 _INTEGERS = ("TINYINT", "SMALLINT", "INTEGER", "BIGINT", "HUGEINT", "UTINYINT", "USMALLINT", "UINTEGER", "UBIGINT")
 _CALENDAR = ("DATE", "TIMESTAMP", "TIMESTAMP_S", "TIMESTAMP_MS", "TIMESTAMP WITH TIME ZONE")
 _SAMPLE = 1000
+_MANY = 1_000_000
 _NOT_BEFORE = 31_536_000
 """1971: a whole log before it is hardly one of times."""
 
@@ -24,13 +25,14 @@ class TimeColumn:
 
     Args:
         second: SQL of its whole unix seconds; NULL where a value is no time.
-        nano: SQL of the nanoseconds within the second.
+        order: SQL of one number that grows with the time in full resolution: sorting by it takes less than half of the
+            time that seconds and what is within them do.
         meaning: what its values are, in a few words.
         unit: of numbers; None for calendar times.
     """
 
     second: str
-    nano: str
+    order: str
     meaning: str
     unit: TimeUnit | None
 
@@ -47,11 +49,11 @@ def read_times(engine: Engine, name: str, kind: str, unit: TimeUnit | None) -> T
         DataError: the type is none of times, or a unit is given for calendar times.
     """
     if kind == "TIMESTAMP_NS":
-        return _calendar("epoch_ns(time) // 1000000000", "epoch_ns(time) % 1000000000", "timestamps", name, unit)
+        return _calendar("epoch_ns(time) // 1000000000", "epoch_ns(time)", "timestamps", name, unit)
     if kind in _CALENDAR:
         value = "epoch_us(time)" if kind != "DATE" else "epoch_us(time::TIMESTAMP)"
         meaning = "dates" if kind == "DATE" else "timestamps"
-        return _calendar(f"{value} // 1000000", f"({value} % 1000000) * 1000", meaning, name, unit)
+        return _calendar(f"{value} // 1000000", value, meaning, name, unit)
     if kind == "VARCHAR":
         return _from_texts(engine, name, unit)
     if kind in _INTEGERS:
@@ -64,26 +66,27 @@ def read_times(engine: Engine, name: str, kind: str, unit: TimeUnit | None) -> T
     )
 
 
-def _calendar(second: str, nano: str, meaning: str, name: str, unit: TimeUnit | None) -> TimeColumn:
+def _calendar(second: str, order: str, meaning: str, name: str, unit: TimeUnit | None) -> TimeColumn:
     if unit is not None:
         raise DataError(f"column {name!r} holds {meaning}, which have no unit; leave --time-unit out")
-    return TimeColumn(second=second, nano=nano, meaning=meaning, unit=None)
+    return TimeColumn(second=second, order=order, meaning=meaning, unit=None)
 
 
 def _from_numbers(engine: Engine, value: str, unit: TimeUnit | None) -> TimeColumn:
     unit = unit or _found_unit(engine, value)
-    per_second, nanos = unit.per_second, 10**9 // unit.per_second
+    second = f"{value} // {unit.per_second}"
     if value.endswith("::DOUBLE"):
-        second = f"CASE WHEN isfinite({value}) AND abs({value}) < 1e30 THEN floor({value} / {per_second})::HUGEINT END"
-        nano = f"greatest(0, ({value} - floor({value} / {per_second}) * {per_second}) * {nanos})::BIGINT"
-    else:
-        second, nano = f"{value} // {per_second}", f"({value} % {per_second}) * {nanos}"
-    return TimeColumn(second=second, nano=nano, meaning=unit.word, unit=unit)
+        second = f"floor({value} / {unit.per_second})::HUGEINT"
+        second = f"CASE WHEN isfinite({value}) AND abs({value}) < 1e30 THEN {second} END"
+    return TimeColumn(second=second, order=value, meaning=unit.word, unit=unit)
 
 
 def _found_unit(engine: Engine, value: str) -> TimeUnit:
     """By the size of the middle one: seconds reach 10^11 in the year 5138, milliseconds do in 1973."""
-    (middle,) = engine.row(f"SELECT approx_quantile(({value})::DOUBLE, 0.5) FROM raw WHERE time IS NOT NULL")
+    (middle,) = engine.row(
+        f"SELECT approx_quantile(({value})::DOUBLE, 0.5) "
+        f"FROM (SELECT time FROM raw WHERE time IS NOT NULL LIMIT {_MANY})"
+    )
     for unit in TimeUnit:
         if middle is None or middle <= MAX_TIME_S * unit.per_second:
             return unit
@@ -104,19 +107,18 @@ def _from_texts(engine: Engine, name: str, unit: TimeUnit | None) -> TimeColumn:
         )
         value = "TRY_CAST(time AS TIMESTAMPTZ)"
         below_us = r"rpad(substr(regexp_extract(time, '\.(\d+)', 1), 7), 3, '0')::BIGINT"
-        within = f"(epoch_us({value}) % 1000000) * 1000"
-        nano = rf"{within} + CASE WHEN regexp_matches(time, '\.\d{{7}}') THEN {below_us} ELSE 0 END"
+        below_us = rf"CASE WHEN regexp_matches(time, '\.\d{{7}}') THEN {below_us} ELSE 0 END"
         meaning = "ISO 8601, those without a zone taken for UTC" if zoneless else "ISO 8601 with zones"
-        return _calendar(f"epoch_us({value}) // 1000000", nano, meaning, name, unit)
+        order = f"epoch_us({value})::HUGEINT * 1000 + {below_us}"
+        return _calendar(f"epoch_us({value}) // 1000000", order, meaning, name, unit)
     number = "TRY_CAST(time AS DOUBLE)"
     unit = unit or _found_unit(engine, number)
-    per_second, nanos = unit.per_second, 10**9 // unit.per_second
     whole = r"regexp_full_match(time, '\d{1,19}')"
     exact = "TRY_CAST(time AS BIGINT)"
     other = _from_numbers(engine, f"({number})::DOUBLE", unit)
     return TimeColumn(
-        second=f"CASE WHEN {whole} THEN {exact} // {per_second} ELSE {other.second} END",
-        nano=f"CASE WHEN {whole} THEN ({exact} % {per_second}) * {nanos} ELSE {other.nano} END",
+        second=f"CASE WHEN {whole} THEN {exact} // {unit.per_second} ELSE {other.second} END",
+        order=f"CASE WHEN {whole} THEN {exact}::HUGEINT * 1000000000 ELSE ({other.order} * 1e9)::HUGEINT END",
         meaning=unit.word,
         unit=unit,
     )
