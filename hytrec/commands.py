@@ -26,6 +26,7 @@ from hytrec.evaluation.tables import half_life_lines, metric_lines
 from hytrec.progress_bar import progress_bar
 from hytrec.run_folder import CONFIG_FILE, Run, load_run, write_json
 from hytrec.training.checkpoint import Epoch
+from hytrec.training.devices import chosen_device, chosen_precision, device_name
 from hytrec.training.loop import train
 from hytrec.training.options import TrainingOptions
 from hytrec.training.trainer import StepLoss
@@ -64,10 +65,15 @@ def train_run(
         threads: torch's; 0 is its default.
     """
     _use_threads(threads)
+    device = chosen_device(options.device)  # before the log is read: one that is not there fails at once
+    precision = chosen_precision(options, device)
     histories, vocabulary, report = _read(events, log_options)
     allow_repeats = (repeats or _suggested(report)) is Repeats.ALLOW
     config = ModelConfig(items=len(vocabulary.item_keys), behaviors=len(vocabulary.behavior_keys), **sizes)
     users = training_users(training(histories)).size
+    Console(stderr=True, highlight=False).print(
+        f"training on {device_name(device)}, precision {precision}", markup=False, soft_wrap=True
+    )
     with _TrainingBar(options, users) as bar:
         trained = train(
             histories,
@@ -84,6 +90,8 @@ def train_run(
     values = {
         "run": str(output),
         "log": report.to_dict(),
+        "device": device_name(device),
+        "precision": precision.value,
         "repeats": Repeats.of(allowed=allow_repeats).value,
         "metrics": trained.metrics,
         "half_life_events": trained.half_lives,

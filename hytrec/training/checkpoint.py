@@ -21,8 +21,8 @@ __all__ = ["CHECKPOINT_FILE", "Epoch", "Progress", "Resumable"]
 
 CHECKPOINT_FILE = "training.pt"
 _FORMAT_VERSION = 1
-_MAY_CHANGE = ("max_minutes", "patience")
-"""Options that only say when to stop: a resumed training may have others."""
+_MAY_CHANGE = ("max_minutes", "patience", "device", "precision")
+"""Options that say when to stop, and where to compute: a resumed training may have others."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,7 +126,7 @@ class Resumable:
         if not self.file.exists():
             return Progress()
         try:
-            saved = torch.load(self.file, weights_only=True)
+            saved = torch.load(self.file, weights_only=True, map_location="cpu")
             identity = saved["identity"] if saved["format_version"] == _FORMAT_VERSION else {}
             for name, value in self.identity.items():
                 if identity.get(name) != value:

@@ -24,6 +24,7 @@ from hytrec.evaluation.half_life import memory_half_lives
 from hytrec.modeling.model import HyTRec, build_model
 from hytrec.run_folder import save_run, write_json
 from hytrec.training.checkpoint import Epoch, Progress, Resumable
+from hytrec.training.devices import chosen_device, chosen_precision, device_name
 from hytrec.training.options import TrainingOptions
 from hytrec.training.trainer import StepLoss, Trainer
 
@@ -58,6 +59,7 @@ class Trained:
     """Result of a training.
 
     Args:
+        model: on the CPU.
         metrics: validation and test metrics of retriever and retrieve-then-rerank.
         half_lives: of every layer and head, in events.
     """
@@ -92,24 +94,28 @@ def train(
     Raises:
         DataError: no history is long enough to train on and to validate with.
         RunError: there is a run already and `resume` is off, or its checkpoint is of another training.
+        TrainingError: the device is not there, or the loss is not finite.
     """
     options, observer = options or TrainingOptions(), observer or Silent()
+    device = chosen_device(options.device)
+    precision = chosen_precision(options, device)
     known = training(histories)
     parts = {part: evaluation(histories, part, items=config.items, allow_repeats=allow_repeats) for part in Part}
     validation = parts[Part.VALIDATION]
     _check_enough(histories, training_users(known).size, parts)
     torch.manual_seed(options.seed)
-    trainer = Trainer(build_model(config), known, options)
+    trainer = Trainer(build_model(config).to(device), known, options, precision=precision)
     resumable = Resumable.of(output, config=config, options=options, vocabulary=vocabulary, allow_repeats=allow_repeats)
     progress = resumable.restore(trainer) if resume else resumable.start()
     sample = validation.thinned(options.validation_users)
     while not _finished(progress, options):
         _train_epoch(trainer, sample, progress, options, observer)
         resumable.save(trainer, progress)
-    best = build_model(config)
+    best = build_model(config).to(device)
     best.load_state_dict(progress.best_weights)
     best.eval().requires_grad_(False)
-    return _conclude(best, histories, vocabulary, output, config, options, progress, source, parts)
+    place = {"device": device_name(device), "precision": precision.value}
+    return _conclude(best, histories, vocabulary, output, config, options, progress, source, parts, place)
 
 
 def _check_enough(histories: Histories, trainable: int, parts: Mapping[Part, Evaluation]) -> None:
@@ -194,6 +200,7 @@ def _conclude(
     progress: Progress,
     source: dict[str, Any] | None,
     parts: Mapping[Part, Evaluation],
+    place: Mapping[str, str],
 ) -> Trained:
     """Weigh the reranker on the validation part, measure, and write the run folder."""
     weight = weigh_reranker(model, parts[Part.VALIDATION].thinned(options.validation_users))
@@ -204,6 +211,7 @@ def _conclude(
         "source": source,
         "allow_repeats": parts[Part.TEST].allow_repeats,
         "options": options.to_dict(),
+        **place,
         "best_epoch": progress.best_epoch,
         "epochs": len(progress.epochs),
         "minutes": round(progress.seconds / 60, 2),
@@ -212,4 +220,4 @@ def _conclude(
     write_json(output / METRICS_FILE, {**metrics, "epochs": [asdict(epoch) for epoch in progress.epochs]})
     write_json(output / MEMORY_FILE, {"half_life_events": half_lives})
     save_run(output, config=config, training=training_record, model=model, vocabulary=vocabulary, samples=samples)
-    return Trained(model=model, epochs=progress.epochs, metrics=metrics, half_lives=half_lives)
+    return Trained(model=model.cpu(), epochs=progress.epochs, metrics=metrics, half_lives=half_lives)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import asdict, dataclass
+from enum import StrEnum
 from typing import Annotated, Any
 
 from hytrec.errors import ConfigError
 
-__all__ = ["TrainingOptions"]
+__all__ = ["Precision", "TrainingOptions"]
 
 _WHOLE = (
     "epochs",
@@ -19,6 +21,17 @@ _WHOLE = (
     "rerank_candidates",
     "validation_users",
 )
+
+
+_DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?")
+
+
+class Precision(StrEnum):
+    """Precision of the large matrix products of a training; names as in PyTorch Lightning."""
+
+    AUTO = "auto"
+    BFLOAT16 = "bf16-mixed"
+    FLOAT32 = "32-true"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +46,7 @@ class TrainingOptions:
         learning_rate: of AdamW.
         average_decay: the moving average is what is evaluated and kept.
         validation_users: maximum, evenly spaced.
+        precision: weights, state, norms, softmax and losses are float32 in any case.
     """
 
     seed: Annotated[int, "Random seed of weights and sampling."] = 0
@@ -50,6 +64,8 @@ class TrainingOptions:
     average_decay: Annotated[float, "Decay of the weights' moving average."] = 0.98
     rerank_candidates: Annotated[int, "Retrieved items per position that the reranker learns from."] = 32
     validation_users: Annotated[int, "Users evaluated after each epoch."] = 3_000
+    device: Annotated[str, "auto, cpu, cuda or cuda:N; auto takes a GPU where there is one."] = "auto"
+    precision: Annotated[Precision, "Matrix products: auto takes bfloat16 on a GPU."] = Precision.AUTO
 
     def __post_init__(self) -> None:
         """Raises: ConfigError: an option is out of its range."""
@@ -66,6 +82,8 @@ class TrainingOptions:
         for name in ("unknown_rate", "average_decay"):
             if not 0 <= getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be in [0, 1)")
+        if not _DEVICE.fullmatch(self.device):
+            raise ConfigError(f"device {self.device!r} is unknown; give auto, cpu, cuda, or cuda:N as cuda:0")
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""

@@ -12,10 +12,12 @@ import torch
 from torch import Tensor
 
 from hytrec.data.histories import Histories
-from hytrec.data.sampling import TrainingBatch, training_batches, training_users
+from hytrec.data.sampling import training_batches, training_users
 from hytrec.modeling.model import HyTRec
+from hytrec.training.devices import multiply_in_bfloat16
 from hytrec.training.losses import Negatives, encode_batch, next_item_loss, read_positions, rerank_loss
-from hytrec.training.options import TrainingOptions
+from hytrec.training.options import Precision, TrainingOptions
+from hytrec.training.prefetch import StepBatch, on_device
 
 __all__ = ["StepLoss", "Trainer"]
 
@@ -48,20 +50,31 @@ class Trainer:
     Everything drawn depends on (seed, epoch) alone, so that a run resumed after any epoch equals an uninterrupted one.
 
     Args:
-        model: is changed in place.
+        model: is changed in place; where its weights are, is trained.
         histories: the training part.
         options: how to train.
+        precision: of the products, as `hytrec.training.devices.chosen_precision` says; never AUTO.
     """
 
-    def __init__(self, model: HyTRec, histories: Histories, options: TrainingOptions) -> None:
+    def __init__(
+        self,
+        model: HyTRec,
+        histories: Histories,
+        options: TrainingOptions,
+        *,
+        precision: Precision = Precision.FLOAT32,
+    ) -> None:
         self.model = model
         self.average = copy.deepcopy(model).eval().requires_grad_(False)
         self.options = options
+        self.device = model.norm.weight.device
+        if precision is Precision.BFLOAT16:
+            multiply_in_bfloat16(model)
         self.steps = 0
         self._histories = histories
         self._users = training_users(histories).size
         counts = np.bincount(histories.item_rows, minlength=model.items + 2)[1 : model.items + 1]
-        self._popularity = torch.from_numpy((counts + 1.0) ** _POPULARITY_POWER).float()
+        self._popularity = torch.from_numpy((counts + 1.0) ** _POPULARITY_POWER).float().to(self.device)
         self._optimizer = torch.optim.AdamW(
             _parameter_groups(model, options.weight_decay), lr=options.learning_rate, betas=(0.9, 0.98)
         )
@@ -77,7 +90,7 @@ class Trainer:
         torch.manual_seed(int(np.random.SeedSequence((options.seed, number)).generate_state(1)[0]))
         self.model.train()
         users = 0
-        for batch in training_batches(
+        batches = training_batches(
             self._histories,
             items=self.model.items,
             max_history=options.max_history,
@@ -85,11 +98,16 @@ class Trainer:
             positions=options.positions,
             unknown_rate=options.unknown_rate,
             random=np.random.default_rng((options.seed, number)),
-        ):
-            users += batch.times.shape[0]
-            if bool((batch.targets > 0).any()):
+        )
+        for batch in on_device(batches, self.device):
+            users += batch.batch.times.shape[0]
+            if batch.known.numel():
                 self._set_learning_rate(max((number + users / self._users) / options.epochs, spent()))
-                yield self._step(batch)
+                losses = self.step(batch)
+                long, user, rerank = torch.stack(losses).tolist()
+                yield StepLoss(
+                    long=long, user=user, rerank=rerank, events=batch.events, users=batch.batch.times.shape[0]
+                )
 
     def _set_learning_rate(self, done: float) -> None:
         """Rise over the warm-up, then fall in a line to a tenth; done: share of the training in [0, 1]."""
@@ -97,15 +115,20 @@ class Trainer:
         for group in self._optimizer.param_groups:
             group["lr"] = self.options.learning_rate * rise * (1 - (1 - _LAST_RATE) * min(1.0, done))
 
-    def _step(self, batch: TrainingBatch) -> StepLoss:
+    def step(self, step: StepBatch) -> tuple[Tensor, Tensor, Tensor]:
+        """Train on one batch, on the model's device, without waiting for it.
+
+        Returns:
+            Losses of long vector, user vector and reranker: three scalars.
+        """
+        batch = step.batch
         negatives = Negatives.drawn(self._popularity, count=self.options.negatives)
         encoded = encode_batch(self.model, batch)
-        known = batch.targets > 0
-        long = next_item_loss(self.model, encoded.outputs[known], batch.targets[known], negatives)
+        targets = batch.targets.flatten()[step.known]
+        long = next_item_loss(self.model, encoded.outputs.flatten(0, 1)[step.known], targets, negatives)
         readout = read_positions(self.model, batch, encoded, batch.positions, summary_only=True)
-        targets = batch.targets.gather(1, batch.positions)
-        chosen = batch.chosen & (targets > 0)
-        user = next_item_loss(self.model, readout.user[chosen.flatten()], targets[chosen], negatives)
+        targets = batch.targets.gather(1, batch.positions).flatten()[step.chosen]
+        user = next_item_loss(self.model, readout.user[step.chosen], targets, negatives)
         rerank = rerank_loss(
             self.model,
             batch,
@@ -119,13 +142,7 @@ class Trainer:
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), _MAX_GRADIENT_NORM)
         self._optimizer.step()
         self._move_average()
-        return StepLoss(
-            long=long.item(),
-            user=user.item(),
-            rerank=rerank.item(),
-            events=batch.events,
-            users=batch.times.shape[0],
-        )
+        return long.detach(), user.detach(), rerank.detach()
 
     @torch.no_grad()
     def _move_average(self) -> None:

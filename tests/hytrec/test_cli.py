@@ -57,8 +57,12 @@ def run(events: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_train_shows_progress_on_stderr_and_results_on_stdout(
     events: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert call(monkeypatch, "train", str(events), f"--output={tmp_path / 'run'}", *COLUMNS, *TINY) == 0
+    given = [*COLUMNS, *TINY, "--device=cpu"]
+    assert call(monkeypatch, "train", str(events), f"--output={tmp_path / 'run'}", *given) == 0
     out, err = capsys.readouterr()
+    assert "\ntraining on cpu, precision 32-true\n" in err
+    config = json.loads((tmp_path / "run" / "config.json").read_text())["training"]
+    assert (config["device"], config["precision"]) == ("cpu", "32-true")
     assert "epoch 1: loss" in err
     assert "events/s" in err
     assert "2 epochs" in out
@@ -72,7 +76,7 @@ def test_train_prints_json(
     arguments = ["train", str(events), f"--output={tmp_path}", *COLUMNS, *TINY, "--json", "--threads=1"]
     assert call(monkeypatch, *arguments) == 0
     values = json.loads(capsys.readouterr().out)
-    assert set(values) == {"run", "log", "repeats", "metrics", "half_life_events"}
+    assert set(values) == {"run", "log", "device", "precision", "repeats", "metrics", "half_life_events"}
     assert json.loads((tmp_path / "log.json").read_text()) == values["log"]
     assert values["metrics"]["test"]["retriever"].keys() >= {"hr@10", "hr@500", "ndcg@10", "auc"}
 
@@ -166,6 +170,7 @@ def test_a_damaged_source_of_the_log_is_named(
         (["train", "nowhere.csv", "--output=run"], "error: "),
         (["train", "nowhere.csv", "--output=run", "--width=7"], "error: width 7 is not a multiple of heads 2"),
         (["train", "nowhere.csv", "--output=run", "--epochs=0"], "error: epochs is 0; it must be at least 1"),
+        (["train", "nowhere.csv", "--output=run", "--device=tpu"], "error: device 'tpu' is unknown; give auto, cpu"),
         (["evaluate", "nowhere"], "error: there is no run folder nowhere; make one with: hytrec train EVENTS"),
     ],
 )
