@@ -20,6 +20,7 @@ _WHOLE = (
     "negatives",
     "rerank_candidates",
     "validation_users",
+    "log_steps",
 )
 
 
@@ -46,6 +47,7 @@ class TrainingOptions:
         learning_rate: of AdamW.
         average_decay: the moving average is what is evaluated and kept.
         validation_users: maximum, evenly spaced.
+        checkpoint_minutes: a killed training loses no more than that; an interrupted one loses nothing.
         precision: weights, state, norms, softmax and losses are float32 in any case.
     """
 
@@ -64,6 +66,8 @@ class TrainingOptions:
     average_decay: Annotated[float, "Decay of the weights' moving average."] = 0.98
     rerank_candidates: Annotated[int, "Retrieved items per position that the reranker learns from."] = 32
     validation_users: Annotated[int, "Users evaluated after each epoch."] = 3_000
+    log_steps: Annotated[int, "Steps between two lines of metrics.jsonl."] = 50
+    checkpoint_minutes: Annotated[float, "Minutes between checkpoints within an epoch."] = 10.0
     device: Annotated[str, "auto, cpu, cuda or cuda:N; auto takes a GPU where there is one."] = "auto"
     precision: Annotated[Precision, "Matrix products: auto takes bfloat16 on a GPU."] = Precision.AUTO
 
@@ -74,8 +78,9 @@ class TrainingOptions:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least 1")
         if self.max_minutes is not None and self.max_minutes <= 0:
             raise ConfigError(f"max_minutes is {self.max_minutes}; it must be over 0")
-        if self.learning_rate <= 0:
-            raise ConfigError(f"learning_rate is {self.learning_rate}; it must be over 0")
+        for name in ("learning_rate", "checkpoint_minutes"):
+            if getattr(self, name) <= 0:
+                raise ConfigError(f"{name} is {getattr(self, name)}; it must be over 0")
         for name in ("seed", "weight_decay", "warmup_steps"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least 0")

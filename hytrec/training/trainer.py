@@ -30,13 +30,20 @@ _RERANK_SHARE = 1
 
 @dataclass(frozen=True, kw_only=True)
 class StepLoss:
-    """Losses of one step, and how many events and users it took."""
+    """Losses of one step, how many events and users it took, and how far the training is.
+
+    Args:
+        epoch_share: of the epoch's events that are trained, in (0, 1].
+        done: share of the whole training, in (0, 1]; by the time allowed where that ends first.
+    """
 
     long: float
     user: float
     rerank: float
     events: int
     users: int
+    epoch_share: float = 1.0
+    done: float = 1.0
 
     @property
     def total(self) -> float:
@@ -47,7 +54,8 @@ class StepLoss:
 class Trainer:
     """Trains a model on the training part of a log.
 
-    Everything drawn depends on (seed, epoch) alone, so that a run resumed after any epoch equals an uninterrupted one.
+    Everything drawn depends on (seed, epoch) and on the steps of the epoch before, of which the random numbers' states
+    are part of `state_dict`: a run resumed after any step equals an uninterrupted one.
 
     Args:
         model: is changed in place; where its weights are, is trained.
@@ -71,8 +79,11 @@ class Trainer:
         if precision is Precision.BFLOAT16:
             multiply_in_bfloat16(model)
         self.steps = 0
+        self.batches = 0
+        self._random: dict[str, Tensor] | None = None
         self._histories = histories
-        self._users = training_users(histories).size
+        lengths = histories.lengths[training_users(histories)] - 1
+        self._events = int(np.minimum(lengths, options.max_history).sum())
         counts = np.bincount(histories.item_rows, minlength=model.items + 2)[1 : model.items + 1]
         self._popularity = torch.from_numpy((counts + 1.0) ** _POPULARITY_POWER).float().to(self.device)
         self._optimizer = torch.optim.AdamW(
@@ -80,7 +91,9 @@ class Trainer:
         )
 
     def epoch(self, number: int, *, spent: Callable[[], float] = lambda: 0.0) -> Iterator[StepLoss]:
-        """Go once through all histories, yielding after every step.
+        """Go once through all histories, yielding after every step; from after the batches that are trained already.
+
+        Call `end_epoch` before the next one.
 
         Args:
             spent: share of the time allowed that is used up, in [0, 1]; where it is ahead of the epochs, it decides on
@@ -89,7 +102,10 @@ class Trainer:
         options = self.options
         torch.manual_seed(int(np.random.SeedSequence((options.seed, number)).generate_state(1)[0]))
         self.model.train()
-        users = 0
+        if self._random is not None:
+            self._set_random(self._random)
+            self._random = None
+        events, trained = 0, self.batches
         batches = training_batches(
             self._histories,
             items=self.model.items,
@@ -99,15 +115,34 @@ class Trainer:
             unknown_rate=options.unknown_rate,
             random=np.random.default_rng((options.seed, number)),
         )
-        for batch in on_device(batches, self.device):
-            users += batch.batch.times.shape[0]
+        for index, batch in enumerate(on_device(batches, self.device)):
+            events += batch.events
+            if index < trained:
+                continue
+            self.batches = index + 1
             if batch.known.numel():
-                self._set_learning_rate(max((number + users / self._users) / options.epochs, spent()))
-                losses = self.step(batch)
-                long, user, rerank = torch.stack(losses).tolist()
+                share = events / self._events
+                done = min(1.0, max((number + share) / options.epochs, spent()))
+                self._set_learning_rate(done)
+                long, user, rerank = torch.stack(self.step(batch)).tolist()
                 yield StepLoss(
-                    long=long, user=user, rerank=rerank, events=batch.events, users=batch.batch.times.shape[0]
+                    long=long,
+                    user=user,
+                    rerank=rerank,
+                    events=batch.events,
+                    users=batch.batch.times.shape[0],
+                    epoch_share=share,
+                    done=done,
                 )
+
+    def end_epoch(self) -> None:
+        """The next epoch begins with its first batch."""
+        self.batches = 0
+
+    @property
+    def learning_rate(self) -> float:
+        """Of the last step."""
+        return float(self._optimizer.param_groups[0]["lr"])
 
     def _set_learning_rate(self, done: float) -> None:
         """Rise over the warm-up, then fall in a line to a tenth; done: share of the training in [0, 1]."""
@@ -152,7 +187,12 @@ class Trainer:
 
     def state_dict(self) -> dict[str, Any]:
         """Everything a resumed run needs."""
+        random = {"cpu": torch.get_rng_state()}
+        if self.device.type == "cuda":
+            random["cuda"] = torch.cuda.get_rng_state(self.device)
         return {
+            "batches": self.batches,
+            "random": random,
             "steps": self.steps,
             "model": self.model.state_dict(),
             "average": self.average.state_dict(),
@@ -161,10 +201,16 @@ class Trainer:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what `state_dict` returned."""
-        self.steps = state["steps"]
+        self.steps, self.batches = state["steps"], state["batches"]
+        self._random = state["random"] if self.batches else None
         self.model.load_state_dict(state["model"])
         self.average.load_state_dict(state["average"])
         self._optimizer.load_state_dict(state["optimizer"])
+
+    def _set_random(self, random: dict[str, Tensor]) -> None:
+        torch.set_rng_state(random["cpu"])
+        if self.device.type == "cuda" and "cuda" in random:
+            torch.cuda.set_rng_state(random["cuda"], self.device)
 
 
 def _parameter_groups(model: HyTRec, weight_decay: float) -> list[dict[str, Any]]:
