@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from hytrec.data.sampling import TrainingBatch
 from hytrec.modeling.delta_rule import chunk_by_chunk
 from hytrec.modeling.model import Encoded, HyTRec, Readout
+from hytrec.training.carried import Carried
 
 __all__ = ["Negatives", "encode_batch", "next_item_loss", "read_positions", "rerank_loss"]
 
@@ -59,9 +60,9 @@ def next_item_loss(model: HyTRec, vectors: Tensor, targets: Tensor, negatives: N
     return _mean_cross_entropy(torch.cat([own, scores], -1), torch.zeros_like(targets))
 
 
-def encode_batch(model: HyTRec, batch: TrainingBatch) -> Encoded:
-    """The encoder over a batch from an empty state."""
-    state = model.empty_state(batch.times.shape[0])
+def encode_batch(model: HyTRec, batch: TrainingBatch, state: Carried | None = None) -> Encoded:
+    """The encoder over a batch, from an empty state or from what was carried to it."""
+    state = state or Carried.empty(model, batch.times.shape[0])
     return model.encode_sequence(
         batch.item_rows, batch.behavior_rows, batch.times, state.memory, state.last_time, chunk_by_chunk
     )
@@ -122,7 +123,8 @@ def _frozen(module: nn.Module) -> Iterator[None]:
 
 def _rows_of(values: _Rows, index: Tensor) -> _Rows:
     """Some rows of the batch axis of every tensor of a dataclass."""
-    return replace(values, **{field.name: getattr(values, field.name)[index] for field in fields(values)})
+    tensors = {field.name: getattr(values, field.name) for field in fields(values)}
+    return replace(values, **{name: tensor[index] for name, tensor in tensors.items() if tensor is not None})
 
 
 def _mean_cross_entropy(logits: Tensor, classes: Tensor) -> Tensor:

@@ -42,7 +42,8 @@ class TrainingOptions:
     Args:
         epochs: the learning rate falls to a tenth over them.
         max_minutes: stops even within an epoch; the learning rate falls over whichever ends first. None for no limit.
-        max_history: longer histories are cut, to a random stretch of this many events in every epoch.
+        max_history: limits how far a gradient reaches and what a step costs; longer histories are trained in stretches
+            that carry the user's state on, so the memory reaches to their beginning.
         negatives: full softmax where the catalogue has no more items than that.
         learning_rate: of AdamW.
         average_decay: the moving average is what is evaluated and kept.
@@ -55,7 +56,7 @@ class TrainingOptions:
     epochs: Annotated[int, "Maximum number of epochs."] = 60
     max_minutes: Annotated[float | None, "Maximum training time."] = None
     patience: Annotated[int, "Stop after this many epochs without a better validation NDCG@10."] = 8
-    max_history: Annotated[int, "Maximum events of a history in an epoch."] = 200
+    max_history: Annotated[int, "Events of a stretch: how far back a gradient reaches; the state goes further."] = 200
     batch_events: Annotated[int, "Events per batch, padding included."] = 2_048
     positions: Annotated[int, "Positions per history at which the user vector is trained."] = 16
     negatives: Annotated[int, "Negatives of the sampled softmax."] = 2_048

@@ -52,7 +52,8 @@ class StepBatch:
     def map(self, change: Callable[[Tensor], Tensor]) -> Self:
         """All tensors changed by a function."""
         batch = self.batch
-        changed = {field.name: change(getattr(batch, field.name)) for field in fields(batch)}
+        values = {field.name: getattr(batch, field.name) for field in fields(batch)}
+        changed = {name: change(value) for name, value in values.items() if value is not None}
         return replace(self, batch=replace(batch, **changed), known=change(self.known), chosen=change(self.chosen))
 
 

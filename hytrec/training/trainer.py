@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from hytrec.data.histories import Histories
-from hytrec.data.sampling import training_batches, training_users
+from hytrec.data.sampling import TrainingBatch, training_batches, training_users
 from hytrec.modeling.model import HyTRec
+from hytrec.training.carried import Carried
 from hytrec.training.devices import multiply_in_bfloat16
 from hytrec.training.losses import Negatives, encode_batch, next_item_loss, read_positions, rerank_loss
 from hytrec.training.options import Precision, TrainingOptions
@@ -82,8 +83,8 @@ class Trainer:
         self.batches = 0
         self._random: dict[str, Tensor] | None = None
         self._histories = histories
-        lengths = histories.lengths[training_users(histories)] - 1
-        self._events = int(np.minimum(lengths, options.max_history).sum())
+        self._carried: Carried | None = None
+        self._events = int((histories.lengths[training_users(histories)] - 1).sum())
         counts = np.bincount(histories.item_rows, minlength=model.items + 2)[1 : model.items + 1]
         self._popularity = torch.from_numpy((counts + 1.0) ** _POPULARITY_POWER).float().to(self.device)
         self._optimizer = torch.optim.AdamW(
@@ -137,7 +138,7 @@ class Trainer:
 
     def end_epoch(self) -> None:
         """The next epoch begins with its first batch."""
-        self.batches = 0
+        self.batches, self._carried = 0, None
 
     @property
     def learning_rate(self) -> float:
@@ -156,11 +157,31 @@ class Trainer:
         Returns:
             Losses of long vector, user vector and reranker: three scalars.
         """
+        long, user, rerank = self.losses(step)
+        self.steps += 1
+        self._optimizer.zero_grad(set_to_none=True)
+        (long + user + rerank).backward()
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), _MAX_GRADIENT_NORM)
+        self._optimizer.step()
+        self._move_average()
+        return long.detach(), user.detach(), rerank.detach()
+
+    def losses(self, step: StepBatch) -> tuple[Tensor, Tensor, Tensor]:
+        """The losses of one batch; carries the state of stretches to the next one.
+
+        Returns:
+            Losses of long vector, user vector and reranker: three scalars.
+        """
         batch = step.batch
         negatives = Negatives.drawn(self._popularity, count=self.options.negatives)
-        encoded = encode_batch(self.model, batch)
+        state = self._begun(batch)
+        encoded = encode_batch(self.model, batch, state)
+        if state is not None:
+            self._carry(batch, state.after(batch, encoded))
         targets = batch.targets.flatten()[step.known]
         long = next_item_loss(self.model, encoded.outputs.flatten(0, 1)[step.known], targets, negatives)
+        if state is not None:
+            batch, encoded = state.before(batch, encoded)
         readout = read_positions(self.model, batch, encoded, batch.positions, summary_only=True)
         targets = batch.targets.gather(1, batch.positions).flatten()[step.chosen]
         user = next_item_loss(self.model, readout.user[step.chosen], targets, negatives)
@@ -171,13 +192,19 @@ class Trainer:
             candidates=self.options.rerank_candidates,
             positions=max(1, self.options.batch_events // (_RERANK_SHARE * self.options.rerank_candidates)),
         )
-        self.steps += 1
-        self._optimizer.zero_grad(set_to_none=True)
-        (long + user + rerank).backward()
-        torch.nn.utils.clip_grad_norm_(self.model.parameters(), _MAX_GRADIENT_NORM)
-        self._optimizer.step()
-        self._move_average()
-        return long.detach(), user.detach(), rerank.detach()
+        return long, user, rerank
+
+    def _begun(self, batch: TrainingBatch) -> Carried | None:
+        """The states that the rows of a batch go on from; None where they are whole histories."""
+        if batch.lanes is None or batch.fresh is None:
+            return None
+        if self._carried is None:  # the first stretches of an epoch: every lane is there
+            self._carried = Carried.empty(self.model, batch.lanes.shape[0])
+        return self._carried.begun(batch.lanes, batch.fresh)
+
+    def _carry(self, batch: TrainingBatch, states: Carried) -> None:
+        if self._carried is not None and batch.lanes is not None:
+            self._carried = self._carried.put(batch.lanes, states)
 
     @torch.no_grad()
     def _move_average(self) -> None:
@@ -192,6 +219,7 @@ class Trainer:
             random["cuda"] = torch.cuda.get_rng_state(self.device)
         return {
             "batches": self.batches,
+            "carried": None if self._carried is None else vars(self._carried),
             "random": random,
             "steps": self.steps,
             "model": self.model.state_dict(),
@@ -203,6 +231,8 @@ class Trainer:
         """Restore what `state_dict` returned."""
         self.steps, self.batches = state["steps"], state["batches"]
         self._random = state["random"] if self.batches else None
+        carried = state["carried"]
+        self._carried = carried and Carried(**{name: value.to(self.device) for name, value in carried.items()})
         self.model.load_state_dict(state["model"])
         self.average.load_state_dict(state["average"])
         self._optimizer.load_state_dict(state["optimizer"])

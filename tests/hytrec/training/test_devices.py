@@ -100,19 +100,21 @@ class FromTheHost(TorchDispatchMode):
 
 @pytest.mark.parametrize("delta_rule", [chunk_by_chunk, chunked])
 @pytest.mark.parametrize("precision", [Precision.FLOAT32, Precision.BFLOAT16])
-@pytest.mark.parametrize("negatives", [5, ITEMS], ids=["sampled", "full"])
+@pytest.mark.parametrize(("negatives", "max_history"), [(5, 80), (ITEMS, 80), (5, 20)], ids=["sampled", "full", "long"])
 def test_a_whole_step_stays_on_the_device(
     log: Histories,
     delta_rule: DeltaRule,
     precision: Precision,
     negatives: int,
+    max_history: int,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """On the meta device nothing can come from the host: forward, losses, backward, optimizer, moving average."""
     monkeypatch.setattr(losses, "chunk_by_chunk", delta_rule)
-    options = replace(OPTIONS, negatives=negatives, rerank_candidates=5)
+    options = replace(OPTIONS, negatives=negatives, rerank_candidates=5, max_history=max_history)
     trainer = Trainer(new_model("meta", dropout=0.2), log, options, precision=precision)
-    batch = next(batches(log)).map(lambda tensor: tensor.to("meta"))
+    drawn = (batch for batch in batches(log, options) if (batch.batch.lanes is not None) is (max_history < 80))
+    batch = next(drawn).map(lambda tensor: tensor.to("meta"))
     trainer.model.train()
     with FromTheHost() as host:
         result = trainer.step(batch)
