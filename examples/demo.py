@@ -62,8 +62,10 @@ def main() -> None:
     """Run every step; the first that fails ends the demo with its own message."""
     events = fetch_movielens(FOLDER / "ml-100k")
     titles = read_titles(FOLDER / "ml-100k")
-    # --resume: a demo that was stopped during training continues when it is run again.
-    command("hytrec", "train", str(events), f"--output={RUN}", f"--max-minutes={TRAIN_MINUTES}", "--resume", *TRAINING)
+    if (RUN / "run.toml").exists():  # of a demo that was stopped during training
+        command("hytrec", "train", f"--resume={RUN}")
+    else:
+        command("hytrec", "train", str(events), f"--output={RUN}", f"--max-minutes={TRAIN_MINUTES}", *TRAINING)
     evaluation = command("hytrec", "evaluate", str(RUN), "--events", str(events), "--json", keep=True)
     EVALUATION.write_text(evaluation)
     console.print("\n".join(metric_lines(json.loads(evaluation)["metrics"])))

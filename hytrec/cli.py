@@ -15,6 +15,8 @@ from hytrec.command_options import expand_options
 from hytrec.config import ModelConfig
 from hytrec.data.logs.options import LogOptions
 from hytrec.data.split import Part, Repeats
+from hytrec.errors import ConfigError, RunError
+from hytrec.option_file import OPTION_FILE, read_options
 from hytrec.program import AsJson, program, run_program
 from hytrec.training.options import TrainingOptions
 
@@ -36,13 +38,52 @@ RepeatsOption = Annotated[
 ]
 
 
+def _take_config(context: typer.Context, file: Path | None) -> Path | None:
+    if file is not None:
+        _make_defaults(context, "--config", _options_in(file))
+    return file
+
+
+def _take_run(context: typer.Context, run: Path | None) -> Path | None:
+    if run is not None:
+        file = run / OPTION_FILE
+        if not file.exists():
+            raise RunError(
+                f"{file} is missing: no training was begun there; begin one: hytrec train EVENTS --output {run}"
+            )
+        _make_defaults(context, "--resume", _options_in(file) | {"output": run})
+    return run
+
+
+def _options_in(file: Path) -> dict[str, Any]:
+    return read_options(file, train, left_out=("config", "resume", "as_json"))
+
+
+def _make_defaults(context: typer.Context, option: str, values: dict[str, Any]) -> None:
+    """Options on the command line have precedence over these.
+
+    Raises:
+        ConfigError: another file has given some already.
+    """
+    if context.default_map:
+        raise ConfigError(f"{option} is given beside another file of options; give either --config or --resume")
+    context.default_map = values
+
+
 @app.command()
 @expand_options
 def train(
     events: Annotated[list[Path], typer.Argument(help=EVENTS_HELP, show_default=False)],
     *,
     output: Annotated[Path, typer.Option(help="Run folder to write.", show_default=False)],
-    resume: Annotated[bool, typer.Option("--resume", help="Resume from the last epoch in the run folder.")] = False,
+    config: Annotated[  # noqa: ARG001 - its callback has taken the options
+        Path | None,
+        typer.Option(help="TOML file with options, as the run.toml of a run.", is_eager=True, callback=_take_config),
+    ] = None,
+    resume: Annotated[
+        Path | None,
+        typer.Option(help="Run folder of a training to go on with.", is_eager=True, callback=_take_run),
+    ] = None,
     log_options: LogOptions,
     repeats: RepeatsOption = None,
     sizes: Annotated[dict[str, Any], ModelConfig],
@@ -51,6 +92,7 @@ def train(
     as_json: AsJson = False,
 ) -> None:
     """Train a model and write a run folder."""
+    _refuse_another_output(output, resume)
     ModelConfig(items=1, **sizes)  # before the log is read: a wrong size fails at once
     from hytrec.commands import train_run  # noqa: PLC0415 - torch
 
@@ -61,7 +103,7 @@ def train(
         repeats=repeats,
         sizes=sizes,
         options=options,
-        resume=resume,
+        resume=resume is not None,
         threads=threads,
     )
     _show(result.as_json, result.as_text, as_json=as_json)
@@ -93,6 +135,11 @@ def evaluate(
         threads=threads,
     )
     _show(result.as_json, result.as_text, as_json=as_json)
+
+
+def _refuse_another_output(output: Path, resume: Path | None) -> None:
+    if resume is not None and output.absolute() != resume.absolute():
+        raise ConfigError(f"--resume {resume} writes to that folder; leave out --output {output}")
 
 
 def _show(values: dict[str, Any], text: str, *, as_json: bool) -> None:

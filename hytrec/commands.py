@@ -2,33 +2,34 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from hytrec.config import ModelConfig
 from hytrec.data.histories import Histories, read_histories
 from hytrec.data.logs.options import LogOptions
 from hytrec.data.logs.report import LogReport
-from hytrec.data.sampling import training_users
-from hytrec.data.split import Part, Repeats, evaluation, training
+from hytrec.data.split import Part, Repeats, evaluation
 from hytrec.data.vocabulary import Vocabulary
 from hytrec.documents import document_from
 from hytrec.errors import ConfigError, RunError
 from hytrec.evaluation.baselines import measure_baselines
 from hytrec.evaluation.evaluate import RETRIEVER, evaluate
 from hytrec.evaluation.tables import half_life_lines, metric_lines
+from hytrec.option_file import OPTION_FILE, option_text
 from hytrec.progress_bar import progress_bar
-from hytrec.run_folder import CONFIG_FILE, Run, load_run, write_json
-from hytrec.training.checkpoint import Epoch
+from hytrec.run_folder import CONFIG_FILE, Run, load_run
+from hytrec.training.devices import chosen_device, chosen_precision, device_name
 from hytrec.training.loop import train
 from hytrec.training.options import TrainingOptions
-from hytrec.training.trainer import StepLoss
+from hytrec.training.stop_signals import StopSignals
+from hytrec.training.training_bar import TrainingBar
 
 LOG_FILE = "log.json"
 
@@ -64,11 +65,24 @@ def train_run(
         threads: torch's; 0 is its default.
     """
     _use_threads(threads)
+    device = chosen_device(options.device)  # before the log is read: one that is not there fails at once
+    precision = chosen_precision(options, device)
     histories, vocabulary, report = _read(events, log_options)
     allow_repeats = (repeats or _suggested(report)) is Repeats.ALLOW
     config = ModelConfig(items=len(vocabulary.item_keys), behaviors=len(vocabulary.behavior_keys), **sizes)
-    users = training_users(training(histories)).size
-    with _TrainingBar(options, users) as bar:
+    given = {
+        "events": [str(path.absolute()) for path in events],
+        **log_options.to_dict(),
+        "repeats": Repeats.of(allowed=allow_repeats).value,
+        **sizes,
+        **options.to_dict(),
+        "threads": threads,
+    }
+    documents = {LOG_FILE: json.dumps(report.to_dict(), indent=2) + "\n", OPTION_FILE: option_text(given)}
+    Console(stderr=True, highlight=False).print(
+        f"training on {device_name(device)}, precision {precision}", markup=False, soft_wrap=True
+    )
+    with StopSignals() as signals, TrainingBar(options) as bar:
         trained = train(
             histories,
             vocabulary,
@@ -79,11 +93,14 @@ def train_run(
             observer=bar,
             source=asdict(_Source(events=[str(path.absolute()) for path in events], options=log_options)),
             allow_repeats=allow_repeats,
+            documents=documents,
+            stop=lambda: signals.received,
         )
-    write_json(output / LOG_FILE, report.to_dict())
     values = {
         "run": str(output),
         "log": report.to_dict(),
+        "device": device_name(device),
+        "precision": precision.value,
         "repeats": Repeats.of(allowed=allow_repeats).value,
         "metrics": trained.metrics,
         "half_life_events": trained.half_lives,
@@ -192,40 +209,3 @@ def _source_of(run: Run) -> _Source:
 def _use_threads(threads: int) -> None:
     if threads > 0:
         torch.set_num_threads(threads)
-
-
-class _TrainingBar:
-    """A progress bar on stderr with loss and throughput, and a line per epoch."""
-
-    def __init__(self, options: TrainingOptions, users: int) -> None:
-        self._console = Console(stderr=True)
-        self._options = options
-        self._progress = Progress(
-            TextColumn("epoch {task.fields[epoch]}"),
-            BarColumn(),
-            TextColumn("loss {task.fields[loss]:.3f}"),
-            TextColumn("{task.fields[speed]:,.0f} events/s"),
-            TimeElapsedColumn(),
-            console=self._console,
-        )
-        self._task = self._progress.add_task("training", total=users, epoch=0, loss=float("nan"), speed=0.0)
-
-    def __enter__(self) -> Self:
-        self._progress.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._progress.stop()
-
-    def step(self, epoch: int, loss: StepLoss, events_per_s: float) -> None:
-        """After every step."""
-        self._progress.update(self._task, advance=loss.users, epoch=epoch, loss=loss.total, speed=events_per_s)
-
-    def epoch(self, epoch: Epoch) -> None:
-        """After every epoch and its validation."""
-        self._console.print(
-            f"epoch {epoch.number}: loss {epoch.long:.3f} (long) {epoch.user:.3f} (user) {epoch.rerank:.3f} (rerank), "
-            f"validation NDCG@10 {epoch.validation:.4f} of {epoch.validation_users:,} users, "
-            f"{epoch.events_per_s:,.0f} events/s"
-        )
-        self._progress.update(self._task, completed=0, epoch=epoch.number + 1)

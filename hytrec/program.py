@@ -73,8 +73,8 @@ def run_program(app: Callable[[], object], *, extras: Mapping[str, str]) -> None
         extras: by top-level package, the pip extra that brings it for this program.
 
     Raises:
-        SystemExit: with code 1 after a known error, or where a package of `extras` is not installed; with 130 after
-            Ctrl-C.
+        SystemExit: with the code of a known error, 1 of most; with 1 where a package of `extras` is not installed; with
+            130 after Ctrl-C.
     """
     try:
         app()
@@ -85,7 +85,7 @@ def run_program(app: Callable[[], object], *, extras: Mapping[str, str]) -> None
             _fail("interrupted; the previous output is unchanged", code=INTERRUPTED)
         raise
     except HytrecError as error:
-        _fail(str(error), code=1)
+        _fail(str(error), code=error.exit_code)
     except ModuleNotFoundError as error:
         package = (error.name or "").partition(".")[0]
         if package not in extras:

@@ -100,8 +100,13 @@ def save_run(
 
 def write_json(path: Path, values: dict[str, Any]) -> None:
     """Write indented JSON under a temporary name, then rename."""
+    write_text(path, json.dumps(values, indent=2) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write UTF-8 under a temporary name, then rename."""
     temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(json.dumps(values, indent=2) + "\n")
+    temporary.write_text(text, encoding="utf-8")
     temporary.replace(path)
 
 
@@ -124,7 +129,7 @@ def load_run(path: Path) -> Run:
     try:
         model.load_state_dict(load_file(weights))
     except FileNotFoundError:
-        raise RunError(f"{weights} is missing; train again, or resume: hytrec train --resume") from None
+        raise RunError(f"{weights} is missing; train again, or resume: hytrec train --resume {path}") from None
     except (SafetensorError, RuntimeError, OSError) as error:
         reason = str(error).splitlines()[0]
         raise RunError(f"{weights} is damaged or of another config ({reason}); train again") from error
@@ -176,7 +181,7 @@ def _load_samples(path: Path) -> list[History]:
             names = ("item_rows", "behavior_rows", "times")
             split = {name: np.split(arrays[name], ends)[:-1] for name in names}  # what follows the last end is empty
     except FileNotFoundError:
-        raise RunError(f"{path} is missing; train again, or resume: hytrec train --resume") from None
+        raise RunError(f"{path} is missing; train again, or resume: hytrec train --resume {path.parent}") from None
     except Exception as error:  # np.load raises whatever the damaged bytes lead it to
         if isinstance(error, HytrecError):
             raise

@@ -1,4 +1,4 @@
-"""Batches for training: histories cut to a window, bucketed by length, with positions to read the user at.
+"""Batches for training: histories bucketed by length, long ones in stretches, with positions to read the user at.
 
 Everything random is drawn from a generator that is seeded by (seed, epoch): a resumed run draws what an uninterrupted
 one would have drawn.
@@ -7,13 +7,14 @@ one would have drawn.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from hytrec.data.histories import Histories, History, Int64Array
+from hytrec.data.stretches import StretchStep, stretch_steps
 
 __all__ = ["TrainingBatch", "sampled_histories", "training_batches", "training_users"]
 
@@ -26,7 +27,7 @@ _SAMPLE_EVENTS = 150_000
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingBatch:
-    """B histories of at most T events, padded at the end, and what came after every event.
+    """B histories or stretches of T events at most, padded at the end, and what came after every event.
 
     Args:
         item_rows, behavior_rows, times: (B, T) int64; time 0 marks padding.
@@ -34,6 +35,8 @@ class TrainingBatch:
         next_times: (B, T) int64 unix seconds, time of the next event.
         positions: (B, P) int64, where the user vector is trained; repeated where a history is shorter than P.
         chosen: (B, P) bool, False at the repeats.
+        lanes: (B,) int64, whose state each row goes on from; None for whole histories, which begin without one.
+        fresh: (B,) bool, rows of lanes where a history begins.
     """
 
     item_rows: Tensor
@@ -43,6 +46,8 @@ class TrainingBatch:
     next_times: Tensor
     positions: Tensor
     chosen: Tensor
+    lanes: Tensor | None = None
+    fresh: Tensor | None = None
 
     @property
     def events(self) -> int:
@@ -65,22 +70,44 @@ def training_batches(
     unknown_rate: float,
     random: np.random.Generator,
 ) -> Iterator[TrainingBatch]:
-    """One epoch: every user once, in batches of similar lengths and of about `batch_events` events, padding included.
+    """One epoch: every event once, in batches of similar lengths and of about `batch_events` events, padding included.
+
+    Histories of at most `max_history` events come whole, in random order; in between, and evenly spread, come longer
+    ones in stretches (`hytrec.data.stretches`), each history's in order.
 
     Args:
         items: I.
-        max_history: longer histories are cut to a random stretch of this many events and the one after it.
+        max_history: events of a stretch at most.
         positions: P.
         unknown_rate: share of the input items replaced by the unknown item, so that its row is learned.
     """
     users = training_users(histories)
-    lengths = np.minimum(histories.lengths[users] - 1, max_history)
+    starts, lengths = histories.offsets[users], histories.lengths[users] - 1
+    long = lengths > max_history
+    steps = stretch_steps(
+        starts[long],
+        lengths[long],
+        max_stretch=max_history,
+        max_lanes=max(1, batch_events // max_history),
+        random=random,
+    )
+    starts, lengths = starts[~long], lengths[~long]
     order = np.argsort(lengths * random.uniform(0.9, 1.1, lengths.size), kind="stable")
-    groups = _grouped(lengths[order], batch_events)
-    starts = histories.offsets[users] + random.integers(0, histories.lengths[users] - lengths)
-    for group in random.permutation(len(groups)):
-        members = order[groups[group]]
-        yield _batch(histories, starts[members], lengths[members], items, positions, unknown_rate, random)
+    groups = [order[group] for group in _grouped(lengths[order], batch_events)]
+    whole = [groups[group] for group in random.permutation(len(groups))]
+    for part in _spread(whole, steps):
+        if isinstance(part, StretchStep):
+            batch = _batch(histories, part.starts, part.lengths, items, positions, unknown_rate, random)
+            yield replace(batch, lanes=torch.from_numpy(part.lanes), fresh=torch.from_numpy(part.fresh))
+        else:
+            yield _batch(histories, starts[part], lengths[part], items, positions, unknown_rate, random)
+
+
+def _spread(whole: list[Int64Array], steps: list[StretchStep]) -> list[Int64Array | StretchStep]:
+    """Both lists in one, each in its order, as evenly mixed as they can be."""
+    places = np.concatenate([(np.arange(len(part)) + 0.5) / max(1, len(part)) for part in (whole, steps)])
+    parts = [*whole, *steps]
+    return [parts[index] for index in np.argsort(places, kind="stable")]
 
 
 def _grouped(lengths: Int64Array, batch_events: int) -> list[slice]:

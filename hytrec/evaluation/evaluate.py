@@ -31,11 +31,11 @@ class _Batch:
     times: Tensor
 
 
-def padded(histories: Sequence[History]) -> _Batch:
+def padded(histories: Sequence[History], device: torch.device | str = "cpu") -> _Batch:
     """Histories as (B, T) tensors, padded with 0 at the end; T is at least 1."""
 
     def stacked(rows: Sequence[Int64Array]) -> Tensor:
-        return torch.from_numpy(padded_rows(rows, width=1))
+        return torch.from_numpy(padded_rows(rows, width=1)).to(device)
 
     return _Batch(
         item_rows=stacked([history.item_rows for history in histories]),
@@ -46,7 +46,8 @@ def padded(histories: Sequence[History]) -> _Batch:
 
 def read_histories_at(model: HyTRec, histories: Sequence[History], now_s: Int64Array) -> Readout:
     """Encode whole histories and read the users at `now_s` (B,) int64: what the exported graphs compute, in PyTorch."""
-    batch = padded(histories)
+    device = model.norm.weight.device
+    batch = padded(histories, device)
     state, last_memory = model.encode(
         model.empty_state(len(histories)),
         batch.item_rows,
@@ -54,7 +55,7 @@ def read_histories_at(model: HyTRec, histories: Sequence[History], now_s: Int64A
         batch.times,
         chunk_by_chunk,
     )
-    return model.read(UserFeatures.of(state, last_memory, torch.from_numpy(now_s).unsqueeze(1)))
+    return model.read(UserFeatures.of(state, last_memory, torch.from_numpy(now_s).unsqueeze(1).to(device)))
 
 
 def evaluate(
@@ -79,10 +80,10 @@ def evaluate(
     with torch.inference_mode():
         for batch in batches_by_length(part):
             readout = read_histories_at(model, batch.histories, batch.now)
-            retriever.add(model.retrieve_scores(readout.user)[:, 1:-1].numpy(), batch.targets, batch.seen)
+            retriever.add(model.retrieve_scores(readout.user)[:, 1:-1].cpu().numpy(), batch.targets, batch.seen)
             if rerank:
-                rows = model.retrieve(readout, torch.from_numpy(batch.seen))
-                reranker.add_lists(in_order(rows, model.rerank(readout, rows)).numpy(), batch.targets)
+                rows = model.retrieve(readout, torch.from_numpy(batch.seen).to(readout.user.device))
+                reranker.add_lists(in_order(rows, model.rerank(readout, rows)).cpu().numpy(), batch.targets)
             if progress:
                 progress(len(batch.histories))
     model.train(was_training)
@@ -105,11 +106,11 @@ def weigh_reranker(model: HyTRec, validation: Evaluation) -> float:
     with torch.inference_mode():
         for batch in batches_by_length(validation):
             readout = read_histories_at(model, batch.histories, batch.now)
-            rows = model.retrieve(readout, torch.from_numpy(batch.seen))
+            rows = model.retrieve(readout, torch.from_numpy(batch.seen).to(readout.user.device))
             scores = model.rerank(readout, rows)
             plain = model.retrieve_scores(readout.user).gather(1, rows)
             for weight, metric in metrics.items():
-                metric.add_lists(in_order(rows, torch.lerp(plain, scores, weight)).numpy(), batch.targets)
+                metric.add_lists(in_order(rows, torch.lerp(plain, scores, weight)).cpu().numpy(), batch.targets)
     best = max(RERANK_WEIGHTS, key=lambda weight: metrics[weight].result()["ndcg@10"])
     model.reranker.weigh(best)
     return best

@@ -24,7 +24,7 @@ def memory_half_lives(model: HyTRec, histories: Sequence[History]) -> list[list[
     sums, events = torch.zeros(model.tadn_layers, model.heads, dtype=torch.float64), 0
     with torch.inference_mode():
         for history in histories:
-            seen = mean_log_decays(model, history)
+            seen = mean_log_decays(model, history).cpu()
             sums += seen * (len(history) - 1)
             events += len(history) - 1
     means = (sums / max(1, events)).tolist()
@@ -41,7 +41,7 @@ def log_decays(model: HyTRec, history: History) -> Tensor:
         layers.append(log_decay[0].T)
         return chunk_by_chunk(query, key, value, beta, log_decay, state)
 
-    batch = padded([history])
+    batch = padded([history], model.norm.weight.device)
     model.encode(model.empty_state(1), batch.item_rows, batch.behavior_rows, batch.times, listening)
     return torch.stack(layers)
 

@@ -153,6 +153,7 @@ class HyTRec(nn.Module):
             gap_s=gap_s,
             real=real,
             last_inputs=last_inputs,
+            before=memory[:, -1],
         )
 
     def encode(
@@ -194,7 +195,7 @@ class HyTRec(nn.Module):
         """The features of users right after some of their events, as `encode` would leave them; for training.
 
         Args:
-            encoded: these events (B, T), from an empty state.
+            encoded: these events (B, T).
             next_times: time of the following event, which is `now_s`, (B, T) int64.
             positions: (B, P) int64.
 
@@ -214,13 +215,12 @@ class HyTRec(nn.Module):
         )
 
     def _last_memory_at(self, encoded: Encoded, positions: Tensor) -> Tensor:
-        """Last layer's memory after the events at `positions` (B, P), from an empty state: (B, P, H, K, V)."""
+        """Last layer's memory after the events at `positions` (B, P): (B, P, H, K, V)."""
         layer = self.layers[-1]
         _, key, value, beta, log_decay = layer.write(  # type: ignore[operator]
             encoded.last_inputs, encoded.gap_s, encoded.real
         )
-        before = torch.zeros_like(encoded.memory[:, -1])
-        return memory_at(positions, key, value, beta, log_decay, before)
+        return memory_at(positions, key, value, beta, log_decay, encoded.before)
 
     # --- readout, retriever, reranker ---
 

@@ -69,6 +69,7 @@ class Encoded:
         gap_s: seconds since the event before, (B, T) int64.
         real: (B, T) bool, False for padding.
         last_inputs: input of the last TADN layer (B, T, D), for `HyTRec.features_at`.
+        before: its memory before the first event, (B, H, K, V).
     """
 
     outputs: Tensor
@@ -77,6 +78,7 @@ class Encoded:
     gap_s: Tensor
     real: Tensor
     last_inputs: Tensor
+    before: Tensor
 
 
 @dataclass(frozen=True, kw_only=True)

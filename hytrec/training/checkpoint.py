@@ -17,12 +17,12 @@ from hytrec.errors import RunError
 from hytrec.training.options import TrainingOptions
 from hytrec.training.trainer import Trainer
 
-__all__ = ["CHECKPOINT_FILE", "Epoch", "Progress", "Resumable"]
+__all__ = ["CHECKPOINT_FILE", "Epoch", "Progress", "Resumable", "Sums"]
 
 CHECKPOINT_FILE = "training.pt"
-_FORMAT_VERSION = 1
-_MAY_CHANGE = ("max_minutes", "patience")
-"""Options that only say when to stop: a resumed training may have others."""
+_FORMAT_VERSION = 2
+_MAY_CHANGE = ("max_minutes", "patience", "device", "precision", "log_steps", "checkpoint_minutes")
+"""Options that say when to stop, where to compute and what to write: a resumed training may have others."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,14 +48,33 @@ class Epoch:
 
 
 @dataclass(kw_only=True)
+class Sums:
+    """Sums over the steps of an epoch under way, from which its line is made; seconds of training alone."""
+
+    steps: int = 0
+    events: int = 0
+    long: float = 0.0
+    user: float = 0.0
+    rerank: float = 0.0
+    seconds: float = 0.0
+
+
+@dataclass(kw_only=True)
 class Progress:
-    """State of a training besides weights and optimizer; `seconds` includes validation."""
+    """State of a training besides weights, optimizer and random numbers.
+
+    Args:
+        epochs: that are finished.
+        sums: of the epoch under way.
+        seconds: validation included.
+    """
 
     epochs: list[Epoch] = field(default_factory=list)
     best: float = -1.0
     best_epoch: int = -1
     best_weights: dict[str, torch.Tensor] = field(default_factory=dict)
     seconds: float = 0.0
+    sums: Sums = field(default_factory=Sums)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,7 +117,8 @@ class Resumable:
         """
         if self.file.exists():
             raise RunError(
-                f"{self.file.parent} holds a training already; resume it with --resume, or give another --output"
+                f"{self.file.parent} holds a training already; resume it with: hytrec train --resume "
+                f"{self.file.parent}, or give another --output"
             )
         return Progress()
 
@@ -111,7 +131,11 @@ class Resumable:
                 "format_version": _FORMAT_VERSION,
                 "identity": self.identity,
                 "trainer": trainer.state_dict(),
-                "progress": {**vars(progress), "epochs": [asdict(epoch) for epoch in progress.epochs]},
+                "progress": {
+                    **vars(progress),
+                    "epochs": [asdict(epoch) for epoch in progress.epochs],
+                    "sums": asdict(progress.sums),
+                },
             },
             temporary,
         )
@@ -126,8 +150,13 @@ class Resumable:
         if not self.file.exists():
             return Progress()
         try:
-            saved = torch.load(self.file, weights_only=True)
-            identity = saved["identity"] if saved["format_version"] == _FORMAT_VERSION else {}
+            saved = torch.load(self.file, weights_only=True, map_location="cpu")
+            if saved["format_version"] != _FORMAT_VERSION:
+                raise RunError(  # noqa: TRY301
+                    f"{self.file} has format version {saved['format_version']}; this hytrec resumes {_FORMAT_VERSION}: "
+                    "train again, into another --output"
+                )
+            identity = saved["identity"]
             for name, value in self.identity.items():
                 if identity.get(name) != value:
                     raise RunError(  # noqa: TRY301
@@ -135,8 +164,9 @@ class Resumable:
                         "resume with the same, or give another --output"
                     )
             trainer.load_state_dict(saved["trainer"])
-            epochs = msgspec.convert(saved["progress"].pop("epochs"), list[Epoch])
-            return Progress(**saved["progress"], epochs=epochs)
+            progress = saved["progress"]
+            epochs = msgspec.convert(progress.pop("epochs"), list[Epoch])
+            return Progress(**{**progress, "sums": Sums(**progress["sums"])}, epochs=epochs)
         except RunError:
             raise
         except Exception as error:  # torch.load raises whatever the damaged bytes lead it to

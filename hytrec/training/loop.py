@@ -1,16 +1,15 @@
-"""Train a model on an event log and write a run folder; a killed training resumes from its last epoch."""
+"""Train a model on an event log and write a run folder; an interrupted training resumes from its last step."""
 
 from __future__ import annotations
 
 import copy
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
 import torch
 
 from hytrec.config import ModelConfig
@@ -18,12 +17,14 @@ from hytrec.data.histories import Histories
 from hytrec.data.sampling import sampled_histories, training_users
 from hytrec.data.split import Evaluation, Part, evaluation, training
 from hytrec.data.vocabulary import Vocabulary
-from hytrec.errors import DataError, TrainingError
+from hytrec.errors import DataError, Interrupted, TrainingError
 from hytrec.evaluation.evaluate import RETRIEVER, evaluate, weigh_reranker
 from hytrec.evaluation.half_life import memory_half_lives
 from hytrec.modeling.model import HyTRec, build_model
-from hytrec.run_folder import save_run, write_json
-from hytrec.training.checkpoint import Epoch, Progress, Resumable
+from hytrec.run_folder import save_run, write_json, write_text
+from hytrec.training.checkpoint import Epoch, Progress, Resumable, Sums
+from hytrec.training.devices import chosen_device, chosen_precision, device_name
+from hytrec.training.journal import JOURNAL_FILE, Journal
 from hytrec.training.options import TrainingOptions
 from hytrec.training.trainer import StepLoss, Trainer
 
@@ -58,6 +59,7 @@ class Trained:
     """Result of a training.
 
     Args:
+        model: on the CPU.
         metrics: validation and test metrics of retriever and retrieve-then-rerank.
         half_lives: of every layer and head, in events.
     """
@@ -79,37 +81,59 @@ def train(
     observer: Observer | None = None,
     source: dict[str, Any] | None = None,
     allow_repeats: bool = False,
+    documents: Mapping[str, str] | None = None,
+    stop: Callable[[], int | None] = lambda: None,
 ) -> Trained:
     """Train, choose the best epoch by NDCG@10 on the validation part, and write the run folder.
 
     Args:
         histories: the whole log; the last two events of a history are held out (`hytrec.data.split`).
         output: the run folder.
-        resume: from the checkpoint in `output`, if there is one.
+        resume: from the checkpoint in `output`, if there is one; the weights are then those of an uninterrupted
+            training (on the CPU bit by bit).
         source: where the log came from, JSON-able; kept in the run's config for `hytrec evaluate`.
         allow_repeats: whether items that a user had before are ranked in validation and test; kept in the run's config.
+        documents: texts by file name, written to `output` before the first step.
+        stop: number of the signal that asked for a stop, asked after every step and in validations.
 
     Raises:
         DataError: no history is long enough to train on and to validate with.
         RunError: there is a run already and `resume` is off, or its checkpoint is of another training.
+        Interrupted: a stop was asked for; a checkpoint is saved.
+        TrainingError: the device is not there, or the loss is not finite.
     """
     options, observer = options or TrainingOptions(), observer or Silent()
+    device = chosen_device(options.device)
+    precision = chosen_precision(options, device)
     known = training(histories)
     parts = {part: evaluation(histories, part, items=config.items, allow_repeats=allow_repeats) for part in Part}
     validation = parts[Part.VALIDATION]
     _check_enough(histories, training_users(known).size, parts)
     torch.manual_seed(options.seed)
-    trainer = Trainer(build_model(config), known, options)
+    trainer = Trainer(build_model(config).to(device), known, options, precision=precision)
     resumable = Resumable.of(output, config=config, options=options, vocabulary=vocabulary, allow_repeats=allow_repeats)
     progress = resumable.restore(trainer) if resume else resumable.start()
-    sample = validation.thinned(options.validation_users)
+    output.mkdir(parents=True, exist_ok=True)
+    for name, text in (documents or {}).items():
+        write_text(output / name, text)
+    journal = Journal(output / JOURNAL_FILE, every=options.log_steps, steps=trainer.steps, epochs=len(progress.epochs))
+    session = _Session(
+        trainer=trainer,
+        validation=validation.thinned(options.validation_users),
+        progress=progress,
+        resumable=resumable,
+        options=options,
+        observer=observer,
+        journal=journal,
+        stop=stop,
+    )
     while not _finished(progress, options):
-        _train_epoch(trainer, sample, progress, options, observer)
-        resumable.save(trainer, progress)
-    best = build_model(config)
+        session.train_epoch()
+    best = build_model(config).to(device)
     best.load_state_dict(progress.best_weights)
     best.eval().requires_grad_(False)
-    return _conclude(best, histories, vocabulary, output, config, options, progress, source, parts)
+    place = {"device": device_name(device), "precision": precision.value}
+    return _conclude(best, histories, vocabulary, config, session, source, parts, place)
 
 
 def _check_enough(histories: Histories, trainable: int, parts: Mapping[Part, Evaluation]) -> None:
@@ -144,66 +168,118 @@ def _finished(progress: Progress, options: TrainingOptions) -> bool:
     )
 
 
-def _train_epoch(
-    trainer: Trainer, validation: Evaluation, progress: Progress, options: TrainingOptions, observer: Observer
-) -> None:
-    """Train one epoch, or what is left of the minutes, and keep the weights if they are the best so far."""
-    number, start = len(progress.epochs), time.monotonic()
-    losses: list[StepLoss] = []
-    events = 0
-    allowed = math.inf if options.max_minutes is None else 60 * options.max_minutes
-    for loss in trainer.epoch(number, spent=lambda: (progress.seconds + time.monotonic() - start) / allowed):
-        losses.append(loss)
-        events += loss.events
-        elapsed = time.monotonic() - start
-        observer.step(number, loss, events / elapsed)
+@dataclass(frozen=True, kw_only=True)
+class _Session:
+    """A training under way."""
+
+    trainer: Trainer
+    validation: Evaluation
+    progress: Progress
+    resumable: Resumable
+    options: TrainingOptions
+    observer: Observer
+    journal: Journal
+    stop: Callable[[], int | None]
+
+    def train_epoch(self) -> None:
+        """Train one epoch, or what is left of it or of the minutes, validate, and save a checkpoint."""
+        progress, sums = self.progress, self.progress.sums
+        number, before = len(progress.epochs), sums.seconds
+        start = saved = time.monotonic()
+        allowed = math.inf if self.options.max_minutes is None else 60 * self.options.max_minutes
+        for loss in self.trainer.epoch(number, spent=lambda: progress.seconds / allowed):
+            self._count(number, loss, sums, seconds=before + time.monotonic() - start)
+            self.stop_if_asked()
+            if time.monotonic() - saved > 60 * self.options.checkpoint_minutes:
+                self.resumable.save(self.trainer, progress)
+                saved = time.monotonic()
+            if progress.seconds > allowed:
+                break
+        self._validate(number, sums)
+        self.trainer.end_epoch()
+        progress.sums = Sums()
+        self.resumable.save(self.trainer, progress)
+        self.stop_if_asked()
+
+    def _count(self, number: int, loss: StepLoss, sums: Sums, *, seconds: float) -> None:
+        """Add up a step and report it."""
         if not math.isfinite(loss.total):
             raise TrainingError(
-                f"the loss is {loss.total} in epoch {number}; lower --learning-rate (it is {options.learning_rate:g})"
+                f"the loss is {loss.total} in epoch {number}; lower --learning-rate "
+                f"(it is {self.options.learning_rate:g})"
             )
-        if progress.seconds + elapsed > allowed:
-            break
-    seconds = time.monotonic() - start
-    gain = evaluate(trainer.average, validation, ks=(10,), rerank=False)[RETRIEVER]["ndcg@10"]
-    if gain > progress.best:
-        progress.best, progress.best_epoch = gain, number
-        progress.best_weights = copy.deepcopy(trainer.average.state_dict())
-    progress.seconds += time.monotonic() - start
-    progress.epochs.append(
-        Epoch(
-            number=number,
-            long=float(np.mean([loss.long for loss in losses])),
-            user=float(np.mean([loss.user for loss in losses])),
-            rerank=float(np.mean([loss.rerank for loss in losses])),
-            validation=gain,
-            seconds=seconds,
-            events_per_s=events / seconds,
-            validation_users=len(validation),
+        self.progress.seconds += seconds - sums.seconds
+        sums.seconds = seconds
+        sums.steps += 1
+        sums.events += loss.events
+        sums.long += loss.long
+        sums.user += loss.user
+        sums.rerank += loss.rerank
+        speed = sums.events / seconds
+        self.observer.step(number, loss, speed)
+        trainer = self.trainer
+        self.journal.step(trainer.steps, number, loss, learning_rate=trainer.learning_rate, events_per_s=speed)
+
+    def _validate(self, number: int, sums: Sums) -> None:
+        """Evaluate the averaged weights, and keep them if they are the best so far."""
+        progress, start = self.progress, time.monotonic()
+        measured = evaluate(
+            self.trainer.average, self.validation, ks=(10,), rerank=False, progress=lambda _: self.stop_if_asked()
         )
-    )
-    observer.epoch(progress.epochs[-1])
+        gain = measured[RETRIEVER]["ndcg@10"]
+        best = gain > progress.best
+        if best:
+            progress.best, progress.best_epoch = gain, number
+            progress.best_weights = copy.deepcopy(self.trainer.average.state_dict())
+        progress.seconds += time.monotonic() - start
+        epoch = Epoch(
+            number=number,
+            long=sums.long / sums.steps,
+            user=sums.user / sums.steps,
+            rerank=sums.rerank / sums.steps,
+            validation=gain,
+            seconds=sums.seconds,
+            events_per_s=sums.events / sums.seconds,
+            validation_users=len(self.validation),
+        )
+        progress.epochs.append(epoch)
+        self.journal.validation(self.trainer.steps, epoch, best=best)
+        self.observer.epoch(epoch)
+
+    def stop_if_asked(self) -> None:
+        """Raises: Interrupted: a stop was asked for."""
+        signal = self.stop()
+        if signal is not None:
+            self.resumable.save(self.trainer, self.progress)
+            folder, epochs = self.resumable.file.parent, len(self.progress.epochs)
+            raise Interrupted(
+                f"interrupted after step {self.trainer.steps:,} ({epochs} epochs are finished), which is saved; "
+                f"resume with: hytrec train --resume {folder}",
+                signal,
+            )
 
 
 def _conclude(
     model: HyTRec,
     histories: Histories,
     vocabulary: Vocabulary,
-    output: Path,
     config: ModelConfig,
-    options: TrainingOptions,
-    progress: Progress,
+    session: _Session,
     source: dict[str, Any] | None,
     parts: Mapping[Part, Evaluation],
+    place: Mapping[str, str],
 ) -> Trained:
     """Weigh the reranker on the validation part, measure, and write the run folder."""
-    weight = weigh_reranker(model, parts[Part.VALIDATION].thinned(options.validation_users))
-    metrics = {part.value: evaluate(model, parts[part]) for part in Part}
+    output, options, progress = session.resumable.file.parent, session.options, session.progress
+    weight = weigh_reranker(model, session.validation)
+    metrics = {part.value: evaluate(model, parts[part], progress=lambda _: session.stop_if_asked()) for part in Part}
     samples = sampled_histories(histories)
     half_lives = memory_half_lives(model, samples)
     training_record = {
         "source": source,
         "allow_repeats": parts[Part.TEST].allow_repeats,
         "options": options.to_dict(),
+        **place,
         "best_epoch": progress.best_epoch,
         "epochs": len(progress.epochs),
         "minutes": round(progress.seconds / 60, 2),
@@ -212,4 +288,4 @@ def _conclude(
     write_json(output / METRICS_FILE, {**metrics, "epochs": [asdict(epoch) for epoch in progress.epochs]})
     write_json(output / MEMORY_FILE, {"half_life_events": half_lives})
     save_run(output, config=config, training=training_record, model=model, vocabulary=vocabulary, samples=samples)
-    return Trained(model=model, epochs=progress.epochs, metrics=metrics, half_lives=half_lives)
+    return Trained(model=model.cpu(), epochs=progress.epochs, metrics=metrics, half_lives=half_lives)

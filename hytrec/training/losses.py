@@ -14,8 +14,11 @@ from torch import Tensor, nn
 from hytrec.data.sampling import TrainingBatch
 from hytrec.modeling.delta_rule import chunk_by_chunk
 from hytrec.modeling.model import Encoded, HyTRec, Readout
+from hytrec.training.carried import Carried
 
 __all__ = ["Negatives", "encode_batch", "next_item_loss", "read_positions", "rerank_loss"]
+
+_IGNORED = -100
 
 _Rows = TypeVar("_Rows", TrainingBatch, Encoded)
 
@@ -37,7 +40,7 @@ class Negatives:
         """`count` rows by popularity (I,), with replacement; all items where `count` reaches I."""
         items = popularity.numel()
         if count >= items:
-            return cls(rows=torch.arange(1, items + 1), log_expected=None)
+            return cls(rows=torch.arange(1, items + 1, device=popularity.device), log_expected=None)
         rows = torch.multinomial(popularity, count, replacement=True)
         share = popularity / popularity.sum()
         return cls(rows=rows + 1, log_expected=(share[rows] * count).log())
@@ -57,9 +60,9 @@ def next_item_loss(model: HyTRec, vectors: Tensor, targets: Tensor, negatives: N
     return _mean_cross_entropy(torch.cat([own, scores], -1), torch.zeros_like(targets))
 
 
-def encode_batch(model: HyTRec, batch: TrainingBatch) -> Encoded:
-    """The encoder over a batch from an empty state."""
-    state = model.empty_state(batch.times.shape[0])
+def encode_batch(model: HyTRec, batch: TrainingBatch, state: Carried | None = None) -> Encoded:
+    """The encoder over a batch, from an empty state or from what was carried to it."""
+    state = state or Carried.empty(model, batch.times.shape[0])
     return model.encode_sequence(
         batch.item_rows, batch.behavior_rows, batch.times, state.memory, state.last_time, chunk_by_chunk
     )
@@ -88,20 +91,24 @@ def rerank_loss(model: HyTRec, batch: TrainingBatch, encoded: Encoded, *, candid
         candidates: how many retrieved items compete with the next item.
         positions: about how many positions of the whole batch are taken, the same number of every history.
     """
-    users = torch.randperm(batch.times.shape[0])[:positions]
+    device = batch.times.device
+    users = torch.randperm(batch.times.shape[0], device=device)[:positions]
     batch, encoded = _rows_of(batch, users), _rows_of(encoded, users)
     places = batch.positions[:, : max(1, positions // users.numel())]
     targets = batch.targets.gather(1, places).reshape(-1, 1)
-    known = targets.squeeze(1) > 0
     with torch.no_grad():
         readout = read_positions(model, batch, encoded, places)
-        past = torch.arange(batch.times.shape[1]) <= places.unsqueeze(-1)
+        past = torch.arange(batch.times.shape[1], device=device) <= places.unsqueeze(-1)
         passed = torch.where(past, batch.item_rows.unsqueeze(1), 0).flatten(0, 1)
         retrieved = model.retrieve(readout, torch.cat([passed, targets], 1))
-        rows = torch.cat([targets, retrieved[:, torch.randperm(retrieved.shape[1])[:candidates]]], 1)
+        drawn = retrieved[:, torch.randperm(retrieved.shape[1], device=device)[:candidates]]
     with _frozen(model.item_table):
-        scores = model.correct(readout, rows).masked_fill(rows == 0, -torch.inf)
-    return _mean_cross_entropy(scores[known], torch.zeros_like(targets.squeeze(1)[known]))
+        scores = model.correct(readout, torch.cat([targets, drawn], 1))
+    # Places without a next item are passed over, not cut out: their number is known to the device alone.
+    scores = torch.cat([scores[:, :1], scores[:, 1:].masked_fill(drawn == 0, -torch.inf)], 1)
+    known = targets.squeeze(1) > 0
+    classes = torch.where(known, 0, _IGNORED)
+    return F.cross_entropy(scores, classes, reduction="sum", ignore_index=_IGNORED) / known.sum().clamp(min=1)
 
 
 @contextmanager
@@ -116,7 +123,8 @@ def _frozen(module: nn.Module) -> Iterator[None]:
 
 def _rows_of(values: _Rows, index: Tensor) -> _Rows:
     """Some rows of the batch axis of every tensor of a dataclass."""
-    return replace(values, **{field.name: getattr(values, field.name)[index] for field in fields(values)})
+    tensors = {field.name: getattr(values, field.name) for field in fields(values)}
+    return replace(values, **{name: tensor[index] for name, tensor in tensors.items() if tensor is not None})
 
 
 def _mean_cross_entropy(logits: Tensor, classes: Tensor) -> Tensor:

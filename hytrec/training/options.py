@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import asdict, dataclass
+from enum import StrEnum
 from typing import Annotated, Any
 
 from hytrec.errors import ConfigError
 
-__all__ = ["TrainingOptions"]
+__all__ = ["Precision", "TrainingOptions"]
 
 _WHOLE = (
     "epochs",
@@ -18,7 +20,19 @@ _WHOLE = (
     "negatives",
     "rerank_candidates",
     "validation_users",
+    "log_steps",
 )
+
+
+_DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?")
+
+
+class Precision(StrEnum):
+    """Precision of the large matrix products of a training; names as in PyTorch Lightning."""
+
+    AUTO = "auto"
+    BFLOAT16 = "bf16-mixed"
+    FLOAT32 = "32-true"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,18 +42,21 @@ class TrainingOptions:
     Args:
         epochs: the learning rate falls to a tenth over them.
         max_minutes: stops even within an epoch; the learning rate falls over whichever ends first. None for no limit.
-        max_history: longer histories are cut, to a random stretch of this many events in every epoch.
+        max_history: limits how far a gradient reaches and what a step costs; longer histories are trained in stretches
+            that carry the user's state on, so the memory reaches to their beginning.
         negatives: full softmax where the catalogue has no more items than that.
         learning_rate: of AdamW.
         average_decay: the moving average is what is evaluated and kept.
         validation_users: maximum, evenly spaced.
+        checkpoint_minutes: a killed training loses no more than that; an interrupted one loses nothing.
+        precision: weights, state, norms, softmax and losses are float32 in any case.
     """
 
     seed: Annotated[int, "Random seed of weights and sampling."] = 0
     epochs: Annotated[int, "Maximum number of epochs."] = 60
     max_minutes: Annotated[float | None, "Maximum training time."] = None
     patience: Annotated[int, "Stop after this many epochs without a better validation NDCG@10."] = 8
-    max_history: Annotated[int, "Maximum events of a history in an epoch."] = 200
+    max_history: Annotated[int, "Events of a stretch: how far back a gradient reaches; the state goes further."] = 200
     batch_events: Annotated[int, "Events per batch, padding included."] = 2_048
     positions: Annotated[int, "Positions per history at which the user vector is trained."] = 16
     negatives: Annotated[int, "Negatives of the sampled softmax."] = 2_048
@@ -50,6 +67,10 @@ class TrainingOptions:
     average_decay: Annotated[float, "Decay of the weights' moving average."] = 0.98
     rerank_candidates: Annotated[int, "Retrieved items per position that the reranker learns from."] = 32
     validation_users: Annotated[int, "Users evaluated after each epoch."] = 3_000
+    log_steps: Annotated[int, "Steps between two lines of metrics.jsonl."] = 50
+    checkpoint_minutes: Annotated[float, "Minutes between checkpoints within an epoch."] = 10.0
+    device: Annotated[str, "auto, cpu, cuda or cuda:N; auto takes a GPU where there is one."] = "auto"
+    precision: Annotated[Precision, "Matrix products: auto takes bfloat16 on a GPU."] = Precision.AUTO
 
     def __post_init__(self) -> None:
         """Raises: ConfigError: an option is out of its range."""
@@ -58,14 +79,17 @@ class TrainingOptions:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least 1")
         if self.max_minutes is not None and self.max_minutes <= 0:
             raise ConfigError(f"max_minutes is {self.max_minutes}; it must be over 0")
-        if self.learning_rate <= 0:
-            raise ConfigError(f"learning_rate is {self.learning_rate}; it must be over 0")
+        for name in ("learning_rate", "checkpoint_minutes"):
+            if getattr(self, name) <= 0:
+                raise ConfigError(f"{name} is {getattr(self, name)}; it must be over 0")
         for name in ("seed", "weight_decay", "warmup_steps"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least 0")
         for name in ("unknown_rate", "average_decay"):
             if not 0 <= getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be in [0, 1)")
+        if not _DEVICE.fullmatch(self.device):
+            raise ConfigError(f"device {self.device!r} is unknown; give auto, cpu, cuda, or cuda:N as cuda:0")
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""

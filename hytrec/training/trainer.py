@@ -14,8 +14,11 @@ from torch import Tensor
 from hytrec.data.histories import Histories
 from hytrec.data.sampling import TrainingBatch, training_batches, training_users
 from hytrec.modeling.model import HyTRec
+from hytrec.training.carried import Carried
+from hytrec.training.devices import multiply_in_bfloat16
 from hytrec.training.losses import Negatives, encode_batch, next_item_loss, read_positions, rerank_loss
-from hytrec.training.options import TrainingOptions
+from hytrec.training.options import Precision, TrainingOptions
+from hytrec.training.prefetch import StepBatch, on_device
 
 __all__ = ["StepLoss", "Trainer"]
 
@@ -28,13 +31,20 @@ _RERANK_SHARE = 1
 
 @dataclass(frozen=True, kw_only=True)
 class StepLoss:
-    """Losses of one step, and how many events and users it took."""
+    """Losses of one step, how many events and users it took, and how far the training is.
+
+    Args:
+        epoch_share: of the epoch's events that are trained, in (0, 1].
+        done: share of the whole training, in (0, 1]; by the time allowed where that ends first.
+    """
 
     long: float
     user: float
     rerank: float
     events: int
     users: int
+    epoch_share: float = 1.0
+    done: float = 1.0
 
     @property
     def total(self) -> float:
@@ -45,29 +55,46 @@ class StepLoss:
 class Trainer:
     """Trains a model on the training part of a log.
 
-    Everything drawn depends on (seed, epoch) alone, so that a run resumed after any epoch equals an uninterrupted one.
+    Everything drawn depends on (seed, epoch) and on the steps of the epoch before, of which the random numbers' states
+    are part of `state_dict`: a run resumed after any step equals an uninterrupted one.
 
     Args:
-        model: is changed in place.
+        model: is changed in place; where its weights are, is trained.
         histories: the training part.
         options: how to train.
+        precision: of the products, as `hytrec.training.devices.chosen_precision` says; never AUTO.
     """
 
-    def __init__(self, model: HyTRec, histories: Histories, options: TrainingOptions) -> None:
+    def __init__(
+        self,
+        model: HyTRec,
+        histories: Histories,
+        options: TrainingOptions,
+        *,
+        precision: Precision = Precision.FLOAT32,
+    ) -> None:
         self.model = model
         self.average = copy.deepcopy(model).eval().requires_grad_(False)
         self.options = options
+        self.device = model.norm.weight.device
+        if precision is Precision.BFLOAT16:
+            multiply_in_bfloat16(model)
         self.steps = 0
+        self.batches = 0
+        self._random: dict[str, Tensor] | None = None
         self._histories = histories
-        self._users = training_users(histories).size
+        self._carried: Carried | None = None
+        self._events = int((histories.lengths[training_users(histories)] - 1).sum())
         counts = np.bincount(histories.item_rows, minlength=model.items + 2)[1 : model.items + 1]
-        self._popularity = torch.from_numpy((counts + 1.0) ** _POPULARITY_POWER).float()
+        self._popularity = torch.from_numpy((counts + 1.0) ** _POPULARITY_POWER).float().to(self.device)
         self._optimizer = torch.optim.AdamW(
             _parameter_groups(model, options.weight_decay), lr=options.learning_rate, betas=(0.9, 0.98)
         )
 
     def epoch(self, number: int, *, spent: Callable[[], float] = lambda: 0.0) -> Iterator[StepLoss]:
-        """Go once through all histories, yielding after every step.
+        """Go once through all histories, yielding after every step; from after the batches that are trained already.
+
+        Call `end_epoch` before the next one.
 
         Args:
             spent: share of the time allowed that is used up, in [0, 1]; where it is ahead of the epochs, it decides on
@@ -76,8 +103,11 @@ class Trainer:
         options = self.options
         torch.manual_seed(int(np.random.SeedSequence((options.seed, number)).generate_state(1)[0]))
         self.model.train()
-        users = 0
-        for batch in training_batches(
+        if self._random is not None:
+            self._set_random(self._random)
+            self._random = None
+        events, trained = 0, self.batches
+        batches = training_batches(
             self._histories,
             items=self.model.items,
             max_history=options.max_history,
@@ -85,11 +115,35 @@ class Trainer:
             positions=options.positions,
             unknown_rate=options.unknown_rate,
             random=np.random.default_rng((options.seed, number)),
-        ):
-            users += batch.times.shape[0]
-            if bool((batch.targets > 0).any()):
-                self._set_learning_rate(max((number + users / self._users) / options.epochs, spent()))
-                yield self._step(batch)
+        )
+        for index, batch in enumerate(on_device(batches, self.device)):
+            events += batch.events
+            if index < trained:
+                continue
+            self.batches = index + 1
+            if batch.known.numel():
+                share = events / self._events
+                done = min(1.0, max((number + share) / options.epochs, spent()))
+                self._set_learning_rate(done)
+                long, user, rerank = torch.stack(self.step(batch)).tolist()
+                yield StepLoss(
+                    long=long,
+                    user=user,
+                    rerank=rerank,
+                    events=batch.events,
+                    users=batch.batch.times.shape[0],
+                    epoch_share=share,
+                    done=done,
+                )
+
+    def end_epoch(self) -> None:
+        """The next epoch begins with its first batch."""
+        self.batches, self._carried = 0, None
+
+    @property
+    def learning_rate(self) -> float:
+        """Of the last step."""
+        return float(self._optimizer.param_groups[0]["lr"])
 
     def _set_learning_rate(self, done: float) -> None:
         """Rise over the warm-up, then fall in a line to a tenth; done: share of the training in [0, 1]."""
@@ -97,15 +151,40 @@ class Trainer:
         for group in self._optimizer.param_groups:
             group["lr"] = self.options.learning_rate * rise * (1 - (1 - _LAST_RATE) * min(1.0, done))
 
-    def _step(self, batch: TrainingBatch) -> StepLoss:
+    def step(self, step: StepBatch) -> tuple[Tensor, Tensor, Tensor]:
+        """Train on one batch, on the model's device, without waiting for it.
+
+        Returns:
+            Losses of long vector, user vector and reranker: three scalars.
+        """
+        long, user, rerank = self.losses(step)
+        self.steps += 1
+        self._optimizer.zero_grad(set_to_none=True)
+        (long + user + rerank).backward()
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), _MAX_GRADIENT_NORM)
+        self._optimizer.step()
+        self._move_average()
+        return long.detach(), user.detach(), rerank.detach()
+
+    def losses(self, step: StepBatch) -> tuple[Tensor, Tensor, Tensor]:
+        """The losses of one batch; carries the state of stretches to the next one.
+
+        Returns:
+            Losses of long vector, user vector and reranker: three scalars.
+        """
+        batch = step.batch
         negatives = Negatives.drawn(self._popularity, count=self.options.negatives)
-        encoded = encode_batch(self.model, batch)
-        known = batch.targets > 0
-        long = next_item_loss(self.model, encoded.outputs[known], batch.targets[known], negatives)
+        state = self._begun(batch)
+        encoded = encode_batch(self.model, batch, state)
+        if state is not None:
+            self._carry(batch, state.after(batch, encoded))
+        targets = batch.targets.flatten()[step.known]
+        long = next_item_loss(self.model, encoded.outputs.flatten(0, 1)[step.known], targets, negatives)
+        if state is not None:
+            batch, encoded = state.before(batch, encoded)
         readout = read_positions(self.model, batch, encoded, batch.positions, summary_only=True)
-        targets = batch.targets.gather(1, batch.positions)
-        chosen = batch.chosen & (targets > 0)
-        user = next_item_loss(self.model, readout.user[chosen.flatten()], targets[chosen], negatives)
+        targets = batch.targets.gather(1, batch.positions).flatten()[step.chosen]
+        user = next_item_loss(self.model, readout.user[step.chosen], targets, negatives)
         rerank = rerank_loss(
             self.model,
             batch,
@@ -113,19 +192,19 @@ class Trainer:
             candidates=self.options.rerank_candidates,
             positions=max(1, self.options.batch_events // (_RERANK_SHARE * self.options.rerank_candidates)),
         )
-        self.steps += 1
-        self._optimizer.zero_grad(set_to_none=True)
-        (long + user + rerank).backward()
-        torch.nn.utils.clip_grad_norm_(self.model.parameters(), _MAX_GRADIENT_NORM)
-        self._optimizer.step()
-        self._move_average()
-        return StepLoss(
-            long=long.item(),
-            user=user.item(),
-            rerank=rerank.item(),
-            events=batch.events,
-            users=batch.times.shape[0],
-        )
+        return long, user, rerank
+
+    def _begun(self, batch: TrainingBatch) -> Carried | None:
+        """The states that the rows of a batch go on from; None where they are whole histories."""
+        if batch.lanes is None or batch.fresh is None:
+            return None
+        if self._carried is None:  # the first stretches of an epoch: every lane is there
+            self._carried = Carried.empty(self.model, batch.lanes.shape[0])
+        return self._carried.begun(batch.lanes, batch.fresh)
+
+    def _carry(self, batch: TrainingBatch, states: Carried) -> None:
+        if self._carried is not None and batch.lanes is not None:
+            self._carried = self._carried.put(batch.lanes, states)
 
     @torch.no_grad()
     def _move_average(self) -> None:
@@ -135,7 +214,13 @@ class Trainer:
 
     def state_dict(self) -> dict[str, Any]:
         """Everything a resumed run needs."""
+        random = {"cpu": torch.get_rng_state()}
+        if self.device.type == "cuda":
+            random["cuda"] = torch.cuda.get_rng_state(self.device)
         return {
+            "batches": self.batches,
+            "carried": None if self._carried is None else vars(self._carried),
+            "random": random,
             "steps": self.steps,
             "model": self.model.state_dict(),
             "average": self.average.state_dict(),
@@ -144,10 +229,18 @@ class Trainer:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what `state_dict` returned."""
-        self.steps = state["steps"]
+        self.steps, self.batches = state["steps"], state["batches"]
+        self._random = state["random"] if self.batches else None
+        carried = state["carried"]
+        self._carried = carried and Carried(**{name: value.to(self.device) for name, value in carried.items()})
         self.model.load_state_dict(state["model"])
         self.average.load_state_dict(state["average"])
         self._optimizer.load_state_dict(state["optimizer"])
+
+    def _set_random(self, random: dict[str, Tensor]) -> None:
+        torch.set_rng_state(random["cpu"])
+        if self.device.type == "cuda" and "cuda" in random:
+            torch.cuda.set_rng_state(random["cuda"], self.device)
 
 
 def _parameter_groups(model: HyTRec, weight_decay: float) -> list[dict[str, Any]]:

@@ -1,7 +1,13 @@
 from __future__ import annotations
 
 import csv
+import inspect
 import json
+import re
+import signal
+import subprocess
+import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -57,8 +63,12 @@ def run(events: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_train_shows_progress_on_stderr_and_results_on_stdout(
     events: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert call(monkeypatch, "train", str(events), f"--output={tmp_path / 'run'}", *COLUMNS, *TINY) == 0
+    given = [*COLUMNS, *TINY, "--device=cpu"]
+    assert call(monkeypatch, "train", str(events), f"--output={tmp_path / 'run'}", *given) == 0
     out, err = capsys.readouterr()
+    assert "\ntraining on cpu, precision 32-true\n" in err
+    config = json.loads((tmp_path / "run" / "config.json").read_text())["training"]
+    assert (config["device"], config["precision"]) == ("cpu", "32-true")
     assert "epoch 1: loss" in err
     assert "events/s" in err
     assert "2 epochs" in out
@@ -72,7 +82,7 @@ def test_train_prints_json(
     arguments = ["train", str(events), f"--output={tmp_path}", *COLUMNS, *TINY, "--json", "--threads=1"]
     assert call(monkeypatch, *arguments) == 0
     values = json.loads(capsys.readouterr().out)
-    assert set(values) == {"run", "log", "repeats", "metrics", "half_life_events"}
+    assert set(values) == {"run", "log", "device", "precision", "repeats", "metrics", "half_life_events"}
     assert json.loads((tmp_path / "log.json").read_text()) == values["log"]
     assert values["metrics"]["test"]["retriever"].keys() >= {"hr@10", "hr@500", "ndcg@10", "auc"}
 
@@ -81,10 +91,133 @@ def test_a_finished_training_resumes_to_the_same_run(
     run: Path, events: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = (run / "weights.safetensors").read_bytes()
-    assert call(monkeypatch, "train", str(events), f"--output={run}", *COLUMNS, *TINY, "--resume") == 0
+    assert call(monkeypatch, "train", f"--resume={run}") == 0
     assert (run / "weights.safetensors").read_bytes() == before
     assert call(monkeypatch, "train", str(events), f"--output={run}", *COLUMNS, *TINY) == 1
     assert "error: " in capsys.readouterr().err
+
+
+def test_a_run_writes_the_options_that_reproduce_it(
+    run: Path, events: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = tomllib.loads((run / "run.toml").read_text())
+    assert options["events"] == [str(events)]
+    assert (options["user-column"], options["epochs"], options["repeats"]) == ("who", 2, "remove")
+    stated = {name.replace("_", "-") for name in inspect.signature(cli.train).parameters}
+    of_a_log = {"behavior-column", "columns", "separator", "header", "encoding", "time-unit"}  # None: not given
+    assert stated - options.keys() == {"output", "config", "resume", "as-json", "max-minutes", *of_a_log}
+    arguments = ["train", f"--config={run / 'run.toml'}", f"--output={tmp_path / 'again'}"]
+    assert call(monkeypatch, *arguments) == 0
+    assert (tmp_path / "again" / "weights.safetensors").read_bytes() == (run / "weights.safetensors").read_bytes()
+    again = tomllib.loads((tmp_path / "again" / "run.toml").read_text())
+    assert again == options
+    arguments[-1] = f"--output={tmp_path / 'other'}"
+    assert call(monkeypatch, *arguments, "--epochs=1", "--seed=4") == 0
+    changed = tomllib.loads((tmp_path / "other" / "run.toml").read_text())
+    assert changed == options | {"epochs": 1, "seed": 4}
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("epochs = ", r"/own\.toml is no TOML file \(.+\); write options as: epochs = 20$"),
+        ("epoch = 3", r"/own\.toml: option 'epoch' is unknown; allowed: .*, epochs, events, .*, width, window$"),
+        ("resume = 'x'", r"/own\.toml: option 'resume' is unknown; allowed: "),
+        ("epochs = 2.5", r"/own\.toml: epochs is 2.5; it must be an integer$"),
+        ("epochs = true", r"/own\.toml: epochs is True; it must be an integer$"),
+        ("dropout = 'much'", r"/own\.toml: dropout is 'much'; it must be a number$"),
+        ("header = 1", r"/own\.toml: header is 1; it must be true or false$"),
+        ("device = 1.5", r"/own\.toml: device is 1.5; it must be a text$"),
+        ("events = [1]", r"""/own\.toml: events is \[1\]; give a text, or a list of texts as \["a", "b"\]$"""),
+    ],
+)
+def test_a_wrong_file_of_options_is_told(
+    content: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "own.toml"
+    file.write_text(content + "\n")
+    assert call(monkeypatch, "train", f"--config={file}", f"--output={tmp_path / 'run'}") == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert re.search(message, line)
+
+
+def test_a_file_of_options_may_number_the_columns_and_name_one_log(
+    events: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "own.toml"
+    file.write_text(
+        f"events = '{events}'\nuser-column = 1\nitem-column = 'what'\ntime-column = 3\nheader = true\n"
+        "width = 8\ntadn-layers = 1\nepochs = 1\nmax-minutes = 5\nlearning-rate = 1\nrepeats = 'allow'\n"
+    )
+    arguments = [f"--config={file}", f"--output={tmp_path / 'run'}", "--learning-rate=0.01"]
+    assert call(monkeypatch, "train", *arguments) == 0
+    written = tomllib.loads((tmp_path / "run" / "run.toml").read_text())
+    assert (written["user-column"], written["max-minutes"], written["learning-rate"]) == ("1", 5, 0.01)
+    assert (written["header"], written["repeats"]) == (True, "allow")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--config=nowhere.toml"], "error: nowhere.toml is not there; give a TOML file, as the run.toml of a run"),
+        (
+            ["--resume=nowhere"],
+            "error: nowhere/run.toml is missing: no training was begun there; begin one: hytrec train EVENTS --output",
+        ),
+        (
+            ["--config={run}/run.toml", "--resume={run}"],
+            "error: --resume is given beside another file of options; give either --config or --resume",
+        ),
+        (["--resume={run}", "--output=other"], "error: --resume {run} writes to that folder; leave out --output other"),
+        (
+            ["--resume={run}", "--learning-rate=0.5"],
+            "error: {run}/training.pt was made with learning_rate 0.01, not 0.5; resume with the same, or give another",
+        ),
+        (
+            ["--config={run}/run.toml", "--output={run}"],
+            "error: {run} holds a training already; resume it with: hytrec train --resume {run}, or give another --out",
+        ),
+    ],
+)
+def test_what_cannot_be_resumed_is_told(
+    arguments: list[str],
+    message: str,
+    run: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    before = {file.name: file.read_bytes() for file in run.iterdir()}
+    assert call(monkeypatch, "train", *(argument.format(run=run) for argument in arguments)) == 1
+    assert message.format(run=run) in capsys.readouterr().err
+    assert {file.name: file.read_bytes() for file in run.iterdir()} == before
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_saves_and_says_how_to_resume(
+    number: signal.Signals, events: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tmp_path / "run"
+    code = "from hytrec.cli import main; main()"
+    given = [*COLUMNS, *TINY, "--epochs=10000", "--patience=10000", "--log-steps=1"]
+    command = [sys.executable, "-c", code, "train", str(events), f"--output={run}", *given]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if line.startswith("epoch 1:"):
+                break
+        assert json.loads((run / "log.json").read_text())["users"] > 0  # what was read, from the beginning
+        process.send_signal(number)
+        last = process.stderr.read().splitlines()[-1]
+    assert process.returncode == 128 + number
+    assert re.fullmatch(
+        rf"error: interrupted after step [\d,]+ \(\d+ epochs are finished\), which is saved; "
+        rf"resume with: hytrec train --resume {run}",
+        last,
+    )
+    assert call(monkeypatch, "train", f"--resume={run}", "--max-minutes=0.0001") == 0
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    steps = [line["step"] for line in lines if "loss" in line]
+    assert steps == list(range(1, len(steps) + 1))
 
 
 def test_evaluate_knows_the_log_and_stands_beside_the_baselines(
@@ -166,6 +299,7 @@ def test_a_damaged_source_of_the_log_is_named(
         (["train", "nowhere.csv", "--output=run"], "error: "),
         (["train", "nowhere.csv", "--output=run", "--width=7"], "error: width 7 is not a multiple of heads 2"),
         (["train", "nowhere.csv", "--output=run", "--epochs=0"], "error: epochs is 0; it must be at least 1"),
+        (["train", "nowhere.csv", "--output=run", "--device=tpu"], "error: device 'tpu' is unknown; give auto, cpu"),
         (["evaluate", "nowhere"], "error: there is no run folder nowhere; make one with: hytrec train EVENTS"),
     ],
 )
@@ -180,8 +314,6 @@ def test_a_known_error_is_one_line_and_exit_code_1(
 
 
 def test_the_defaults_of_the_command_line_are_those_of_the_options() -> None:
-    import inspect  # noqa: PLC0415
-
     from hytrec.config import ModelConfig  # noqa: PLC0415
     from hytrec.training.options import TrainingOptions  # noqa: PLC0415
 

@@ -10,11 +10,11 @@ from hytrec.data.sampling import sampled_histories, training_batches
 def draw(log: Histories, *, seed: int = 0, **changes: float) -> list[dict[str, Int64Array]]:
     options = {"items": 30, "max_history": 10, "batch_events": 64, "positions": 4, "unknown_rate": 0.0} | changes
     drawn = training_batches(log, random=np.random.default_rng(seed), **options)  # type: ignore[arg-type]
-    return [{name: tensor.numpy() for name, tensor in vars(batch).items()} for batch in drawn]
+    return [{name: value.numpy() for name, value in vars(batch).items() if value is not None} for batch in drawn]
 
 
-def test_every_user_comes_once_and_is_followed_by_what_came_next(log: Histories) -> None:
-    users = 0
+def test_every_event_comes_once_and_is_followed_by_what_came_next(log: Histories) -> None:
+    events, long_rows = 0, 0
     for batch in draw(log):
         assert batch["times"].size <= 64
         for row in range(len(batch["times"])):
@@ -25,8 +25,40 @@ def test_every_user_comes_once_and_is_followed_by_what_came_next(log: Histories)
             assert (targets == items % 30 + 1).all()  # everyone walks through the items in order
             assert (batch["next_times"][row][real] - batch["times"][row][real] == 3600).all()
             assert not batch["targets"][row][~real].any()
-            users += 1
-    assert users == (log.lengths >= 2).sum()
+            events += real.sum()
+            long_rows += "lanes" in batch
+    assert events == (log.lengths - 1).sum()
+    assert long_rows > 10
+
+
+def test_stretches_of_a_history_follow_each_other_in_its_lane(log: Histories) -> None:
+    began: list[int] = []
+    last: dict[int, int] = {}
+    for batch in draw(log):
+        for row, lane in enumerate(batch.get("lanes", [])):
+            times = batch["times"][row][batch["times"][row] > 0]
+            if batch["fresh"][row]:
+                assert times[0] == 10**9  # where every history begins
+                began.append(lane)
+            else:
+                assert times[0] == last[lane] + 3600
+            last[lane] = int(times[-1])
+    assert len(began) == (log.lengths - 1 > 10).sum()
+    assert set(began) == set(range(6))
+
+
+@pytest.mark.parametrize(("events", "stretches"), [(2, 1), (10, 1), (11, 1), (12, 2), (21, 2), (22, 3)])
+def test_up_to_one_stretch_a_history_comes_whole(events: int, stretches: int) -> None:
+    batches = draw(long_log(events))
+    assert len(batches) == stretches
+    assert all(("lanes" in batch) is (stretches > 1) for batch in batches)
+    assert sum(batch["times"].size for batch in batches) == events - 1
+
+
+def test_whole_histories_and_stretches_are_mixed_evenly() -> None:
+    kinds = ["lanes" in batch for batch in draw(long_log(*[7] * 100, *[101] * 6))]
+    assert kinds[:4].count(True) in {2, 3}  # ten batches of each kind, or so
+    assert kinds[-4:].count(True) in {1, 2, 3}
 
 
 def test_positions_are_real_and_different(log: Histories) -> None:
@@ -41,6 +73,10 @@ def test_positions_are_real_and_different(log: Histories) -> None:
 def test_long_histories_are_cut_at_random_places(log: Histories) -> None:
     starts = {int(batch["times"][row, 0]) for seed in range(5) for batch in draw(log, seed=seed) for row in range(1)}
     assert len(starts) > 3
+
+
+def test_nothing_to_train_on_is_no_batch() -> None:
+    assert draw(long_log()) == draw(long_log(1, 1)) == []
 
 
 def test_some_input_items_become_the_unknown_item_and_no_target_does(log: Histories) -> None:

@@ -176,7 +176,7 @@ def test_patience_ends_a_training(
 def test_a_second_training_in_the_same_folder_is_refused(
     trained: tuple[Path, Trained], log: Histories, vocabulary: Vocabulary, config: ModelConfig, options: TrainingOptions
 ) -> None:
-    with pytest.raises(RunError, match=r"holds a training already; resume it with --resume, or give another --output"):
+    with pytest.raises(RunError, match=r"holds a training already; resume it with: hytrec train --resume .+, or give"):
         train(log, vocabulary, output=trained[0], config=config, options=options)
 
 
