@@ -164,7 +164,8 @@ def _read(histories: Sequence[History], similarities: sparse.csr_matrix, *, half
 
 def _below_zero(counts: Scores) -> Scores:
     """Popularity in [-1, 0): under every similarity."""
-    return counts / (counts.max(initial=0) + 1) - 1
+    share: Scores = counts / (counts.max(initial=0) + 1)
+    return share - 1
 
 
 def _counts(item_rows: Int64Array, items: int) -> Scores:

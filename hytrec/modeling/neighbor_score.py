@@ -1,0 +1,95 @@
+"""Neighbors in the reranker: how near a candidate is to the recent items. Notation as in `modeling.model`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+__all__ = ["HALF_LIVES", "NeighborScore"]
+
+HALF_LIVES = 2
+"""How many half-lives the window is read with, equal ones included."""
+_LARGEST_SCATTER = 2**17
+"""Items up to which a table of the whole catalogue is made for every user: half a megabyte."""
+
+
+class NeighborScore(nn.Module):
+    """strength * mean over h of log(1 + k_h(c) / softening), with k_h(c) = sum_j 0.5^(rank_j / half_life_h) S[c, i_j].
+
+    S is the proximity of items (`hytrec.data.proximity`), cut to the K largest of every row; rank_j counts events back
+    from the last. Nothing here is learned by gradients: S is counted, the rest chosen on the validation part.
+
+    Args:
+        items: I.
+        neighbors: K.
+        window: W.
+    """
+
+    ids: Tensor
+    weights: Tensor
+    fading: Tensor
+    softening: Tensor
+    strength: Tensor
+
+    def __init__(self, *, items: int, neighbors: int, window: int) -> None:
+        super().__init__()
+        self.scatters = items <= _LARGEST_SCATTER
+        self.register_buffer("ids", torch.zeros(items + 2, neighbors, dtype=torch.int32))
+        self.register_buffer("weights", torch.zeros(items + 2, neighbors))
+        self.register_buffer("fading", torch.ones(window, HALF_LIVES))
+        self.register_buffer("softening", torch.ones(1))
+        self.register_buffer("strength", torch.zeros(1))
+
+    def fill(self, ids: npt.NDArray[np.int32], weights: npt.NDArray[np.float32]) -> None:
+        """Take over a table of `hytrec.data.proximity.neighbor_table`, in place: two of (I + 2, K)."""
+        self.ids.copy_(torch.from_numpy(ids))
+        self.weights.copy_(torch.from_numpy(weights))
+
+    def choose(self, *, strength: float, softening: float, half_lives: Sequence[float]) -> None:
+        """Set lambda, eps and the half-lives in events (`HALF_LIVES` of them), in place."""
+        ranks = torch.arange(self.fading.shape[0], dtype=self.fading.dtype).flip(0)
+        self.fading.copy_(0.5 ** (ranks.unsqueeze(1) / torch.tensor(half_lives, dtype=self.fading.dtype)))
+        self.softening.fill_(softening)
+        self.strength.fill_(strength)
+
+    def forward(self, candidate_rows: Tensor, recent_items: Tensor) -> Tensor:
+        """Candidate rows (B, N) and recent_items (B, W), both int64, 0 for an empty place -> (B, N)."""
+        nearness = self.nearness(candidate_rows, recent_items)
+        return self.strength * torch.log(1 + nearness / self.softening).mean(-1)
+
+    def nearness(self, candidate_rows: Tensor, recent_items: Tensor) -> Tensor:
+        """k of every candidate, (B, N, H) with one column a half-life; arguments as `forward`'s."""
+        fading = self.fading[self.fading.shape[0] - recent_items.shape[1] :]
+        fading = torch.where((recent_items > 0).unsqueeze(-1), fading, 0.0)  # (B, W, H)
+        if self.scatters:
+            return self._by_scatter(candidate_rows, recent_items, fading)
+        return self._by_comparison(candidate_rows, recent_items, fading)
+
+    def _by_scatter(self, candidate_rows: Tensor, recent_items: Tensor, fading: Tensor) -> Tensor:
+        """Write the window into a table of the catalogue, then read it at every neighbor.
+
+        An item that stands in the window several times gets its whole sum at each place, so that the places may be
+        written in any order: TensorRT has no scatter that adds.
+        """
+        same = recent_items.unsqueeze(2) == recent_items.unsqueeze(1)  # (B, W, W)
+        merged = same.to(fading.dtype) @ fading  # (B, W, H)
+        batch, rows = recent_items.shape[0], self.ids.shape[0]
+        table = fading.new_zeros(batch, rows, fading.shape[-1])
+        table = table.scatter(1, recent_items.unsqueeze(-1).expand(-1, -1, fading.shape[-1]), merged).flatten(0, 1)
+        first = torch.arange(batch, device=table.device).view(-1, 1, 1) * rows
+        found = nn.functional.embedding(self.ids[candidate_rows].to(torch.int64) + first, table)  # (B, N, K, H)
+        return (self._weights_of(candidate_rows).unsqueeze(2) @ found).squeeze(2)
+
+    def _by_comparison(self, candidate_rows: Tensor, recent_items: Tensor, fading: Tensor) -> Tensor:
+        """Compare every neighbor with every place of the window: for catalogues too large to write out."""
+        same = self.ids[candidate_rows].to(torch.int64).unsqueeze(-1) == recent_items[:, None, None, :]  # (B, N, K, W)
+        proximity = (self._weights_of(candidate_rows).unsqueeze(2) @ same.to(fading.dtype)).squeeze(2)  # (B, N, W)
+        return proximity @ fading
+
+    def _weights_of(self, candidate_rows: Tensor) -> Tensor:
+        """S of every candidate's neighbors, (B, N, K); an export may keep the table in float16."""
+        return self.weights[candidate_rows].to(self.fading.dtype)
