@@ -9,12 +9,18 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-__all__ = ["HALF_LIVES", "NeighborScore"]
+__all__ = ["HALF_LIVES", "NeighborScore", "fading_of"]
 
 HALF_LIVES = 2
 """How many half-lives the window is read with, equal ones included."""
 _LARGEST_SCATTER = 2**17
 """Items up to which a table of the whole catalogue is made for every user: half a megabyte."""
+
+
+def fading_of(half_lives: Sequence[float], *, window: int) -> Tensor:
+    """0.5^(rank / half_life) of every place of the window, whose last has rank 0: (W, len(half_lives))."""
+    ranks = torch.arange(window).flip(0).unsqueeze(1)
+    return 0.5 ** (ranks / torch.tensor(half_lives))
 
 
 class NeighborScore(nn.Module):
@@ -51,19 +57,18 @@ class NeighborScore(nn.Module):
 
     def choose(self, *, strength: float, softening: float, half_lives: Sequence[float]) -> None:
         """Set lambda, eps and the half-lives in events (`HALF_LIVES` of them), in place."""
-        ranks = torch.arange(self.fading.shape[0], dtype=self.fading.dtype).flip(0)
-        self.fading.copy_(0.5 ** (ranks.unsqueeze(1) / torch.tensor(half_lives, dtype=self.fading.dtype)))
+        self.fading.copy_(fading_of(half_lives, window=self.fading.shape[0]))
         self.softening.fill_(softening)
         self.strength.fill_(strength)
 
     def forward(self, candidate_rows: Tensor, recent_items: Tensor) -> Tensor:
         """Candidate rows (B, N) and recent_items (B, W), both int64, 0 for an empty place -> (B, N)."""
-        nearness = self.nearness(candidate_rows, recent_items)
+        nearness = self.nearness(candidate_rows, recent_items, self.fading)
         return self.strength * torch.log(1 + nearness / self.softening).mean(-1)
 
-    def nearness(self, candidate_rows: Tensor, recent_items: Tensor) -> Tensor:
-        """k of every candidate, (B, N, H) with one column a half-life; arguments as `forward`'s."""
-        fading = self.fading[self.fading.shape[0] - recent_items.shape[1] :]
+    def nearness(self, candidate_rows: Tensor, recent_items: Tensor, fading: Tensor) -> Tensor:
+        """k of every candidate, (B, N, H): a column for each of fading (W, H); the others as `forward`'s."""
+        fading = fading[fading.shape[0] - recent_items.shape[1] :]
         fading = torch.where((recent_items > 0).unsqueeze(-1), fading, 0.0)  # (B, W, H)
         if self.scatters:
             return self._by_scatter(candidate_rows, recent_items, fading)
@@ -82,14 +87,16 @@ class NeighborScore(nn.Module):
         table = table.scatter(1, recent_items.unsqueeze(-1).expand(-1, -1, fading.shape[-1]), merged).flatten(0, 1)
         first = torch.arange(batch, device=table.device).view(-1, 1, 1) * rows
         found = nn.functional.embedding(self.ids[candidate_rows].to(torch.int64) + first, table)  # (B, N, K, H)
-        return (self._weights_of(candidate_rows).unsqueeze(2) @ found).squeeze(2)
+        return (self._weights_of(candidate_rows, fading).unsqueeze(2) @ found).squeeze(2)
 
     def _by_comparison(self, candidate_rows: Tensor, recent_items: Tensor, fading: Tensor) -> Tensor:
         """Compare every neighbor with every place of the window: for catalogues too large to write out."""
         same = self.ids[candidate_rows].to(torch.int64).unsqueeze(-1) == recent_items[:, None, None, :]  # (B, N, K, W)
-        proximity = (self._weights_of(candidate_rows).unsqueeze(2) @ same.to(fading.dtype)).squeeze(2)  # (B, N, W)
+        proximity = (self._weights_of(candidate_rows, fading).unsqueeze(2) @ same.to(fading.dtype)).squeeze(
+            2
+        )  # (B, N, W)
         return proximity @ fading
 
-    def _weights_of(self, candidate_rows: Tensor) -> Tensor:
+    def _weights_of(self, candidate_rows: Tensor, fading: Tensor) -> Tensor:
         """S of every candidate's neighbors, (B, N, K); an export may keep the table in float16."""
-        return self.weights[candidate_rows].to(self.fading.dtype)
+        return self.weights[candidate_rows].to(fading.dtype)

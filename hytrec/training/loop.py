@@ -6,25 +6,29 @@ import copy
 import math
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 import torch
+from scipy import sparse
 
 from hytrec.config import ModelConfig
 from hytrec.data.histories import Histories
+from hytrec.data.proximity import neighbor_table, proximity
 from hytrec.data.sampling import sampled_histories, training_users
 from hytrec.data.split import Evaluation, Part, evaluation, training
 from hytrec.data.vocabulary import Vocabulary
 from hytrec.errors import DataError, TrainingError
 from hytrec.evaluation.evaluate import RETRIEVER, evaluate, weigh_reranker
+from hytrec.evaluation.fit_neighbors import fit_neighbors
 from hytrec.evaluation.half_life import memory_half_lives
 from hytrec.modeling.model import HyTRec, build_model
 from hytrec.run_folder import save_run, write_json
 from hytrec.training.checkpoint import Epoch, Progress, Resumable
 from hytrec.training.options import TrainingOptions
+from hytrec.training.start import Start, begin, kept_neighbors
 from hytrec.training.trainer import StepLoss, Trainer
 
 __all__ = ["Epoch", "Observer", "Silent", "Trained", "train"]
@@ -99,17 +103,27 @@ def train(
     validation = parts[Part.VALIDATION]
     _check_enough(histories, training_users(known).size, parts)
     torch.manual_seed(options.seed)
-    trainer = Trainer(build_model(config), known, options)
+    sample = validation.thinned(options.validation_users)
+    near = proximity(known, items=config.items, keep=kept_neighbors(config.items, config.neighbors))
+    model = build_model(replace(config, neighbors=0))
+    start = begin(model, known, near, sample, options)
+    trainer = Trainer(model, known, options, reversal=start.reversal)
     resumable = Resumable.of(output, config=config, options=options, vocabulary=vocabulary, allow_repeats=allow_repeats)
     progress = resumable.restore(trainer) if resume else resumable.start()
-    sample = validation.thinned(options.validation_users)
     while not _finished(progress, options):
         _train_epoch(trainer, sample, progress, options, observer)
         resumable.save(trainer, progress)
-    best = build_model(config)
-    best.load_state_dict(progress.best_weights)
-    best.eval().requires_grad_(False)
-    return _conclude(best, histories, vocabulary, output, config, options, progress, source, parts)
+    best = _with_neighbors(config, progress.best_weights, near)
+    return _conclude(best, histories, vocabulary, output, config, options, progress, source, parts, start)
+
+
+def _with_neighbors(config: ModelConfig, weights: Mapping[str, torch.Tensor], near: sparse.csr_matrix) -> HyTRec:
+    """The model of trained weights, with the table of neighbors, which training has no use for."""
+    model = build_model(config)
+    model.load_state_dict({**model.state_dict(), **weights})
+    if model.neighbors is not None:
+        model.neighbors.fill(*neighbor_table(near, model.neighbors.ids.shape[1]))
+    return model.eval().requires_grad_(False)
 
 
 def _check_enough(histories: Histories, trainable: int, parts: Mapping[Part, Evaluation]) -> None:
@@ -194,9 +208,12 @@ def _conclude(
     progress: Progress,
     source: dict[str, Any] | None,
     parts: Mapping[Part, Evaluation],
+    start: Start,
 ) -> Trained:
-    """Weigh the reranker on the validation part, measure, and write the run folder."""
-    weight = weigh_reranker(model, parts[Part.VALIDATION].thinned(options.validation_users))
+    """Fit and weigh the reranker on the validation part, measure, and write the run folder."""
+    sample = parts[Part.VALIDATION].thinned(options.validation_users)
+    scales = fit_neighbors(model, sample)
+    weight = weigh_reranker(model, sample)
     metrics = {part.value: evaluate(model, parts[part]) for part in Part}
     samples = sampled_histories(histories)
     half_lives = memory_half_lives(model, samples)
@@ -207,6 +224,8 @@ def _conclude(
         "best_epoch": progress.best_epoch,
         "epochs": len(progress.epochs),
         "minutes": round(progress.seconds / 60, 2),
+        "start": asdict(start),
+        "neighbors": None if scales is None else asdict(scales),
         "rerank_weight": weight,
     }
     write_json(output / METRICS_FILE, {**metrics, "epochs": [asdict(epoch) for epoch in progress.epochs]})

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from enum import StrEnum
 from typing import Annotated, Any
 
 from hytrec.errors import ConfigError
 
-__all__ = ["TrainingOptions"]
+__all__ = ["ItemStart", "Reversal", "TrainingOptions"]
 
 _WHOLE = (
     "epochs",
@@ -21,6 +22,21 @@ _WHOLE = (
 )
 
 
+class Reversal(StrEnum):
+    """Whether every second epoch reads histories backwards."""
+
+    AUTO = "auto"
+    ON = "on"
+    OFF = "off"
+
+
+class ItemStart(StrEnum):
+    """What the item table is before the first step."""
+
+    SPECTRAL = "spectral"
+    RANDOM = "random"
+
+
 @dataclass(frozen=True, kw_only=True)
 class TrainingOptions:
     """Options of `hytrec.training.loop.train`.
@@ -31,6 +47,8 @@ class TrainingOptions:
         max_history: longer histories are cut, to a random stretch of this many events in every epoch.
         negatives: full softmax where the catalogue has no more items than that.
         learning_rate: of AdamW.
+        item_rate: at the full rate the item table forgets its spectral start.
+        reversal: auto turns it on where items tell about those before them about what they tell about those after.
         average_decay: the moving average is what is evaluated and kept.
         validation_users: maximum, evenly spaced.
     """
@@ -44,6 +62,9 @@ class TrainingOptions:
     positions: Annotated[int, "Positions per history at which the user vector is trained."] = 16
     negatives: Annotated[int, "Negatives of the sampled softmax."] = 2_048
     learning_rate: Annotated[float, "Peak learning rate, after warm-up."] = 3e-3
+    item_start: Annotated[ItemStart, "Item table at first: of the items' proximity, or random."] = ItemStart.SPECTRAL
+    item_rate: Annotated[float, "Learning rate of the item table, as a share of the peak."] = 0.2
+    reversal: Annotated[Reversal, "Every second epoch reads histories backwards."] = Reversal.AUTO
     weight_decay: Annotated[float, "Weight decay of matrices and embedding tables."] = 0.05
     warmup_steps: Annotated[int, "Steps of linear learning-rate warm-up."] = 50
     unknown_rate: Annotated[float, "Share of input items replaced by the unknown item."] = 0.01
@@ -58,8 +79,9 @@ class TrainingOptions:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least 1")
         if self.max_minutes is not None and self.max_minutes <= 0:
             raise ConfigError(f"max_minutes is {self.max_minutes}; it must be over 0")
-        if self.learning_rate <= 0:
-            raise ConfigError(f"learning_rate is {self.learning_rate}; it must be over 0")
+        for name in ("learning_rate", "item_rate"):
+            if getattr(self, name) <= 0:
+                raise ConfigError(f"{name} is {getattr(self, name)}; it must be over 0")
         for name in ("seed", "weight_decay", "warmup_steps"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least 0")

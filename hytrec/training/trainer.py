@@ -51,19 +51,23 @@ class Trainer:
         model: is changed in place.
         histories: the training part.
         options: how to train.
+        reversal: whether every second epoch reads histories backwards.
     """
 
-    def __init__(self, model: HyTRec, histories: Histories, options: TrainingOptions) -> None:
+    def __init__(
+        self, model: HyTRec, histories: Histories, options: TrainingOptions, *, reversal: bool = False
+    ) -> None:
         self.model = model
         self.average = copy.deepcopy(model).eval().requires_grad_(False)
         self.options = options
         self.steps = 0
         self._histories = histories
+        self._reversal = reversal
         self._users = training_users(histories).size
         counts = np.bincount(histories.item_rows, minlength=model.items + 2)[1 : model.items + 1]
         self._popularity = torch.from_numpy((counts + 1.0) ** _POPULARITY_POWER).float()
         self._optimizer = torch.optim.AdamW(
-            _parameter_groups(model, options.weight_decay), lr=options.learning_rate, betas=(0.9, 0.98)
+            _parameter_groups(model, options), lr=options.learning_rate, betas=(0.9, 0.98)
         )
 
     def epoch(self, number: int, *, spent: Callable[[], float] = lambda: 0.0) -> Iterator[StepLoss]:
@@ -77,8 +81,9 @@ class Trainer:
         torch.manual_seed(int(np.random.SeedSequence((options.seed, number)).generate_state(1)[0]))
         self.model.train()
         users = 0
+        backwards = self._reversal and number % 2 == 1
         for batch in training_batches(
-            self._histories,
+            self._histories.backwards() if backwards else self._histories,
             items=self.model.items,
             max_history=options.max_history,
             batch_events=options.batch_events,
@@ -95,7 +100,7 @@ class Trainer:
         """Rise over the warm-up, then fall in a line to a tenth; done: share of the training in [0, 1]."""
         rise = min(1.0, (self.steps + 1) / max(1, self.options.warmup_steps))
         for group in self._optimizer.param_groups:
-            group["lr"] = self.options.learning_rate * rise * (1 - (1 - _LAST_RATE) * min(1.0, done))
+            group["lr"] = self.options.learning_rate * group["share"] * rise * (1 - (1 - _LAST_RATE) * min(1.0, done))
 
     def _step(self, batch: TrainingBatch) -> StepLoss:
         negatives = Negatives.drawn(self._popularity, count=self.options.negatives)
@@ -150,10 +155,18 @@ class Trainer:
         self._optimizer.load_state_dict(state["optimizer"])
 
 
-def _parameter_groups(model: HyTRec, weight_decay: float) -> list[dict[str, Any]]:
-    """Weight decay on matrices and tables only: never on norms, biases and what makes up the memory's decay."""
+def _parameter_groups(model: HyTRec, options: TrainingOptions) -> list[dict[str, Any]]:
+    """Weight decay on matrices and tables only: never on norms, biases and what makes up the memory's decay.
+
+    `share` of a group is its learning rate over the model's: the item table has its own.
+    """
     decayed: list[Tensor] = []
     free: list[Tensor] = []
     for name, parameter in model.named_parameters():
-        (free if parameter.ndim < 2 or ".decay." in name else decayed).append(parameter)
-    return [{"params": decayed, "weight_decay": weight_decay}, {"params": free, "weight_decay": 0.0}]
+        if parameter is not model.item_table.weight:
+            (free if parameter.ndim < 2 or ".decay." in name else decayed).append(parameter)
+    return [
+        {"params": decayed, "weight_decay": options.weight_decay, "share": 1.0},
+        {"params": free, "weight_decay": 0.0, "share": 1.0},
+        {"params": [model.item_table.weight], "weight_decay": options.weight_decay, "share": options.item_rate},
+    ]
