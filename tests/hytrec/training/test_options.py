@@ -11,6 +11,7 @@ from hytrec.training.options import TrainingOptions
         ({"batch_events": -1}, "batch_events is -1; it must be at least 1"),
         ({"max_minutes": 0.0}, "max_minutes is 0.0; it must be over 0"),
         ({"learning_rate": 0.0}, "learning_rate is 0.0; it must be over 0"),
+        ({"item_rate": 0.0}, "item_rate is 0.0; it must be over 0"),
         ({"seed": -1}, "seed is -1; it must be at least 0"),
         ({"unknown_rate": 1.0}, r"unknown_rate is 1.0; it must be in \[0, 1\)"),
     ],
