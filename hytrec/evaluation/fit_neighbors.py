@@ -45,7 +45,7 @@ def fit_neighbors(model: HyTRec, validation: Evaluation) -> NeighborScales | Non
         return None
     targets, scores, nearness = _lists(model, model.neighbors, validation)
     terms = {
-        (half_life, softening): torch.log(1 + nearness[..., place] / softening)
+        (half_life, softening): torch.log(1 + nearness[:, place] / softening)
         for place, half_life in enumerate(HALF_LIVES)
         for softening in SOFTENINGS
     }
@@ -67,7 +67,7 @@ def fit_neighbors(model: HyTRec, validation: Evaluation) -> NeighborScales | Non
 
 
 def _lists(model: HyTRec, neighbors: NeighborScore, validation: Evaluation) -> tuple[Tensor, Tensor, Tensor]:
-    """Of the users whose target was retrieved: its place (n,), scores (n, R), nearness (n, R, half-lives)."""
+    """Of the users whose target was retrieved: its place (n,), scores (n, R), nearness (n, half-lives, R)."""
     fading = fading_of(HALF_LIVES, window=model.window)
     found = list(_batches(model, neighbors, validation, fading))
     targets, scores, nearness = (torch.cat(values) for values in zip(*found, strict=True))

@@ -42,6 +42,7 @@ class WindowSum(nn.Module):
         A window may be cut at its left end; time 0 marks an empty place.
         """
         slot = self.slot[self.slot.shape[0] - rows.shape[1] :]
-        weights = torch.exp(slot + self.age[self.duration_bucket(now_s - window_times)])
+        age = nn.functional.embedding(self.duration_bucket(now_s - window_times), self.age.unsqueeze(1))
+        weights = torch.exp(slot + age.squeeze(-1))
         weights = torch.where(window_times > 0, weights, 0.0)
         return (weights.unsqueeze(1) @ rows).squeeze(1)

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from hytrec.config import Branches, ModelConfig
-from hytrec.modeling import neighbor_score
 from hytrec.modeling.model import UserFeatures, build_model
 from hytrec.modeling.neighbor_score import NeighborScore
 
@@ -53,12 +52,10 @@ RECENT = torch.tensor([[0, 0, 3, 7, 3, 13], [1, 1, 1, 2, 9, 4], [0] * 6])
 CANDIDATES = torch.tensor([[1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 0, 13]] * 3)
 
 
-@pytest.mark.parametrize("scatters", [True, False])
 @pytest.mark.parametrize("width", [6, 3])
-def test_both_forms_are_the_formula(scatters: bool, width: int) -> None:
+def test_it_is_its_formula_also_for_windows_that_are_cut(width: int) -> None:
     for seed in range(5):
         module = filled(seed=seed)
-        module.scatters = scatters
         recent = RECENT[:, -width:]
         found = module(CANDIDATES, recent)
         wanted = torch.tensor(list(plain(module, CANDIDATES, recent)))
@@ -73,13 +70,6 @@ def test_a_candidate_does_not_depend_on_the_others() -> None:
     whole = module(CANDIDATES, RECENT)
     for place in range(CANDIDATES.shape[1]):
         torch.testing.assert_close(module(CANDIDATES[:, place : place + 1], RECENT)[:, 0], whole[:, place])
-
-
-def test_large_catalogues_compare(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(neighbor_score, "_LARGEST_SCATTER", ITEMS - 1)
-    assert not NeighborScore(items=ITEMS, neighbors=2, window=3).scatters
-    monkeypatch.setattr(neighbor_score, "_LARGEST_SCATTER", ITEMS)
-    assert NeighborScore(items=ITEMS, neighbors=2, window=3).scatters
 
 
 def test_a_reranked_score_is_the_retrievers_plus_the_neighbors() -> None:
