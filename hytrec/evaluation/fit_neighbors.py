@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations_with_replacement
 
 import torch
 from torch import Tensor
+from torch.nn.functional import cross_entropy
 
 from hytrec.data.split import Evaluation
 from hytrec.evaluation.evaluate import batches_by_length, read_histories_at
@@ -24,7 +25,7 @@ _CUT = 10
 
 @dataclass(frozen=True, kw_only=True)
 class NeighborScales:
-    """lambda, eps and half-lives in events, and the NDCG@10 of the validation part they were chosen by."""
+    """lambda, eps and half-lives in events, and the NDCG@10 of the validation part that they give."""
 
     strength: float
     softening: float
@@ -33,10 +34,11 @@ class NeighborScales:
 
 
 def fit_neighbors(model: HyTRec, validation: Evaluation) -> NeighborScales | None:
-    """Choose the scales with the best NDCG@10 of the retriever's list reordered, and set them in the model.
+    """Choose the scales by the retriever's list reordered, and set them in the model. None where it has no neighbors.
 
-    The table has to be filled before. Of equal scales the first is taken, the weakest. None where there are no
-    neighbors.
+    The largest of a thousand noisy means flatters itself. So of all scales whose NDCG@10 is within a standard error of
+    the best (of the difference, paired over users), those with the smallest cross-entropy of the target in the list
+    are taken; strength 0, the retriever alone, is among them where neighbors bring nothing. Fill the table before.
 
     Raises:
         EvaluationError: no user can be evaluated.
@@ -44,26 +46,38 @@ def fit_neighbors(model: HyTRec, validation: Evaluation) -> NeighborScales | Non
     if model.neighbors is None:
         return None
     targets, scores, nearness = _lists(model, model.neighbors, validation)
-    terms = {
-        (half_life, softening): torch.log(1 + nearness[:, place] / softening)
-        for place, half_life in enumerate(HALF_LIVES)
-        for softening in SOFTENINGS
-    }
-    tried = (
-        NeighborScales(
-            strength=strength,
-            softening=softening,
-            half_lives=half_lives,
-            ndcg=_gain(scores + strength * added, targets) / len(validation),
-        )
-        for softening in SOFTENINGS
-        for half_lives in combinations_with_replacement(HALF_LIVES, 2)
-        for added in [(terms[half_lives[0], softening] + terms[half_lives[1], softening]) / 2]
-        for strength in STRENGTHS
-    )
-    best = max(tried, key=lambda scales: (scales.ndcg, -scales.strength))
-    model.neighbors.choose(strength=best.strength, softening=best.softening, half_lives=best.half_lives)
-    return best
+    users = max(1, len(validation))
+    scales: list[tuple[float, float, tuple[float, float]]] = []
+    gains, losses = [], []
+    for softening in SOFTENINGS:
+        terms = torch.log(1 + nearness / softening)
+        for (first, one), (second, other) in combinations_with_replacement(enumerate(HALF_LIVES), 2):
+            added = (terms[:, first] + terms[:, second]) / 2
+            for strength in STRENGTHS:
+                reordered = scores + strength * added
+                scales.append((strength, softening, (one, other)))
+                gains.append(_gains(reordered, targets))
+                losses.append(float(cross_entropy(reordered, targets, reduction="sum")))
+    chosen = _within_an_error(torch.stack(gains).double(), users, losses)
+    strength, softening, half_lives = scales[chosen]
+    model.neighbors.choose(strength=strength, softening=softening, half_lives=half_lives)
+    ndcg = float(gains[chosen].sum()) / users
+    return NeighborScales(strength=strength, softening=softening, half_lives=half_lives, ndcg=ndcg)
+
+
+def _within_an_error(gains: Tensor, users: int, losses: Sequence[float]) -> int:
+    """The choice with the smallest loss of those within a standard error of the best.
+
+    Args:
+        gains: of every choice and user whose target is in the list, (C, n); the gain of all other users is 0.
+        users: how many there are in all.
+        losses: of every choice.
+    """
+    behind = gains[int(gains.sum(1).argmax())] - gains
+    mean = behind.sum(1) / users
+    error = ((behind.square().sum(1) / users - mean.square()) / users).clamp(min=0).sqrt()
+    near = torch.nonzero(mean <= error).flatten().tolist()
+    return min(near, key=lambda choice: losses[choice])
 
 
 def _lists(model: HyTRec, neighbors: NeighborScore, validation: Evaluation) -> tuple[Tensor, Tensor, Tensor]:
@@ -92,10 +106,10 @@ def _batches(
             )
 
 
-def _gain(scores: Tensor, targets: Tensor) -> float:
-    """Sum of 1 / log2(rank + 1) of the targets among the first ten; of equal scores the earlier place comes first."""
+def _gains(scores: Tensor, targets: Tensor) -> Tensor:
+    """1 / log2(rank + 1) of every target (n,), 0 beyond the tenth; of equal scores the earlier place comes first."""
     places = torch.arange(scores.shape[1])
     own = scores.gather(1, targets.unsqueeze(1))
     before = (scores > own) | ((scores == own) & (places < targets.unsqueeze(1)))
     ranks = before.sum(1) + 1
-    return float((1 / torch.log2(ranks + 1.0))[ranks <= _CUT].sum())
+    return torch.where(ranks <= _CUT, 1 / torch.log2(ranks + 1.0), 0.0)
