@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import combinations_with_replacement
 
 import torch
 from torch import Tensor
@@ -18,8 +17,9 @@ from hytrec.modeling.neighbor_score import NeighborScore, fading_of
 __all__ = ["NeighborScales", "fit_neighbors"]
 
 HALF_LIVES = (1.0, 2.0, 4.0, 8.0, 16.0)
-SOFTENINGS = (0.001, 0.005, 0.02, 0.1, 0.5)
-STRENGTHS = (0.0, 0.25, 0.5, 1.0, 1.5, 2.5, 4.0, 6.0, 10.0, 15.0, 20.0, 30.0)
+PAIRS = ((1.0, 1.0), (2.0, 2.0), (4.0, 4.0), (8.0, 8.0), (16.0, 16.0), (1.0, 4.0), (2.0, 8.0), (4.0, 16.0), (1.0, 16.0))
+SOFTENINGS = (0.004, 0.02, 0.1, 0.5)
+STRENGTHS = (0.0, 0.25, 0.5, 1.0, 1.75, 3.0, 5.0, 8.0, 13.0, 20.0)
 _CUT = 10
 
 
@@ -36,7 +36,7 @@ class NeighborScales:
 def fit_neighbors(model: HyTRec, validation: Evaluation) -> NeighborScales | None:
     """Choose the scales by the retriever's list reordered, and set them in the model. None where it has no neighbors.
 
-    The largest of a thousand noisy means flatters itself. So of all scales whose NDCG@10 is within a standard error of
+    The largest of hundreds of noisy means flatters itself. So of all scales whose NDCG@10 is within a standard error of
     the best (of the difference, paired over users), those with the smallest cross-entropy of the target in the list
     are taken; strength 0, the retriever alone, is among them where neighbors bring nothing. Fill the table before.
 
@@ -51,11 +51,12 @@ def fit_neighbors(model: HyTRec, validation: Evaluation) -> NeighborScales | Non
     gains, losses = [], []
     for softening in SOFTENINGS:
         terms = torch.log(1 + nearness / softening)
-        for (first, one), (second, other) in combinations_with_replacement(enumerate(HALF_LIVES), 2):
-            added = (terms[:, first] + terms[:, second]) / 2
+        for half_lives in PAIRS:
+            one, other = map(HALF_LIVES.index, half_lives)
+            added = (terms[:, one] + terms[:, other]) / 2
             for strength in STRENGTHS:
                 reordered = scores + strength * added
-                scales.append((strength, softening, (one, other)))
+                scales.append((strength, softening, half_lives))
                 gains.append(_gains(reordered, targets))
                 losses.append(float(cross_entropy(reordered, targets, reduction="sum")))
     chosen = _within_an_error(torch.stack(gains).double(), users, losses)

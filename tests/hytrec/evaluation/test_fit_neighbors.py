@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from itertools import combinations_with_replacement, product
+from itertools import product
 
 import numpy as np
 import pytest
@@ -30,6 +30,7 @@ def test_the_scales_are_within_an_error_of_the_best(
     log: Histories, config: ModelConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "HALF_LIVES", (1.0, 4.0))
+    monkeypatch.setattr(module, "PAIRS", ((1.0, 1.0), (1.0, 4.0)))
     monkeypatch.setattr(module, "SOFTENINGS", (0.005, 0.1))
     monkeypatch.setattr(module, "STRENGTHS", (0.0, 1.0, 20.0))
     model = with_neighbors(log, config)
@@ -42,7 +43,7 @@ def test_the_scales_are_within_an_error_of_the_best(
     assert model.neighbors is not None
     best = 0.0
     for strength, softening in product(module.STRENGTHS, module.SOFTENINGS):
-        for half_lives in combinations_with_replacement(module.HALF_LIVES, 2):
+        for half_lives in module.PAIRS:
             model.neighbors.choose(strength=strength, softening=softening, half_lives=half_lives)
             best = max(best, evaluate(model, validation, ks=(10,))[RERANKER]["ndcg@10"])
     assert best - 0.5 / np.sqrt(len(validation)) < chosen.ndcg <= best + 1e-6
