@@ -116,13 +116,13 @@ def evaluate(
     *,
     events: Annotated[list[Path] | None, typer.Option(help="Event log; by default the one trained on.")] = None,
     part: Annotated[Part, typer.Option(help="Which event of each history is predicted.")] = Part.TEST,
-    baselines: Annotated[bool, typer.Option(help="Evaluate most-popular and item-kNN, too.")] = True,
+    baselines: Annotated[bool, typer.Option(help="Evaluate most-popular, item-kNN and proximity kNN, too.")] = True,
     log_options: LogOptions,
     repeats: RepeatsOption = None,
     threads: Threads = 0,
     as_json: AsJson = False,
 ) -> None:
-    """Evaluate a run against the whole catalogue, beside most-popular and item-kNN."""
+    """Evaluate a run against the whole catalogue, beside most-popular, item-kNN and proximity kNN."""
     from hytrec.commands import evaluate_run  # noqa: PLC0415 - torch
 
     result = evaluate_run(

@@ -40,6 +40,7 @@ class ModelConfig:
     experts: Annotated[int, "E, experts of the reranker."] = 4
     ffn_multiple: Annotated[int, "Feed-forward width as a multiple of D."] = 2
     dropout: Annotated[float, "Dropout in training."] = 0.2
+    neighbors: Annotated[int, "K, neighbors of an item that the reranker reads; 0 for none."] = 128
     branches: Annotated[Branches, "Memories that the model reads."] = Branches.BOTH
 
     def __post_init__(self) -> None:
@@ -48,8 +49,9 @@ class ModelConfig:
             value = getattr(self, name)
             if value < 1:
                 raise ConfigError(f"{name} is {value}; it must be at least 1")
-        if self.behaviors < 0:
-            raise ConfigError(f"behaviors is {self.behaviors}; it must be at least 0")
+        for name in ("behaviors", "neighbors"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least 0")
         if not 0 <= self.dropout < 1:
             raise ConfigError(f"dropout is {self.dropout}; it must be in [0, 1)")
         if self.width % self.heads:

@@ -29,7 +29,7 @@ from hytrec.errors import ConfigError, HytrecError, RunError
 from hytrec.modeling.model import HyTRec, build_model
 from hytrec.private_file import private_file
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "weights.safetensors"
 VOCABULARY_FILE = "vocabulary.npz"

@@ -187,6 +187,11 @@ def write_run(folder: Path, config: ModelConfig, vocabulary: Vocabulary) -> Path
     model = build_model(config)
     torch.nn.init.normal_(model.reranker.score.weight)
     random = np.random.default_rng(1)
+    if model.neighbors is not None:
+        shape = model.neighbors.ids.shape
+        ids = np.sort(random.integers(1, config.items + 1, shape, np.int32))
+        model.neighbors.fill(ids, random.random(shape, np.float32) * (np.diff(ids, prepend=0) > 0))
+        model.neighbors.choose(strength=2.0, softening=0.05, half_lives=(2.0, 8.0))
     histories = [
         History(
             item_rows=random.integers(1, config.items + 1, length),

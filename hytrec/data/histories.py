@@ -88,6 +88,19 @@ class Histories:
             item_rows=self.item_rows[events], behavior_rows=self.behavior_rows[events], times=self.times[events]
         )
 
+    def backwards(self) -> Histories:
+        """Every history from its last event to its first, the times mirrored between the two."""
+        firsts = np.repeat(self.offsets[:-1], self.lengths)
+        lasts = np.repeat(self.offsets[1:], self.lengths) - 1
+        places = firsts + lasts - np.arange(self.times.size)
+        return Histories(
+            user_keys=self.user_keys,
+            offsets=self.offsets,
+            item_rows=self.item_rows[places],
+            behavior_rows=self.behavior_rows[places],
+            times=self.times[firsts] + self.times[lasts] - self.times[places],
+        )
+
 
 def read_histories(
     path: Path | str | Sequence[Path | str],

@@ -1,29 +1,44 @@
-"""Baselines: most-popular and item-kNN. No learning, no torch."""
+"""Baselines: most-popular, item-kNN and proximity kNN. No learning, no torch."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import product
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 from scipy import sparse
 
 from hytrec.data.histories import Histories, History, Int64Array
+from hytrec.data.proximity import proximity
 from hytrec.data.split import Evaluation, Part, evaluation, training
 from hytrec.errors import ConfigError
 from hytrec.evaluation.metrics import DEFAULT_KS, RankingMetrics
 
-__all__ = ["Baseline", "ItemKNN", "MostPopular", "measure", "measure_baselines", "tuned_item_knns"]
+__all__ = [
+    "Baseline",
+    "ItemKNN",
+    "MostPopular",
+    "ProximityKNN",
+    "measure",
+    "measure_baselines",
+    "tuned_item_knns",
+    "tuned_proximity_knn",
+]
 
 Scores = npt.NDArray[np.float32]
 
 NEIGHBORS = (200, 1000)
 SHRINKAGES = (0.0, 10.0, 30.0)
 HALF_LIVES = (1.0, 2.0, 4.0)
+PROXIMITY_NEIGHBORS = (128, 1000)
+PROXIMITY_HALF_LIVES = (1.0, 2.0, 4.0, 8.0, 16.0)
 _TUNING_USERS = 4096
 _BLOCK = 1024
+
+
+_KNN = TypeVar("_KNN")
 
 
 class Baseline(Protocol):
@@ -83,10 +98,8 @@ class ItemKNN:
         self.neighbors = neighbors
         self.shrinkage = shrinkage
         self.half_life = half_life
-        self._items = items
         self._similarities = _similarities(histories, items=items, neighbors=neighbors, shrinkage=shrinkage)
-        counts = _counts(histories.item_rows, items)
-        self._by_popularity = counts / (counts.max(initial=0) + 1) - 1  # [-1, 0): under every similarity
+        self._by_popularity = _below_zero(_counts(histories.item_rows, items))
 
     def with_half_life(self, half_life: float | None) -> ItemKNN:
         """The same similarities read with another half-life."""
@@ -96,16 +109,63 @@ class ItemKNN:
 
     def scores(self, histories: Sequence[History]) -> Scores:
         """(B, I) float32, over 0 where the past speaks for an item, else in [-1, 0)."""
-        lengths = [len(history) for history in histories]
-        users = np.repeat(np.arange(len(histories)), lengths)
-        rows = np.concatenate([history.item_rows for history in histories])
-        ages = np.concatenate([np.arange(length - 1, -1, -1) for length in lengths])
-        weights = np.ones(rows.size) if self.half_life is None else 0.5 ** (ages / self.half_life)
-        known = rows <= self._items
-        shape = (len(histories), self._items)
-        past = sparse.csr_matrix((weights[known].astype(np.float32), (users[known], rows[known] - 1)), shape=shape)
-        scores = (past @ self._similarities).toarray()
+        scores = _read(histories, self._similarities, half_life=self.half_life)
         return np.where(scores > 0, scores, self._by_popularity)
+
+
+class ProximityKNN:
+    """An item's score is the sum of its proximities to the user's past items, which fade with a half-life.
+
+    See `hytrec.data.proximity`. Items near to nothing in the past come last, by popularity.
+
+    Args:
+        histories: the training part.
+        items: I.
+        neighbors: how many items near to it count for an item.
+        half_life: events after which a past item counts half.
+    """
+
+    def __init__(self, histories: Histories, *, items: int, neighbors: int = 1000, half_life: float = 2.0) -> None:
+        """Raises: ConfigError: a number out of its range."""
+        if neighbors < 1:
+            raise ConfigError(f"neighbors is {neighbors}; it must be at least 1")
+        if half_life <= 0:
+            raise ConfigError(f"half_life is {half_life}; it must be over 0 events")
+        self.neighbors = neighbors
+        self.half_life = half_life
+        self._similarities = proximity(histories, items=items, keep=neighbors).T.tocsr()
+        self._by_popularity = _below_zero(_counts(histories.item_rows, items))
+
+    def with_half_life(self, half_life: float) -> ProximityKNN:
+        """The same proximities read with another half-life."""
+        other = object.__new__(ProximityKNN)
+        other.__dict__.update(self.__dict__, half_life=half_life)
+        return other
+
+    def scores(self, histories: Sequence[History]) -> Scores:
+        """(B, I) float32, over 0 where the past speaks for an item, else in [-1, 0)."""
+        scores = _read(histories, self._similarities, half_life=self.half_life)
+        return np.where(scores > 0, scores, self._by_popularity)
+
+
+def _read(histories: Sequence[History], similarities: sparse.csr_matrix, *, half_life: float | None) -> Scores:
+    """Sum over every user's past of 0.5^(age / half_life) times the row of each item: (B, I) float32."""
+    lengths = [len(history) for history in histories]
+    users = np.repeat(np.arange(len(histories)), lengths)
+    rows = np.concatenate([history.item_rows for history in histories])
+    ages = np.concatenate([np.arange(length - 1, -1, -1) for length in lengths])
+    weights = np.ones(rows.size) if half_life is None else 0.5 ** (ages / half_life)
+    known = rows <= similarities.shape[0]
+    shape = (len(histories), similarities.shape[0])
+    past = sparse.csr_matrix((weights[known].astype(np.float32), (users[known], rows[known] - 1)), shape=shape)
+    scores: Scores = (past @ similarities).toarray()
+    return scores
+
+
+def _below_zero(counts: Scores) -> Scores:
+    """Popularity in [-1, 0): under every similarity."""
+    share: Scores = counts / (counts.max(initial=0) + 1)
+    return share - 1
 
 
 def _counts(item_rows: Int64Array, items: int) -> Scores:
@@ -182,14 +242,35 @@ def tuned_item_knns(histories: Histories, validation: Evaluation, *, items: int)
     return _first_best(plain), _first_best(recent)
 
 
-def _first_best(candidates: list[tuple[float, ItemKNN]]) -> ItemKNN:
+def tuned_proximity_knn(histories: Histories, validation: Evaluation, *, items: int) -> ProximityKNN:
+    """The proximity kNN with the best NDCG@10 on (at most 4,096 evenly spaced users of) the validation part.
+
+    Args:
+        histories: the training part.
+
+    Raises:
+        EvaluationError: no user can be evaluated.
+    """
+    sample = validation.thinned(_TUNING_USERS)
+    tried: list[tuple[float, ProximityKNN]] = []
+    for neighbors in PROXIMITY_NEIGHBORS:
+        knn = ProximityKNN(histories, items=items, neighbors=neighbors)
+        for half_life in PROXIMITY_HALF_LIVES:
+            reread = knn.with_half_life(half_life)
+            tried.append((measure(reread, sample, ks=(10,))["ndcg@10"], reread))
+    return _first_best(tried)
+
+
+def _first_best(candidates: list[tuple[float, _KNN]]) -> _KNN:
     return max(candidates, key=lambda candidate: candidate[0])[1]
 
 
 def measure_baselines(
     histories: Histories, *, items: int, allow_repeats: bool = False, ks: Sequence[int] = DEFAULT_KS
 ) -> dict[str, dict[str, float]]:
-    """Test metrics of "most-popular", "item-knn" and "item-knn-recent", the last two tuned on the validation part.
+    """Test metrics of "most-popular", "item-knn", "item-knn-recent" and "proximity-knn".
+
+    All but the first are tuned on the validation part.
 
     Args:
         histories: the whole log.
@@ -205,5 +286,6 @@ def measure_baselines(
         "most-popular": MostPopular(known, items=items),
         "item-knn": plain,
         "item-knn-recent": recent,
+        "proximity-knn": tuned_proximity_knn(known, validation, items=items),
     }
     return {name: measure(baseline, test, ks=ks) for name, baseline in baselines.items()}

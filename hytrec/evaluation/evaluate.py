@@ -98,19 +98,20 @@ def in_order(rows: Tensor, scores: Tensor) -> Tensor:
 
 
 def weigh_reranker(model: HyTRec, validation: Evaluation) -> float:
-    """Scale the reranker's correction of the retriever by the weight in 0..1 with the best NDCG@10, in place.
+    """Scale the reranker's correction by the weight in 0..1 with the best NDCG@10, in place.
 
-    At weight 0 retrieve-then-rerank is the retriever itself, so that it never ends below it on the validation part.
+    At weight 0 retrieve-then-rerank is the retriever with its neighbors, so that it never ends below that on the
+    validation part.
     """
     metrics = {weight: RankingMetrics((10,)) for weight in RERANK_WEIGHTS}
     with torch.inference_mode():
         for batch in batches_by_length(validation):
             readout = read_histories_at(model, batch.histories, batch.now)
             rows = model.retrieve(readout, torch.from_numpy(batch.seen).to(readout.user.device))
-            scores = model.rerank(readout, rows)
-            plain = model.retrieve_scores(readout.user).gather(1, rows)
+            correction = model.correct(readout, rows)
+            plain = model.rerank(readout, rows) - correction
             for weight, metric in metrics.items():
-                metric.add_lists(in_order(rows, torch.lerp(plain, scores, weight)).cpu().numpy(), batch.targets)
+                metric.add_lists(in_order(rows, plain + weight * correction).cpu().numpy(), batch.targets)
     best = max(RERANK_WEIGHTS, key=lambda weight: metrics[weight].result()["ndcg@10"])
     model.reranker.weigh(best)
     return best

@@ -30,14 +30,15 @@ from hytrec.modeling.layers import (
     GatedFusion,
     MatrixProduct,
     TADNLayer,
-    TemporalDecay,
     recall,
     spaced_periods,
 )
+from hytrec.modeling.neighbor_score import NeighborScore
 from hytrec.modeling.reranker import Reranker
-from hytrec.modeling.sequences import larger, last_of, running_maximum, slide_window, windows_at
+from hytrec.modeling.sequences import best_rows, larger, last_of, running_maximum, slide_window, windows_at
 from hytrec.modeling.short_branch import ShortBranch
 from hytrec.modeling.states import Encoded, Readout, State, UserFeatures
+from hytrec.modeling.window_sum import WindowSum
 
 __all__ = ["Encoded", "HyTRec", "Readout", "State", "UserFeatures", "build_model"]
 
@@ -49,6 +50,7 @@ class HyTRec(nn.Module):
         items: I. behaviors: rows of the behavior table less one. width: D. heads: H. tadn_layers: L.
         softmax_layers: M. window: W. experts: E. hidden: width of feed-forward blocks.
         read_long, read_short: which memory is read; an ablation switches one off.
+        neighbors: of an item in the reranker, 0 for none.
     """
 
     def __init__(
@@ -67,6 +69,7 @@ class HyTRec(nn.Module):
         dropout: float,
         read_long: bool,
         read_short: bool,
+        neighbors: int,
     ) -> None:
         super().__init__()
         self.items, self.window, self.retrieved, self.heads, self.width = items, window, retrieved, heads, width
@@ -86,6 +89,7 @@ class HyTRec(nn.Module):
         self.short = ShortBranch(
             width=width, heads=heads, layers=softmax_layers, window=window, hidden=hidden, dropout=dropout
         )
+        self.window_sum = WindowSum(window=window) if read_short else None
         self.user_query = nn.Linear(width, width, bias=False)
         self.user_read = nn.Linear(width, width, bias=False)
         self.user_fusion = GatedFusion(width=width)
@@ -94,6 +98,8 @@ class HyTRec(nn.Module):
         self.reranker = Reranker(
             width=width, heads=heads, experts=experts, dropout=dropout, read_long=read_long, read_short=read_short
         )
+        has_neighbors = neighbors > 0 and read_short
+        self.neighbors = NeighborScore(items=items, neighbors=neighbors, window=window) if has_neighbors else None
         self._initialize()
 
     def _initialize(self) -> None:
@@ -204,8 +210,11 @@ class HyTRec(nn.Module):
         """
         size = min(self.window, event_times.shape[1])
         index = positions.unsqueeze(-1).expand(-1, -1, self.width)
+        _, key, value, beta, log_decay = self.layers[-1].write(  # type: ignore[operator]
+            encoded.last_inputs, encoded.gap_s, encoded.real
+        )
         return UserFeatures(
-            last_memory=self._last_memory_at(encoded, positions).flatten(0, 1),
+            last_memory=memory_at(positions, key, value, beta, log_decay, encoded.before).flatten(0, 1),
             window_items=windows_at(item_rows, positions, size),
             window_behaviors=windows_at(behavior_rows, positions, size),
             window_times=windows_at(event_times, positions, size),
@@ -213,14 +222,6 @@ class HyTRec(nn.Module):
             last_time=encoded.event_times.gather(1, positions).reshape(-1, 1),
             now_s=next_times.gather(1, positions).reshape(-1, 1),
         )
-
-    def _last_memory_at(self, encoded: Encoded, positions: Tensor) -> Tensor:
-        """Last layer's memory after the events at `positions` (B, P): (B, P, H, K, V)."""
-        layer = self.layers[-1]
-        _, key, value, beta, log_decay = layer.write(  # type: ignore[operator]
-            encoded.last_inputs, encoded.gap_s, encoded.real
-        )
-        return memory_at(positions, key, value, beta, log_decay, encoded.before)
 
     # --- readout, retriever, reranker ---
 
@@ -233,8 +234,9 @@ class HyTRec(nn.Module):
         """
         now_s = features.now_s
         idle_s = larger(now_s - features.last_time, torch.zeros_like(now_s))
-        memory = self._last_decay().idle(idle_s)[:, :, None, None] * features.last_memory  # decay (B, H)
-        events = self._embed(features.window_items, features.window_behaviors)  # (B, W, D)
+        memory = self.layers[-1].decay.idle(idle_s)[:, :, None, None] * features.last_memory  # type: ignore[operator,union-attr]
+        rows = self.item_table(features.window_items)  # (B, W, D)
+        events = self._scaled(rows, features.window_behaviors)
         tokens, present = self.short(events, features.window_times, now_s, summary_only=summary_only)
         summary = tokens[:, -1]  # (B, D), the null token
         if self.read_long:
@@ -245,7 +247,10 @@ class HyTRec(nn.Module):
         else:
             user = summary
         user = self.user_norm(user + self.user_ffn(user))
-        return Readout(user=user, memory=memory, tokens=tokens, present=present)
+        if self.window_sum is not None:
+            user = user + self.window_sum(rows, features.window_times, now_s)
+        recent_items = torch.where(features.window_times > 0, features.window_items, 0)
+        return Readout(user=user, memory=memory, tokens=tokens, present=present, recent_items=recent_items)
 
     def retrieve_scores(self, user: Tensor) -> Tensor:
         """u . item table: (..., D) -> (..., I + 2)."""
@@ -253,32 +258,25 @@ class HyTRec(nn.Module):
 
     def retrieve(self, readout: Readout, excluded_rows: Tensor) -> Tensor:
         """Best item rows, best first: (B, R) int64; 0 where fewer than R items are left. excluded_rows (B, X) int64."""
-        scores = self.retrieve_scores(readout.user)
-        padding = excluded_rows.new_zeros(scores.shape[0], 1)
-        hidden = torch.cat([padding, padding + (self.items + 1), excluded_rows], 1)
-        scores = scores.scatter(1, hidden, torch.full_like(hidden, -math.inf, dtype=scores.dtype))
-        best, rows = torch.topk(scores, self.retrieved, dim=1)
-        return torch.where(best > -math.inf, rows, 0)
+        return best_rows(self.retrieve_scores(readout.user), excluded_rows, count=self.retrieved)
 
     def rerank(self, readout: Readout, candidate_rows: Tensor) -> Tensor:
-        """Score of every candidate row (B, N) int64: (B, N) float; the retriever's and a correction."""
-        retrieved = (self.item_table(candidate_rows) * readout.user.unsqueeze(1)).sum(-1)
-        return retrieved + self.correct(readout, candidate_rows)  # type: ignore[no-any-return]
+        """Score of every candidate row (B, N) int64: (B, N) float; the retriever's, its neighbors' and a correction."""
+        scores = (self.item_table(candidate_rows) * readout.user.unsqueeze(1)).sum(-1)
+        if self.neighbors is not None:
+            scores = scores + self.neighbors(candidate_rows, readout.recent_items)
+        return scores + self.correct(readout, candidate_rows)  # type: ignore[no-any-return]
 
     def correct(self, readout: Readout, candidate_rows: Tensor) -> Tensor:
-        """What the reranker adds to the retriever's score of every candidate row (B, N) int64: (B, N) float."""
+        """The reranker's correction of the score of every candidate row (B, N) int64: (B, N) float."""
         return self.reranker(self.item_table(candidate_rows), readout)  # type: ignore[no-any-return]
 
     def _embed(self, item_rows: Tensor, behavior_rows: Tensor) -> Tensor:
-        # Rows start at length one, as logits want them; the residual stream wants entries of size one.
-        rows = self.item_table(item_rows) + self.behavior_table(behavior_rows)
-        return rows * math.sqrt(self.width)  # type: ignore[no-any-return]
+        return self._scaled(self.item_table(item_rows), behavior_rows)
 
-    def _last_decay(self) -> TemporalDecay:
-        decay = self.layers[-1].decay
-        if not isinstance(decay, TemporalDecay):  # for the type checker: ModuleList forgets what it holds
-            raise TypeError(type(decay))
-        return decay
+    def _scaled(self, rows: Tensor, behavior_rows: Tensor) -> Tensor:
+        # Rows start at length one, as logits want them; the residual stream wants entries of size one.
+        return (rows + self.behavior_table(behavior_rows)) * math.sqrt(self.width)  # type: ignore[no-any-return]
 
 
 def build_model(config: ModelConfig) -> HyTRec:
@@ -297,4 +295,5 @@ def build_model(config: ModelConfig) -> HyTRec:
         dropout=config.dropout,
         read_long=config.branches is not Branches.SHORT,
         read_short=config.branches is not Branches.LONG,
+        neighbors=min(config.neighbors, config.items),
     )

@@ -1,6 +1,8 @@
-"""Operations over time that every runtime can express: no loop over T, no data-dependent shape."""
+"""Operations over time and catalogue that every runtime can express: no loop over T, no data-dependent shape."""
 
 from __future__ import annotations
+
+import math
 
 import torch
 import torch.nn.functional as F
@@ -67,3 +69,15 @@ def windows_at(values: Tensor, positions: Tensor, size: int) -> Tensor:
     places = positions.unsqueeze(-1) + torch.arange(1 - size, 1, device=values.device)  # (B, P, size)
     spread = values.unsqueeze(1).expand(-1, positions.shape[1], -1)
     return torch.where(places >= 0, spread.gather(2, places.clamp(min=0)), 0).flatten(0, 1)
+
+
+def best_rows(scores: Tensor, excluded_rows: Tensor, *, count: int) -> Tensor:
+    """Rows of the `count` largest of scores (B, I + 2), best first: (B, count) int64, 0 where fewer items are left.
+
+    Rows 0 and I + 1 are no items; excluded_rows (B, X) int64 are left out too.
+    """
+    padding = excluded_rows.new_zeros(scores.shape[0], 1)
+    hidden = torch.cat([padding, padding + (scores.shape[1] - 1), excluded_rows], 1)
+    scores = scores.scatter(1, hidden, torch.full_like(hidden, -math.inf, dtype=scores.dtype))
+    best, rows = torch.topk(scores, count, dim=1)
+    return torch.where(best > -math.inf, rows, 0)

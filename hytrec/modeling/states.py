@@ -90,9 +90,11 @@ class Readout:
         memory: last layer's memory decayed to now, (B, H, K, V).
         tokens: short branch, (B, W + 1, D); the last one is the null token.
         present: (B, W + 1) bool.
+        recent_items: item rows of the window, (B, W) int64, 0 for an empty place.
     """
 
     user: Tensor
     memory: Tensor
     tokens: Tensor
     present: Tensor
+    recent_items: Tensor

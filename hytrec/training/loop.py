@@ -6,19 +6,22 @@ import copy
 import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+from scipy import sparse
 
 from hytrec.config import ModelConfig
 from hytrec.data.histories import Histories
+from hytrec.data.proximity import neighbor_table, proximity
 from hytrec.data.sampling import sampled_histories, training_users
 from hytrec.data.split import Evaluation, Part, evaluation, training
 from hytrec.data.vocabulary import Vocabulary
 from hytrec.errors import DataError, Interrupted, TrainingError
 from hytrec.evaluation.evaluate import RETRIEVER, evaluate, weigh_reranker
+from hytrec.evaluation.fit_neighbors import fit_neighbors
 from hytrec.evaluation.half_life import memory_half_lives
 from hytrec.modeling.model import HyTRec, build_model
 from hytrec.run_folder import save_run, write_json, write_text
@@ -26,6 +29,7 @@ from hytrec.training.checkpoint import Epoch, Progress, Resumable, Sums
 from hytrec.training.devices import chosen_device, chosen_precision, device_name
 from hytrec.training.journal import JOURNAL_FILE, Journal
 from hytrec.training.options import TrainingOptions
+from hytrec.training.start import Start, begin, kept_neighbors
 from hytrec.training.trainer import StepLoss, Trainer
 
 __all__ = ["Epoch", "Observer", "Silent", "Trained", "train"]
@@ -110,7 +114,11 @@ def train(
     validation = parts[Part.VALIDATION]
     _check_enough(histories, training_users(known).size, parts)
     torch.manual_seed(options.seed)
-    trainer = Trainer(build_model(config).to(device), known, options, precision=precision)
+    sample = validation.thinned(options.validation_users)
+    near = proximity(known, items=config.items, keep=kept_neighbors(config.items, config.neighbors))
+    model = build_model(replace(config, neighbors=0))
+    start = begin(model, known, near, sample, options)
+    trainer = Trainer(model.to(device), known, options, precision=precision, reversal=start.reversal)
     resumable = Resumable.of(output, config=config, options=options, vocabulary=vocabulary, allow_repeats=allow_repeats)
     progress = resumable.restore(trainer) if resume else resumable.start()
     output.mkdir(parents=True, exist_ok=True)
@@ -119,7 +127,7 @@ def train(
     journal = Journal(output / JOURNAL_FILE, every=options.log_steps, steps=trainer.steps, epochs=len(progress.epochs))
     session = _Session(
         trainer=trainer,
-        validation=validation.thinned(options.validation_users),
+        validation=sample,
         progress=progress,
         resumable=resumable,
         options=options,
@@ -129,11 +137,18 @@ def train(
     )
     while not _finished(progress, options):
         session.train_epoch()
-    best = build_model(config).to(device)
-    best.load_state_dict(progress.best_weights)
-    best.eval().requires_grad_(False)
+    best = _with_neighbors(config, progress.best_weights, near).to(device)
     place = {"device": device_name(device), "precision": precision.value}
-    return _conclude(best, histories, vocabulary, config, session, source, parts, place)
+    return _conclude(best, histories, vocabulary, config, session, source, parts, start, place)
+
+
+def _with_neighbors(config: ModelConfig, weights: Mapping[str, torch.Tensor], near: sparse.csr_matrix) -> HyTRec:
+    """The model of trained weights, with the table of neighbors, which training has no use for."""
+    model = build_model(config)
+    model.load_state_dict({**model.state_dict(), **weights})
+    if model.neighbors is not None:
+        model.neighbors.fill(*neighbor_table(near, model.neighbors.ids.shape[1]))
+    return model.eval().requires_grad_(False)
 
 
 def _check_enough(histories: Histories, trainable: int, parts: Mapping[Part, Evaluation]) -> None:
@@ -267,10 +282,12 @@ def _conclude(
     session: _Session,
     source: dict[str, Any] | None,
     parts: Mapping[Part, Evaluation],
+    start: Start,
     place: Mapping[str, str],
 ) -> Trained:
-    """Weigh the reranker on the validation part, measure, and write the run folder."""
+    """Fit and weigh the reranker on the validation part, measure, and write the run folder."""
     output, options, progress = session.resumable.file.parent, session.options, session.progress
+    scales = fit_neighbors(model, session.validation)
     weight = weigh_reranker(model, session.validation)
     metrics = {part.value: evaluate(model, parts[part], progress=lambda _: session.stop_if_asked()) for part in Part}
     samples = sampled_histories(histories)
@@ -283,6 +300,8 @@ def _conclude(
         "best_epoch": progress.best_epoch,
         "epochs": len(progress.epochs),
         "minutes": round(progress.seconds / 60, 2),
+        "start": asdict(start),
+        "neighbors": None if scales is None else asdict(scales),
         "rerank_weight": weight,
     }
     write_json(output / METRICS_FILE, {**metrics, "epochs": [asdict(epoch) for epoch in progress.epochs]})

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 from hytrec.errors import ConfigError
 
-__all__ = ["Precision", "TrainingOptions"]
+__all__ = ["ItemStart", "Precision", "Reversal", "TrainingOptions"]
 
 _WHOLE = (
     "epochs",
@@ -35,6 +35,21 @@ class Precision(StrEnum):
     FLOAT32 = "32-true"
 
 
+class Reversal(StrEnum):
+    """Whether every second epoch reads histories backwards."""
+
+    AUTO = "auto"
+    ON = "on"
+    OFF = "off"
+
+
+class ItemStart(StrEnum):
+    """What the item table is before the first step."""
+
+    SPECTRAL = "spectral"
+    RANDOM = "random"
+
+
 @dataclass(frozen=True, kw_only=True)
 class TrainingOptions:
     """Options of `hytrec.training.loop.train`.
@@ -46,6 +61,8 @@ class TrainingOptions:
             that carry the user's state on, so the memory reaches to their beginning.
         negatives: full softmax where the catalogue has no more items than that.
         learning_rate: of AdamW.
+        item_rate: at the full rate the item table forgets its spectral start.
+        reversal: auto turns it on where items tell about those before them about what they tell about those after.
         average_decay: the moving average is what is evaluated and kept.
         validation_users: maximum, evenly spaced.
         checkpoint_minutes: a killed training loses no more than that; an interrupted one loses nothing.
@@ -61,6 +78,9 @@ class TrainingOptions:
     positions: Annotated[int, "Positions per history at which the user vector is trained."] = 16
     negatives: Annotated[int, "Negatives of the sampled softmax."] = 2_048
     learning_rate: Annotated[float, "Peak learning rate, after warm-up."] = 3e-3
+    item_start: Annotated[ItemStart, "Item table at first: of the items' proximity, or random."] = ItemStart.SPECTRAL
+    item_rate: Annotated[float, "Learning rate of the item table, as a share of the peak."] = 0.2
+    reversal: Annotated[Reversal, "Every second epoch reads histories backwards."] = Reversal.AUTO
     weight_decay: Annotated[float, "Weight decay of matrices and embedding tables."] = 0.05
     warmup_steps: Annotated[int, "Steps of linear learning-rate warm-up."] = 50
     unknown_rate: Annotated[float, "Share of input items replaced by the unknown item."] = 0.01
@@ -79,7 +99,7 @@ class TrainingOptions:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least 1")
         if self.max_minutes is not None and self.max_minutes <= 0:
             raise ConfigError(f"max_minutes is {self.max_minutes}; it must be over 0")
-        for name in ("learning_rate", "checkpoint_minutes"):
+        for name in ("learning_rate", "item_rate", "checkpoint_minutes"):
             if getattr(self, name) <= 0:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be over 0")
         for name in ("seed", "weight_decay", "warmup_steps"):

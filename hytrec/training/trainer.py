@@ -63,6 +63,7 @@ class Trainer:
         histories: the training part.
         options: how to train.
         precision: of the products, as `hytrec.training.devices.chosen_precision` says; never AUTO.
+        reversal: whether every second epoch reads histories backwards.
     """
 
     def __init__(
@@ -72,6 +73,7 @@ class Trainer:
         options: TrainingOptions,
         *,
         precision: Precision = Precision.FLOAT32,
+        reversal: bool = False,
     ) -> None:
         self.model = model
         self.average = copy.deepcopy(model).eval().requires_grad_(False)
@@ -85,10 +87,11 @@ class Trainer:
         self._histories = histories
         self._carried: Carried | None = None
         self._events = int((histories.lengths[training_users(histories)] - 1).sum())
+        self._reversal = reversal
         counts = np.bincount(histories.item_rows, minlength=model.items + 2)[1 : model.items + 1]
         self._popularity = torch.from_numpy((counts + 1.0) ** _POPULARITY_POWER).float().to(self.device)
         self._optimizer = torch.optim.AdamW(
-            _parameter_groups(model, options.weight_decay), lr=options.learning_rate, betas=(0.9, 0.98)
+            _parameter_groups(model, options), lr=options.learning_rate, betas=(0.9, 0.98)
         )
 
     def epoch(self, number: int, *, spent: Callable[[], float] = lambda: 0.0) -> Iterator[StepLoss]:
@@ -107,8 +110,9 @@ class Trainer:
             self._set_random(self._random)
             self._random = None
         events, trained = 0, self.batches
+        backwards = self._reversal and number % 2 == 1
         batches = training_batches(
-            self._histories,
+            self._histories.backwards() if backwards else self._histories,
             items=self.model.items,
             max_history=options.max_history,
             batch_events=options.batch_events,
@@ -149,7 +153,7 @@ class Trainer:
         """Rise over the warm-up, then fall in a line to a tenth; done: share of the training in [0, 1]."""
         rise = min(1.0, (self.steps + 1) / max(1, self.options.warmup_steps))
         for group in self._optimizer.param_groups:
-            group["lr"] = self.options.learning_rate * rise * (1 - (1 - _LAST_RATE) * min(1.0, done))
+            group["lr"] = self.options.learning_rate * group["share"] * rise * (1 - (1 - _LAST_RATE) * min(1.0, done))
 
     def step(self, step: StepBatch) -> tuple[Tensor, Tensor, Tensor]:
         """Train on one batch, on the model's device, without waiting for it.
@@ -243,10 +247,18 @@ class Trainer:
             torch.cuda.set_rng_state(random["cuda"], self.device)
 
 
-def _parameter_groups(model: HyTRec, weight_decay: float) -> list[dict[str, Any]]:
-    """Weight decay on matrices and tables only: never on norms, biases and what makes up the memory's decay."""
+def _parameter_groups(model: HyTRec, options: TrainingOptions) -> list[dict[str, Any]]:
+    """Weight decay on matrices and tables only: never on norms, biases and what makes up the memory's decay.
+
+    `share` of a group is its learning rate over the model's: the item table has its own.
+    """
     decayed: list[Tensor] = []
     free: list[Tensor] = []
     for name, parameter in model.named_parameters():
-        (free if parameter.ndim < 2 or ".decay." in name else decayed).append(parameter)
-    return [{"params": decayed, "weight_decay": weight_decay}, {"params": free, "weight_decay": 0.0}]
+        if parameter is not model.item_table.weight:
+            (free if parameter.ndim < 2 or ".decay." in name else decayed).append(parameter)
+    return [
+        {"params": decayed, "weight_decay": options.weight_decay, "share": 1.0},
+        {"params": free, "weight_decay": 0.0, "share": 1.0},
+        {"params": [model.item_table.weight], "weight_decay": options.weight_decay, "share": options.item_rate},
+    ]

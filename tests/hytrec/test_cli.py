@@ -225,7 +225,7 @@ def test_evaluate_knows_the_log_and_stands_beside_the_baselines(
 ) -> None:
     assert call(monkeypatch, "evaluate", str(run), "--json") == 0
     values = json.loads(capsys.readouterr().out)
-    names = {"retriever", "retrieve-then-rerank", "most-popular", "item-knn", "item-knn-recent"}
+    names = {"retriever", "retrieve-then-rerank", "most-popular", "item-knn", "item-knn-recent", "proximity-knn"}
     assert set(values["metrics"]) == names
     assert values["part"] == "test"
     trained_on = json.loads((run / "metrics.json").read_text())["test"]

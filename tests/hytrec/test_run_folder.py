@@ -128,7 +128,7 @@ def test_a_vocabulary_of_another_run_is_told(run: Path) -> None:
 def test_another_format_version_is_told(run: Path) -> None:
     values = json.loads((run / "config.json").read_text())
     write_json(run / "config.json", values | {"format_version": 9})
-    with pytest.raises(RunError, match=r"config.json has format version 9; this hytrec reads 1: train again"):
+    with pytest.raises(RunError, match=r"config.json has format version 9; this hytrec reads 2: train again"):
         load_run(run)
 
 
@@ -143,6 +143,7 @@ def test_another_format_version_is_told(run: Path) -> None:
         ({"model": {"items": 30, "branches": "left"}}, r"Invalid enum value 'left' - at `\$\.model\.branches`"),
         ({"model": {"width": 16}}, r"Object missing required field `items` - at `\$\.model`"),
         ({"model": {"items": 0}}, "items is 0; it must be at least 1"),
+        ({"model": {"items": 30, "neighbors": -1}}, "neighbors is -1; it must be at least 0"),
         ({"training": 1}, r"Expected `object`, got `int` - at `\$\.training`"),
         ({"by": "x"}, r"Object contains unknown field `by` - at `\$`; known: format_version, model, training"),
         ({"format_version": "1"}, r"Expected `int`, got `str` - at `\$\.format_version`"),

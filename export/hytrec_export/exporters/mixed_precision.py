@@ -1,8 +1,9 @@
 """Mixed precision: a copy of a model whose large products are float16, so that PyTorch runs what is exported.
 
-float16: weights of the linear layers and tables, their products, the two products of softmax attention, and the user
-vector against the item table. float32: everything else, for which the modules stay as they are - the narrow projections
-of gate, write strength, router and score, norms, softmax, decay, the delta rule and the state.
+float16: weights of the linear layers and tables, their products, the two products of softmax attention, the user vector
+against the item table; the proximities of the reranker's neighbors are stored so, and multiplied in float32. float32:
+everything else, for which the modules stay as they are - the narrow projections of gate, write strength, router and
+score, norms, softmax, decay, the delta rule and the state.
 """
 
 from __future__ import annotations
@@ -80,6 +81,8 @@ def to_mixed_precision(model: HyTRec) -> HyTRec:
             half = _half(child, f"{path}.{name}".lstrip("."))
             if half is not None:
                 setattr(owner, name, half)
+    if mixed.neighbors is not None:
+        mixed.neighbors.weights = mixed.neighbors.weights.half()  # read as float32
     return mixed
 
 

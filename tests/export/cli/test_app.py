@@ -195,7 +195,7 @@ def spoiled_run(run: Path, folder: Path, spoil: str) -> Path:
         (folder / path.name).write_bytes(b"damaged" if path.name == spoil else path.read_bytes())
     if spoil == "format":
         config = folder / "config.json"
-        config.write_text(config.read_text().replace('"format_version": 1', '"format_version": 7'))
+        config.write_text(config.read_text().replace('"format_version": 2', '"format_version": 7'))
     elif spoil.startswith("no "):
         (folder / spoil[3:]).unlink()
     return folder
@@ -212,7 +212,7 @@ def spoiled_run(run: Path, folder: Path, spoil: str) -> Path:
         ("weights.safetensors", "weights.safetensors is damaged "),
         ("vocabulary.npz", "vocabulary.npz is damaged "),
         ("samples.npz", "samples.npz is damaged ("),
-        ("format", "config.json has format version 7; this hytrec reads 1: "),
+        ("format", "config.json has format version 7; this hytrec reads 2: "),
     ],
 )
 def test_a_spoiled_run_is_one_line(

@@ -158,8 +158,24 @@ def test_products_are_counted(graphs: dict[str, Path], model: HyTRec) -> None:
     assert counts[ENCODER].float16 == 8  # query, key, value, gate and output; three of the feed-forward block
     assert counts[ENCODER].float32 > 20  # the delta rule
     # four projections, two products, three of the block; query, read, fusion, three of the block; the catalogue
-    assert counts[RETRIEVER] == Products(float16=16, float32=1)
-    assert counts[RERANKER] == Products(float16=26, float32=4)  # two memory reads, router and score
+    assert counts[RETRIEVER] == Products(float16=16, float32=2)  # a memory read, the window sum
+    # two memory reads, router and score, the window sum, repeated items of the window
+    assert counts[RERANKER] == Products(float16=26, float32=6)
+
+
+def test_neighbors_are_stored_in_float16_and_read_in_float32(model: HyTRec) -> None:
+    assert model.neighbors is not None
+    mixed = to_mixed_precision(model).neighbors
+    assert mixed is not None
+    assert (mixed.weights.dtype, model.neighbors.weights.dtype) == (torch.float16, torch.float32)
+    rows, recent = torch.arange(model.items + 2).unsqueeze(0), torch.tensor([[0, 3, 5, 3, 1, 40, 41, 7]])
+    scales = {"strength": 2.0, "softening": 0.05, "half_lives": (1.0, 4.0)}
+    exact = copy.deepcopy(model.neighbors)
+    for neighbors in (mixed, exact):
+        neighbors.choose(**scales)  # type: ignore[arg-type]
+    assert mixed(rows, recent).dtype == torch.float32
+    assert exact(rows, recent).max() > 0.1
+    torch.testing.assert_close(mixed(rows, recent), exact(rows, recent), atol=2e-3, rtol=0)
 
 
 def test_a_module_that_was_forgotten_is_told(graphs: dict[str, Path], model: HyTRec) -> None:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hytrec.data.histories import read_histories
+from hytrec.data.histories import Histories, read_histories
 
 SHARED = Path(__file__).parents[4] / "shared" / "data"
 EVENTS = st.lists(st.tuples(st.sampled_from("abc"), st.integers(1, 4), st.integers(1, 5)), min_size=1, max_size=30)
@@ -68,10 +68,27 @@ def test_real_logs_come_as_their_page_says(name: str, users: int, items: int, ev
 def test_without_duckdb_the_pip_command_is_named() -> None:
     code = (
         "import sys; sys.modules['duckdb'] = None\n"
-        "from hytrec.data.histories import read_histories\n"
+        "from hytrec.data.histories import Histories, read_histories\n"
         "from hytrec.errors import DataError\n"
         "try: read_histories('log.csv')\n"
         "except DataError as error: print(error)"
     )
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert answer.stdout == "duckdb is not installed; run: pip install 'hytrec-export[train]'\n"
+
+
+def test_backwards_mirrors_every_history_in_itself() -> None:
+    histories = Histories(
+        user_keys=np.arange(3),
+        offsets=np.array([0, 3, 3, 5]),
+        item_rows=np.array([1, 2, 3, 4, 5]),
+        behavior_rows=np.array([1, 0, 2, 0, 1]),
+        times=np.array([10, 11, 15, 100, 100]),
+    )
+    back = histories.backwards()
+    assert back.item_rows.tolist() == [3, 2, 1, 5, 4]
+    assert back.behavior_rows.tolist() == [2, 0, 1, 1, 0]
+    assert back.times.tolist() == [10, 14, 15, 100, 100]
+    again = back.backwards()
+    for name in ("offsets", "item_rows", "behavior_rows", "times"):
+        np.testing.assert_array_equal(getattr(again, name), getattr(histories, name))

@@ -1,3 +1,4 @@
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -6,10 +7,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hytrec.data.histories import Histories, History, read_histories
+from hytrec.data.proximity import proximity
 from hytrec.data.split import Part, evaluation, training
 from hytrec.errors import ConfigError, EvaluationError
 from hytrec.evaluation import baselines
-from hytrec.evaluation.baselines import ItemKNN, MostPopular, measure, measure_baselines, tuned_item_knns
+from hytrec.evaluation.baselines import (
+    ItemKNN,
+    MostPopular,
+    ProximityKNN,
+    measure,
+    measure_baselines,
+    tuned_item_knns,
+    tuned_proximity_knn,
+)
 
 MOVIELENS = Path(__file__).parents[4] / "shared" / "data" / "ml_100k.parquet"
 ITEMS = 6
@@ -134,7 +144,7 @@ def test_tuning_finds_that_recent_items_tell_more() -> None:
 
 def test_all_baselines_are_measured_on_the_test_part() -> None:
     result = measure_baselines(chains(200), items=40, ks=(1, 10))
-    assert list(result) == ["most-popular", "item-knn", "item-knn-recent"]
+    assert list(result) == ["most-popular", "item-knn", "item-knn-recent", "proximity-knn"]
     assert list(result["item-knn"]) == ["users", "hr@1", "ndcg@1", "hr@10", "ndcg@10", "auc"]
     assert result["item-knn-recent"]["ndcg@10"] > result["most-popular"]["ndcg@10"]
 
@@ -145,6 +155,48 @@ def test_repeats_are_recommended_where_they_are_allowed() -> None:
     assert result["item-knn"]["hr@3"] == 1.0
     with pytest.raises(EvaluationError, match="no user can be evaluated"):
         measure_baselines(whole, items=ITEMS)
+
+
+def test_proximity_knn_sums_what_is_near_to_the_past_and_falls_back_to_popularity() -> None:
+    known = log([1, 2, 3], [1, 2], [4, 5], [4])
+    near = proximity(known, items=ITEMS, keep=ITEMS).toarray()
+    scores = ProximityKNN(known, items=ITEMS, half_life=2.0).scores([history(2, ITEMS + 1, 1), history()])
+    wanted = near[:, 0] + 0.5 * near[:, 1]
+    np.testing.assert_allclose(scores[0, :3], wanted[:3], rtol=1e-6)
+    popularity = np.array([2, 2, 1, 2, 1, 0]) / 3 - 1
+    np.testing.assert_allclose(scores[0, 3:], popularity[3:], rtol=1e-6)
+    np.testing.assert_allclose(scores[1], popularity, rtol=1e-6)
+
+
+def test_proximity_knn_counts_an_items_own_nearest() -> None:
+    known = log([3, 1], [1, 2], [1, 2], [4, 2])
+    wide, narrow = (ProximityKNN(known, items=ITEMS, neighbors=neighbors).scores([history(1)]) for neighbors in (2, 1))
+    assert wide[0, 2] == narrow[0, 2] > 0  # 3 is near to 1 alone
+    assert wide[0, 1] == narrow[0, 1] > 0  # 2 is nearer to 1 than to 4
+    assert ProximityKNN(known, items=ITEMS, neighbors=1).scores([history(4)])[0, 1] < 0
+    assert ProximityKNN(known, items=ITEMS, neighbors=2).scores([history(4)])[0, 1] > 0
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"neighbors": 0}, "neighbors is 0; it must be at least 1"),
+        ({"half_life": 0.0}, r"half_life is 0\.0; it must be over 0 events"),
+    ],
+)
+def test_proximity_options_out_of_range_are_refused(options: dict[str, float], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        ProximityKNN(log([1, 2]), items=ITEMS, **options)  # type: ignore[arg-type]
+
+
+def test_proximity_knn_is_tuned_on_the_validation_part() -> None:
+    whole = chains(200)
+    known, validation = training(whole), evaluation(whole, Part.VALIDATION, items=40)
+    tuned = tuned_proximity_knn(known, validation, items=40)
+    best = measure(tuned, validation, ks=(10,))["ndcg@10"]
+    for neighbors, half_life in product(baselines.PROXIMITY_NEIGHBORS, baselines.PROXIMITY_HALF_LIVES):
+        other = ProximityKNN(known, items=40, neighbors=neighbors, half_life=half_life)
+        assert measure(other, validation, ks=(10,))["ndcg@10"] <= best
 
 
 @pytest.mark.skipif(not MOVIELENS.is_file(), reason="no MovieLens-100K beside the checkout (../shared/data)")
@@ -159,3 +211,5 @@ def test_movielens_gives_the_figures_others_get() -> None:
     assert popular["ndcg@10"] == pytest.approx(0.0441, abs=5e-4)
     assert knn["ndcg@10"] == pytest.approx(0.0567, abs=5e-4)
     assert recent["ndcg@10"] == pytest.approx(0.1060, abs=5e-4)
+    near = measure(ProximityKNN(known, items=items), test)
+    assert near["ndcg@10"] == pytest.approx(0.1216, abs=5e-4)

@@ -109,13 +109,14 @@ def test_a_whole_step_stays_on_the_device(
     max_history: int,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """On the meta device nothing can come from the host: forward, losses, backward, optimizer, moving average."""
+    """On the meta device, once warm, nothing comes from the host: forward, losses, backward, optimizer, average."""
     monkeypatch.setattr(losses, "chunk_by_chunk", delta_rule)
     options = replace(OPTIONS, negatives=negatives, rerank_candidates=5, max_history=max_history)
     trainer = Trainer(new_model("meta", dropout=0.2), log, options, precision=precision)
     drawn = (batch for batch in batches(log, options) if (batch.batch.lanes is not None) is (max_history < 80))
     batch = next(drawn).map(lambda tensor: tensor.to("meta"))
     trainer.model.train()
+    trainer.step(batch)
     with FromTheHost() as host:
         result = trainer.step(batch)
     assert {loss.device.type for loss in result} == {"meta"}

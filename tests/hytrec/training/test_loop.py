@@ -13,13 +13,14 @@ import torch
 
 from hytrec.config import ModelConfig
 from hytrec.data.histories import Histories
+from hytrec.data.proximity import neighbor_table, proximity
 from hytrec.data.sampling import TrainingBatch, training_batches
 from hytrec.data.split import Part, training
 from hytrec.data.vocabulary import Vocabulary
 from hytrec.errors import DataError, RunError, TrainingError
 from hytrec.evaluation.evaluate import padded
 from hytrec.modeling.delta_rule import chunked
-from hytrec.modeling.model import HyTRec, UserFeatures
+from hytrec.modeling.model import HyTRec, UserFeatures, build_model
 from hytrec.run_folder import load_run
 from hytrec.training.loop import Epoch, Silent, Trained, train
 from hytrec.training.losses import encode_batch, read_positions, rerank_loss
@@ -134,6 +135,78 @@ def test_another_seed_gives_another_model(
 ) -> None:
     other = train(log, vocabulary, output=tmp_path, config=config, options=replace(options, seed=1, epochs=1))
     assert not torch.equal(other.model.item_table.weight, trained[1].model.item_table.weight)
+
+
+def test_the_table_of_neighbors_is_of_the_training_part(
+    trained: tuple[Path, Trained], log: Histories, config: ModelConfig
+) -> None:
+    near = proximity(training(log), items=config.items, keep=config.items)
+    ids, weights = neighbor_table(near, config.items)
+    neighbors = load_run(trained[0]).model.neighbors
+    assert neighbors is not None
+    assert torch.equal(neighbors.ids, torch.from_numpy(ids))
+    assert torch.equal(neighbors.weights, torch.from_numpy(weights))
+
+
+def test_the_run_keeps_what_was_chosen(trained: tuple[Path, Trained]) -> None:
+    run = load_run(trained[0])
+    assert set(run.training["start"]) == {"half_life", "scale", "reversal"}
+    scales = run.training["neighbors"]
+    neighbors = run.model.neighbors
+    assert neighbors is not None
+    assert neighbors.strength.item() == pytest.approx(scales["strength"])
+    assert neighbors.softening.item() == pytest.approx(scales["softening"])
+    assert neighbors.fading[-2].tolist() == pytest.approx([0.5 ** (1 / half) for half in scales["half_lives"]])
+    validation = trained[1].metrics[Part.VALIDATION]
+    assert validation["retrieve-then-rerank"]["ndcg@10"] >= scales["ndcg"] - 1e-6
+
+
+def test_a_model_can_do_without_neighbors(
+    log: Histories, vocabulary: Vocabulary, config: ModelConfig, options: TrainingOptions, tmp_path: Path
+) -> None:
+    without = replace(config, neighbors=0)
+    train(log, vocabulary, output=tmp_path, config=without, options=replace(options, epochs=1))
+    run = load_run(tmp_path)
+    assert run.model.neighbors is None
+    assert run.training["neighbors"] is None
+
+
+@pytest.mark.parametrize("reversal", [True, False])
+def test_every_second_epoch_may_go_backwards(
+    reversal: bool, model: HyTRec, log: Histories, options: TrainingOptions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[Histories] = []
+
+    def batches_of(histories: Histories, **_: object) -> Iterator[TrainingBatch]:
+        read.append(histories)
+        return iter(())
+
+    monkeypatch.setattr("hytrec.training.trainer.training_batches", batches_of)
+    known = training(log)
+    trainer = Trainer(model, known, options, reversal=reversal)
+    for number in range(3):
+        list(trainer.epoch(number))
+    back = known.backwards().item_rows
+    assert [np.array_equal(histories.item_rows, back) for histories in read] == [False, reversal, False]
+    assert np.array_equal(read[2].item_rows, known.item_rows)
+
+
+def test_the_item_table_has_a_learning_rate_of_its_own(
+    config: ModelConfig, log: Histories, options: TrainingOptions
+) -> None:
+    moved = {}
+    for rate in (1e-9, 1.0):
+        torch.manual_seed(0)
+        model = build_model(config)
+        before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+        trainer = Trainer(model, training(log), replace(options, item_rate=rate, weight_decay=0.0))
+        next(iter(trainer.epoch(0)))
+        after = model.state_dict()
+        moved[rate] = [
+            float((after[name] - before[name]).abs().max()) for name in ("item_table.weight", "gap_table.weight")
+        ]
+    assert moved[1e-9][0] < 1e-8 < moved[1.0][0]
+    assert min(moved[1e-9][1], moved[1.0][1]) > 1e-4
 
 
 def test_losses_fall(trained: tuple[Path, Trained]) -> None:

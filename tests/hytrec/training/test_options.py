@@ -13,6 +13,7 @@ from hytrec.training.options import TrainingOptions
         ({"learning_rate": 0.0}, "learning_rate is 0.0; it must be over 0"),
         ({"checkpoint_minutes": 0.0}, "checkpoint_minutes is 0.0; it must be over 0"),
         ({"log_steps": 0}, "log_steps is 0; it must be at least 1"),
+        ({"item_rate": 0.0}, "item_rate is 0.0; it must be over 0"),
         ({"seed": -1}, "seed is -1; it must be at least 0"),
         ({"unknown_rate": 1.0}, r"unknown_rate is 1.0; it must be in \[0, 1\)"),
     ],

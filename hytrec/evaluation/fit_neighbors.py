@@ -1,0 +1,117 @@
+"""The scales of the reranker's neighbors, chosen by a grid on the validation part."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from hytrec.data.split import Evaluation
+from hytrec.evaluation.evaluate import batches_by_length, read_histories_at
+from hytrec.modeling.model import HyTRec
+from hytrec.modeling.neighbor_score import NeighborScore, fading_of
+
+__all__ = ["NeighborScales", "fit_neighbors"]
+
+HALF_LIVES = (1.0, 2.0, 4.0, 8.0, 16.0)
+PAIRS = ((1.0, 1.0), (2.0, 2.0), (4.0, 4.0), (8.0, 8.0), (16.0, 16.0), (1.0, 4.0), (2.0, 8.0), (4.0, 16.0), (1.0, 16.0))
+SOFTENINGS = (0.004, 0.02, 0.1, 0.5)
+STRENGTHS = (0.0, 0.25, 0.5, 1.0, 1.75, 3.0, 5.0, 8.0, 13.0, 20.0)
+_CUT = 10
+
+
+@dataclass(frozen=True, kw_only=True)
+class NeighborScales:
+    """lambda, eps and half-lives in events, and the NDCG@10 of the validation part that they give."""
+
+    strength: float
+    softening: float
+    half_lives: tuple[float, float]
+    ndcg: float
+
+
+def fit_neighbors(model: HyTRec, validation: Evaluation) -> NeighborScales | None:
+    """Choose the scales by the retriever's list reordered, and set them in the model. None where it has no neighbors.
+
+    The largest of hundreds of noisy means flatters itself. So of all scales whose NDCG@10 is within a standard error of
+    the best (of the difference, paired over users), those with the smallest cross-entropy of the target in the list
+    are taken; strength 0, the retriever alone, is among them where neighbors bring nothing. Fill the table before.
+
+    Raises:
+        EvaluationError: no user can be evaluated.
+    """
+    if model.neighbors is None:
+        return None
+    targets, scores, nearness = _lists(model, model.neighbors, validation)
+    users = max(1, len(validation))
+    scales: list[tuple[float, float, tuple[float, float]]] = []
+    gains, losses = [], []
+    for softening in SOFTENINGS:
+        terms = torch.log(1 + nearness / softening)
+        for half_lives in PAIRS:
+            one, other = map(HALF_LIVES.index, half_lives)
+            added = (terms[:, one] + terms[:, other]) / 2
+            for strength in STRENGTHS:
+                reordered = scores + strength * added
+                scales.append((strength, softening, half_lives))
+                gains.append(_gains(reordered, targets))
+                losses.append(float(cross_entropy(reordered, targets, reduction="sum")))
+    chosen = _within_an_error(torch.stack(gains).double(), users, losses)
+    strength, softening, half_lives = scales[chosen]
+    model.neighbors.choose(strength=strength, softening=softening, half_lives=half_lives)
+    ndcg = float(gains[chosen].sum()) / users
+    return NeighborScales(strength=strength, softening=softening, half_lives=half_lives, ndcg=ndcg)
+
+
+def _within_an_error(gains: Tensor, users: int, losses: Sequence[float]) -> int:
+    """The choice with the smallest loss of those within a standard error of the best.
+
+    Args:
+        gains: of every choice and user whose target is in the list, (C, n); the gain of all other users is 0.
+        users: how many there are in all.
+        losses: of every choice.
+    """
+    behind = gains[int(gains.sum(1).argmax())] - gains
+    mean = behind.sum(1) / users
+    error = ((behind.square().sum(1) / users - mean.square()) / users).clamp(min=0).sqrt()
+    near = torch.nonzero(mean <= error).flatten().tolist()
+    return min(near, key=lambda choice: losses[choice])
+
+
+def _lists(model: HyTRec, neighbors: NeighborScore, validation: Evaluation) -> tuple[Tensor, Tensor, Tensor]:
+    """Of the users whose target was retrieved: its place (n,), scores (n, R), nearness (n, half-lives, R)."""
+    fading = fading_of(HALF_LIVES, window=model.window).to(model.norm.weight.device)
+    found = list(_batches(model, neighbors, validation, fading))
+    targets, scores, nearness = (torch.cat(values) for values in zip(*found, strict=True))
+    return targets, scores, nearness
+
+
+def _batches(
+    model: HyTRec, neighbors: NeighborScore, validation: Evaluation, fading: Tensor
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    with torch.inference_mode():
+        for batch in batches_by_length(validation):
+            readout = read_histories_at(model, batch.histories, batch.now)
+            place = readout.user.device
+            rows = model.retrieve(readout, torch.from_numpy(batch.seen).to(place))
+            is_target = rows == torch.from_numpy(batch.targets).to(place).unsqueeze(1)
+            hit = is_target.any(1)
+            rows = rows[hit]
+            scores = model.retrieve_scores(readout.user[hit]).gather(1, rows).masked_fill(rows == 0, -torch.inf)
+            yield (
+                is_target[hit].to(torch.int64).argmax(1),
+                scores,
+                neighbors.nearness(rows, readout.recent_items[hit], fading),
+            )
+
+
+def _gains(scores: Tensor, targets: Tensor) -> Tensor:
+    """1 / log2(rank + 1) of every target (n,), 0 beyond the tenth; of equal scores the earlier place comes first."""
+    places = torch.arange(scores.shape[1], device=scores.device)
+    own = scores.gather(1, targets.unsqueeze(1))
+    before = (scores > own) | ((scores == own) & (places < targets.unsqueeze(1)))
+    ranks = before.sum(1) + 1
+    return torch.where(ranks <= _CUT, 1 / torch.log2(ranks + 1.0), 0.0)
