@@ -4,6 +4,9 @@ config.json          format version, model sizes, how it was trained
 weights.safetensors  float32 weights
 vocabulary.npz       the caller's item and behavior keys
 samples.npz          some real histories as rows, without user ids, readable by the owner alone: for the parity gate
+run.toml             the options of `hytrec train` that make the same run
+log.json             what was read of the event log
+metrics.jsonl        losses and validations as the training went on
 metrics.json, memory.json, ...   reports of training, not read back here
 """
 

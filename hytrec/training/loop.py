@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import copy
-import math
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from scipy import sparse
@@ -19,43 +16,24 @@ from hytrec.data.proximity import neighbor_table, proximity
 from hytrec.data.sampling import sampled_histories, training_users
 from hytrec.data.split import Evaluation, Part, evaluation, training
 from hytrec.data.vocabulary import Vocabulary
-from hytrec.errors import DataError, Interrupted, TrainingError
-from hytrec.evaluation.evaluate import RETRIEVER, evaluate, weigh_reranker
+from hytrec.errors import DataError
+from hytrec.evaluation.evaluate import evaluate, weigh_reranker
 from hytrec.evaluation.fit_neighbors import fit_neighbors
 from hytrec.evaluation.half_life import memory_half_lives
 from hytrec.modeling.model import HyTRec, build_model
 from hytrec.run_folder import save_run, write_json, write_text
-from hytrec.training.checkpoint import Epoch, Progress, Resumable, Sums
+from hytrec.training.checkpoint import Epoch, Progress, Resumable
 from hytrec.training.devices import chosen_device, chosen_precision, device_name
 from hytrec.training.journal import JOURNAL_FILE, Journal
 from hytrec.training.options import TrainingOptions
+from hytrec.training.session import Observer, Session, Silent
 from hytrec.training.start import Start, begin, kept_neighbors
-from hytrec.training.trainer import StepLoss, Trainer
+from hytrec.training.trainer import Trainer
 
 __all__ = ["Epoch", "Observer", "Silent", "Trained", "train"]
 
 METRICS_FILE = "metrics.json"
 MEMORY_FILE = "memory.json"
-
-
-class Observer(Protocol):
-    """Receives the progress of a training."""
-
-    def step(self, epoch: int, loss: StepLoss, events_per_s: float) -> None:
-        """After every step."""
-
-    def epoch(self, epoch: Epoch) -> None:
-        """After every epoch and its validation."""
-
-
-class Silent:
-    """An observer that does nothing."""
-
-    def step(self, epoch: int, loss: StepLoss, events_per_s: float) -> None:
-        """Nothing."""
-
-    def epoch(self, epoch: Epoch) -> None:
-        """Nothing."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,7 +103,7 @@ def train(
     for name, text in (documents or {}).items():
         write_text(output / name, text)
     journal = Journal(output / JOURNAL_FILE, every=options.log_steps, steps=trainer.steps, epochs=len(progress.epochs))
-    session = _Session(
+    session = Session(
         trainer=trainer,
         validation=sample,
         progress=progress,
@@ -183,103 +161,12 @@ def _finished(progress: Progress, options: TrainingOptions) -> bool:
     )
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Session:
-    """A training under way."""
-
-    trainer: Trainer
-    validation: Evaluation
-    progress: Progress
-    resumable: Resumable
-    options: TrainingOptions
-    observer: Observer
-    journal: Journal
-    stop: Callable[[], int | None]
-
-    def train_epoch(self) -> None:
-        """Train one epoch, or what is left of it or of the minutes, validate, and save a checkpoint."""
-        progress, sums = self.progress, self.progress.sums
-        number, before = len(progress.epochs), sums.seconds
-        start = saved = time.monotonic()
-        allowed = math.inf if self.options.max_minutes is None else 60 * self.options.max_minutes
-        for loss in self.trainer.epoch(number, spent=lambda: progress.seconds / allowed):
-            self._count(number, loss, sums, seconds=before + time.monotonic() - start)
-            self.stop_if_asked()
-            if time.monotonic() - saved > 60 * self.options.checkpoint_minutes:
-                self.resumable.save(self.trainer, progress)
-                saved = time.monotonic()
-            if progress.seconds > allowed:
-                break
-        self._validate(number, sums)
-        self.trainer.end_epoch()
-        progress.sums = Sums()
-        self.resumable.save(self.trainer, progress)
-        self.stop_if_asked()
-
-    def _count(self, number: int, loss: StepLoss, sums: Sums, *, seconds: float) -> None:
-        """Add up a step and report it."""
-        if not math.isfinite(loss.total):
-            raise TrainingError(
-                f"the loss is {loss.total} in epoch {number}; lower --learning-rate "
-                f"(it is {self.options.learning_rate:g})"
-            )
-        self.progress.seconds += seconds - sums.seconds
-        sums.seconds = seconds
-        sums.steps += 1
-        sums.events += loss.events
-        sums.long += loss.long
-        sums.user += loss.user
-        sums.rerank += loss.rerank
-        speed = sums.events / seconds
-        self.observer.step(number, loss, speed)
-        trainer = self.trainer
-        self.journal.step(trainer.steps, number, loss, learning_rate=trainer.learning_rate, events_per_s=speed)
-
-    def _validate(self, number: int, sums: Sums) -> None:
-        """Evaluate the averaged weights, and keep them if they are the best so far."""
-        progress, start = self.progress, time.monotonic()
-        measured = evaluate(
-            self.trainer.average, self.validation, ks=(10,), rerank=False, progress=lambda _: self.stop_if_asked()
-        )
-        gain = measured[RETRIEVER]["ndcg@10"]
-        best = gain > progress.best
-        if best:
-            progress.best, progress.best_epoch = gain, number
-            progress.best_weights = copy.deepcopy(self.trainer.average.state_dict())
-        progress.seconds += time.monotonic() - start
-        epoch = Epoch(
-            number=number,
-            long=sums.long / sums.steps,
-            user=sums.user / sums.steps,
-            rerank=sums.rerank / sums.steps,
-            validation=gain,
-            seconds=sums.seconds,
-            events_per_s=sums.events / sums.seconds,
-            validation_users=len(self.validation),
-        )
-        progress.epochs.append(epoch)
-        self.journal.validation(self.trainer.steps, epoch, best=best)
-        self.observer.epoch(epoch)
-
-    def stop_if_asked(self) -> None:
-        """Raises: Interrupted: a stop was asked for."""
-        signal = self.stop()
-        if signal is not None:
-            self.resumable.save(self.trainer, self.progress)
-            folder, epochs = self.resumable.file.parent, len(self.progress.epochs)
-            raise Interrupted(
-                f"interrupted after step {self.trainer.steps:,} ({epochs} epochs are finished), which is saved; "
-                f"resume with: hytrec train --resume {folder}",
-                signal,
-            )
-
-
 def _conclude(
     model: HyTRec,
     histories: Histories,
     vocabulary: Vocabulary,
     config: ModelConfig,
-    session: _Session,
+    session: Session,
     source: dict[str, Any] | None,
     parts: Mapping[Part, Evaluation],
     start: Start,

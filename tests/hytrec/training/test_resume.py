@@ -19,7 +19,7 @@ from hytrec.data.histories import Histories
 from hytrec.data.vocabulary import Vocabulary
 from hytrec.errors import Interrupted, RunError
 from hytrec.run_folder import load_run
-from hytrec.training import loop
+from hytrec.training import loop, session
 from hytrec.training.loop import Epoch, Silent, Trained, train
 from hytrec.training.options import TrainingOptions
 from hytrec.training.stop_signals import StopSignals
@@ -79,7 +79,8 @@ def test_a_training_interrupted_anywhere_equals_an_uninterrupted_one(
         evaluations.append(None)
         return evaluate(*given, **options)
 
-    monkeypatch.setattr(loop, "evaluate", counted)
+    for module in (loop, session):
+        monkeypatch.setattr(module, "evaluate", counted)
 
     def stop() -> int | None:
         asked.append(None)
