@@ -91,14 +91,15 @@ def train(
     parts = {part: evaluation(histories, part, items=config.items, allow_repeats=allow_repeats) for part in Part}
     validation = parts[Part.VALIDATION]
     _check_enough(histories, training_users(known).size, parts)
+    resumable = Resumable.of(output, config=config, options=options, vocabulary=vocabulary, allow_repeats=allow_repeats)
+    fresh = None if resume else resumable.start()
     torch.manual_seed(options.seed)
     sample = validation.thinned(options.validation_users)
     near = proximity(known, items=config.items, keep=kept_neighbors(config.items, config.neighbors))
     model = build_model(replace(config, neighbors=0))
     start = begin(model, known, near, sample, options)
     trainer = Trainer(model.to(device), known, options, precision=precision, reversal=start.reversal)
-    resumable = Resumable.of(output, config=config, options=options, vocabulary=vocabulary, allow_repeats=allow_repeats)
-    progress = resumable.restore(trainer) if resume else resumable.start()
+    progress = fresh or resumable.restore(trainer)
     output.mkdir(parents=True, exist_ok=True)
     for name, text in (documents or {}).items():
         write_text(output / name, text)
