@@ -77,7 +77,7 @@ def _within_an_error(gains: Tensor, users: int, losses: Sequence[float]) -> int:
     behind = gains[int(gains.sum(1).argmax())] - gains
     mean = behind.sum(1) / users
     error = ((behind.square().sum(1) / users - mean.square()) / users).clamp(min=0).sqrt()
-    near = torch.nonzero(mean <= error).flatten().tolist()
+    near: list[int] = torch.nonzero(mean <= error).flatten().tolist()
     return min(near, key=lambda choice: losses[choice])
 
 

@@ -237,7 +237,8 @@ class HyTRec(nn.Module):
         memory = self.layers[-1].decay.idle(idle_s)[:, :, None, None] * features.last_memory  # type: ignore[operator,union-attr]
         rows = self.item_table(features.window_items)  # (B, W, D)
         events = self._scaled(rows, features.window_behaviors)
-        tokens, present = self.short(events, features.window_times, now_s, summary_only=summary_only)
+        ages, filled = self.duration_bucket(now_s - features.window_times), features.window_times > 0
+        tokens, present = self.short(events, ages, filled, summary_only=summary_only)
         summary = tokens[:, -1]  # (B, D), the null token
         if self.read_long:
             query = features.long_vector + summary if self.read_short else features.long_vector
@@ -248,8 +249,8 @@ class HyTRec(nn.Module):
             user = summary
         user = self.user_norm(user + self.user_ffn(user))
         if self.window_sum is not None:
-            user = user + self.window_sum(rows, features.window_times, now_s)
-        recent_items = torch.where(features.window_times > 0, features.window_items, 0)
+            user = user + self.window_sum(rows, ages, filled)
+        recent_items = torch.where(filled, features.window_items, 0)
         return Readout(user=user, memory=memory, tokens=tokens, present=present, recent_items=recent_items)
 
     def retrieve_scores(self, user: Tensor) -> Tensor:

@@ -80,4 +80,4 @@ class NeighborScore(nn.Module):
         ids = nn.functional.embedding(candidate_rows, self.ids).flatten(1).to(torch.int64)  # (B, N * K)
         found = table.gather(2, ids.unsqueeze(1).expand(-1, planes, -1)).unflatten(2, (-1, self.ids.shape[1]))
         weights = nn.functional.embedding(candidate_rows, self.weights).to(fading.dtype)  # float16 in some exports
-        return (found * weights.unsqueeze(1)).sum(-1)
+        return (found * weights.unsqueeze(1)).sum(-1)  # type: ignore[no-any-return]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from hytrec.modeling.layers import GAP_BUCKETS, Dropout, DurationBucket, SoftmaxLayer
+from hytrec.modeling.layers import GAP_BUCKETS, Dropout, SoftmaxLayer
 
 __all__ = ["ShortBranch"]
 
@@ -16,7 +16,6 @@ class ShortBranch(nn.Module):
     def __init__(self, *, width: int, heads: int, layers: int, window: int, hidden: int, dropout: float) -> None:
         super().__init__()
         self.age = nn.Embedding(GAP_BUCKETS, width)
-        self.duration_bucket = DurationBucket()
         self.slot = nn.Parameter(torch.randn(window, width) * 0.02)
         self.null = nn.Parameter(torch.randn(width) * 0.02)
         self.layers = nn.ModuleList(
@@ -26,22 +25,22 @@ class ShortBranch(nn.Module):
         self.dropout = Dropout(dropout)
 
     def forward(
-        self, events: Tensor, window_times: Tensor, now_s: Tensor, *, summary_only: bool = False
+        self, events: Tensor, ages: Tensor, present: Tensor, *, summary_only: bool = False
     ) -> tuple[Tensor, Tensor]:
         """Attend over the window.
 
         Args:
-            events: (B, W, D). window_times: (B, W) int64. now_s: (B, 1) int64 seconds.
+            events: (B, W, D). ages: buckets, (B, W) int64. present: (B, W) bool.
             summary_only: compute the null token's vector alone.
 
         Returns:
             tokens (B, W + 1, D), present (B, W + 1) bool, the null token last; of the summary only, (B, 1, D), (B, 1).
         """
-        age = self.age(self.duration_bucket(now_s - window_times))
+        age = self.age(ages)
         null = self.null.expand(events.shape[0], 1, -1)
         slot = self.slot[self.slot.shape[0] - events.shape[1] :]  # training cuts the empty left part of a window off
         tokens = self.dropout(torch.cat([events + age + slot, null], 1))
-        present = torch.cat([window_times > 0, torch.ones_like(now_s, dtype=torch.bool)], 1)
+        present = torch.cat([present, torch.ones_like(present[:, :1])], 1)
         *lower, top = self.layers
         for layer in lower:
             tokens = layer(tokens, tokens, present)

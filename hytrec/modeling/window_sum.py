@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from hytrec.modeling.layers import GAP_BUCKETS, DurationBucket
+from hytrec.modeling.layers import GAP_BUCKETS
 
 __all__ = ["WindowSum"]
 
@@ -26,7 +26,6 @@ class WindowSum(nn.Module):
         super().__init__()
         self.slot = nn.Parameter(torch.empty(window))
         self.age = nn.Parameter(torch.zeros(GAP_BUCKETS))
-        self.duration_bucket = DurationBucket()
         self.begin(scale=1.0, half_life=2.0)
 
     @torch.no_grad()
@@ -36,13 +35,12 @@ class WindowSum(nn.Module):
         self.slot.copy_(math.log(scale) - ranks * (math.log(2) / half_life))
         self.age.zero_()
 
-    def forward(self, rows: Tensor, window_times: Tensor, now_s: Tensor) -> Tensor:
-        """Item rows' vectors (B, W, D), window_times (B, W) and now_s (B, 1) int64 seconds -> (B, D).
+    def forward(self, rows: Tensor, ages: Tensor, present: Tensor) -> Tensor:
+        """Item rows' vectors (B, W, D), buckets of ages (B, W) int64, present (B, W) bool -> (B, D).
 
-        A window may be cut at its left end; time 0 marks an empty place.
+        A window may be cut at its left end.
         """
         slot = self.slot[self.slot.shape[0] - rows.shape[1] :]
-        age = nn.functional.embedding(self.duration_bucket(now_s - window_times), self.age.unsqueeze(1))
-        weights = torch.exp(slot + age.squeeze(-1))
-        weights = torch.where(window_times > 0, weights, 0.0)
+        age = nn.functional.embedding(ages, self.age.unsqueeze(1)).squeeze(-1)
+        weights = torch.where(present, torch.exp(slot + age), 0.0)
         return (weights.unsqueeze(1) @ rows).squeeze(1)

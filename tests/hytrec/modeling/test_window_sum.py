@@ -33,7 +33,8 @@ def test_it_is_its_formula_also_for_windows_that_are_cut() -> None:
     rows, now = torch.randn(2, 5, 3), torch.tensor([[9 * DAY], [40]])
     times = torch.tensor([[0, 1, DAY, 8 * DAY, 9 * DAY], [0, 0, 0, 0, 50]])
     for width in (5, 2):
-        found = module(rows[:, -width:], times[:, -width:], now)
+        ages = DurationBucket()(now - times[:, -width:])
+        found = module(rows[:, -width:], ages, times[:, -width:] > 0)
         wanted = plain(module, rows[:, -width:].tolist(), times[:, -width:].tolist(), now.flatten().tolist())
         torch.testing.assert_close(found, wanted.float(), atol=1e-6, rtol=1e-6)
 
