@@ -211,9 +211,8 @@ def _conclude(
     start: Start,
 ) -> Trained:
     """Fit and weigh the reranker on the validation part, measure, and write the run folder."""
-    sample = parts[Part.VALIDATION].thinned(options.validation_users)
-    scales = fit_neighbors(model, sample)
-    weight = weigh_reranker(model, sample)
+    scales = fit_neighbors(model, parts[Part.VALIDATION])
+    weight = weigh_reranker(model, parts[Part.VALIDATION].thinned(options.validation_users))
     metrics = {part.value: evaluate(model, parts[part]) for part in Part}
     samples = sampled_histories(histories)
     half_lives = memory_half_lives(model, samples)
