@@ -21,6 +21,8 @@ PAIRS = ((1.0, 1.0), (2.0, 2.0), (4.0, 4.0), (8.0, 8.0), (16.0, 16.0), (1.0, 4.0
 SOFTENINGS = (0.004, 0.02, 0.1, 0.5)
 STRENGTHS = (0.0, 0.25, 0.5, 1.0, 1.75, 3.0, 5.0, 8.0, 13.0, 20.0)
 _CUT = 10
+_MAX_USERS = 10_000
+"""The more there are, the smaller the error that a better choice has to exceed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,11 +42,15 @@ def fit_neighbors(model: HyTRec, validation: Evaluation) -> NeighborScales | Non
     the best (of the difference, paired over users), those with the smallest cross-entropy of the target in the list
     are taken; strength 0, the retriever alone, is among them where neighbors bring nothing. Fill the table before.
 
+    Args:
+        validation: at most 10,000 evenly spaced users of it are taken.
+
     Raises:
         EvaluationError: no user can be evaluated.
     """
     if model.neighbors is None:
         return None
+    validation = validation.thinned(_MAX_USERS)
     targets, scores, nearness = _lists(model, model.neighbors, validation)
     users = max(1, len(validation))
     scales: list[tuple[float, float, tuple[float, float]]] = []

@@ -175,7 +175,7 @@ def _conclude(
 ) -> Trained:
     """Fit and weigh the reranker on the validation part, measure, and write the run folder."""
     output, options, progress = session.resumable.file.parent, session.options, session.progress
-    scales = fit_neighbors(model, session.validation)
+    scales = fit_neighbors(model, parts[Part.VALIDATION])
     weight = weigh_reranker(model, session.validation)
     metrics = {part.value: evaluate(model, parts[part], progress=lambda _: session.stop_if_asked()) for part in Part}
     samples = sampled_histories(histories)
