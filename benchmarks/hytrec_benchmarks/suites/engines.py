@@ -61,8 +61,8 @@ def widened(run: Run, *, items: int) -> Run:
     model = build_model(config).eval().requires_grad_(requires_grad=False)
     weights = model.state_dict()
     for name, trained in run.model.state_dict().items():
-        rows = min(len(trained), len(weights[name])) if trained.ndim else None
-        weights[name][:rows] = trained[:rows]
+        place = tuple(slice(size) for size in trained.shape)
+        weights[name][place] = trained
     return replace(run, config=config, model=model)
 
 

@@ -34,9 +34,9 @@ OPSETS = {Lowering.FUSED: 23, Lowering.CHUNKED: 20}
 older versions do not know it, and TensorRT fuses the seven itself."""
 PRODUCER = "hytrec-export"
 BATCH_AXIS = "B"
-EXAMPLE_SIZES = {BATCH_AXIS: 2, "T": 130, "N": 5, "X": 4}
+EXAMPLE_SIZES = {BATCH_AXIS: 2, "T": 1_100, "N": 5, "X": 4}
 """Sizes of the dynamic axes while tracing. No size may come out as 1, which the exporter takes for a constant: not B,
-nor the number of chunks of T."""
+nor what is made of T, the number of chunks of 64 and of groups of 8 chunks."""
 MAX_GRAPH_BYTES = 2**31 - 1
 """protobuf's limit for one file."""
 

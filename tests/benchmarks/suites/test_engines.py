@@ -55,7 +55,7 @@ def test_a_widened_run_keeps_its_trained_weights(run: Run) -> None:
     before, after = run.model.state_dict(), wide.model.state_dict()
     assert before.keys() == after.keys()
     for name, trained in before.items():
-        assert torch.equal(after[name][: len(trained)] if trained.ndim else after[name], trained)
+        assert torch.equal(after[name][tuple(slice(size) for size in trained.shape)], trained)
     assert after["item_table.weight"].shape[0] == 102
     assert engines.widened(run, items=1).config == run.config
 

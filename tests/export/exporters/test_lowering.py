@@ -14,15 +14,17 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from hytrec.modeling.delta_rule import chunked, reference
+from hytrec.modeling.delta_rule import CHUNK, chunked, reference
+from hytrec.modeling.delta_rule.parallel import GROUP
 from hytrec_export.exporters.lowering import delta_rule_of, fused
+from hytrec_export.exporters.onnx_graph import EXAMPLE_SIZES
 from hytrec_export.options import Lowering
 
 NAMES = ("query", "key", "value", "beta", "log_decay", "state")
 HEADS, SIZE = 3, 8
 LONGEST = 10_240
-ROUNDS = 8
-"""Of the scan over so many events: the base-2 logarithm of 160 chunks, rounded up."""
+SCAN_PRODUCTS = 7 + 5 + 2
+"""Of the scan over so many events: compositions inside groups of 8 chunks, log2 rounds over 20 groups, applications."""
 Inputs = dict[str, Tensor]
 
 
@@ -64,7 +66,7 @@ def make_inputs(steps: int, *, keys: str = "random", decays: str = "random", bat
 
 def export(lowering: Lowering, max_events: int, path: Path) -> None:
     batch, steps = torch.export.Dim("B"), torch.export.Dim("T")
-    example = make_inputs(130, batch=2)
+    example = make_inputs(EXAMPLE_SIZES["T"], batch=2)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.onnx.export(
@@ -173,8 +175,13 @@ def test_padding_leaves_a_state_exactly_as_it_is(request: pytest.FixtureRequest,
 def test_chunked_pays_for_the_steps_of_a_short_call_only(chunked_products: Any) -> None:
     sizes = {steps: product_sizes(chunked_products, steps) for steps in (1, 64, 65)}
     assert sum(sizes[1]) * 30 < sum(sizes[64])
-    assert sizes[1].count(0) == sizes[64].count(0) == ROUNDS
+    assert sizes[1].count(0) == sizes[64].count(0) == SCAN_PRODUCTS
     assert sizes[65].count(0) == 0
+
+
+def test_an_example_has_several_groups_of_chunks() -> None:
+    """A size that is 1 while tracing becomes a constant of the graph."""
+    assert EXAMPLE_SIZES["T"] > CHUNK * GROUP
 
 
 def test_outside_an_export_fused_refuses() -> None:
