@@ -70,8 +70,9 @@ def train_run(
     histories, vocabulary, report = _read(events, log_options)
     allow_repeats = (repeats or _suggested(report)) is Repeats.ALLOW
     config = ModelConfig(items=len(vocabulary.item_keys), behaviors=len(vocabulary.behavior_keys), **sizes)
+    paths = [str(path.absolute()) for path in events]
     given = {
-        "events": [str(path.absolute()) for path in events],
+        "events": paths,
         **log_options.to_dict(),
         "repeats": Repeats.of(allowed=allow_repeats).value,
         **sizes,
@@ -91,7 +92,7 @@ def train_run(
             options=options,
             resume=resume,
             observer=bar,
-            source=asdict(_Source(events=[str(path.absolute()) for path in events], options=log_options)),
+            source=asdict(_Source(events=paths, options=log_options)),
             allow_repeats=allow_repeats,
             documents=documents,
             stop=lambda: signals.received,

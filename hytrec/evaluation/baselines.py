@@ -23,6 +23,7 @@ __all__ = [
     "ProximityKNN",
     "measure",
     "measure_baselines",
+    "scores_of_past",
     "tuned_item_knns",
     "tuned_proximity_knn",
 ]
@@ -109,7 +110,7 @@ class ItemKNN:
 
     def scores(self, histories: Sequence[History]) -> Scores:
         """(B, I) float32, over 0 where the past speaks for an item, else in [-1, 0)."""
-        scores = _read(histories, self._similarities, half_life=self.half_life)
+        scores = scores_of_past(histories, self._similarities, half_life=self.half_life)
         return np.where(scores > 0, scores, self._by_popularity)
 
 
@@ -144,11 +145,11 @@ class ProximityKNN:
 
     def scores(self, histories: Sequence[History]) -> Scores:
         """(B, I) float32, over 0 where the past speaks for an item, else in [-1, 0)."""
-        scores = _read(histories, self._similarities, half_life=self.half_life)
+        scores = scores_of_past(histories, self._similarities, half_life=self.half_life)
         return np.where(scores > 0, scores, self._by_popularity)
 
 
-def _read(histories: Sequence[History], similarities: sparse.csr_matrix, *, half_life: float | None) -> Scores:
+def scores_of_past(histories: Sequence[History], similarities: sparse.csr_matrix, *, half_life: float | None) -> Scores:
     """Sum over every user's past of 0.5^(age / half_life) times the row of each item: (B, I) float32."""
     lengths = [len(history) for history in histories]
     users = np.repeat(np.arange(len(histories)), lengths)

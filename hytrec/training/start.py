@@ -6,7 +6,6 @@ table does not find in a training what the first eigenvectors hold at once.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import product
 
@@ -19,6 +18,7 @@ from scipy.sparse.linalg import eigsh
 from hytrec.data.histories import Histories, Int64Array
 from hytrec.data.proximity import Direction, proximity
 from hytrec.data.split import Evaluation
+from hytrec.evaluation.baselines import scores_of_past
 from hytrec.evaluation.metrics import RankingMetrics
 from hytrec.modeling.model import HyTRec
 from hytrec.training.options import ItemStart, Reversal, TrainingOptions
@@ -158,20 +158,7 @@ def _directed_gain(known: Histories, validation: Evaluation, *, items: int, dire
     """Best NDCG@10 over half-lives of the sum of the recent items' rows of a directed proximity."""
     near = proximity(known, items=items, keep=_NEIGHBORS, direction=direction)
     metrics = {half_life: RankingMetrics((10,)) for half_life in HALF_LIVES}
-    for half_life, batch in product(HALF_LIVES, _recent(validation, items)):
-        users, rows, ages, targets, seen = batch
-        weights = (0.5 ** (ages / half_life)).astype(np.float32)
-        past = sparse.csr_matrix((weights, (users, rows)), shape=(targets.size, items))
-        metrics[half_life].add((past @ near).toarray(), targets, seen)
-    return max(metric.result()["ndcg@10"] for metric in metrics.values())
-
-
-def _recent(validation: Evaluation, items: int) -> Iterator[tuple[Int64Array, ...]]:
-    """Of every batch: user, column and age of every event of a known item, targets and seen rows."""
     for batch in validation.batches():
-        lengths = [len(history) for history in batch.histories]
-        users = np.repeat(np.arange(len(lengths)), lengths)
-        rows = np.concatenate([history.item_rows for history in batch.histories])
-        ages = np.concatenate([np.arange(length - 1, -1, -1) for length in lengths])
-        known = rows <= items
-        yield users[known], rows[known] - 1, ages[known], batch.targets, batch.seen
+        for half_life, metric in metrics.items():
+            metric.add(scores_of_past(batch.histories, near, half_life=half_life), batch.targets, batch.seen)
+    return max(metric.result()["ndcg@10"] for metric in metrics.values())
