@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import product
-from typing import Protocol, TypeVar
+from typing import Protocol, Self, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -66,7 +66,26 @@ class MostPopular:
         return np.broadcast_to(self._counts, (len(histories), self._counts.size))
 
 
-class ItemKNN:
+class _NearToThePast:
+    """Scores items by similarities to the user's past items; those similar to none come last, by popularity."""
+
+    half_life: float | None
+    _similarities: sparse.csr_matrix
+    _by_popularity: Scores
+
+    def with_half_life(self, half_life: float | None) -> Self:
+        """The same similarities read with another half-life."""
+        other = object.__new__(type(self))
+        other.__dict__.update(self.__dict__, half_life=half_life)
+        return other
+
+    def scores(self, histories: Sequence[History]) -> Scores:
+        """(B, I) float32, over 0 where the past speaks for an item, else in [-1, 0)."""
+        scores = scores_of_past(histories, self._similarities, half_life=self.half_life)
+        return np.where(scores > 0, scores, self._by_popularity)
+
+
+class ItemKNN(_NearToThePast):
     """An item's score is the sum of its similarities to the user's past items (Sarwar et al., WWW 2001).
 
     The similarity is the cosine of the binary user columns of two items, shrunk: common / (sqrt(n_i n_j) + shrinkage).
@@ -102,19 +121,8 @@ class ItemKNN:
         self._similarities = _similarities(histories, items=items, neighbors=neighbors, shrinkage=shrinkage)
         self._by_popularity = _below_zero(_counts(histories.item_rows, items))
 
-    def with_half_life(self, half_life: float | None) -> ItemKNN:
-        """The same similarities read with another half-life."""
-        other = object.__new__(ItemKNN)
-        other.__dict__.update(self.__dict__, half_life=half_life)
-        return other
 
-    def scores(self, histories: Sequence[History]) -> Scores:
-        """(B, I) float32, over 0 where the past speaks for an item, else in [-1, 0)."""
-        scores = scores_of_past(histories, self._similarities, half_life=self.half_life)
-        return np.where(scores > 0, scores, self._by_popularity)
-
-
-class ProximityKNN:
+class ProximityKNN(_NearToThePast):
     """An item's score is the sum of its proximities to the user's past items, which fade with a half-life.
 
     See `hytrec.data.proximity`. Items near to nothing in the past come last, by popularity.
@@ -136,17 +144,6 @@ class ProximityKNN:
         self.half_life = half_life
         self._similarities = proximity(histories, items=items, keep=neighbors).T.tocsr()
         self._by_popularity = _below_zero(_counts(histories.item_rows, items))
-
-    def with_half_life(self, half_life: float) -> ProximityKNN:
-        """The same proximities read with another half-life."""
-        other = object.__new__(ProximityKNN)
-        other.__dict__.update(self.__dict__, half_life=half_life)
-        return other
-
-    def scores(self, histories: Sequence[History]) -> Scores:
-        """(B, I) float32, over 0 where the past speaks for an item, else in [-1, 0)."""
-        scores = scores_of_past(histories, self._similarities, half_life=self.half_life)
-        return np.where(scores > 0, scores, self._by_popularity)
 
 
 def scores_of_past(histories: Sequence[History], similarities: sparse.csr_matrix, *, half_life: float | None) -> Scores:
