@@ -70,10 +70,11 @@ def proximity(
         sums.data /= np.sqrt(counts[rows].astype(np.float64) * counts[sums.indices]) + shrinkage
         sums.data[sums.indices == rows] = 0
         sums.eliminate_zeros()
-        block = largest_of_rows(sums, keep)
+        # Rounded before the cut: how float64 sums end depends on the blocks, and must not decide between equal values.
+        block = largest_of_rows(sums.astype(np.float32), keep)
         kept[first : first + block.shape[0]] = np.diff(block.indptr)
         indices.append(block.indices.astype(np.int32))
-        values.append(block.data.astype(np.float32))
+        values.append(block.data)
     starts = np.concatenate(([0], np.cumsum(kept)))
     return sparse.csr_matrix((np.concatenate(values), np.concatenate(indices), starts), shape=(items, items))
 
