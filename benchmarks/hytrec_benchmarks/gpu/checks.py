@@ -41,9 +41,9 @@ CHECKS = (
     Planned(name="invariants", module="parity_checks", limit_s=90),
     Planned(name="ranking", module="speed_checks", limit_s=60),
     Planned(name="encoding", module="speed_checks", limit_s=90),
-    Planned(name="compiled", module="speed_checks", limit_s=240),
     Planned(name="retrieval", module="speed_checks", limit_s=60),
     Planned(name="onnxruntime_parity", module="runtime_checks", limit_s=90),
+    Planned(name="compiled", module="speed_checks", limit_s=240),
     Planned(name="engines", module="runtime_checks", limit_s=300),
     Planned(name="triton", module="runtime_checks", limit_s=60),
 )

@@ -12,11 +12,12 @@ from hytrec.data.keys import MAX_KEY_BYTES, Keys
 from hytrec.data.logs.engine import Engine, identifier, literal
 from hytrec.errors import DataError
 
-__all__ = ["NULL_TEXTS", "CodedKeys", "coded_keys", "key_value", "number_value", "text_value"]
+__all__ = ["INTEGERS", "NULL_TEXTS", "CodedKeys", "coded_keys", "key_value", "number_value", "text_value"]
 
 NULL_TEXTS = ("NULL", "Null", "null", "None", "NA", "N/A", "<NA>", "NaN", "nan", "\\N")
 """Texts that databases and data frames write for a missing value."""
-_INTEGERS = ("TINYINT", "SMALLINT", "INTEGER", "BIGINT", "UTINYINT", "USMALLINT", "UINTEGER")
+INTEGERS = ("TINYINT", "SMALLINT", "INTEGER", "BIGINT", "UTINYINT", "USMALLINT", "UINTEGER")
+"""SQL types of which every value is a key as it stands."""
 _WIDE = ("UBIGINT", "HUGEINT", "UHUGEINT")
 _SHOWN = 40
 _MAX_BLANK = 16
@@ -71,7 +72,7 @@ def key_value(column: str, kind: str, name: str) -> str:
         return text_value(f"{column}::VARCHAR")
     if kind in {"DOUBLE", "FLOAT"}:
         return number_value(column)
-    if kind in (*_INTEGERS, *_WIDE, '"NULL"') or kind.startswith("DECIMAL"):
+    if kind in (*INTEGERS, *_WIDE, '"NULL"') or kind.startswith("DECIMAL"):
         return column
     raise DataError(
         f"column {name!r} is of type {kind}; keys are integers or strings, convert it or name another column"
@@ -114,7 +115,7 @@ def _as_bytes(texts: Any) -> Keys:
 
 def _value(engine: Engine, role: str, name: str, kind: str, *, texts: bool) -> str:
     """SQL of the key made of "source": a BIGINT or a VARCHAR."""
-    if kind in _INTEGERS:
+    if kind in INTEGERS:
         return "source::BIGINT"
     if kind in _WIDE:
         _refuse(

@@ -5,17 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
 
 import duckdb
 import numpy as np
-import numpy.typing as npt
 
 from hytrec.contract import DType
 from hytrec.data.keys import Int64Array, Keys
 from hytrec.data.logs.engine import Engine, opened_engine, reading_error
 from hytrec.data.logs.files import found_files
-from hytrec.data.logs.key_columns import CodedKeys, RowError, coded_keys
+from hytrec.data.logs.grouping import Int32Array, grouped
+from hytrec.data.logs.key_columns import INTEGERS, CodedKeys, RowError, coded_keys
 from hytrec.data.logs.loading import Source, loaded, naming
 from hytrec.data.logs.options import LogOptions
 from hytrec.data.logs.report import EventsPerUser, LogReport, behavior_names
@@ -25,9 +24,6 @@ from hytrec.signature import MAX_TIME_S
 
 __all__ = ["Log", "read_log"]
 
-Int32Array: TypeAlias = npt.NDArray[np.int32]
-
-_CHUNK = 1 << 21
 _MAX_RECOGNISED_BEHAVIORS = 1_000
 _VALID = "raw.user IS NOT NULL AND raw.item IS NOT NULL AND raw.time IS NOT NULL"
 _MISSING = {
@@ -105,17 +101,23 @@ class _Reading:
 
     def log(self, *, item_type: DType | None, behavior_type: DType | None) -> Log:
         """From "raw" to arrays. Raises: DataError; RowError: a value of a row is not allowed."""
-        rows, dropped = self._counted()
-        times = self._checked_times()
-        users = self._keys("user", None)
+        rows, dropped, times = self._checked()
+        users = None if self._engine.types("raw")["user"] in INTEGERS else self._keys("user", None)
         items = self._keys("item", item_type)
         behaviors, notes = self._behaviors(behavior_type)
         self._sort(users, items, behaviors, times)
         events = rows - sum(dropped.values())
-        counts, arrays, repeats = self._fetched(events, users.keys.size, items.keys.size)
+        found = grouped(
+            self._engine,
+            events=events,
+            items=items.keys.size,
+            behavior="b" if behaviors else "-1",
+            second=f"({times.second})::BIGINT",
+        )
+        user_keys = users.keys if users else found.users
         names = {role: name for role, name in self._source.names.items() if role != "behavior" or behaviors}
-        second = arrays["s"]
-        notes = [*self._source.roles.notes, *notes, *time_notes(names["time"], times, int(second.max()))]
+        last_s = int(found.seconds.max())
+        notes = [*self._source.roles.notes, *notes, *time_notes(names["time"], times, last_s)]
         report = LogReport(
             files=len(self._source.files),
             format=self._source.format,
@@ -123,34 +125,47 @@ class _Reading:
             rows=rows,
             dropped=dropped,
             events=events,
-            users=users.keys.size,
+            users=user_keys.size,
             items=items.keys.size,
             behaviors=behavior_names(behaviors.keys) if behaviors else [],
-            without_behavior=int(np.sum(arrays["b"] < 0)) if behaviors else 0,
-            user_keys=_type_name(users.keys),
+            without_behavior=int(np.sum(found.behaviors < 0)) if behaviors else 0,
+            user_keys=_type_name(user_keys),
             item_keys=_type_name(items.keys),
             times=times.meaning,
-            first_s=int(second.min()),
-            last_s=int(second.max()),
-            events_per_user=EventsPerUser.of(counts),
-            repeats=repeats,
+            first_s=int(found.seconds.min()),
+            last_s=last_s,
+            events_per_user=EventsPerUser.of(found.counts),
+            repeats=found.repeats,
             notes=notes,
         )
         return Log(
-            user_keys=users.keys,
-            offsets=np.concatenate(([0], np.cumsum(counts))).astype(np.int64),
+            user_keys=user_keys,
+            offsets=np.concatenate(([0], np.cumsum(found.counts))).astype(np.int64),
             item_keys=items.keys,
-            item_codes=arrays["i"],
+            item_codes=found.items,
             behavior_keys=behaviors.keys if behaviors else None,
-            behavior_codes=arrays["b"],
-            times=second,
+            behavior_codes=found.behaviors,
+            times=found.seconds,
             report=report,
         )
 
-    def _counted(self) -> tuple[int, dict[str, int]]:
-        """Rows, and those that are dropped by reason. Raises: DataError: no row is left."""
+    def _checked(self) -> tuple[int, dict[str, int], TimeColumn]:
+        """Rows, those that are dropped by reason, and how times are read; one pass over the log.
+
+        Raises:
+            DataError: no row is left.
+            RowError: a time is none, or out of range.
+        """
+        name = self._source.names["time"]
+        with naming(self._path):
+            column = read_times(self._engine, name, self._engine.types("raw")["time"], self._options.time_unit)
+        ordinal = f"CASE WHEN {_VALID} THEN {column.order} END"
         counts = ", ".join(f"count(*) FILTER ({condition})" for condition in _MISSING.values())
-        rows, *missing = self._engine.row(f"SELECT count(*), {counts} FROM raw")
+        rows, *missing, no_time, too_late, too_early = self._engine.row(
+            f"SELECT count(*), {counts}, min(line) FILTER (second IS NULL AND {_VALID}), "
+            f"min(line) FILTER (second > {MAX_TIME_S}), min(line) FILTER (second < 1) "
+            f"FROM (SELECT *, {column.second} AS second FROM (SELECT *, {ordinal} AS ordinal FROM raw)) AS raw"
+        )
         dropped = {reason: count for reason, count in zip(_MISSING, missing, strict=True) if count}
         if not rows:
             raise DataError(f"{self._path} holds no events; give a log with at least one row")
@@ -161,18 +176,6 @@ class _Reading:
                 f"{self._path}: none of {rows:,} rows has a user, an item and a time ({reasons}; columns: {columns}); "
                 "name other columns with --columns"
             )
-        return rows, dropped
-
-    def _checked_times(self) -> TimeColumn:
-        """How times are read. Raises: RowError: a time is none, or out of range."""
-        name = self._source.names["time"]
-        with naming(self._path):
-            column = read_times(self._engine, name, self._engine.types("raw")["time"], self._options.time_unit)
-        no_time, too_late, too_early = self._engine.row(
-            f"SELECT min(line) FILTER (second IS NULL), min(line) FILTER (second > {MAX_TIME_S}), "
-            "min(line) FILTER (second < 1) "
-            f"FROM (SELECT raw.line, {column.second} AS second FROM raw WHERE {_VALID})"
-        )
         for line, what in (
             (no_time, f"times here are {column.meaning}; mend or remove the row, or name the time with --time-column"),
             (
@@ -184,7 +187,7 @@ class _Reading:
             if line is not None:
                 (value,) = self._engine.row(f"SELECT time::VARCHAR FROM raw WHERE line = {line}")
                 raise RowError(line, f"column {name!r} holds {value[:40]!r}; {what}")
-        return column
+        return rows, dropped, column
 
     def _keys(self, role: str, wanted: DType | None) -> CodedKeys:
         texts = not self._source.typed[role] or wanted is DType.INT64
@@ -202,36 +205,26 @@ class _Reading:
                 return None, [note]
         return self._keys("behavior", wanted), []
 
-    def _sort(self, users: CodedKeys, items: CodedKeys, behaviors: CodedKeys | None, times: TimeColumn) -> None:
-        """Make the table "sorted": codes and seconds in the order of users and full-resolution times."""
-        behavior = "coalesce(behaviors.code, -1)" if behaviors else "-1"
-        join = f"LEFT JOIN {behaviors.table} AS behaviors ON raw.behavior = behaviors.source" if behaviors else ""
+    def _sort(self, users: CodedKeys | None, items: CodedKeys, behaviors: CodedKeys | None, times: TimeColumn) -> None:
+        """Make the table "sorted": users, codes and times in the order of users and full-resolution times.
+
+        Args:
+            users: None where the keys are integers, which need no codes to be sorted by.
+        """
+        user, joins = "raw.user::BIGINT", []
+        if users:
+            user = "users.code"
+            joins.append(f"JOIN {users.table} AS users ON raw.user = users.source")
+        joins.append(f"JOIN {items.table} AS items ON raw.item = items.source")
+        behavior = ""
+        if behaviors:
+            behavior = "coalesce(behaviors.code, -1)::INTEGER AS b, "
+            joins.append(f"LEFT JOIN {behaviors.table} AS behaviors ON raw.behavior = behaviors.source")
         self._engine.run(
-            f"CREATE TABLE sorted AS SELECT users.code AS u, items.code AS i, {behavior}::INTEGER AS b, "
-            f"({times.second})::BIGINT AS s FROM raw JOIN {users.table} AS users ON raw.user = users.source "
-            f"JOIN {items.table} AS items ON raw.item = items.source {join} WHERE {_VALID} "
-            f"ORDER BY users.code, {times.order}, raw.line"
+            f"CREATE TABLE sorted AS SELECT {user} AS u, items.code AS i, {behavior}{times.order} AS ordinal "
+            f"FROM raw {' '.join(joins)} WHERE {_VALID} ORDER BY {user}, {times.order}, raw.line"
         )
         self._engine.run("DROP TABLE IF EXISTS loaded")
-
-    def _fetched(self, events: int, users: int, items: int) -> tuple[Int64Array, dict[str, npt.NDArray[Any]], int]:
-        """Events of every user, the other columns of "sorted", and how many events are repeats; piece by piece."""
-        arrays: dict[str, npt.NDArray[Any]] = {}
-        arrays |= {"i": np.empty(events, np.int32), "b": np.empty(events, np.int32), "s": np.empty(events, np.int64)}
-        counts = np.zeros(users, np.int64)
-        different, open_pairs = 0, np.empty(0, np.int64)
-        for start in range(0, events, _CHUNK):
-            u, *columns = self._engine.arrays(
-                f"SELECT u, i, b, s FROM sorted WHERE rowid >= {start} AND rowid < {start + _CHUNK}"
-            )
-            last = int(u[-1])
-            counts[: last + 1] += np.bincount(u)
-            for array, column in zip(arrays.values(), columns, strict=True):
-                array[start : start + _CHUNK] = column
-            pairs = np.unique(np.concatenate([open_pairs, u.astype(np.int64) * items + columns[0]]))
-            closed = int(np.searchsorted(pairs, last * items))  # the last user may go on in the next piece
-            different, open_pairs = different + closed, pairs[closed:]
-        return counts, arrays, events - different - open_pairs.size
 
 
 def _type_name(keys: Keys) -> str:

@@ -5,16 +5,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from hytrec.data.logs.engine import Engine
+from hytrec.data.logs.key_columns import INTEGERS
 from hytrec.data.logs.options import TimeUnit
 from hytrec.errors import DataError
 from hytrec.signature import MAX_TIME_S
 
 __all__ = ["TimeColumn", "read_times"]
 
-_INTEGERS = ("TINYINT", "SMALLINT", "INTEGER", "BIGINT", "HUGEINT", "UTINYINT", "USMALLINT", "UINTEGER", "UBIGINT")
+_INTEGERS = (*INTEGERS, "HUGEINT", "UBIGINT", '"NULL"')
 _CALENDAR = ("DATE", "TIMESTAMP", "TIMESTAMP_S", "TIMESTAMP_MS", "TIMESTAMP WITH TIME ZONE")
 _SAMPLE = 1000
 _MANY = 1_000_000
+_LARGEST = "1e28"
+"""Above, a floating-point number times 10^9 is no HUGEINT."""
 _NOT_BEFORE = 31_536_000
 """1971: a whole log before it is hardly one of times."""
 
@@ -24,15 +27,15 @@ class TimeColumn:
     """How a time column is read.
 
     Args:
-        second: SQL of its whole unix seconds; NULL where a value is no time.
-        order: SQL of one number that grows with the time in full resolution: sorting by it takes less than half of the
-            time that seconds and what is within them do.
+        order: SQL of one number that grows with the time in full resolution, NULL where a value is no time: sorting by
+            it takes less than half of the time that seconds and what is within them do.
+        second: SQL of the whole unix seconds of a column "ordinal" that holds `order`.
         meaning: what its values are, in a few words.
         unit: of numbers; None for calendar times.
     """
 
-    second: str
     order: str
+    second: str
     meaning: str
     unit: TimeUnit | None
 
@@ -49,11 +52,11 @@ def read_times(engine: Engine, name: str, kind: str, unit: TimeUnit | None) -> T
         DataError: the type is none of times, or a unit is given for calendar times.
     """
     if kind == "TIMESTAMP_NS":
-        return _calendar("epoch_ns(time) // 1000000000", "epoch_ns(time)", "timestamps", name, unit)
+        return _calendar("epoch_ns(time)", "ordinal // 1000000000", "timestamps", name, unit)
     if kind in _CALENDAR:
         value = "epoch_us(time)" if kind != "DATE" else "epoch_us(time::TIMESTAMP)"
         meaning = "dates" if kind == "DATE" else "timestamps"
-        return _calendar(f"{value} // 1000000", value, meaning, name, unit)
+        return _calendar(value, "ordinal // 1000000", meaning, name, unit)
     if kind == "VARCHAR":
         return _from_texts(engine, name, unit)
     if kind in _INTEGERS:
@@ -66,19 +69,19 @@ def read_times(engine: Engine, name: str, kind: str, unit: TimeUnit | None) -> T
     )
 
 
-def _calendar(second: str, order: str, meaning: str, name: str, unit: TimeUnit | None) -> TimeColumn:
+def _calendar(order: str, second: str, meaning: str, name: str, unit: TimeUnit | None) -> TimeColumn:
     if unit is not None:
         raise DataError(f"column {name!r} holds {meaning}, which have no unit; leave --time-unit out")
-    return TimeColumn(second=second, order=order, meaning=meaning, unit=None)
+    return TimeColumn(order=order, second=second, meaning=meaning, unit=None)
 
 
 def _from_numbers(engine: Engine, value: str, unit: TimeUnit | None) -> TimeColumn:
     unit = unit or _found_unit(engine, value)
-    second = f"{value} // {unit.per_second}"
-    if value.endswith("::DOUBLE"):
-        second = f"floor({value} / {unit.per_second})::HUGEINT"
-        second = f"CASE WHEN isfinite({value}) AND abs({value}) < 1e30 THEN {second} END"
-    return TimeColumn(second=second, order=value, meaning=unit.word, unit=unit)
+    if not value.endswith("::DOUBLE"):
+        return TimeColumn(order=value, second=f"ordinal // {unit.per_second}", meaning=unit.word, unit=unit)
+    order = f"CASE WHEN isfinite({value}) AND abs({value}) < {_LARGEST} THEN {value} END"
+    second = f"floor(ordinal / {unit.per_second})::HUGEINT"
+    return TimeColumn(order=order, second=second, meaning=unit.word, unit=unit)
 
 
 def _found_unit(engine: Engine, value: str) -> TimeUnit:
@@ -110,15 +113,15 @@ def _from_texts(engine: Engine, name: str, unit: TimeUnit | None) -> TimeColumn:
         below_us = rf"CASE WHEN regexp_matches(time, '\.\d{{7}}') THEN {below_us} ELSE 0 END"
         meaning = "ISO 8601, those without a zone taken for UTC" if zoneless else "ISO 8601 with zones"
         order = f"epoch_us({value})::HUGEINT * 1000 + {below_us}"
-        return _calendar(f"epoch_us({value}) // 1000000", order, meaning, name, unit)
+        return _calendar(order, "ordinal // 1000000000", meaning, name, unit)
     number = "TRY_CAST(time AS DOUBLE)"
     unit = unit or _found_unit(engine, number)
     whole = r"regexp_full_match(time, '\d{1,19}')"
     exact = "TRY_CAST(time AS BIGINT)"
-    other = _from_numbers(engine, f"({number})::DOUBLE", unit)
+    other = f"CASE WHEN isfinite({number}) AND abs({number}) < {_LARGEST} THEN ({number} * 1e9)::HUGEINT END"
     return TimeColumn(
-        second=f"CASE WHEN {whole} THEN {exact} // {unit.per_second} ELSE {other.second} END",
-        order=f"CASE WHEN {whole} THEN {exact}::HUGEINT * 1000000000 ELSE ({other.order} * 1e9)::HUGEINT END",
+        order=f"CASE WHEN {whole} THEN {exact}::HUGEINT * 1000000000 ELSE {other} END",
+        second=f"ordinal // 1000000000 // {unit.per_second}",
         meaning=unit.word,
         unit=unit,
     )
