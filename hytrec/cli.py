@@ -16,9 +16,10 @@ from hytrec.config import ModelConfig
 from hytrec.data.logs.options import LogOptions
 from hytrec.data.split import Part, Repeats
 from hytrec.errors import ConfigError, RunError
+from hytrec.event_log import read_events
 from hytrec.option_file import OPTION_FILE, read_options
 from hytrec.program import AsJson, program, run_program
-from hytrec.training.options import TrainingOptions
+from hytrec.training.options import Precision, TrainingOptions, check_device_name
 
 app = program(
     "Train and evaluate HyTRec recommenders. "
@@ -94,12 +95,16 @@ def train(
     """Train a model and write a run folder."""
     _refuse_another_output(output, resume)
     ModelConfig(items=1, **sizes)  # before the log is read: a wrong size fails at once
+    if options.device.startswith("cuda") or options.precision is Precision.BFLOAT16:
+        from hytrec.training.devices import chosen_device, chosen_precision  # noqa: PLC0415 - torch
+
+        chosen_precision(options, chosen_device(options.device))  # what is not there fails before the log is read
+    log = read_events(events, log_options)
     from hytrec.commands import train_run  # noqa: PLC0415 - torch
 
     result = train_run(
-        events,
+        log,
         output,
-        log_options=log_options,
         repeats=repeats,
         sizes=sizes,
         options=options,
@@ -119,10 +124,12 @@ def evaluate(
     baselines: Annotated[bool, typer.Option(help="Evaluate most-popular, item-kNN and proximity kNN, too.")] = True,
     log_options: LogOptions,
     repeats: RepeatsOption = None,
+    device: Annotated[str, typer.Option(help="Where to evaluate: auto, cpu, cuda or cuda:1.")] = "auto",
     threads: Threads = 0,
     as_json: AsJson = False,
 ) -> None:
     """Evaluate a run against the whole catalogue, beside most-popular, item-kNN and proximity kNN."""
+    check_device_name(device)
     from hytrec.commands import evaluate_run  # noqa: PLC0415 - torch
 
     result = evaluate_run(
@@ -132,6 +139,7 @@ def evaluate(
         part=part,
         repeats=repeats,
         baselines=baselines,
+        device=device,
         threads=threads,
     )
     _show(result.as_json, result.as_text, as_json=as_json)

@@ -12,16 +12,14 @@ import torch
 from rich.console import Console
 
 from hytrec.config import ModelConfig
-from hytrec.data.histories import Histories, read_histories
 from hytrec.data.logs.options import LogOptions
-from hytrec.data.logs.report import LogReport
 from hytrec.data.split import Part, Repeats, evaluation
-from hytrec.data.vocabulary import Vocabulary
 from hytrec.documents import document_from
 from hytrec.errors import ConfigError, RunError
 from hytrec.evaluation.baselines import measure_baselines
 from hytrec.evaluation.evaluate import RETRIEVER, evaluate
 from hytrec.evaluation.tables import half_life_lines, metric_lines
+from hytrec.event_log import EventLog, read_events, suggested_repeats
 from hytrec.option_file import OPTION_FILE, option_text
 from hytrec.progress_bar import progress_bar
 from hytrec.run_folder import CONFIG_FILE, Run, load_run
@@ -45,61 +43,58 @@ class CommandOutput:
 
 
 def train_run(
-    events: Sequence[Path],
+    log: EventLog,
     output: Path,
     *,
-    log_options: LogOptions,
     repeats: Repeats | None,
     sizes: Mapping[str, Any],
     options: TrainingOptions,
     resume: bool,
     threads: int,
 ) -> CommandOutput:
-    """Read the log, train, write the run folder.
+    """Train, write the run folder.
 
     Args:
-        events: files, folders and patterns; several are one log.
-        log_options: what is said about them.
         repeats: None: as the log suggests.
         sizes: named arguments of `ModelConfig`, except those that follow from the log.
         threads: torch's; 0 is its default.
     """
     _use_threads(threads)
-    device = chosen_device(options.device)  # before the log is read: one that is not there fails at once
+    device = chosen_device(options.device)
     precision = chosen_precision(options, device)
-    histories, vocabulary, report = _read(events, log_options)
-    allow_repeats = (repeats or _suggested(report)) is Repeats.ALLOW
+    vocabulary = log.vocabulary
+    allow_repeats = (repeats or suggested_repeats(log.report)) is Repeats.ALLOW
     config = ModelConfig(items=len(vocabulary.item_keys), behaviors=len(vocabulary.behavior_keys), **sizes)
-    paths = [str(path.absolute()) for path in events]
+    paths = [str(path.absolute()) for path in log.paths]
     given = {
         "events": paths,
-        **log_options.to_dict(),
+        **log.options.to_dict(),
         "repeats": Repeats.of(allowed=allow_repeats).value,
         **sizes,
         **options.to_dict(),
         "threads": threads,
     }
-    documents = {LOG_FILE: json.dumps(report.to_dict(), indent=2) + "\n", OPTION_FILE: option_text(given)}
+    documents = {LOG_FILE: json.dumps(log.report.to_dict(), indent=2) + "\n", OPTION_FILE: option_text(given)}
     Console(stderr=True, highlight=False).print(
         f"training on {device_name(device)}, precision {precision}", markup=False, soft_wrap=True
     )
     with StopSignals() as signals, TrainingBar(options) as bar:
         trained = train(
-            histories,
+            log.histories,
             vocabulary,
             output=output,
             config=config,
             options=options,
             resume=resume,
             observer=bar,
-            source=asdict(_Source(events=paths, options=log_options)),
+            source=asdict(_Source(events=paths, options=log.options)),
             allow_repeats=allow_repeats,
             documents=documents,
             stop=lambda: signals.received,
         )
     values = {
         "run": str(output),
-        "log": report.to_dict(),
+        "log": log.report.to_dict(),
         "device": device_name(device),
         "precision": precision.value,
         "repeats": Repeats.of(allowed=allow_repeats).value,
@@ -120,6 +115,7 @@ def evaluate_run(
     part: Part,
     repeats: Repeats | None,
     baselines: bool,
+    device: str,
     threads: int,
 ) -> CommandOutput:
     """Evaluate a run on a log, with the baselines (test part only: they are tuned on the validation part).
@@ -131,23 +127,26 @@ def evaluate_run(
         part: which event of each history is predicted.
         repeats: None: as in the run's training.
         baselines: whether to measure them.
+        device: "auto", "cpu", "cuda" or "cuda:n".
         threads: torch's; 0 is its default.
 
     Raises:
         RunError: no log is given and the run does not say which one it was trained on.
+        TrainingError: the device is not there.
     """
     _use_threads(threads)
+    place = chosen_device(device)
     run = load_run(run_folder)
     if not events:
         source = _source_of(run)
         events, log_options = [Path(path) for path in source.events], source.options
-    histories, _, report = _read(events, log_options, vocabulary=run.vocabulary)
+    log = read_events(events, log_options, vocabulary=run.vocabulary)
     allow_repeats = run.training.get("allow_repeats", False) if repeats is None else repeats is Repeats.ALLOW
-    chosen = evaluation(histories, part, items=run.config.items, allow_repeats=allow_repeats)
+    chosen = evaluation(log.histories, part, items=run.config.items, allow_repeats=allow_repeats)
     with progress_bar("evaluating", len(chosen)) as advance:
-        measured = evaluate(run.model, chosen, progress=advance)
+        measured = evaluate(run.model.to(place), chosen, progress=advance)
     if baselines and part is Part.TEST:
-        measured |= measure_baselines(histories, items=run.config.items, allow_repeats=allow_repeats)
+        measured |= measure_baselines(log.histories, items=run.config.items, allow_repeats=allow_repeats)
     counts = {
         "users": len(chosen),
         "short_users": chosen.short_users,
@@ -157,34 +156,15 @@ def evaluate_run(
     left_out = chosen.short_users + chosen.unanswerable_users
     protocol = Repeats.of(allowed=allow_repeats).value
     lines.append(f"{len(chosen)} users, {part} part, repeats: {protocol}; {left_out} could not be evaluated")
-    values = {"part": part.value, "repeats": protocol, **counts, "log": report.to_dict(), "metrics": measured}
+    values = {
+        "part": part.value,
+        "device": device_name(place),
+        "repeats": protocol,
+        **counts,
+        "log": log.report.to_dict(),
+        "metrics": measured,
+    }
     return CommandOutput(as_json=values, as_text="\n".join(lines))
-
-
-def _read(
-    events: Sequence[Path], options: LogOptions, *, vocabulary: Vocabulary | None = None
-) -> tuple[Histories, Vocabulary, LogReport]:
-    """Read a log, and tell on stderr what was read."""
-    console = Console(stderr=True, highlight=False)
-    reports: list[LogReport] = []
-    with console.status("reading the log"):
-        histories, vocabulary = read_histories(events, vocabulary=vocabulary, tell=reports.append, **vars(options))
-    (report,) = reports
-    for line in report.lines():
-        console.print(line, markup=False, soft_wrap=True)
-    return histories, vocabulary, report
-
-
-def _suggested(report: LogReport) -> Repeats:
-    """What the log suggests for repeats, told on stderr."""
-    repeats = Repeats.shown_by(report.repeat_share)
-    other = Repeats.of(allowed=repeats is Repeats.REMOVE)
-    Console(stderr=True, highlight=False).print(
-        f"repeats: {repeats}, as {report.repeat_share:.1%} of the events are of an item that the user had before "
-        f"(--repeats {other} for the other)",
-        soft_wrap=True,
-    )
-    return repeats
 
 
 @dataclass(frozen=True, kw_only=True)

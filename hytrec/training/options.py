@@ -108,9 +108,14 @@ class TrainingOptions:
         for name in ("unknown_rate", "average_decay"):
             if not 0 <= getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be in [0, 1)")
-        if not _DEVICE.fullmatch(self.device):
-            raise ConfigError(f"device {self.device!r} is unknown; give auto, cpu, cuda, or cuda:N as cuda:0")
+        check_device_name(self.device)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
         return asdict(self)
+
+
+def check_device_name(name: str) -> None:
+    """Raises: ConfigError: it is not auto, cpu, cuda or cuda:N."""
+    if not _DEVICE.fullmatch(name):
+        raise ConfigError(f"device {name!r} is unknown; give auto, cpu, cuda, or cuda:N as cuda:0")

@@ -236,6 +236,7 @@ def test_evaluate_prints_a_table(
     run: Path, events: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     arguments = ["--events", str(events), *COLUMNS, "--part=validation", "--no-baselines", "--repeats=allow"]
+    arguments += ["--device=cpu"]
     assert call(monkeypatch, "evaluate", str(run), *arguments) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].split()[:2] == ["model", "HR@10"]
@@ -300,6 +301,7 @@ def test_a_damaged_source_of_the_log_is_named(
         (["train", "nowhere.csv", "--output=run", "--width=7"], "error: width 7 is not a multiple of heads 2"),
         (["train", "nowhere.csv", "--output=run", "--epochs=0"], "error: epochs is 0; it must be at least 1"),
         (["train", "nowhere.csv", "--output=run", "--device=tpu"], "error: device 'tpu' is unknown; give auto, cpu"),
+        (["evaluate", "nowhere", "--device=gpu"], "error: device 'gpu' is unknown; give auto, cpu, cuda, or cuda:N"),
         (["evaluate", "nowhere"], "error: there is no run folder nowhere; make one with: hytrec train EVENTS"),
     ],
 )
@@ -311,6 +313,16 @@ def test_a_known_error_is_one_line_and_exit_code_1(
     assert not out
     assert err.startswith(message)
     assert len(err.splitlines()) == 1
+
+
+def test_a_log_that_is_wrong_is_told_before_torch_loads(tmp_path: Path) -> None:
+    log = tmp_path / "log.csv"
+    log.write_text("user_id,item_id,timestamp\n1,2,soon\n")
+    script = "import sys; from hytrec.cli import main\ntry: main()\nexcept SystemExit: print('torch' in sys.modules)"
+    command = [sys.executable, "-c", script, "train", str(log), f"--output={tmp_path / 'run'}"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr.count("\n")) == ("False\n", 1)
+    assert "row 1: column 'timestamp' holds 'soon'" in done.stderr
 
 
 def test_the_defaults_of_the_command_line_are_those_of_the_options() -> None:

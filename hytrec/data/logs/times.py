@@ -116,8 +116,13 @@ def _from_texts(engine: Engine, name: str, unit: TimeUnit | None) -> TimeColumn:
         return _calendar(order, "ordinal // 1000000000", meaning, name, unit)
     number = "TRY_CAST(time AS DOUBLE)"
     unit = unit or _found_unit(engine, number)
-    whole = r"regexp_full_match(time, '\d{1,19}')"
     exact = "TRY_CAST(time AS BIGINT)"
+    (fractions,) = engine.row(
+        "SELECT bool_or(contains(time, '.') OR contains(time, 'e') OR contains(time, 'E')) FROM raw"
+    )
+    if not fractions:  # BIGINT takes a third of the time of HUGEINT
+        return _from_numbers(engine, exact, unit)
+    whole = r"regexp_full_match(time, '\d{1,19}')"
     other = f"CASE WHEN isfinite({number}) AND abs({number}) < {_LARGEST} THEN ({number} * 1e9)::HUGEINT END"
     return TimeColumn(
         order=f"CASE WHEN {whole} THEN {exact}::HUGEINT * 1000000000 ELSE {other} END",

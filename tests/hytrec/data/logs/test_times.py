@@ -79,6 +79,7 @@ def test_texts_without_a_zone_are_taken_for_utc_and_the_user_is_told(tmp_path: P
         [f"{SECOND}{part:06d}" for part in (9, 5, 700_000, 6, 5)],
         [f"{SECOND}{part:09d}" for part in (9, 5, 700_000_000, 6, 5)],
         [f"{SECOND}.{part:04d}" for part in (9, 5, 7000, 6, 5)],
+        [f"{SECOND}.9", f"{SECOND}", f"{SECOND}.95", f"{SECOND}.5", f"{SECOND}"],
         [f"2020-09-13T12:26:40.{part:03d}Z" for part in (9, 5, 700, 6, 5)],
         [f"2020-09-13T12:26:40.{part:09d}+00:00" for part in (9, 5, 700, 6, 5)],
     ],
