@@ -22,6 +22,7 @@ RERANKER = "retrieve-then-rerank"
 RERANK_WEIGHTS = (0.0, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0)
 _BATCH_EVENTS = 8_192
 _BATCH_USERS = 256
+_STRETCH_EVENTS = 8_192
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,16 +46,23 @@ def padded(histories: Sequence[History], device: torch.device | str = "cpu") -> 
 
 
 def read_histories_at(model: HyTRec, histories: Sequence[History], now_s: Int64Array) -> Readout:
-    """Encode whole histories and read the users at `now_s` (B,) int64: what the exported graphs compute, in PyTorch."""
+    """Encode whole histories and read the users at `now_s` (B,) int64: what the exported graphs compute, in PyTorch.
+
+    In stretches that hand the state on, so that memory does not grow with the longest history.
+    """
     device = model.norm.weight.device
     batch = padded(histories, device)
-    state, last_memory = model.encode(
-        model.empty_state(len(histories)),
-        batch.item_rows,
-        batch.behavior_rows,
-        batch.times,
-        chunk_by_chunk,
-    )
+    state = model.empty_state(len(histories))
+    last_memory = state.memory[:, -1]
+    for start in range(0, batch.times.shape[1], _STRETCH_EVENTS):
+        stretch = slice(start, start + _STRETCH_EVENTS)
+        state, last_memory = model.encode(
+            state,
+            batch.item_rows[:, stretch],
+            batch.behavior_rows[:, stretch],
+            batch.times[:, stretch],
+            chunk_by_chunk,
+        )
     return model.read(UserFeatures.of(state, last_memory, torch.from_numpy(now_s).unsqueeze(1).to(device)))
 
 

@@ -33,7 +33,11 @@ def plain_ranks(model: HyTRec, part: Evaluation, *, rerank: bool) -> list[int]:
 
 
 @pytest.mark.parametrize("rerank", [False, True])
-def test_metrics_are_those_of_users_taken_one_by_one(model: HyTRec, test_part: Evaluation, rerank: bool) -> None:
+@pytest.mark.parametrize("stretch", [5, 10_000])
+def test_metrics_are_those_of_users_taken_one_by_one(
+    model: HyTRec, test_part: Evaluation, rerank: bool, stretch: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hytrec.evaluation.evaluate._STRETCH_EVENTS", stretch)
     ranks = plain_ranks(model, test_part, rerank=rerank)
     measured = evaluate(model, test_part, ks=(3, 10))[RERANKER if rerank else RETRIEVER]
     for k in (3, 10):
