@@ -35,23 +35,27 @@ def chunked(
         max_chunks: bound on ceil(T / 64); fixes the depth of the scan where T is symbolic (export). By default it is
             taken from T.
     """
-    steps, key_size = key.shape[1], key.shape[-1]
+    batch, steps, heads, key_size = key.shape
     # Two formulas of T alone: TensorRT bounds each by the longest T, a formula of the other one it cannot.
     chunks, size = (steps + CHUNK - 1) // CHUNK, torch.sym_min(steps, CHUNK)
-    queries, keys, values = (in_chunks(x, chunks, size) for x in (query, key, value))
-    betas, log_decays = (in_chunks(x.unsqueeze(-1), chunks, size) for x in (beta, log_decay))
-    decay = decay_between(log_decays, keys.new_ones(CHUNK, CHUNK).tril()[:size, :size])  # (B, H, N, C, C)
-    from_start = log_decays.cumsum(-2).exp()  # (B, H, N, C, 1)
-    to_end = decay[..., -1:, :].mT  # (B, H, N, C, 1)
+    # Users, heads and chunks are one axis G = B H N from here on: a traced product of more axes takes twice as long.
+    sizes = [key_size, key_size, value.shape[-1], 1, 1]
+    written = torch.cat([query, key, value, beta.unsqueeze(-1), log_decay.unsqueeze(-1)], -1)
+    queries, keys, values, betas, log_decays = in_chunks(written, chunks, size).flatten(0, 2).split(sizes, -1)
+    decay = decay_between(log_decays, keys.new_ones(CHUNK, CHUNK).tril()[:size, :size])  # (G, C, C)
+    from_start = log_decays.cumsum(-2).exp()  # (G, C, 1)
+    to_end = decay[:, -1:, :].mT  # (G, C, 1)
     # With S the state before the chunk: (I + A) U = beta (V - from_start K S), A strictly lower triangular.
-    inverse = _unit_lower_inverse(betas * (keys @ keys.mT) * decay)
-    solved = inverse @ (betas * torch.cat([-from_start * keys, values], -1))  # U = solved [S; I], (B, H, N, C, K + V)
+    inverse = _unit_lower_inverse(betas * torch.bmm(keys, keys.mT) * decay)
+    solved = torch.bmm(inverse, betas * torch.cat([-from_start * keys, values], -1))  # U = solved [S; I], (G, C, K + V)
     identity = torch.eye(key_size, solved.shape[-1], dtype=keys.dtype, device=keys.device)
-    changes = (keys * to_end).mT @ solved + (from_start[..., -1:, :] - 1) * identity
-    states, last = _scan(changes, state, max_chunks or chunks)
-    updates = solved[..., :key_size] @ states + solved[..., key_size:]
-    output = (queries @ keys.mT * decay) @ updates + from_start * (queries @ states)
-    return out_of_chunks(output, steps), last
+    changes = torch.bmm((keys * to_end).mT, solved) + (from_start[:, -1:, :] - 1) * identity
+    changes = changes.unflatten(0, (batch * heads, chunks))
+    states, last = _scan(changes, state.flatten(0, 1), max_chunks or chunks)
+    states = states.flatten(0, 1)
+    updates = torch.bmm(solved[..., :key_size], states) + solved[..., key_size:]
+    output = torch.bmm(torch.bmm(queries, keys.mT) * decay, updates) + from_start * torch.bmm(queries, states)
+    return out_of_chunks(output.unflatten(0, (batch, heads, chunks)), steps), last.unflatten(0, (batch, heads))
 
 
 def _scan(changes: Tensor, state: Tensor, max_chunks: int) -> tuple[Tensor, Tensor]:
@@ -61,67 +65,70 @@ def _scan(changes: Tensor, state: Tensor, max_chunks: int) -> tuple[Tensor, Tens
     applying them to a state does, so that every chunk is composed once, and the rounds are left to the groups alone.
 
     Args:
-        changes: D beside Q, (B, H, N, K, K + V).
-        state: (B, H, K, V).
+        changes: D beside Q, (B H, N, K, K + V).
+        state: (B H, K, V).
 
     Returns:
-        The state before each chunk (B, H, N, K, V) and after the last (B, H, K, V).
+        The state before each chunk (B H, N, K, V) and after the last (B H, K, V).
     """
-    batch, heads, chunks, key_size, columns = changes.shape
+    rows, chunks, key_size, columns = changes.shape
     # One chunk has nothing to be composed with, and rounds on no groups cost nothing.
     scanned = chunks - 2 + torch.sym_min(chunks, 2)
     size = min(GROUP, max_chunks)
     groups = (scanned + size - 1) // size
-    padded = F.pad(changes[:, :, :scanned], (0, 0, 0, 0, 0, groups * size - scanned))  # zeros leave the state alone
-    maps = padded.reshape(batch, heads, groups, size, key_size, columns).unbind(3)
-    composed = [maps[0]]
-    for later in maps[1:]:
-        composed.append(_compose(composed[-1], later))
-    first = state.unsqueeze(2)
-    before = torch.cat([first, _apply(_compose_all(composed[-1], -(-max_chunks // size)), first)], 2)[:, :, :groups]
-    after = _apply(torch.stack(composed, 3), before.unsqueeze(3)).flatten(2, 3)
-    after = torch.cat([after[:, :, :scanned], _apply(changes[:, :, scanned:], first)], 2)
-    return torch.cat([first, after], 2)[:, :, :chunks], after[:, :, -1]
+    padded = F.pad(changes[:, :scanned], (0, 0, 0, 0, 0, groups * size - scanned))  # zeros leave the state alone
+    maps = padded.unflatten(1, (groups, size)).transpose(1, 2)
+    composed = [maps[:, 0].flatten(0, 1)]
+    for place in range(1, size):
+        composed.append(_compose(composed[-1], maps[:, place].flatten(0, 1)))  # (B H M, K, K + V)
+    first = state.unsqueeze(1)
+    whole = _compose_all(composed[-1].unflatten(0, (rows, groups)), -(-max_chunks // size))
+    before = torch.cat([first, _apply(whole, state)], 1)[:, :groups]
+    after = _apply(torch.stack(composed, 1), before.flatten(0, 1)).reshape(rows, -1, key_size, columns - key_size)
+    after = torch.cat([after[:, :scanned], _apply(changes[:, -1:], state)], 1)[:, :chunks]
+    return torch.cat([first, after], 1)[:, :chunks], after[:, -1]
 
 
 def _compose_all(maps: Tensor, max_groups: int) -> Tensor:
-    """Every map after all before it, in log2 rounds of shift and compose: (B, H, M, K, K + V) likewise.
+    """Every map after all before it, in log2 rounds of shift and compose: (B H, M, K, K + V) likewise.
 
     All rounds have one shape: TensorRT keeps memory apart for every other.
     """
-    number = torch.arange(maps.shape[2], device=maps.device)
+    number = torch.arange(maps.shape[1], device=maps.device)
     shift = 1
     while shift < max_groups:
-        shifted = maps.index_select(2, (number - shift).clamp(min=0))
-        maps = _compose(torch.where((number >= shift)[:, None, None], shifted, 0.0), maps)
+        shifted = maps.index_select(1, (number - shift).clamp(min=0))
+        shifted = torch.where((number >= shift)[:, None, None], shifted, 0.0)
+        maps = _compose(shifted.flatten(0, 1), maps.flatten(0, 1)).view(maps.shape)
         shift *= 2
     return maps
 
 
 def _compose(earlier: Tensor, later: Tensor) -> Tensor:
-    """The map of `earlier` and then `later`, (..., K, K + V) each."""
-    return later + earlier + later[..., : later.shape[-2]] @ earlier
+    """The map of `earlier` and then `later`, (G, K, K + V) each."""
+    return later + earlier + torch.bmm(later[..., : later.shape[-2]], earlier)
 
 
-def _apply(maps: Tensor, states: Tensor) -> Tensor:
-    """The states after maps (..., K, K + V) of states (..., K, V)."""
+def _apply(maps: Tensor, state: Tensor) -> Tensor:
+    """The states after each of N maps (G, N, K, K + V) of one state (G, K, V): (G, N, K, V), by one product."""
     key_size = maps.shape[-2]
-    return states + maps[..., :key_size] @ states + maps[..., key_size:]
+    products = torch.bmm(maps[..., :key_size].flatten(1, 2), state)
+    return state.unsqueeze(1) + products.unflatten(1, (maps.shape[1], key_size)) + maps[..., key_size:]
 
 
 def _unit_lower_inverse(lower: Tensor) -> Tensor:
-    """(I + A)^-1 by block recursion, A the part of `lower` (..., C, C) below the diagonal, C <= 64.
+    """(I + A)^-1 by block recursion, A the part of `lower` (G, C, C) below the diagonal, C <= 64.
 
     Any C: the inverse of a leading block is the leading block of the inverse. Squaring A repeatedly would overflow:
     with one item repeated its powers reach 1e17.
     """
     size = lower.shape[-1]
-    inverse = torch.eye(CHUNK, dtype=lower.dtype, device=lower.device)[:size, :size]
-    for round_, mask in enumerate(_lower_left_blocks(lower.device)):
+    masks = [mask.to(lower.dtype)[:size, :size] for mask in _lower_left_blocks(lower.device)]
+    inverse = torch.eye(CHUNK, dtype=lower.dtype, device=lower.device)[:size, :size] - lower * masks[0]
+    for round_, mask in enumerate(masks[1:], 1):
         if isinstance(size, int) and size <= 1 << round_:
             break  # of a shorter chunk the rest is zero
-        between = lower * mask.to(lower.dtype)[:size, :size]
-        inverse = inverse - (between if round_ == 0 else inverse @ between @ inverse)
+        inverse = inverse - torch.bmm(torch.bmm(inverse, lower * mask), inverse)
     return inverse
 
 
