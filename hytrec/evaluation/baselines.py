@@ -23,7 +23,9 @@ __all__ = [
     "ProximityKNN",
     "measure",
     "measure_baselines",
+    "ranked",
     "scores_of_past",
+    "tuned_baselines",
     "tuned_item_knns",
     "tuned_proximity_knn",
 ]
@@ -210,10 +212,15 @@ def measure(baseline: Baseline, part: Evaluation, *, ks: Sequence[int] = DEFAULT
     Raises:
         EvaluationError: no user can be evaluated.
     """
+    return ranked(baseline, part, ks=ks).result()
+
+
+def ranked(baseline: Baseline, part: Evaluation, *, ks: Sequence[int] = DEFAULT_KS) -> RankingMetrics:
+    """Every user's rank by a baseline, users in their order."""
     metrics = RankingMetrics(ks)
     for batch in part.batches():
         metrics.add(baseline.scores(batch.histories), batch.targets, batch.seen)
-    return metrics.result()
+    return metrics
 
 
 def tuned_item_knns(histories: Histories, validation: Evaluation, *, items: int) -> tuple[ItemKNN, ItemKNN]:
@@ -276,14 +283,18 @@ def measure_baselines(
     Raises:
         EvaluationError: no user can be evaluated.
     """
-    known = training(histories)
     validation = evaluation(histories, Part.VALIDATION, items=items, allow_repeats=allow_repeats)
     test = evaluation(histories, Part.TEST, items=items, allow_repeats=allow_repeats)
+    baselines = tuned_baselines(training(histories), validation, items=items)
+    return {name: measure(baseline, test, ks=ks) for name, baseline in baselines.items()}
+
+
+def tuned_baselines(known: Histories, validation: Evaluation, *, items: int) -> dict[str, Baseline]:
+    """The baselines of `measure_baselines`, made from the training part and tuned on the validation part."""
     plain, recent = tuned_item_knns(known, validation, items=items)
-    baselines: dict[str, Baseline] = {
+    return {
         "most-popular": MostPopular(known, items=items),
         "item-knn": plain,
         "item-knn-recent": recent,
         "proximity-knn": tuned_proximity_knn(known, validation, items=items),
     }
-    return {name: measure(baseline, test, ks=ks) for name, baseline in baselines.items()}

@@ -15,7 +15,7 @@ from hytrec.evaluation.metrics import DEFAULT_KS, RankingMetrics
 from hytrec.modeling.delta_rule import chunk_by_chunk
 from hytrec.modeling.model import HyTRec, Readout, UserFeatures
 
-__all__ = ["RERANKER", "RETRIEVER", "evaluate", "read_histories_at", "weigh_reranker"]
+__all__ = ["RERANKER", "RETRIEVER", "by_length", "evaluate", "ranked", "read_histories_at", "weigh_reranker"]
 
 RETRIEVER = "retriever"
 RERANKER = "retrieve-then-rerank"
@@ -66,13 +66,30 @@ def evaluate(
     rerank: bool = True,
     progress: Callable[[int], object] | None = None,
 ) -> dict[str, dict[str, float]]:
-    """Metrics of the retriever over the catalogue and, with `rerank`, of its list reranked.
+    """Metrics of the retriever over the catalogue and, with `rerank`, of its list reranked; see `ranked`.
+
+    Raises:
+        EvaluationError: no user can be evaluated, or the model has diverged.
+    """
+    found = ranked(model, part, ks=ks, rerank=rerank, progress=progress)
+    return {name: metrics.result() for name, metrics in found.items()}
+
+
+def ranked(
+    model: HyTRec,
+    part: Evaluation,
+    *,
+    ks: Sequence[int] = DEFAULT_KS,
+    rerank: bool = True,
+    progress: Callable[[int], object] | None = None,
+) -> dict[str, RankingMetrics]:
+    """Every user's rank by the retriever and, with `rerank`, in its list reranked; users in the order `by_length`.
 
     Args:
         progress: called with the number of users of each finished batch.
 
     Raises:
-        EvaluationError: no user can be evaluated, or the model has diverged.
+        EvaluationError: the model has diverged.
     """
     retriever, reranker = RankingMetrics(ks), RankingMetrics(ks)
     was_training = model.training
@@ -87,8 +104,7 @@ def evaluate(
             if progress:
                 progress(len(batch.histories))
     model.train(was_training)
-    result = {RETRIEVER: retriever.result()}
-    return result | {RERANKER: reranker.result()} if rerank else result
+    return {RETRIEVER: retriever, RERANKER: reranker} if rerank else {RETRIEVER: retriever}
 
 
 def in_order(rows: Tensor, scores: Tensor) -> Tensor:
@@ -117,10 +133,15 @@ def weigh_reranker(model: HyTRec, validation: Evaluation) -> float:
     return best
 
 
+def by_length(part: Evaluation) -> Int64Array:
+    """Indices of an evaluation's users, those of short histories first: (n,) int64."""
+    return np.argsort(part.events - part.histories.offsets[part.users], kind="stable")
+
+
 def batches_by_length(part: Evaluation) -> Iterator[EvaluationBatch]:
-    """An evaluation's users in batches of similar history length."""
+    """An evaluation's users in batches of similar history length, in the order `by_length`."""
+    order = by_length(part)
     lengths = part.events - part.histories.offsets[part.users]
-    order = np.argsort(lengths, kind="stable")
     start = 0
     while start < order.size:
         stop = start + 1

@@ -16,7 +16,7 @@ class Reranker(nn.Module):
 
     Args:
         width: D. heads: H. experts: E.
-        read_long, read_short: which memory is read.
+        read_long, read_short: which memory is read; without either nothing is corrected.
     """
 
     def __init__(
@@ -37,6 +37,8 @@ class Reranker(nn.Module):
 
     def forward(self, candidates: Tensor, readout: Readout) -> Tensor:
         """Rows of the item table (B, N, D) -> correction (B, N)."""
+        if not (self.read_long or self.read_short):
+            return candidates.new_zeros(candidates.shape[:-1])
         h = self.norm(candidates)
         long = short = torch.zeros_like(h)
         if self.read_long:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from hytrec.data.sampling import TrainingBatch
 from hytrec.modeling.delta_rule import chunk_by_chunk
 from hytrec.modeling.model import Encoded, HyTRec, Readout
+from hytrec.modeling.sequences import running_maximum
 from hytrec.training.carried import Carried
 
 __all__ = ["Negatives", "encode_batch", "next_item_loss", "read_positions", "rerank_loss"]
@@ -61,8 +62,19 @@ def next_item_loss(model: HyTRec, vectors: Tensor, targets: Tensor, negatives: N
 
 
 def encode_batch(model: HyTRec, batch: TrainingBatch, state: Carried | None = None) -> Encoded:
-    """The encoder over a batch, from an empty state or from what was carried to it."""
+    """The encoder over a batch, from an empty state or from what was carried to it; zeros where nothing reads it."""
     state = state or Carried.empty(model, batch.times.shape[0])
+    if not model.read_long:
+        nothing = state.memory.new_zeros(*batch.times.shape, model.width)
+        return Encoded(
+            outputs=nothing,
+            memory=state.memory,
+            event_times=running_maximum(batch.times, state.last_time),
+            gap_s=torch.zeros_like(batch.times),
+            real=batch.times > 0,
+            last_inputs=nothing,
+            before=state.memory[:, -1],
+        )
     return model.encode_sequence(
         batch.item_rows, batch.behavior_rows, batch.times, state.memory, state.last_time, chunk_by_chunk
     )

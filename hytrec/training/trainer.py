@@ -182,20 +182,24 @@ class Trainer:
         encoded = encode_batch(self.model, batch, state)
         if state is not None:
             self._carry(batch, state.after(batch, encoded))
-        targets = batch.targets.flatten()[step.known]
-        long = next_item_loss(self.model, encoded.outputs.flatten(0, 1)[step.known], targets, negatives)
+        long = batch.times.new_zeros((), dtype=torch.float32)
+        if self.model.read_long:
+            targets = batch.targets.flatten()[step.known]
+            long = next_item_loss(self.model, encoded.outputs.flatten(0, 1)[step.known], targets, negatives)
         if state is not None:
             batch, encoded = state.before(batch, encoded)
         readout = read_positions(self.model, batch, encoded, batch.positions, summary_only=True)
         targets = batch.targets.gather(1, batch.positions).flatten()[step.chosen]
         user = next_item_loss(self.model, readout.user[step.chosen], targets, negatives)
-        rerank = rerank_loss(
-            self.model,
-            batch,
-            encoded,
-            candidates=self.options.rerank_candidates,
-            positions=max(1, self.options.batch_events // (_RERANK_SHARE * self.options.rerank_candidates)),
-        )
+        rerank = torch.zeros_like(long)
+        if self.model.read_long or self.model.read_short:
+            rerank = rerank_loss(
+                self.model,
+                batch,
+                encoded,
+                candidates=self.options.rerank_candidates,
+                positions=max(1, self.options.batch_events // (_RERANK_SHARE * self.options.rerank_candidates)),
+            )
         return long, user, rerank
 
     def _begun(self, batch: TrainingBatch) -> Carried | None:
