@@ -31,7 +31,7 @@ class Epoch:
 
     Args:
         number: 0 is the first.
-        long, user, rerank: mean losses.
+        long, user: mean losses.
         validation: NDCG@10 of the retriever.
         validation_users: that it is the mean of.
         seconds: of training alone.
@@ -40,7 +40,6 @@ class Epoch:
     number: int
     long: float
     user: float
-    rerank: float
     validation: float
     seconds: float
     events_per_s: float
@@ -55,7 +54,6 @@ class Sums:
     events: int = 0
     long: float = 0.0
     user: float = 0.0
-    rerank: float = 0.0
     seconds: float = 0.0
 
 

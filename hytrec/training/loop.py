@@ -17,12 +17,14 @@ from hytrec.data.sampling import sampled_histories, training_users
 from hytrec.data.split import Evaluation, Part, evaluation, training
 from hytrec.data.vocabulary import Vocabulary
 from hytrec.errors import DataError
-from hytrec.evaluation.evaluate import evaluate, weigh_reranker
+from hytrec.evaluation.evaluate import ranked
 from hytrec.evaluation.fit_neighbors import fit_neighbors
 from hytrec.evaluation.half_life import memory_half_lives
+from hytrec.evaluation.metrics import RankingMetrics
 from hytrec.modeling.model import HyTRec, build_model
 from hytrec.run_folder import save_run, write_json, write_text
 from hytrec.training.checkpoint import Epoch, Progress, Resumable
+from hytrec.training.correction import fit_correction
 from hytrec.training.devices import chosen_device, chosen_precision, device_name
 from hytrec.training.journal import JOURNAL_FILE, Journal
 from hytrec.training.options import TrainingOptions
@@ -43,12 +45,14 @@ class Trained:
     Args:
         model: on the CPU.
         metrics: validation and test metrics of retriever and retrieve-then-rerank.
+        ranks: the ranks behind them, users in the order `hytrec.evaluation.evaluate.by_length`.
         half_lives: of every layer and head, in events.
     """
 
     model: HyTRec
     epochs: list[Epoch]
     metrics: dict[str, Any]
+    ranks: dict[str, dict[str, RankingMetrics]]
     half_lives: list[list[float]]
 
 
@@ -173,11 +177,12 @@ def _conclude(
     start: Start,
     place: Mapping[str, str],
 ) -> Trained:
-    """Fit and weigh the reranker on the validation part, measure, and write the run folder."""
+    """Fit the reranker on the validation part, measure, and write the run folder."""
     output, options, progress = session.resumable.file.parent, session.options, session.progress
     scales = fit_neighbors(model, parts[Part.VALIDATION])
-    weight = weigh_reranker(model, session.validation)
-    metrics = {part.value: evaluate(model, parts[part], progress=lambda _: session.stop_if_asked()) for part in Part}
+    fitted = fit_correction(model, parts[Part.VALIDATION], candidates=options.rerank_candidates, seed=options.seed)
+    ranks = {part.value: ranked(model, parts[part], progress=lambda _: session.stop_if_asked()) for part in Part}
+    metrics = {part: {name: own.result() for name, own in found.items()} for part, found in ranks.items()}
     samples = sampled_histories(histories)
     half_lives = memory_half_lives(model, samples)
     training_record = {
@@ -190,9 +195,9 @@ def _conclude(
         "minutes": round(progress.seconds / 60, 2),
         "start": asdict(start),
         "neighbors": None if scales is None else asdict(scales),
-        "rerank_weight": weight,
+        "reranker": asdict(fitted),
     }
     write_json(output / METRICS_FILE, {**metrics, "epochs": [asdict(epoch) for epoch in progress.epochs]})
     write_json(output / MEMORY_FILE, {"half_life_events": half_lives})
     save_run(output, config=config, training=training_record, model=model, vocabulary=vocabulary, samples=samples)
-    return Trained(model=model.cpu(), epochs=progress.epochs, metrics=metrics, half_lives=half_lives)
+    return Trained(model=model.cpu(), epochs=progress.epochs, metrics=metrics, ranks=ranks, half_lives=half_lives)

@@ -23,7 +23,7 @@ from hytrec.modeling.delta_rule import chunked
 from hytrec.modeling.model import HyTRec, UserFeatures, build_model
 from hytrec.run_folder import load_run
 from hytrec.training.loop import Epoch, Silent, Trained, train
-from hytrec.training.losses import encode_batch, read_positions, rerank_loss
+from hytrec.training.losses import encode_batch, read_positions
 from hytrec.training.options import TrainingOptions
 from hytrec.training.trainer import StepLoss, Trainer
 
@@ -83,26 +83,6 @@ def test_the_training_path_is_the_exported_path(model: HyTRec, log: Histories, o
                 torch.testing.assert_close(memory, exported.memory[0], atol=1e-5, rtol=0)
                 compared += 1
     assert compared > 60
-
-
-def test_the_item_table_can_be_trained_after_the_rerank_loss_even_if_it_failed(
-    model: HyTRec, log: Histories, options: TrainingOptions, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    model.requires_grad_(True)
-    batch = next(batches(log, options))
-    encoded = encode_batch(model, batch)
-    rerank_loss(model, batch, encoded, candidates=5, positions=8).backward()
-    assert model.item_table.weight.grad is None  # a constant to the reranker
-    assert model.item_table.weight.requires_grad
-
-    def failing(*_: object) -> None:
-        assert not model.item_table.weight.requires_grad
-        raise KilledError
-
-    monkeypatch.setattr(model, "correct", failing)
-    with pytest.raises(KilledError):
-        rerank_loss(model, batch, encoded, candidates=5, positions=8)
-    assert model.item_table.weight.requires_grad
 
 
 def test_a_resumed_training_equals_an_uninterrupted_one(
@@ -312,7 +292,7 @@ def test_a_diverged_loss_is_told(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    nan = StepLoss(long=float("nan"), user=1.0, rerank=1.0, events=5, users=1)
+    nan = StepLoss(long=float("nan"), user=1.0, events=5, users=1)
     monkeypatch.setattr(Trainer, "epoch", lambda *_, **__: iter([nan]))
     with pytest.raises(TrainingError, match=r"the loss is nan in epoch 0; lower --learning-rate \(it is 0.01\)"):
         train(log, vocabulary, output=tmp_path, config=config, options=options)
