@@ -12,7 +12,7 @@ it, and its gain is measured by leaving it out. The correction that is kept is f
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -24,10 +24,10 @@ from hytrec.evaluation.evaluate import GROUP, batches_by_length, read_histories_
 from hytrec.evaluation.fit_neighbors import list_gains
 from hytrec.modeling.model import HyTRec, Readout
 from hytrec.modeling.reranker import Reranker, RerankerPart
+from hytrec.modeling.reranker_gains import CORRECTION, FittedReranker, Gain
 
-__all__ = ["CORRECTION", "Fitted", "Gain", "fit_correction"]
+__all__ = ["fit_correction"]
 
-CORRECTION = "correction"
 FOLDS = 2
 EPOCHS = 3
 WEIGHTS = (0.0, 0.25, 0.5, 1.0)
@@ -37,33 +37,6 @@ _RATE = 1e-3
 _WEIGHT_DECAY = 0.1
 _LEFT_OUT = 0.15
 """Share of the steps that a part is left out of."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Gain:
-    """What NDCG@10 loses without a part, and the standard error over users."""
-
-    gain: float
-    error: float
-
-
-@dataclass(frozen=True, kw_only=True)
-class Fitted:
-    """What was chosen, and what it brings to users that it was not fitted on.
-
-    Args:
-        users: of the validation part; those whose target was retrieved are learned from.
-        epochs: 0 where nothing is better than the best correction.
-        weight: of the correction.
-        ndcg: NDCG@10 by cross-fitting.
-        gains: by part (`hytrec.modeling.reranker.RerankerPart`), and of the whole correction as "correction".
-    """
-
-    users: int
-    epochs: int
-    weight: float
-    ndcg: float
-    gains: Mapping[str, Gain]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -88,7 +61,7 @@ class _Lists:
         return list_gains(scores, self.targets).double()
 
 
-def fit_correction(model: HyTRec, validation: Evaluation, *, candidates: int, seed: int) -> Fitted:
+def fit_correction(model: HyTRec, validation: Evaluation, *, candidates: int, seed: int) -> FittedReranker:
     """Fit the correction and set it in the model. Its neighbors are fitted before.
 
     Args:
@@ -129,7 +102,7 @@ def fit_correction(model: HyTRec, validation: Evaluation, *, candidates: int, se
         model.reranker.load_state_dict(kept.state_dict())
     model.reranker.weigh(weight)
     ndcg = float(best.sum()) / max(1, lists.users)
-    return Fitted(users=lists.users, epochs=epochs, weight=weight, ndcg=ndcg, gains=gains)
+    return FittedReranker(users=lists.users, epochs=epochs, weight=weight, ndcg=ndcg, gains=gains)
 
 
 def _gain(whole: Tensor, without: Tensor, users: int) -> Gain:

@@ -40,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run everything; the exit status."""
     options = _parser().parse_args(arguments)
     start = time.monotonic()
-    planned = list(jobs(LOGS, seeds=options.seeds, ablation_seeds=options.ablation_seeds))
+    planned = list(jobs(LOGS, seeds=options.seeds, branch_seeds=options.branch_seeds))
     spawned = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(options.workers, mp_context=spawned) as pool:
         baselines = pool.map(partial(measure_baselines, data=options.data, runs=options.runs), LOGS)
@@ -96,8 +96,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--output", type=Path, default=ROOT / "reports", help="folder of the report")
     parser.add_argument("--runs", type=Path, default=ROOT / "runs" / "quality", help="folder of the run folders")
     parser.add_argument("--workers", type=int, default=2, help="processes side by side")
-    parser.add_argument("--seeds", type=int, default=3, help="trainings of the whole model on every log")
-    parser.add_argument("--ablation-seeds", type=int, default=3, help="trainings of every ablation on every log")
+    parser.add_argument("--seeds", type=int, default=3, help="trainings of the whole model, and of it without encoder")
+    parser.add_argument("--branch-seeds", type=int, default=3, help="trainings of each branch alone")
     parser.add_argument("--epochs", type=int, help="instead of the preset's, to try the machinery")
     return parser
 

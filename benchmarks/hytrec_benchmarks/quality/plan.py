@@ -54,11 +54,11 @@ class Job:
         return f"{self.log.key}-{self.branches}-{self.seed}"
 
 
-def jobs(logs: Sequence[QualityLog], *, seeds: int, ablation_seeds: int) -> Iterator[Job]:
-    """Every training, seed by seed, so that a run that is cut short has whole seeds."""
-    for seed in range(seeds):
-        for branches in VARIANTS:
-            if branches is Branches.BOTH or seed < ablation_seeds:
+def jobs(logs: Sequence[QualityLog], *, seeds: int, branch_seeds: int) -> Iterator[Job]:
+    """Every training: first the whole model and the one without encoder, seed by seed, then each branch alone."""
+    for variants, count in (((Branches.BOTH, Branches.NONE), seeds), ((Branches.LONG, Branches.SHORT), branch_seeds)):
+        for seed in range(count):
+            for branches in variants:
                 yield from (Job(log=log, branches=branches, seed=seed) for log in logs)
 
 
@@ -71,7 +71,7 @@ def model_config(job: Job, *, items: int, behaviors: int) -> ModelConfig:
         tadn_layers=3,
         softmax_layers=1,
         window=32,
-        dropout=0.3,
+        dropout=0.4,
         branches=job.branches,
     )
 
@@ -80,11 +80,13 @@ def training_options(job: Job, *, epochs: int | None = None) -> TrainingOptions:
     """The preset's training."""
     return TrainingOptions(
         seed=job.seed,
-        epochs=epochs or 6,
-        patience=3,
+        epochs=epochs or 5,
+        patience=2,
         max_history=150,
+        batch_events=1024,
         positions=8,
         learning_rate=4e-3,
+        average_decay=0.99,
         device="cpu",
     )
 

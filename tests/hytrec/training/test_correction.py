@@ -12,8 +12,9 @@ from hytrec.data.split import Evaluation, Part, evaluation
 from hytrec.evaluation.evaluate import RERANKER, RETRIEVER, evaluate
 from hytrec.modeling.model import HyTRec, build_model
 from hytrec.modeling.reranker import Reranker, RerankerPart
+from hytrec.modeling.reranker_gains import CORRECTION, Gain
 from hytrec.training import correction
-from hytrec.training.correction import CORRECTION, Gain, fit_correction
+from hytrec.training.correction import fit_correction
 
 
 @pytest.fixture
