@@ -175,13 +175,13 @@ def _served(model: HyTRec, validation: Evaluation) -> _Lists:
                 for some in torch.arange(hit.numel()).split(GROUP):
                     near[some] = model.neighbors(rows[some], readout.recent_items[some])
             parts.append((is_target[hit].to(torch.int64).argmax(1), rows, scores, near, readout))
-    targets, rows, retrieved, near, readouts = zip(*parts, strict=True)
+    targets, listed, retrieved, nearness, readouts = zip(*parts, strict=True)
     stacked = {name: torch.cat([getattr(own, name) for own in readouts]) for name in vars(readouts[0])}
     return _Lists(
         users=len(validation),
         targets=torch.cat(targets),
-        rows=torch.cat(rows),
+        rows=torch.cat(listed),
         retrieved=torch.cat(retrieved),
-        near=torch.cat(near),
+        near=torch.cat(nearness),
         readout=Readout(**stacked),
     )

@@ -90,18 +90,21 @@ def _fits(known: Histories, validation: Evaluation, items: int) -> dict[str, Fit
 def _tuned(grid: list[Any], fit: Fit, test: Evaluation, *, seeds: int) -> dict[str, Any]:
     """Try the grid with seed 0, and measure the best settings with every seed."""
     start = time.monotonic()
-    tried, models = [], []
+    models, gains = [], []
     for settings in grid:
         model, gain = fit(settings, 0)
-        tried.append({"settings": asdict(settings), "validation_ndcg@10": gain})
         models.append(model)
+        gains.append(gain)
         say(f"{settings}: {gain:.4f}")
-    best = max(range(len(grid)), key=lambda place: tried[place]["validation_ndcg@10"])
+    best = gains.index(max(gains))
     chosen = [models[best], *(fit(grid[best], seed)[0] for seed in range(1, seeds))]
     return {
         "settings": asdict(grid[best]),
         "test": [rank(model, test).result() for model in chosen],
-        "tried": tried,
+        "tried": [
+            {"settings": asdict(settings), "validation_ndcg@10": gain}
+            for settings, gain in zip(grid, gains, strict=True)
+        ],
         "minutes": round((time.monotonic() - start) / 60, 1),
     }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from itertools import product
 from typing import Any
@@ -87,8 +88,9 @@ def fit_als(histories: Histories, settings: AlsSettings, *, items: int, seed: in
         MissingPackageError: implicit is not installed.
     """
     als = require("implicit.cpu.als", extra="bench").AlternatingLeastSquares
-    model = als(**asdict(settings), num_threads=1, random_state=seed)
-    model.fit(_binary([history.item_rows for history in histories], items), show_progress=False)
+    with _one_blas_thread():
+        model = als(**asdict(settings), num_threads=1, random_state=seed)
+        model.fit(_binary([history.item_rows for history in histories], items), show_progress=False)
     return Factors(model, fold_in=True)
 
 
@@ -102,6 +104,11 @@ def fit_bpr(histories: Histories, settings: BprSettings, *, items: int, seed: in
     model = bpr(**asdict(settings), num_threads=1, random_state=seed)
     model.fit(_binary([history.item_rows for history in histories], items), show_progress=False)
     return Factors(model, fold_in=False)
+
+
+def _one_blas_thread() -> AbstractContextManager[object]:
+    """Implicit asks for it: its own threads and those of BLAS would hinder each other."""
+    return require("threadpoolctl", extra="bench").threadpool_limits(1, "blas")  # type: ignore[no-any-return]
 
 
 def _binary(past: list[Int64Array], items: int) -> sparse.csr_matrix:

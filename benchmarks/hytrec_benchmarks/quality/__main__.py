@@ -19,6 +19,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from hytrec.config import Branches
 from hytrec.data.histories import read_histories
 from hytrec.data.split import Part, evaluation, training
@@ -42,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     start = time.monotonic()
     planned = list(jobs(LOGS, seeds=options.seeds, branch_seeds=options.branch_seeds))
     spawned = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(options.workers, mp_context=spawned) as pool:
+    with ProcessPoolExecutor(options.workers, spawned, torch.set_num_threads, (1,)) as pool:
         baselines = pool.map(partial(measure_baselines, data=options.data, runs=options.runs), LOGS)
         training_of = partial(measure_job, data=options.data, runs=options.runs, epochs=options.epochs)
         measured = {}

@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from hytrec.data.histories import read_histories
 from hytrec.data.split import Part, evaluation, training
 from hytrec.evaluation import baselines
@@ -40,7 +38,7 @@ class Measured:
 
 
 def measure_job(job: Job, *, data: Path, runs: Path, epochs: int | None = None) -> Measured:
-    """Train with one torch thread, or load what an earlier call has measured.
+    """Train, or load what an earlier call has measured.
 
     Args:
         data: folder of the event logs.
@@ -51,7 +49,6 @@ def measure_job(job: Job, *, data: Path, runs: Path, epochs: int | None = None) 
     if (folder / _NOTES_FILE).exists():
         return _loaded(folder)
     start = time.monotonic()
-    torch.set_num_threads(1)
     histories, vocabulary = read_histories(log_path(data, job.log))
     items = len(vocabulary.item_keys)
     trained = train(
