@@ -14,7 +14,7 @@ import typer
 from hytrec.command_options import expand_options
 from hytrec.config import ModelConfig
 from hytrec.data.logs.options import LogOptions
-from hytrec.data.split import Part, Repeats
+from hytrec.data.split import Part, Repeats, Split
 from hytrec.errors import ConfigError, RunError
 from hytrec.option_file import OPTION_FILE, read_options
 from hytrec.program import AsJson, program, run_program
@@ -86,6 +86,9 @@ def train(
     ] = None,
     log_options: LogOptions,
     repeats: RepeatsOption = None,
+    split: Annotated[
+        Split, typer.Option(help="What is held out: every user's last two events, or all events after a time.")
+    ] = Split.LAST,
     sizes: Annotated[dict[str, Any], ModelConfig],
     options: TrainingOptions,
     threads: Threads = 0,
@@ -101,6 +104,7 @@ def train(
         output,
         log_options=log_options,
         repeats=repeats,
+        split=split,
         sizes=sizes,
         options=options,
         resume=resume is not None,
@@ -119,6 +123,7 @@ def evaluate(
     baselines: Annotated[bool, typer.Option(help="Evaluate most-popular, item-kNN and proximity kNN, too.")] = True,
     log_options: LogOptions,
     repeats: RepeatsOption = None,
+    split: Annotated[Split | None, typer.Option(help="What was held out; by default as in the training.")] = None,
     threads: Threads = 0,
     as_json: AsJson = False,
 ) -> None:
@@ -131,6 +136,7 @@ def evaluate(
         log_options=log_options,
         part=part,
         repeats=repeats,
+        split=split,
         baselines=baselines,
         threads=threads,
     )

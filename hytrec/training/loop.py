@@ -14,7 +14,7 @@ from hytrec.config import ModelConfig
 from hytrec.data.histories import Histories
 from hytrec.data.proximity import neighbor_table, proximity
 from hytrec.data.sampling import sampled_histories, training_users
-from hytrec.data.split import Evaluation, Part, evaluation, training
+from hytrec.data.split import Evaluation, Part, Repeats, Split, evaluation, training
 from hytrec.data.vocabulary import Vocabulary
 from hytrec.errors import DataError
 from hytrec.evaluation.evaluate import ranked
@@ -69,18 +69,20 @@ def train(
     observer: Observer | None = None,
     source: dict[str, Any] | None = None,
     allow_repeats: bool = False,
+    split: Split = Split.LAST,
     documents: Mapping[str, str] | None = None,
     stop: Callable[[], int | None] = lambda: None,
 ) -> Trained:
     """Train, choose the best epoch by NDCG@10 on the validation part, and write the run folder.
 
     Args:
-        histories: the whole log; the last two events of a history are held out (`hytrec.data.split`).
+        histories: the whole log; of which some is held out (`hytrec.data.split`).
         output: the run folder.
         resume: from the checkpoint in `output`, if there is one; the weights are then those of an uninterrupted
             training (on the CPU bit by bit).
         source: where the log came from, JSON-able; kept in the run's config for `hytrec evaluate`.
         allow_repeats: whether items that a user had before are ranked in validation and test; kept in the run's config.
+        split: how the log is cut; kept in the run's config.
         documents: texts by file name, written to `output` before the first step.
         stop: number of the signal that asked for a stop, asked after every step and in validations.
 
@@ -93,11 +95,14 @@ def train(
     options, observer = options or TrainingOptions(), observer or Silent()
     device = chosen_device(options.device)
     precision = chosen_precision(options, device)
-    known = training(histories)
-    parts = {part: evaluation(histories, part, items=config.items, allow_repeats=allow_repeats) for part in Part}
+    known = training(histories, split)
+    parts = {
+        part: evaluation(histories, part, items=config.items, allow_repeats=allow_repeats, split=split) for part in Part
+    }
     validation = parts[Part.VALIDATION]
-    _check_enough(histories, training_users(known).size, parts)
-    resumable = Resumable.of(output, config=config, options=options, vocabulary=vocabulary, allow_repeats=allow_repeats)
+    _check_enough(histories, training_users(known).size, parts, split)
+    protocol = {"--repeats": Repeats.of(allowed=allow_repeats).value, "--split": split.value}
+    resumable = Resumable.of(output, config=config, options=options, vocabulary=vocabulary, protocol=protocol)
     fresh = None if resume else resumable.start()
     torch.manual_seed(options.seed)
     sample = validation.thinned(options.validation_users)
@@ -136,8 +141,14 @@ def _with_neighbors(config: ModelConfig, weights: Mapping[str, torch.Tensor], ne
     return model.eval().requires_grad_(False)
 
 
-def _check_enough(histories: Histories, trainable: int, parts: Mapping[Part, Evaluation]) -> None:
+def _check_enough(histories: Histories, trainable: int, parts: Mapping[Part, Evaluation], split: Split) -> None:
     """Raises: DataError: nobody can be trained on, or predicted in one of the parts."""
+    short = [part.value for part, found in parts.items() if not len(found)]
+    if split is Split.TIME and (short or not trainable):
+        raise DataError(
+            f"none of {len(histories)} users is left for the {(*short, 'training')[0]}: by time, users need events "
+            "before the cut and after it; give --split last, or a log in which users come back"
+        )
     if not trainable:
         raise DataError(
             f"none of {len(histories)} users can be trained on: the longest history has "
@@ -193,6 +204,7 @@ def _conclude(
     training_record = {
         "source": source,
         "allow_repeats": parts[Part.TEST].allow_repeats,
+        "split": session.resumable.identity["--split"],
         "options": options.to_dict(),
         **place,
         "best_epoch": progress.best_epoch,

@@ -41,7 +41,7 @@ def _draw_accuracy(axes: Any, log: Mapping[str, Any]) -> None:
     theirs = {model: row["ndcg@10"] for model, row in log["baselines"].items()}
     names = [*ours, *theirs][::-1]
     means = [*(own["mean"] for own in ours.values()), *theirs.values()][::-1]
-    errors = [*(own["standard_error"] for own in ours.values()), *(0.0 for _ in theirs)][::-1]
+    errors = [*(own.get("standard_error", 0.0) for own in ours.values()), *(0.0 for _ in theirs)][::-1]
     colors = ["tab:blue" if name in ours else "tab:gray" for name in names]
     axes.barh(names, means, xerr=errors, color=colors)
     axes.set_xlabel("NDCG@10")
@@ -49,7 +49,7 @@ def _draw_accuracy(axes: Any, log: Mapping[str, Any]) -> None:
 
 def _draw_lifts(axes: Any, grouping: str, groups: list[Mapping[str, Any]], baseline: str) -> None:
     """Ratio of NDCG@10 in every group, with two standard errors."""
-    shown = [group for group in groups if group["theirs"] > 0]
+    shown = [group for group in groups if group["lift"]]
     places = range(len(shown))
     values = [group["lift"]["value"] for group in shown]
     axes.errorbar(places, values, yerr=[2 * group["lift"]["error"] for group in shown], fmt="o", capsize=3)

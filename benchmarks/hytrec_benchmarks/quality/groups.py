@@ -67,7 +67,7 @@ class Group:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
-        return vars(self) | {"lift": self.lift._asdict()}
+        return vars(self) | {"lift": self.lift._asdict() if self.theirs else None}
 
 
 def group_lifts(test: Evaluation, known: Histories, ours: FloatArray, theirs: FloatArray) -> dict[str, list[Group]]:

@@ -12,6 +12,7 @@ from hytrec.data.histories import read_histories
 from hytrec.data.split import Part, evaluation, training
 from hytrec.evaluation import baselines
 from hytrec.evaluation.evaluate import by_length
+from hytrec.evaluation.tuned_baselines import tuned_baselines
 from hytrec.run_folder import write_json
 from hytrec.training.loop import train
 from hytrec_benchmarks.quality.plan import Job, QualityLog, log_path, model_config, training_options
@@ -82,7 +83,7 @@ def measure_baselines(log: QualityLog, *, data: Path, runs: Path) -> Measured:
     histories, vocabulary = read_histories(log_path(data, log))
     items = len(vocabulary.item_keys)
     validation, test = (evaluation(histories, part, items=items) for part in (Part.VALIDATION, Part.TEST))
-    tuned = baselines.tuned_baselines(training(histories), validation, items=items)
+    tuned = tuned_baselines(training(histories), validation, items=items)
     ranks = {name: UserRanks.of(baselines.ranked(own, test, ks=KS)) for name, own in tuned.items()}
     settings = {
         name: {option: getattr(own, option) for option in _SETTINGS if hasattr(own, option)}

@@ -62,10 +62,8 @@ def _lift_tables(log: Mapping[str, Any]) -> Iterator[str]:
         yield "|---" * 6 + "|"
         for group in groups:
             lift = group["lift"]
-            yield (
-                f"| {group['name']} | {group['users']:,} | {group['ours']:.4f} | {group['theirs']:.4f} | "
-                f"{lift['value']:.2f} | {lift['error']:.2f} |"
-            )
+            ratio = f"{lift['value']:.2f} | {lift['error']:.2f}" if lift else "- | -"
+            yield f"| {group['name']} | {group['users']:,} | {group['ours']:.4f} | {group['theirs']:.4f} | {ratio} |"
         yield ""
 
 
@@ -73,5 +71,6 @@ def _cell(value: Mapping[str, float] | float | None) -> str:
     if value is None:
         return "-"
     if isinstance(value, Mapping):
-        return f"{value['mean']:.4f} ± {value['standard_error']:.4f}"
+        error = f" ± {value['standard_error']:.4f}" if "standard_error" in value else ""
+        return f"{value['mean']:.4f}{error}"
     return f"{value:.4f}"

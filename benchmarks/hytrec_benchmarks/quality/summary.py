@@ -105,6 +105,8 @@ def figures_of(key: str, summary: Mapping[str, Any]) -> dict[str, float]:
 
 
 def _mean_and_error(values: Sequence[float]) -> dict[str, float]:
-    """Over seeds; the error of a single one is 0."""
-    error = statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else 0.0
-    return {"mean": statistics.mean(values), "standard_error": error}
+    """Over seeds; a single one has no error."""
+    result = {"mean": statistics.mean(values)}
+    if len(values) > 1:
+        result["standard_error"] = statistics.stdev(values) / math.sqrt(len(values))
+    return result

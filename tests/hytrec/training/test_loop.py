@@ -15,7 +15,7 @@ from hytrec.config import ModelConfig
 from hytrec.data.histories import Histories
 from hytrec.data.proximity import neighbor_table, proximity
 from hytrec.data.sampling import TrainingBatch, training_batches
-from hytrec.data.split import Part, training
+from hytrec.data.split import Part, Split, evaluation, training
 from hytrec.data.vocabulary import Vocabulary
 from hytrec.errors import DataError, RunError, TrainingError
 from hytrec.evaluation.evaluate import padded
@@ -349,3 +349,35 @@ def test_every_metric_says_how_many_users_it_stands_on(
 
 def test_the_padded_batch_of_no_events_has_one_step() -> None:
     assert padded([]).times.shape == (0, 1)
+
+
+def test_a_log_that_is_cut_by_time_is_learned_from_its_first_part(
+    log: Histories, vocabulary: Vocabulary, config: ModelConfig, options: TrainingOptions, tmp_path: Path
+) -> None:
+    short = replace(options, epochs=1)
+    trained = train(log, vocabulary, output=tmp_path / "run", config=config, options=short, split=Split.TIME)
+    expected = {part.value: len(evaluation(log, part, items=config.items, split=Split.TIME)) for part in Part}
+    assert {part: found["retriever"]["users"] for part, found in trained.metrics.items()} == expected
+    run = load_run(tmp_path / "run")
+    assert run.training["split"] == "time"
+    near = proximity(training(log, Split.TIME), items=config.items, keep=config.items)
+    assert run.model.neighbors is not None
+    np.testing.assert_array_equal(run.model.neighbors.ids, neighbor_table(near, config.items)[0])
+    with pytest.raises(RunError, match="was made with another --split; resume with the same"):
+        train(log, vocabulary, output=tmp_path / "run", config=config, options=short, resume=True)
+
+
+def test_users_who_never_come_back_cannot_be_cut_by_time(
+    vocabulary: Vocabulary, config: ModelConfig, tmp_path: Path
+) -> None:
+    rows = np.arange(40) + 1
+    strangers = Histories(
+        user_keys=np.arange(10),
+        offsets=np.arange(11) * 4,
+        item_rows=rows,
+        behavior_rows=rows * 0,
+        times=np.arange(40) + 9,
+    )
+    message = r"none of 10 users is left for the validation: by time, .*; give --split last"
+    with pytest.raises(DataError, match=message):
+        train(strangers, vocabulary, output=tmp_path, config=config, split=Split.TIME)
