@@ -7,7 +7,7 @@ WORKERS ?= 3
 
 PERF_ANALYZER := .perf_analyzer/perf_analyzer
 
-.PHONY: demo test test-long unit lint style types format measure peers quality perf-analyzer clean
+.PHONY: demo test test-long unit lint style types format measure peers quality baselines perf-analyzer clean
 
 demo: .venv/ready
 	$(BIN)/python examples/demo.py
@@ -47,6 +47,11 @@ peers: .venv/ready perf-analyzer
 
 quality: .venv/ready
 	$(BIN)/python -m hytrec_benchmarks.quality
+
+# Hours; what it finds is committed.
+baselines: .venv/ready
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[bench]'
+	$(BIN)/python -m hytrec_benchmarks.baselines
 
 perf-analyzer: $(PERF_ANALYZER)
 

@@ -48,7 +48,6 @@ TRAINING = [
     "--max-history=150",
     "--batch-events=2048",
     "--learning-rate=0.005",
-    "--rerank-candidates=32",
 ]
 GRPC_URL = "127.0.0.1:8001"
 READY_TIMEOUT_S = 120

@@ -14,7 +14,7 @@ import typer
 from hytrec.command_options import expand_options
 from hytrec.config import ModelConfig
 from hytrec.data.logs.options import LogOptions
-from hytrec.data.split import Part, Repeats
+from hytrec.data.split import Part, Repeats, Split
 from hytrec.errors import ConfigError, RunError
 from hytrec.event_log import read_events
 from hytrec.option_file import OPTION_FILE, read_options
@@ -87,6 +87,9 @@ def train(
     ] = None,
     log_options: LogOptions,
     repeats: RepeatsOption = None,
+    split: Annotated[
+        Split, typer.Option(help="What is held out: every user's last two events, or all events after a time.")
+    ] = Split.LAST,
     sizes: Annotated[dict[str, Any], ModelConfig],
     options: TrainingOptions,
     threads: Threads = 0,
@@ -106,6 +109,7 @@ def train(
         log,
         output,
         repeats=repeats,
+        split=split,
         sizes=sizes,
         options=options,
         resume=resume is not None,
@@ -125,6 +129,7 @@ def evaluate(
     log_options: LogOptions,
     repeats: RepeatsOption = None,
     device: Annotated[str, typer.Option(help="Where to evaluate: auto, cpu, cuda or cuda:1.")] = "auto",
+    split: Annotated[Split | None, typer.Option(help="What was held out; by default as in the training.")] = None,
     threads: Threads = 0,
     as_json: AsJson = False,
 ) -> None:
@@ -138,6 +143,7 @@ def evaluate(
         log_options=log_options,
         part=part,
         repeats=repeats,
+        split=split,
         baselines=baselines,
         device=device,
         threads=threads,

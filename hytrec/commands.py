@@ -13,12 +13,12 @@ from rich.console import Console
 
 from hytrec.config import ModelConfig
 from hytrec.data.logs.options import LogOptions
-from hytrec.data.split import Part, Repeats, evaluation
+from hytrec.data.split import Part, Repeats, Split, evaluation
 from hytrec.documents import document_from
 from hytrec.errors import ConfigError, RunError
-from hytrec.evaluation.baselines import measure_baselines
 from hytrec.evaluation.evaluate import RETRIEVER, evaluate
 from hytrec.evaluation.tables import half_life_lines, metric_lines
+from hytrec.evaluation.tuned_baselines import measure_baselines
 from hytrec.event_log import EventLog, read_events, suggested_repeats
 from hytrec.option_file import OPTION_FILE, option_text
 from hytrec.progress_bar import progress_bar
@@ -47,6 +47,7 @@ def train_run(
     output: Path,
     *,
     repeats: Repeats | None,
+    split: Split,
     sizes: Mapping[str, Any],
     options: TrainingOptions,
     resume: bool,
@@ -56,6 +57,7 @@ def train_run(
 
     Args:
         repeats: None: as the log suggests.
+        split: how the log is cut.
         sizes: named arguments of `ModelConfig`, except those that follow from the log.
         threads: torch's; 0 is its default.
     """
@@ -70,6 +72,7 @@ def train_run(
         "events": paths,
         **log.options.to_dict(),
         "repeats": Repeats.of(allowed=allow_repeats).value,
+        "split": split.value,
         **sizes,
         **options.to_dict(),
         "threads": threads,
@@ -89,6 +92,7 @@ def train_run(
             observer=bar,
             source=asdict(_Source(events=paths, options=log.options)),
             allow_repeats=allow_repeats,
+            split=split,
             documents=documents,
             stop=lambda: signals.received,
         )
@@ -98,6 +102,7 @@ def train_run(
         "device": device_name(device),
         "precision": precision.value,
         "repeats": Repeats.of(allowed=allow_repeats).value,
+        "split": split.value,
         "metrics": trained.metrics,
         "half_life_events": trained.half_lives,
     }
@@ -114,6 +119,7 @@ def evaluate_run(
     log_options: LogOptions,
     part: Part,
     repeats: Repeats | None,
+    split: Split | None,
     baselines: bool,
     device: str,
     threads: int,
@@ -125,7 +131,7 @@ def evaluate_run(
         events: files, folders and patterns; none: the log that the run was trained on, read as then.
         log_options: what is said about them.
         part: which event of each history is predicted.
-        repeats: None: as in the run's training.
+        repeats, split: None: as in the run's training.
         baselines: whether to measure them.
         device: "auto", "cpu", "cuda" or "cuda:n".
         threads: torch's; 0 is its default.
@@ -142,11 +148,18 @@ def evaluate_run(
         events, log_options = [Path(path) for path in source.events], source.options
     log = read_events(events, log_options, vocabulary=run.vocabulary)
     allow_repeats = run.training.get("allow_repeats", False) if repeats is None else repeats is Repeats.ALLOW
-    chosen = evaluation(log.histories, part, items=run.config.items, allow_repeats=allow_repeats)
+    split = split or Split(run.training.get("split", Split.LAST))
+    chosen = evaluation(log.histories, part, items=run.config.items, allow_repeats=allow_repeats, split=split)
     with progress_bar("evaluating", len(chosen)) as advance:
         measured = evaluate(run.model.to(place), chosen, progress=advance)
     if baselines and part is Part.TEST:
-        measured |= measure_baselines(log.histories, items=run.config.items, allow_repeats=allow_repeats)
+        measured |= measure_baselines(log.histories, items=run.config.items, allow_repeats=allow_repeats, split=split)
+    told = {
+        "part": part.value,
+        "device": device_name(place),
+        "split": split.value,
+        "repeats": Repeats.of(allowed=allow_repeats).value,
+    }
     counts = {
         "users": len(chosen),
         "short_users": chosen.short_users,
@@ -154,16 +167,9 @@ def evaluate_run(
     }
     lines = metric_lines(measured)
     left_out = chosen.short_users + chosen.unanswerable_users
-    protocol = Repeats.of(allowed=allow_repeats).value
-    lines.append(f"{len(chosen)} users, {part} part, repeats: {protocol}; {left_out} could not be evaluated")
-    values = {
-        "part": part.value,
-        "device": device_name(place),
-        "repeats": protocol,
-        **counts,
-        "log": log.report.to_dict(),
-        "metrics": measured,
-    }
+    protocol = f"{part} part, split: {split}, repeats: {told['repeats']}"
+    lines.append(f"{len(chosen)} users, {protocol}; {left_out} could not be evaluated")
+    values = {**told, **counts, "log": log.report.to_dict(), "metrics": measured}
     return CommandOutput(as_json=values, as_text="\n".join(lines))
 
 

@@ -12,11 +12,12 @@ from hytrec.signature import MAX_RETRIEVED
 
 
 class Branches(StrEnum):
-    """Which memories a model reads; an ablation switches one off."""
+    """Which attention a user vector and a correction come from; window sum and neighbors are part of every model."""
 
     BOTH = "both"
     LONG = "long"
     SHORT = "short"
+    NONE = "none"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +42,7 @@ class ModelConfig:
     ffn_multiple: Annotated[int, "Feed-forward width as a multiple of D."] = 2
     dropout: Annotated[float, "Dropout in training."] = 0.2
     neighbors: Annotated[int, "K, neighbors of an item that the reranker reads; 0 for none."] = 128
-    branches: Annotated[Branches, "Memories that the model reads."] = Branches.BOTH
+    branches: Annotated[Branches, "Attention that the model reads, beside window and neighbors."] = Branches.BOTH
 
     def __post_init__(self) -> None:
         """Raises: ConfigError: a size is out of its range."""

@@ -18,7 +18,7 @@ import pytest
 from typer.main import get_command
 
 from hytrec.contract import StateStatus
-from hytrec_benchmarks.quality import markdown_page
+from hytrec_benchmarks.quality.report import markdown_page
 from hytrec_export.cli.app import app
 from hytrec_export.serving.counters import ServerCounter
 
@@ -67,13 +67,22 @@ def test_the_metrics_are_those_of_the_server() -> None:
 def test_the_quality_table_is_the_reports() -> None:
     report = json.loads((REPORTS / "quality.json").read_text())
     assert (REPORTS / "quality.md").read_text() == markdown_page(report)
-    for name, dataset in report["datasets"].items():
-        measured = dataset["models"]["retriever"]["ndcg@10"]
-        names = ("most-popular", "item-knn", "item-knn-recent")
-        baselines = [dataset["baselines"][baseline]["ndcg@10"] for baseline in names]
-        expected = [measured["mean"], measured["standard_error"], *baselines]
-        (row,) = re.findall(rf"^\| {name} (.*)$", README, re.MULTILINE)
-        assert re.findall(r"\.\d{4}", row) == [f"{value:.4f}"[1:] for value in expected]
+    for name, log in report["logs"].items():
+        rows = {**log["models"], **log["baselines"]}
+        for model, row in rows.items():
+            if (cells := re.findall(rf"^\| {model} \| (.*) \|$", quality_table(), re.MULTILINE)) == []:
+                continue
+            cell = cells[0].split(" | ")[list(report["logs"]).index(name)]
+            value = row["ndcg@10"]
+            expected = [*value.values()] if isinstance(value, dict) else [value]
+            assert re.findall(r"\.\d{4}", cell) == [f"{number:.4f}"[1:] for number in expected]
+    for model in ("HyTRec, retrieve-then-rerank", "no encoder, retrieve-then-rerank", "proximity-knn"):
+        assert f"| {model} |" in quality_table()
+
+
+def quality_table() -> str:
+    """README's table of NDCG@10, a row for every model and a column for every log."""
+    return README.split("| NDCG@10 |", 1)[1].split("\n\n", 1)[0]
 
 
 @contextmanager

@@ -72,6 +72,15 @@ class Execution(StrEnum):
     """a model for each step, as on every other target"""
 
 
+class RerankerKind(StrEnum):
+    """How much of the trained reranker is exported."""
+
+    FULL = "full"
+    """all of it"""
+    LEAN = "lean"
+    """without the parts whose gain, measured by the training, is not above two standard errors"""
+
+
 class Samples(StrEnum):
     """Histories whose golden outputs a repository stores."""
 
@@ -151,6 +160,7 @@ class BuildOptions:
     intra_op_threads: Annotated[
         int | None, f"Threads per operator, target onnxruntime on the CPU; default: {INTRA_OP_THREADS}."
     ] = None
+    reranker: Annotated[RerankerKind, "All of the reranker, or the parts with a clear gain."] = RerankerKind.FULL
     samples: Annotated[Samples, "Histories that the repository stores for `verify`: of users, or synthetic."] = (
         Samples.REAL
     )

@@ -10,6 +10,7 @@ from hytrec_export.exporters.fp16_weights import convert_to_fp16_weights
 from hytrec_export.exporters.mixed_precision import narrow_limit
 from hytrec_export.exporters.onnx_graph import export_graphs
 from hytrec_export.exporters.preflight import check_packages
+from hytrec_export.exporters.reranker_parts import trim_reranker
 from hytrec_export.exporters.tensorrt.build import build_engines, check_plan
 from hytrec_export.options import BuildOptions, Precision
 from hytrec_export.plan import BuildPlan, resolve_plan
@@ -40,6 +41,7 @@ def build(options: BuildOptions, *, progress: Progress = silent) -> Manifest:
     check_packages(plan)
     output = check_output(options.output)
     run = load_run(options.run)
+    reranker = trim_reranker(run, plan.reranker)
     settings = ServingSettings.of(run.fingerprint, run.config, run.vocabulary, plan.limits)
     check_plan(plan, settings)
     with staging_folder(output) as staging:
@@ -80,6 +82,7 @@ def build(options: BuildOptions, *, progress: Progress = silent) -> Manifest:
             parity=parity.report.to_dict(),
             quality=quality,
             engines=engines,
+            reranker=reranker,
         )
         manifest.save(repository)
         if engines is not None:

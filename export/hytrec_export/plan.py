@@ -20,6 +20,7 @@ from hytrec_export.options import (
     Execution,
     Lowering,
     Precision,
+    RerankerKind,
     Samples,
     StateKind,
     Target,
@@ -49,6 +50,7 @@ class BuildPlan:
     intra_op_threads: int
     engine: EngineOptions
     limits: Limits
+    reranker: RerankerKind
     samples: Samples
     atol: float
 
@@ -117,6 +119,7 @@ def resolve_plan(
         intra_op_threads=options.intra_op_threads or INTRA_OP_THREADS,
         engine=options.engine,
         limits=options.limits,
+        reranker=options.reranker,
         samples=options.samples,
         atol=options.atol,
     )

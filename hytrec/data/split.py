@@ -1,7 +1,11 @@
-"""Leave-last-out: a user's last event is the test, the last but one the validation, the rest the training.
+"""What is trained on, what choices are made on (the validation part) and what is reported (the test part).
 
-"Last" goes by time; at equal times the order of the source decides. A user of one or two events is training only: there
-would be nothing to learn from or to predict with. Every choice is made on the validation part.
+Leave-last-out: a user's last event is the test, the last but one the validation, the rest the training. "Last" goes by
+time; at equal times the order of the source decides. A user of one or two events is training only: there would be
+nothing to learn from or to predict with. A model then sees what others did later than the event that it predicts.
+
+By time: the events before 80% of the log's events are the training, of all users; predicted is every user's first event
+from there to 90% (validation) and from 90% on (test), of users who had events before.
 """
 
 from __future__ import annotations
@@ -14,7 +18,7 @@ import numpy as np
 
 from hytrec.data.histories import Histories, History, Int64Array, padded_rows
 
-__all__ = ["Evaluation", "EvaluationBatch", "Part", "Repeats", "evaluation", "training"]
+__all__ = ["Evaluation", "EvaluationBatch", "Part", "Repeats", "Split", "evaluation", "training"]
 
 _MIN_EVENTS = 3
 _REPEATING = 0.1
@@ -38,6 +42,13 @@ class Repeats(StrEnum):
         return cls.of(allowed=share >= _REPEATING)
 
 
+class Split(StrEnum):
+    """How a log is cut into training, validation and test."""
+
+    LAST = "last"
+    TIME = "time"
+
+
 class Part(StrEnum):
     """Which event is predicted."""
 
@@ -48,6 +59,11 @@ class Part(StrEnum):
     def from_end(self) -> int:
         """1 for the last event of a history, 2 for the one before."""
         return 1 if self is Part.TEST else 2
+
+    @property
+    def share(self) -> float:
+        """Share of the log's events before the part, where it is cut by time."""
+        return 0.9 if self is Part.TEST else 0.8
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -76,7 +92,7 @@ class Evaluation:
         users: (n,) int64 positions in `histories`, increasing.
         events: (n,) int64 position of each user's predicted event in the flat arrays.
         allow_repeats: whether seen items may be recommended.
-        short_users: users left out because they have under three events.
+        short_users: users left out because they have under three events, or no event before the part's time or in it.
         unanswerable_users: users left out because their item is unknown, or seen before and repeats are not allowed.
     """
 
@@ -131,10 +147,13 @@ class Evaluation:
             yield self.batch(np.arange(start, min(start + size, len(self))))
 
 
-def training(histories: Histories) -> Histories:
-    """Every history without its last two events; histories of one or two events whole."""
+def training(histories: Histories, split: Split = Split.LAST) -> Histories:
+    """Every history without its last two events, those of one or two events whole; by time: events before the cut."""
     lengths = histories.lengths
-    kept = np.where(lengths < _MIN_EVENTS, lengths, lengths - 2)
+    if split is Split.TIME:
+        kept = _events_before(histories, _cut(histories, Part.VALIDATION))
+    else:
+        kept = np.where(lengths < _MIN_EVENTS, lengths, lengths - 2)
     places = np.arange(histories.times.size) - np.repeat(histories.offsets[:-1], lengths)
     chosen = places < np.repeat(kept, lengths)
     return Histories(
@@ -146,16 +165,42 @@ def training(histories: Histories) -> Histories:
     )
 
 
-def evaluation(histories: Histories, part: Part, *, items: int, allow_repeats: bool = False) -> Evaluation:
+def _cut(histories: Histories, part: Part) -> int:
+    """Unix seconds at which a part begins, if it is cut by time."""
+    return int(np.quantile(histories.times, part.share, method="lower"))
+
+
+def _events_before(histories: Histories, time: int) -> Int64Array:
+    """(U,) int64 events of every user before a time; the first of a history, as its times never decrease."""
+    users = np.repeat(np.arange(len(histories)), histories.lengths)
+    return np.bincount(users[histories.times < time], minlength=len(histories))
+
+
+def _predicted(histories: Histories, part: Part, split: Split) -> tuple[Int64Array, Int64Array]:
+    """Users who have an event to predict, and its place in the flat arrays: two of (n,) int64."""
+    if split is Split.LAST:
+        users = np.flatnonzero(histories.lengths >= _MIN_EVENTS)
+        return users, histories.offsets[users + 1] - part.from_end
+    before = _events_before(histories, _cut(histories, part))
+    end = np.iinfo(np.int64).max if part is Part.TEST else _cut(histories, Part.TEST)
+    users = np.flatnonzero((before > 0) & (before < histories.lengths))
+    events = histories.offsets[users] + before[users]
+    within = histories.times[events] < end
+    return users[within], events[within]
+
+
+def evaluation(
+    histories: Histories, part: Part, *, items: int, allow_repeats: bool = False, split: Split = Split.LAST
+) -> Evaluation:
     """The events to predict.
 
     Args:
         items: I; an item the vocabulary does not know (row I + 1) cannot be ranked: its user is left out.
         allow_repeats: False removes a user's seen items from the ranking; then a user whose predicted item was seen
             before is left out too. Both are counted.
+        split: how the log is cut.
     """
-    users = np.flatnonzero(histories.lengths >= _MIN_EVENTS)
-    events = histories.offsets[users + 1] - part.from_end
+    users, events = _predicted(histories, part, split)
     targets = histories.item_rows[events]
     answerable = targets <= items
     if not allow_repeats:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import product
-from typing import Protocol, Self, TypeVar
+from typing import Protocol, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -12,7 +11,7 @@ from scipy import sparse
 
 from hytrec.data.histories import Histories, History, Int64Array
 from hytrec.data.proximity import proximity
-from hytrec.data.split import Evaluation, Part, evaluation, training
+from hytrec.data.split import Evaluation
 from hytrec.errors import ConfigError
 from hytrec.evaluation.metrics import DEFAULT_KS, RankingMetrics
 
@@ -22,24 +21,13 @@ __all__ = [
     "MostPopular",
     "ProximityKNN",
     "measure",
-    "measure_baselines",
+    "ranked",
     "scores_of_past",
-    "tuned_item_knns",
-    "tuned_proximity_knn",
 ]
 
 Scores = npt.NDArray[np.float32]
 
-NEIGHBORS = (200, 1000)
-SHRINKAGES = (0.0, 10.0, 30.0)
-HALF_LIVES = (1.0, 2.0, 4.0)
-PROXIMITY_NEIGHBORS = (128, 1000)
-PROXIMITY_HALF_LIVES = (1.0, 2.0, 4.0, 8.0, 16.0)
-_TUNING_USERS = 4096
 _BLOCK = 1024
-
-
-_KNN = TypeVar("_KNN")
 
 
 class Baseline(Protocol):
@@ -210,80 +198,12 @@ def measure(baseline: Baseline, part: Evaluation, *, ks: Sequence[int] = DEFAULT
     Raises:
         EvaluationError: no user can be evaluated.
     """
+    return ranked(baseline, part, ks=ks).result()
+
+
+def ranked(baseline: Baseline, part: Evaluation, *, ks: Sequence[int] = DEFAULT_KS) -> RankingMetrics:
+    """Every user's rank by a baseline, users in their order."""
     metrics = RankingMetrics(ks)
     for batch in part.batches():
         metrics.add(baseline.scores(batch.histories), batch.targets, batch.seen)
-    return metrics.result()
-
-
-def tuned_item_knns(histories: Histories, validation: Evaluation, *, items: int) -> tuple[ItemKNN, ItemKNN]:
-    """The item-kNN with the best NDCG@10 on (at most 4,096 evenly spaced users of) the validation part.
-
-    Args:
-        histories: the training part.
-
-    Returns:
-        The best that counts the whole past alike, and the best with a half-life.
-
-    Raises:
-        EvaluationError: no user can be evaluated.
-    """
-    sample = validation.thinned(_TUNING_USERS)
-    plain: list[tuple[float, ItemKNN]] = []
-    recent: list[tuple[float, ItemKNN]] = []
-    for neighbors, shrinkage in product(NEIGHBORS, SHRINKAGES):
-        knn = ItemKNN(histories, items=items, neighbors=neighbors, shrinkage=shrinkage)
-        plain.append((measure(knn, sample, ks=(10,))["ndcg@10"], knn))
-        for half_life in HALF_LIVES:
-            reread = knn.with_half_life(half_life)
-            recent.append((measure(reread, sample, ks=(10,))["ndcg@10"], reread))
-    return _first_best(plain), _first_best(recent)
-
-
-def tuned_proximity_knn(histories: Histories, validation: Evaluation, *, items: int) -> ProximityKNN:
-    """The proximity kNN with the best NDCG@10 on (at most 4,096 evenly spaced users of) the validation part.
-
-    Args:
-        histories: the training part.
-
-    Raises:
-        EvaluationError: no user can be evaluated.
-    """
-    sample = validation.thinned(_TUNING_USERS)
-    tried: list[tuple[float, ProximityKNN]] = []
-    for neighbors in PROXIMITY_NEIGHBORS:
-        knn = ProximityKNN(histories, items=items, neighbors=neighbors)
-        for half_life in PROXIMITY_HALF_LIVES:
-            reread = knn.with_half_life(half_life)
-            tried.append((measure(reread, sample, ks=(10,))["ndcg@10"], reread))
-    return _first_best(tried)
-
-
-def _first_best(candidates: list[tuple[float, _KNN]]) -> _KNN:
-    return max(candidates, key=lambda candidate: candidate[0])[1]
-
-
-def measure_baselines(
-    histories: Histories, *, items: int, allow_repeats: bool = False, ks: Sequence[int] = DEFAULT_KS
-) -> dict[str, dict[str, float]]:
-    """Test metrics of "most-popular", "item-knn", "item-knn-recent" and "proximity-knn".
-
-    All but the first are tuned on the validation part.
-
-    Args:
-        histories: the whole log.
-
-    Raises:
-        EvaluationError: no user can be evaluated.
-    """
-    known = training(histories)
-    validation = evaluation(histories, Part.VALIDATION, items=items, allow_repeats=allow_repeats)
-    test = evaluation(histories, Part.TEST, items=items, allow_repeats=allow_repeats)
-    plain, recent = tuned_item_knns(known, validation, items=items)
-    baselines: dict[str, Baseline] = {
-        "most-popular": MostPopular(known, items=items),
-        "item-knn": plain,
-        "item-knn-recent": recent,
-        "proximity-knn": tuned_proximity_knn(known, validation, items=items),
-    }
-    return {name: measure(baseline, test, ks=ks) for name, baseline in baselines.items()}
+    return metrics

@@ -15,14 +15,15 @@ from hytrec.evaluation.metrics import DEFAULT_KS, RankingMetrics
 from hytrec.modeling.delta_rule import chunk_by_chunk
 from hytrec.modeling.model import HyTRec, Readout, UserFeatures
 
-__all__ = ["RERANKER", "RETRIEVER", "evaluate", "read_histories_at", "weigh_reranker"]
+__all__ = ["RERANKER", "RETRIEVER", "by_length", "evaluate", "ranked", "read_histories_at"]
 
 RETRIEVER = "retriever"
 RERANKER = "retrieve-then-rerank"
-RERANK_WEIGHTS = (0.0, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0)
 _BATCH_EVENTS = 8_192
 _BATCH_USERS = 256
 _STRETCH_EVENTS = 8_192
+GROUP = 16
+"""Users whose candidates are scored together."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,13 +75,30 @@ def evaluate(
     rerank: bool = True,
     progress: Callable[[int], object] | None = None,
 ) -> dict[str, dict[str, float]]:
-    """Metrics of the retriever over the catalogue and, with `rerank`, of its list reranked.
+    """Metrics of the retriever over the catalogue and, with `rerank`, of its list reranked; see `ranked`.
+
+    Raises:
+        EvaluationError: no user can be evaluated, or the model has diverged.
+    """
+    found = ranked(model, part, ks=ks, rerank=rerank, progress=progress)
+    return {name: metrics.result() for name, metrics in found.items()}
+
+
+def ranked(
+    model: HyTRec,
+    part: Evaluation,
+    *,
+    ks: Sequence[int] = DEFAULT_KS,
+    rerank: bool = True,
+    progress: Callable[[int], object] | None = None,
+) -> dict[str, RankingMetrics]:
+    """Every user's rank by the retriever and, with `rerank`, in its list reranked; users in the order `by_length`.
 
     Args:
         progress: called with the number of users of each finished batch.
 
     Raises:
-        EvaluationError: no user can be evaluated, or the model has diverged.
+        EvaluationError: the model has diverged.
     """
     retriever, reranker = RankingMetrics(ks), RankingMetrics(ks)
     was_training = model.training
@@ -91,12 +109,23 @@ def evaluate(
             retriever.add(model.retrieve_scores(readout.user)[:, 1:-1].cpu().numpy(), batch.targets, batch.seen)
             if rerank:
                 rows = model.retrieve(readout, torch.from_numpy(batch.seen).to(readout.user.device))
-                reranker.add_lists(in_order(rows, model.rerank(readout, rows)).cpu().numpy(), batch.targets)
+                reranker.add_lists(in_order(rows, reranked(model, readout, rows)).cpu().numpy(), batch.targets)
             if progress:
                 progress(len(batch.histories))
     model.train(was_training)
-    result = {RETRIEVER: retriever.result()}
-    return result | {RERANKER: reranker.result()} if rerank else result
+    return {RETRIEVER: retriever, RERANKER: reranker} if rerank else {RETRIEVER: retriever}
+
+
+def reranked(model: HyTRec, readout: Readout, rows: Tensor) -> Tensor:
+    """Scores of rows (B, R) as of `HyTRec.rerank`, a few users at a time: thrice as fast, for a CPU's cache."""
+    parts = zip(groups_of(readout), rows.split(GROUP), strict=True)
+    return torch.cat([model.rerank(part, own) for part, own in parts])
+
+
+def groups_of(readout: Readout) -> Iterator[Readout]:
+    """The users of a readout, `GROUP` at a time."""
+    for start in range(0, readout.user.shape[0], GROUP):
+        yield Readout(**{name: tensor[start : start + GROUP] for name, tensor in vars(readout).items()})
 
 
 def in_order(rows: Tensor, scores: Tensor) -> Tensor:
@@ -105,30 +134,15 @@ def in_order(rows: Tensor, scores: Tensor) -> Tensor:
     return rows.gather(1, best_first)
 
 
-def weigh_reranker(model: HyTRec, validation: Evaluation) -> float:
-    """Scale the reranker's correction by the weight in 0..1 with the best NDCG@10, in place.
-
-    At weight 0 retrieve-then-rerank is the retriever with its neighbors, so that it never ends below that on the
-    validation part.
-    """
-    metrics = {weight: RankingMetrics((10,)) for weight in RERANK_WEIGHTS}
-    with torch.inference_mode():
-        for batch in batches_by_length(validation):
-            readout = read_histories_at(model, batch.histories, batch.now)
-            rows = model.retrieve(readout, torch.from_numpy(batch.seen).to(readout.user.device))
-            correction = model.correct(readout, rows)
-            plain = model.rerank(readout, rows) - correction
-            for weight, metric in metrics.items():
-                metric.add_lists(in_order(rows, plain + weight * correction).cpu().numpy(), batch.targets)
-    best = max(RERANK_WEIGHTS, key=lambda weight: metrics[weight].result()["ndcg@10"])
-    model.reranker.weigh(best)
-    return best
+def by_length(part: Evaluation) -> Int64Array:
+    """Indices of an evaluation's users, those of short histories first: (n,) int64."""
+    return np.argsort(part.events - part.histories.offsets[part.users], kind="stable")
 
 
 def batches_by_length(part: Evaluation) -> Iterator[EvaluationBatch]:
-    """An evaluation's users in batches of similar history length."""
+    """An evaluation's users in batches of similar history length, in the order `by_length`."""
+    order = by_length(part)
     lengths = part.events - part.histories.offsets[part.users]
-    order = np.argsort(lengths, kind="stable")
     start = 0
     while start < order.size:
         stop = start + 1

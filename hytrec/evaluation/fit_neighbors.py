@@ -10,11 +10,11 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from hytrec.data.split import Evaluation
-from hytrec.evaluation.evaluate import batches_by_length, read_histories_at
+from hytrec.evaluation.evaluate import GROUP, batches_by_length, read_histories_at
 from hytrec.modeling.model import HyTRec
 from hytrec.modeling.neighbor_score import NeighborScore, fading_of
 
-__all__ = ["NeighborScales", "fit_neighbors"]
+__all__ = ["NeighborScales", "fit_neighbors", "list_gains"]
 
 HALF_LIVES = (1.0, 2.0, 4.0, 8.0, 16.0)
 PAIRS = ((1.0, 1.0), (2.0, 2.0), (4.0, 4.0), (8.0, 8.0), (16.0, 16.0), (1.0, 4.0), (2.0, 8.0), (4.0, 16.0), (1.0, 16.0))
@@ -63,7 +63,7 @@ def fit_neighbors(model: HyTRec, validation: Evaluation) -> NeighborScales | Non
             for strength in STRENGTHS:
                 reordered = scores + strength * added
                 scales.append((strength, softening, half_lives))
-                gains.append(_gains(reordered, targets))
+                gains.append(list_gains(reordered, targets))
                 losses.append(float(cross_entropy(reordered, targets, reduction="sum")))
     chosen = _within_an_error(torch.stack(gains).double(), users, losses)
     strength, softening, half_lives = scales[chosen]
@@ -105,16 +105,22 @@ def _batches(
             rows = model.retrieve(readout, torch.from_numpy(batch.seen).to(place))
             is_target = rows == torch.from_numpy(batch.targets).to(place).unsqueeze(1)
             hit = is_target.any(1)
-            rows = rows[hit]
+            rows, recent = rows[hit], readout.recent_items[hit]
             scores = model.retrieve_scores(readout.user[hit]).gather(1, rows).masked_fill(rows == 0, -torch.inf)
             yield (
                 is_target[hit].to(torch.int64).argmax(1),
                 scores,
-                neighbors.nearness(rows, readout.recent_items[hit], fading),
+                _nearness(neighbors, rows, recent, fading),
             )
 
 
-def _gains(scores: Tensor, targets: Tensor) -> Tensor:
+def _nearness(neighbors: NeighborScore, rows: Tensor, recent: Tensor, fading: Tensor) -> Tensor:
+    """As `NeighborScore.nearness`, a few users at a time."""
+    groups = zip(rows.split(GROUP), recent.split(GROUP), strict=True)
+    return torch.cat([neighbors.nearness(own, seen, fading) for own, seen in groups])
+
+
+def list_gains(scores: Tensor, targets: Tensor) -> Tensor:
     """1 / log2(rank + 1) of every target (n,), 0 beyond the tenth; of equal scores the earlier place comes first."""
     places = torch.arange(scores.shape[1], device=scores.device)
     own = scores.gather(1, targets.unsqueeze(1))

@@ -19,9 +19,11 @@ __all__ = ["DEFAULT_KS", "RankingMetrics"]
 
 DEFAULT_KS = (10, 50, 500)
 
+FloatArray = npt.NDArray[np.float64]
+
 
 class RankingMetrics:
-    """Means over users, gathered batch by batch.
+    """Ranks of users' targets, gathered batch by batch.
 
     Args:
         ks: list lengths of hr@k and ndcg@k.
@@ -34,8 +36,8 @@ class RankingMetrics:
         self.ks = tuple(sorted(set(ks)))
         self.users = 0
         self._scored_users = 0
-        self._hits = np.zeros(len(self.ks))
-        self._gains = np.zeros(len(self.ks))
+        self._above: list[Int64Array] = []
+        self._equal: list[Int64Array] = []
         self._auc = 0.0
         ranks = np.arange(1, self.ks[-1] + 1)
         self._gain_of_first = np.concatenate(([0.0], np.cumsum(1 / np.log2(ranks + 1))))  # (max k + 1,)
@@ -97,10 +99,18 @@ class RankingMetrics:
     def _add_ranks(self, above: Int64Array, equal: Int64Array) -> None:
         """Targets with `above` (B,) items before them, in groups of `equal` (B,) items of the same score."""
         self.users += above.size
-        for place, k in enumerate(self.ks):
-            first, last = np.minimum(above, k), np.minimum(above + equal, k)
-            self._hits[place] += np.sum((last - first) / equal)
-            self._gains[place] += np.sum((self._gain_of_first[last] - self._gain_of_first[first]) / equal)
+        self._above.append(above)
+        self._equal.append(equal)
+
+    def of_users(self, k: int) -> tuple[FloatArray, FloatArray]:
+        """hr@k and ndcg@k of every user in the order they were added: two of (users,) float64 in [0, 1].
+
+        Args:
+            k: at most the longest list.
+        """
+        above, equal = (np.concatenate([np.empty(0, np.int64), *parts]) for parts in (self._above, self._equal))
+        first, last = np.minimum(above, k), np.minimum(above + equal, k)
+        return (last - first) / equal, (self._gain_of_first[last] - self._gain_of_first[first]) / equal
 
     def result(self) -> dict[str, float]:
         """Means of hr@k and ndcg@k for every k, and of auc where every user was scored on the whole catalogue.
@@ -116,9 +126,9 @@ class RankingMetrics:
                 "or --repeats allow"
             )
         result: dict[str, float] = {"users": self.users}
-        for k, hits, gains in zip(self.ks, self._hits, self._gains, strict=True):
-            result[f"hr@{k}"] = float(hits / self.users)
-            result[f"ndcg@{k}"] = float(gains / self.users)
+        for k in self.ks:
+            hits, gains = self.of_users(k)
+            result[f"hr@{k}"], result[f"ndcg@{k}"] = float(hits.mean()), float(gains.mean())
         if self._scored_users == self.users:
             result["auc"] = self._auc / self.users
         return result

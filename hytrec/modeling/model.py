@@ -49,7 +49,7 @@ class HyTRec(nn.Module):
     Args:
         items: I. behaviors: rows of the behavior table less one. width: D. heads: H. tadn_layers: L.
         softmax_layers: M. window: W. experts: E. hidden: width of feed-forward blocks.
-        read_long, read_short: which memory is read; an ablation switches one off.
+        read_long, read_short: which attention is read; without either the user vector is the window sum.
         neighbors: of an item in the reranker, 0 for none.
     """
 
@@ -89,7 +89,7 @@ class HyTRec(nn.Module):
         self.short = ShortBranch(
             width=width, heads=heads, layers=softmax_layers, window=window, hidden=hidden, dropout=dropout
         )
-        self.window_sum = WindowSum(window=window) if read_short else None
+        self.window_sum = WindowSum(window=window)
         self.user_query = nn.Linear(width, width, bias=False)
         self.user_read = nn.Linear(width, width, bias=False)
         self.user_fusion = GatedFusion(width=width)
@@ -98,8 +98,7 @@ class HyTRec(nn.Module):
         self.reranker = Reranker(
             width=width, heads=heads, experts=experts, dropout=dropout, read_long=read_long, read_short=read_short
         )
-        has_neighbors = neighbors > 0 and read_short
-        self.neighbors = NeighborScore(items=items, neighbors=neighbors, window=window) if has_neighbors else None
+        self.neighbors = NeighborScore(items=items, neighbors=neighbors, window=window) if neighbors else None
         self._initialize()
 
     def _initialize(self) -> None:
@@ -239,19 +238,20 @@ class HyTRec(nn.Module):
         events = self._scaled(rows, features.window_behaviors)
         ages, filled = self.duration_bucket(now_s - features.window_times), features.window_times > 0
         tokens, present = self.short(events, ages, filled, summary_only=summary_only)
-        summary = tokens[:, -1]  # (B, D), the null token
-        if self.read_long:
-            query = features.long_vector + summary if self.read_short else features.long_vector
-            recalled = recall(memory, self.user_query(query).unsqueeze(1)).squeeze(1)
-            long = features.long_vector + self.user_read(recalled)
-            user = self.user_fusion(long, summary) if self.read_short else long
-        else:
-            user = summary
-        user = self.user_norm(user + self.user_ffn(user))
-        if self.window_sum is not None:
-            user = user + self.window_sum(rows, ages, filled)
+        user = self.window_sum(rows, ages, filled)
+        if self.read_long or self.read_short:
+            user = user + self._attended(features.long_vector, memory, summary=tokens[:, -1])  # of the null token
         recent_items = torch.where(filled, features.window_items, 0)
         return Readout(user=user, memory=memory, tokens=tokens, present=present, recent_items=recent_items)
+
+    def _attended(self, long_vector: Tensor, memory: Tensor, *, summary: Tensor) -> Tensor:
+        user = summary
+        if self.read_long:
+            query = long_vector + summary if self.read_short else long_vector
+            recalled = recall(memory, self.user_query(query).unsqueeze(1)).squeeze(1)
+            long = long_vector + self.user_read(recalled)
+            user = self.user_fusion(long, summary) if self.read_short else long  # (B, D)
+        return self.user_norm(user + self.user_ffn(user))  # type: ignore[no-any-return]
 
     def retrieve_scores(self, user: Tensor) -> Tensor:
         """u . item table: (..., D) -> (..., I + 2)."""
@@ -294,7 +294,7 @@ def build_model(config: ModelConfig) -> HyTRec:
         hidden=config.ffn_multiple * config.width,
         retrieved=config.retrieved,
         dropout=config.dropout,
-        read_long=config.branches is not Branches.SHORT,
-        read_short=config.branches is not Branches.LONG,
+        read_long=config.branches in {Branches.BOTH, Branches.LONG},
+        read_short=config.branches in {Branches.BOTH, Branches.SHORT},
         neighbors=min(config.neighbors, config.items),
     )

@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+import copy
+from enum import StrEnum
+
 import torch
 from torch import Tensor, nn
 
 from hytrec.modeling.layers import Dropout, GatedFusion, MixtureOfExperts, SoftmaxAttention, recall
 from hytrec.modeling.states import Readout
 
-__all__ = ["Reranker"]
+__all__ = ["Reranker", "RerankerPart"]
+
+
+class RerankerPart(StrEnum):
+    """What reranking adds to the retriever's score: the neighbors' score, and a correction made of the others."""
+
+    NEIGHBORS = "neighbors"
+    MEMORY = "memory"
+    WINDOW = "window"
+    EXPERTS = "experts"
 
 
 class Reranker(nn.Module):
@@ -16,14 +28,16 @@ class Reranker(nn.Module):
 
     Args:
         width: D. heads: H. experts: E.
-        read_long, read_short: which memory is read.
+        read_long, read_short: which memory is read; without either nothing is corrected.
     """
 
     def __init__(
         self, *, width: int, heads: int, experts: int, dropout: float, read_long: bool, read_short: bool
     ) -> None:
         super().__init__()
-        self.read_long, self.read_short = read_long, read_short
+        memories = {RerankerPart.MEMORY: read_long, RerankerPart.WINDOW: read_short}
+        read = tuple(part for part, is_read in memories.items() if is_read)
+        self.parts: tuple[RerankerPart, ...] = (*read, RerankerPart.EXPERTS) if read else ()
         self.norm = nn.RMSNorm(width, eps=1e-6)
         self.query = nn.Linear(width, width, bias=False)
         self.read = nn.Linear(width, width, bias=False)
@@ -37,16 +51,26 @@ class Reranker(nn.Module):
 
     def forward(self, candidates: Tensor, readout: Readout) -> Tensor:
         """Rows of the item table (B, N, D) -> correction (B, N)."""
+        reads_memory, reads_window = RerankerPart.MEMORY in self.parts, RerankerPart.WINDOW in self.parts
+        if not (reads_memory or reads_window):
+            return candidates.new_zeros(candidates.shape[:-1])
         h = self.norm(candidates)
         long = short = torch.zeros_like(h)
-        if self.read_long:
+        if reads_memory:
             long = self.read(recall(readout.memory, self.query(h)))
-        if self.read_short:
+        if reads_window:
             short = self.attention(h, readout.tokens, readout.present)
-        fused = self.fusion(long, short) if self.read_long and self.read_short else long + short
+        fused = self.fusion(long, short) if reads_memory and reads_window else long + short
         x = self.dropout(fused + h * (fused + readout.user.unsqueeze(1)))  # products: agreement of candidate and user
-        x = x + self.dropout(self.mixture(self.expert_norm(x)))
+        if RerankerPart.EXPERTS in self.parts:
+            x = x + self.dropout(self.mixture(self.expert_norm(x)))
         return self.score(self.score_norm(x)).squeeze(-1)  # type: ignore[no-any-return]
+
+    def without(self, *parts: RerankerPart) -> Reranker:
+        """The same weights, some parts left out."""
+        other = copy.copy(self)
+        other.parts = tuple(part for part in self.parts if part not in parts)
+        return other
 
     def weigh(self, weight: float) -> None:
         """Multiply every correction by a number, in place."""

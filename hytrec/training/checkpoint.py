@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -11,7 +12,6 @@ import msgspec
 import torch
 
 from hytrec.config import ModelConfig
-from hytrec.data.split import Repeats
 from hytrec.data.vocabulary import Vocabulary
 from hytrec.errors import RunError
 from hytrec.training.options import TrainingOptions
@@ -20,7 +20,7 @@ from hytrec.training.trainer import Trainer
 __all__ = ["CHECKPOINT_FILE", "Epoch", "Progress", "Resumable", "Sums"]
 
 CHECKPOINT_FILE = "training.pt"
-_FORMAT_VERSION = 2
+_FORMAT_VERSION = 3
 _MAY_CHANGE = ("max_minutes", "patience", "device", "precision", "log_steps", "checkpoint_minutes")
 """Options that say when to stop, where to compute and what to write: a resumed training may have others."""
 
@@ -31,7 +31,7 @@ class Epoch:
 
     Args:
         number: 0 is the first.
-        long, user, rerank: mean losses.
+        long, user: mean losses.
         validation: NDCG@10 of the retriever.
         validation_users: that it is the mean of.
         seconds: of training alone.
@@ -40,7 +40,6 @@ class Epoch:
     number: int
     long: float
     user: float
-    rerank: float
     validation: float
     seconds: float
     events_per_s: float
@@ -55,7 +54,6 @@ class Sums:
     events: int = 0
     long: float = 0.0
     user: float = 0.0
-    rerank: float = 0.0
     seconds: float = 0.0
 
 
@@ -97,15 +95,19 @@ class Resumable:
         config: ModelConfig,
         options: TrainingOptions,
         vocabulary: Vocabulary,
-        allow_repeats: bool = False,
+        protocol: Mapping[str, str],
     ) -> Self:
-        """The checkpoint in the run folder `output`."""
+        """The checkpoint in the run folder `output`.
+
+        Args:
+            protocol: options of the split and the evaluation, by name.
+        """
         fixed = {name: value for name, value in options.to_dict().items() if name not in _MAY_CHANGE}
         identity = {
             "model": config.to_dict(),
             "options": fixed,
             "vocabulary": vocabulary.digest(),
-            "--repeats": Repeats.of(allowed=allow_repeats).value,
+            **protocol,
         }
         return cls(file=output / CHECKPOINT_FILE, identity=json.loads(json.dumps(identity)))
 

@@ -1,7 +1,6 @@
 """`metrics.jsonl` of a run: a line every few steps and a line after every validation, as the training goes on.
 
-    {"step": 50, "epoch": 0, "loss": 16.2, "long": 7.1, "user": 6.0, "rerank": 3.1, "learning_rate": 0.003,
-     "events_per_s": 8100.0}
+    {"step": 50, "epoch": 0, "loss": 13.1, "long": 7.1, "user": 6.0, "learning_rate": 0.003, "events_per_s": 8100.0}
     {"step": 61, "epoch": 0, "validation_ndcg@10": 0.043, "validation_users": 943, "best": true}
 
 A step is counted over the whole training; losses are means since the line before, or
@@ -46,7 +45,7 @@ class Journal:
         """After every step."""
         self._losses.append(loss)
         if step % self._every == 0:
-            names = {"loss": "total", "long": "long", "user": "user", "rerank": "rerank"}
+            names = {"loss": "total", "long": "long", "user": "user"}
             means = {
                 name: float(np.mean([getattr(loss, field) for loss in self._losses])) for name, field in names.items()
             }

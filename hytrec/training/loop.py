@@ -14,15 +14,17 @@ from hytrec.config import ModelConfig
 from hytrec.data.histories import Histories
 from hytrec.data.proximity import neighbor_table, proximity
 from hytrec.data.sampling import sampled_histories, training_users
-from hytrec.data.split import Evaluation, Part, evaluation, training
+from hytrec.data.split import Evaluation, Part, Repeats, Split, evaluation, training
 from hytrec.data.vocabulary import Vocabulary
 from hytrec.errors import DataError
-from hytrec.evaluation.evaluate import evaluate, weigh_reranker
+from hytrec.evaluation.evaluate import ranked
 from hytrec.evaluation.fit_neighbors import fit_neighbors
 from hytrec.evaluation.half_life import memory_half_lives
+from hytrec.evaluation.metrics import RankingMetrics
 from hytrec.modeling.model import HyTRec, build_model
 from hytrec.run_folder import save_run, write_json, write_text
 from hytrec.training.checkpoint import Epoch, Progress, Resumable
+from hytrec.training.correction import fit_correction
 from hytrec.training.devices import chosen_device, chosen_precision, device_name
 from hytrec.training.journal import JOURNAL_FILE, Journal
 from hytrec.training.options import TrainingOptions
@@ -34,6 +36,8 @@ __all__ = ["Epoch", "Observer", "Silent", "Trained", "train"]
 
 METRICS_FILE = "metrics.json"
 MEMORY_FILE = "memory.json"
+_MAX_VALIDATION_USERS = 10_000
+"""Of the validation part at the end: what was chosen on it flatters itself anyway."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,12 +47,14 @@ class Trained:
     Args:
         model: on the CPU.
         metrics: validation and test metrics of retriever and retrieve-then-rerank.
+        ranks: the ranks behind them, users in the order `hytrec.evaluation.evaluate.by_length`.
         half_lives: of every layer and head, in events.
     """
 
     model: HyTRec
     epochs: list[Epoch]
     metrics: dict[str, Any]
+    ranks: dict[str, dict[str, RankingMetrics]]
     half_lives: list[list[float]]
 
 
@@ -63,18 +69,20 @@ def train(
     observer: Observer | None = None,
     source: dict[str, Any] | None = None,
     allow_repeats: bool = False,
+    split: Split = Split.LAST,
     documents: Mapping[str, str] | None = None,
     stop: Callable[[], int | None] = lambda: None,
 ) -> Trained:
     """Train, choose the best epoch by NDCG@10 on the validation part, and write the run folder.
 
     Args:
-        histories: the whole log; the last two events of a history are held out (`hytrec.data.split`).
+        histories: the whole log; of which some is held out (`hytrec.data.split`).
         output: the run folder.
         resume: from the checkpoint in `output`, if there is one; the weights are then those of an uninterrupted
             training (on the CPU bit by bit).
         source: where the log came from, JSON-able; kept in the run's config for `hytrec evaluate`.
         allow_repeats: whether items that a user had before are ranked in validation and test; kept in the run's config.
+        split: how the log is cut; kept in the run's config.
         documents: texts by file name, written to `output` before the first step.
         stop: number of the signal that asked for a stop, asked after every step and in validations.
 
@@ -87,11 +95,14 @@ def train(
     options, observer = options or TrainingOptions(), observer or Silent()
     device = chosen_device(options.device)
     precision = chosen_precision(options, device)
-    known = training(histories)
-    parts = {part: evaluation(histories, part, items=config.items, allow_repeats=allow_repeats) for part in Part}
+    known = training(histories, split)
+    parts = {
+        part: evaluation(histories, part, items=config.items, allow_repeats=allow_repeats, split=split) for part in Part
+    }
     validation = parts[Part.VALIDATION]
-    _check_enough(histories, training_users(known).size, parts)
-    resumable = Resumable.of(output, config=config, options=options, vocabulary=vocabulary, allow_repeats=allow_repeats)
+    _check_enough(histories, training_users(known).size, parts, split)
+    protocol = {"--repeats": Repeats.of(allowed=allow_repeats).value, "--split": split.value}
+    resumable = Resumable.of(output, config=config, options=options, vocabulary=vocabulary, protocol=protocol)
     fresh = None if resume else resumable.start()
     torch.manual_seed(options.seed)
     sample = validation.thinned(options.validation_users)
@@ -130,8 +141,14 @@ def _with_neighbors(config: ModelConfig, weights: Mapping[str, torch.Tensor], ne
     return model.eval().requires_grad_(False)
 
 
-def _check_enough(histories: Histories, trainable: int, parts: Mapping[Part, Evaluation]) -> None:
+def _check_enough(histories: Histories, trainable: int, parts: Mapping[Part, Evaluation], split: Split) -> None:
     """Raises: DataError: nobody can be trained on, or predicted in one of the parts."""
+    short = [part.value for part, found in parts.items() if not len(found)]
+    if split is Split.TIME and (short or not trainable):
+        raise DataError(
+            f"none of {len(histories)} users is left for the {(*short, 'training')[0]}: by time, users need events "
+            "before the cut and after it; give --split last, or a log in which users come back"
+        )
     if not trainable:
         raise DataError(
             f"none of {len(histories)} users can be trained on: the longest history has "
@@ -173,16 +190,21 @@ def _conclude(
     start: Start,
     place: Mapping[str, str],
 ) -> Trained:
-    """Fit and weigh the reranker on the validation part, measure, and write the run folder."""
+    """Fit the reranker on the validation part, measure, and write the run folder."""
     output, options, progress = session.resumable.file.parent, session.options, session.progress
     scales = fit_neighbors(model, parts[Part.VALIDATION])
-    weight = weigh_reranker(model, session.validation)
-    metrics = {part.value: evaluate(model, parts[part], progress=lambda _: session.stop_if_asked()) for part in Part}
+    fitted = fit_correction(model, parts[Part.VALIDATION], candidates=options.rerank_candidates, seed=options.seed)
+    measured = {**parts, Part.VALIDATION: parts[Part.VALIDATION].thinned(_MAX_VALIDATION_USERS)}
+    ranks = {
+        part.value: ranked(model, own, progress=lambda _: session.stop_if_asked()) for part, own in measured.items()
+    }
+    metrics = {part: {name: own.result() for name, own in found.items()} for part, found in ranks.items()}
     samples = sampled_histories(histories)
     half_lives = memory_half_lives(model, samples)
     training_record = {
         "source": source,
         "allow_repeats": parts[Part.TEST].allow_repeats,
+        "split": session.resumable.identity["--split"],
         "options": options.to_dict(),
         **place,
         "best_epoch": progress.best_epoch,
@@ -190,9 +212,9 @@ def _conclude(
         "minutes": round(progress.seconds / 60, 2),
         "start": asdict(start),
         "neighbors": None if scales is None else asdict(scales),
-        "rerank_weight": weight,
+        "reranker": asdict(fitted),
     }
     write_json(output / METRICS_FILE, {**metrics, "epochs": [asdict(epoch) for epoch in progress.epochs]})
     write_json(output / MEMORY_FILE, {"half_life_events": half_lives})
     save_run(output, config=config, training=training_record, model=model, vocabulary=vocabulary, samples=samples)
-    return Trained(model=model.cpu(), epochs=progress.epochs, metrics=metrics, half_lives=half_lives)
+    return Trained(model=model.cpu(), epochs=progress.epochs, metrics=metrics, ranks=ranks, half_lives=half_lives)

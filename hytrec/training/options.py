@@ -85,7 +85,7 @@ class TrainingOptions:
     warmup_steps: Annotated[int, "Steps of linear learning-rate warm-up."] = 50
     unknown_rate: Annotated[float, "Share of input items replaced by the unknown item."] = 0.01
     average_decay: Annotated[float, "Decay of the weights' moving average."] = 0.98
-    rerank_candidates: Annotated[int, "Retrieved items per position that the reranker learns from."] = 32
+    rerank_candidates: Annotated[int, "Retrieved items of a list that the reranker's correction learns from."] = 100
     validation_users: Annotated[int, "Users evaluated after each epoch."] = 3_000
     log_steps: Annotated[int, "Steps between two lines of metrics.jsonl."] = 50
     checkpoint_minutes: Annotated[float, "Minutes between checkpoints within an epoch."] = 10.0

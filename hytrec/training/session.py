@@ -86,7 +86,6 @@ class Session:
         sums.events += loss.events
         sums.long += loss.long
         sums.user += loss.user
-        sums.rerank += loss.rerank
         speed = sums.events / seconds
         self.observer.step(number, loss, speed)
         trainer = self.trainer
@@ -108,7 +107,6 @@ class Session:
             number=number,
             long=sums.long / sums.steps,
             user=sums.user / sums.steps,
-            rerank=sums.rerank / sums.steps,
             validation=gain,
             seconds=sums.seconds,
             events_per_s=sums.events / sums.seconds,

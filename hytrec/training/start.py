@@ -83,8 +83,7 @@ def begin(
             model.item_table.weight.copy_(torch.from_numpy(table))
             torch.nn.init.constant_(model.user_norm.weight, NORM_START)
         half_life, scale = _window_of(table, sample, window=model.window)
-        if model.window_sum is not None:
-            model.window_sum.begin(scale=scale, half_life=half_life)
+        model.window_sum.begin(scale=scale, half_life=half_life)
     reversal = options.reversal is Reversal.ON or (
         options.reversal is Reversal.AUTO and reads_alike_backwards(known, sample, items=model.items)
     )

@@ -16,7 +16,7 @@ from hytrec.data.sampling import TrainingBatch, training_batches, training_users
 from hytrec.modeling.model import HyTRec
 from hytrec.training.carried import Carried
 from hytrec.training.devices import multiply_in_bfloat16
-from hytrec.training.losses import Negatives, encode_batch, next_item_loss, read_positions, rerank_loss
+from hytrec.training.losses import Negatives, encode_batch, next_item_loss, read_positions
 from hytrec.training.options import Precision, TrainingOptions
 from hytrec.training.prefetch import StepBatch, on_device
 
@@ -25,8 +25,6 @@ __all__ = ["StepLoss", "Trainer"]
 _MAX_GRADIENT_NORM = 1.0
 _POPULARITY_POWER = 0.75
 _LAST_RATE = 0.1
-_RERANK_SHARE = 1
-"""Events encoded in a step over candidates reranked in it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +38,6 @@ class StepLoss:
 
     long: float
     user: float
-    rerank: float
     events: int
     users: int
     epoch_share: float = 1.0
@@ -49,7 +46,7 @@ class StepLoss:
     @property
     def total(self) -> float:
         """The minimized loss."""
-        return self.long + self.user + self.rerank
+        return self.long + self.user
 
 
 class Trainer:
@@ -129,11 +126,10 @@ class Trainer:
                 share = events / self._events
                 done = min(1.0, max((number + share) / options.epochs, spent()))
                 self._set_learning_rate(done)
-                long, user, rerank = torch.stack(self.step(batch)).tolist()
+                long, user = torch.stack(self.step(batch)).tolist()
                 yield StepLoss(
                     long=long,
                     user=user,
-                    rerank=rerank,
                     events=batch.events,
                     users=batch.batch.times.shape[0],
                     epoch_share=share,
@@ -155,26 +151,26 @@ class Trainer:
         for group in self._optimizer.param_groups:
             group["lr"] = self.options.learning_rate * group["share"] * rise * (1 - (1 - _LAST_RATE) * min(1.0, done))
 
-    def step(self, step: StepBatch) -> tuple[Tensor, Tensor, Tensor]:
+    def step(self, step: StepBatch) -> tuple[Tensor, Tensor]:
         """Train on one batch, on the model's device, without waiting for it.
 
         Returns:
-            Losses of long vector, user vector and reranker: three scalars.
+            Losses of long vector and user vector: two scalars.
         """
-        long, user, rerank = self.losses(step)
+        long, user = self.losses(step)
         self.steps += 1
         self._optimizer.zero_grad(set_to_none=True)
-        (long + user + rerank).backward()
+        (long + user).backward()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), _MAX_GRADIENT_NORM)
         self._optimizer.step()
         self._move_average()
-        return long.detach(), user.detach(), rerank.detach()
+        return long.detach(), user.detach()
 
-    def losses(self, step: StepBatch) -> tuple[Tensor, Tensor, Tensor]:
+    def losses(self, step: StepBatch) -> tuple[Tensor, Tensor]:
         """The losses of one batch; carries the state of stretches to the next one.
 
         Returns:
-            Losses of long vector, user vector and reranker: three scalars.
+            Losses of long vector and user vector: two scalars.
         """
         batch = step.batch
         negatives = Negatives.drawn(self._popularity, count=self.options.negatives)
@@ -182,21 +178,16 @@ class Trainer:
         encoded = encode_batch(self.model, batch, state)
         if state is not None:
             self._carry(batch, state.after(batch, encoded))
-        targets = batch.targets.flatten()[step.known]
-        long = next_item_loss(self.model, encoded.outputs.flatten(0, 1)[step.known], targets, negatives)
+        long = batch.times.new_zeros((), dtype=torch.float32)
+        if self.model.read_long:
+            targets = batch.targets.flatten()[step.known]
+            long = next_item_loss(self.model, encoded.outputs.flatten(0, 1)[step.known], targets, negatives)
         if state is not None:
             batch, encoded = state.before(batch, encoded)
         readout = read_positions(self.model, batch, encoded, batch.positions, summary_only=True)
         targets = batch.targets.gather(1, batch.positions).flatten()[step.chosen]
         user = next_item_loss(self.model, readout.user[step.chosen], targets, negatives)
-        rerank = rerank_loss(
-            self.model,
-            batch,
-            encoded,
-            candidates=self.options.rerank_candidates,
-            positions=max(1, self.options.batch_events // (_RERANK_SHARE * self.options.rerank_candidates)),
-        )
-        return long, user, rerank
+        return long, user
 
     def _begun(self, batch: TrainingBatch) -> Carried | None:
         """The states that the rows of a batch go on from; None where they are whole histories."""

@@ -52,7 +52,7 @@ class TrainingBar:
     def epoch(self, epoch: Epoch) -> None:
         """After every epoch and its validation."""
         self._console.print(
-            f"epoch {epoch.number}: loss {epoch.long:.3f} (long) {epoch.user:.3f} (user) {epoch.rerank:.3f} (rerank), "
+            f"epoch {epoch.number}: loss {epoch.long:.3f} (long) {epoch.user:.3f} (user), "
             f"validation NDCG@10 {epoch.validation:.4f} of {epoch.validation_users:,} users, "
             f"{epoch.events_per_s:,.0f} events/s"
         )

@@ -82,7 +82,7 @@ def test_train_prints_json(
     arguments = ["train", str(events), f"--output={tmp_path}", *COLUMNS, *TINY, "--json", "--threads=1"]
     assert call(monkeypatch, *arguments) == 0
     values = json.loads(capsys.readouterr().out)
-    assert set(values) == {"run", "log", "device", "precision", "repeats", "metrics", "half_life_events"}
+    assert set(values) == {"run", "log", "device", "precision", "repeats", "split", "metrics", "half_life_events"}
     assert json.loads((tmp_path / "log.json").read_text()) == values["log"]
     assert values["metrics"]["test"]["retriever"].keys() >= {"hr@10", "hr@500", "ndcg@10", "auc"}
 
@@ -235,12 +235,20 @@ def test_evaluate_knows_the_log_and_stands_beside_the_baselines(
 def test_evaluate_prints_a_table(
     run: Path, events: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    arguments = ["--events", str(events), *COLUMNS, "--part=validation", "--no-baselines", "--repeats=allow"]
-    arguments += ["--device=cpu"]
+    arguments = [
+        "--events",
+        str(events),
+        *COLUMNS,
+        "--part=validation",
+        "--no-baselines",
+        "--repeats=allow",
+        "--split=last",
+        "--device=cpu",
+    ]
     assert call(monkeypatch, "evaluate", str(run), *arguments) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].split()[:2] == ["model", "HR@10"]
-    assert lines[-1].endswith("users, validation part, repeats: allow; 2 could not be evaluated")
+    assert lines[-1].endswith("users, validation part, split: last, repeats: allow; 2 could not be evaluated")
 
 
 def test_a_listening_log_needs_no_option_and_keeps_its_protocol(

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from hytrec.modeling.delta_rule import DeltaRule
 from hytrec.modeling.model import HyTRec, State, UserFeatures
+from hytrec.modeling.reranker import RerankerPart
 from hytrec.signature import ENCODER, RERANKER, RETRIEVER, STATE
 
 
@@ -51,7 +52,9 @@ class Reranker(nn.Module):
     def forward(self, *tensors: Tensor) -> tuple[Tensor]:
         """User features and candidate rows (B, N) -> their scores (B, N)."""
         *features, candidate_rows = tensors
-        return (self.model.rerank(self.model.read(UserFeatures(*features)), candidate_rows),)
+        reads_window = RerankerPart.WINDOW in self.model.reranker.parts
+        readout = self.model.read(UserFeatures(*features), summary_only=not reads_window)
+        return (self.model.rerank(readout, candidate_rows),)
 
 
 class CatalogueScores(nn.Module):

@@ -6,7 +6,7 @@ import hashlib
 import json
 import platform
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib import metadata
@@ -55,6 +55,8 @@ class Manifest:
         parity: `ParityReport.to_dict()`, of the float32 graphs from PyTorch.
         quality: `QualityReport.to_dict()`, of half precision from float32; None for a float32 build.
         engines: `EngineRecord.to_dict()` by model name; None for a target without engines.
+        reranker: what every part of the reranker gains and costs, of `exporters.reranker_parts`; None where the run
+            does not say.
         versions: of Python and the packages used.
         git_revision: of the folder the build was started in; "+changes" after it where files differed from it.
         built_at: UTC, ISO 8601.
@@ -70,6 +72,7 @@ class Manifest:
     git_revision: str | None
     built_at: str
     files: dict[str, StoredFile]
+    reranker: dict[str, Any] | None = None
 
     @property
     def worst_difference(self) -> float:
@@ -93,6 +96,9 @@ class Manifest:
                 f"{options['precision']} from float32: scores {self.quality['score']:.2g}, bound {self.bound:.2g}; "
                 f"top 10 the same {self.quality['overlap']:.2%}"
             )
+        if self.reranker is not None:
+            lines.append(f"reranker {options['reranker']}, NDCG@10 that a part gains and what a candidate costs:")
+            lines += [f"  {name}: {_part_line(part)}" for name, part in self.reranker["parts"].items()]
         for name, engine in (self.engines or {}).items():
             lines.append(
                 f"{name}: engine for {engine['compute_capability']} of {engine['target']} "
@@ -144,6 +150,7 @@ def describe(
     parity: dict[str, Any],
     quality: dict[str, Any] | None = None,
     engines: dict[str, dict[str, Any]] | None = None,
+    reranker: dict[str, Any] | None = None,
 ) -> Manifest:
     """The manifest of a repository as it stands on the disk."""
     return Manifest(
@@ -152,6 +159,7 @@ def describe(
         parity=parity,
         quality=quality,
         engines=engines,
+        reranker=reranker,
         versions=versions(),
         git_revision=git_revision(),
         built_at=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -191,6 +199,11 @@ def git_revision() -> str | None:
     if not commit:
         return None
     return commit + "+changes" if _git("status", "--porcelain", "--untracked-files=no") else commit
+
+
+def _part_line(part: Mapping[str, Any]) -> str:
+    exported = "" if part["exported"] else ", left out"
+    return f"{part['gain']:+.4f} ± {part['error']:.4f}, {part['multiply_adds']:,} multiply-adds{exported}"
 
 
 def _git(*arguments: str) -> str | None:

@@ -113,7 +113,8 @@ def _apply(maps: Tensor, state: Tensor) -> Tensor:
     """The states after each of N maps (G, N, K, K + V) of one state (G, K, V): (G, N, K, V), by one product."""
     key_size = maps.shape[-2]
     products = torch.bmm(maps[..., :key_size].flatten(1, 2), state)
-    return state.unsqueeze(1) + products.unflatten(1, (maps.shape[1], key_size)) + maps[..., key_size:]
+    after: Tensor = state.unsqueeze(1) + products.unflatten(1, (maps.shape[1], key_size)) + maps[..., key_size:]
+    return after
 
 
 def _unit_lower_inverse(lower: Tensor) -> Tensor:

@@ -153,8 +153,14 @@ def test_no_graph_takes_a_maximum_of_times(built: Path) -> None:
                 items=7, width=18, heads=3, tadn_layers=1, softmax_layers=1, window=5, experts=1, branches=Branches.LONG
             ),
         ),
+        (
+            Lowering.FUSED,
+            ModelConfig(
+                items=7, width=18, heads=3, tadn_layers=1, softmax_layers=1, window=5, experts=1, branches=Branches.NONE
+            ),
+        ),
     ],
-    ids=["short branch", "long branch, chunked"],
+    ids=["short branch", "long branch, chunked", "no branch"],
 )
 def test_ablations_odd_sizes_and_string_keys_pass_the_gate(
     lowering: Lowering, config: ModelConfig, make_run: Callable[..., Path], tmp_path: Path

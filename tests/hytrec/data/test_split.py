@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hytrec.data.histories import Histories
-from hytrec.data.split import Evaluation, Part, Repeats, evaluation, training
+from hytrec.data.split import Evaluation, Part, Repeats, Split, evaluation, training
 
 ITEMS = 6
 
@@ -116,3 +116,52 @@ def test_thinned_keeps_evenly_spaced_users(users: int, expected: list[int]) -> N
     part = evaluation(log(*[[1, 2, 3]] * 10), Part.TEST, items=ITEMS).thinned(users)
     assert part.users.tolist() == expected
     assert part.now.tolist() == [3 * user + 3 for user in expected]
+
+
+def timed(*users: list[tuple[int, int]]) -> Histories:
+    """Users by (time, item row)."""
+    events = [event for user in users for event in user]
+    return Histories(
+        user_keys=np.arange(len(users)),
+        offsets=np.cumsum([0, *map(len, users)]),
+        item_rows=np.array([item for _, item in events], np.int64),
+        behavior_rows=np.zeros(len(events), np.int64),
+        times=np.array([time for time, _ in events], np.int64),
+    )
+
+
+TIMED = timed(
+    [(time, 1 + time % 3) for time in range(1, 9)],  # over before 80% of the events: to learn from alone
+    [(2, 4), (17, 5), (18, 6), (19, 1)],  # first event of the validation at 17, of the test at 19
+    [(3, 1), (4, 2), (19, 3)],  # nothing in the validation
+    [(18, 2), (20, 3)],  # nothing before the validation, something before the test
+    [(20, 1)],  # nothing before
+)
+
+
+def test_a_cut_in_time_is_the_same_for_everybody() -> None:
+    assert TIMED.times.size == 18
+    rest = training(TIMED, Split.TIME)
+    assert [history.times.tolist() for history in rest] == [[*range(1, 9)], [2, 17], [3, 4], [], []]
+    validation, test = (evaluation(TIMED, part, items=ITEMS, split=Split.TIME) for part in (Part.VALIDATION, Part.TEST))
+    assert rest.times.max() < min(validation.now) <= max(validation.now) < min(test.now)
+    assert (validation.users.tolist(), validation.now.tolist()) == ([1], [18])
+    assert (test.users.tolist(), test.now.tolist()) == ([1, 2, 3], [19, 19, 20])
+    assert inputs(test) == [[4, 5, 6], [1, 2], [2]]
+    assert (validation.short_users, test.short_users) == (4, 2)
+
+
+@given(st.lists(st.lists(st.integers(0, 30), min_size=1, max_size=8), min_size=1, max_size=6), st.data())
+def test_nothing_that_is_learned_from_is_later_than_what_is_predicted(
+    times: list[list[int]], data: st.DataObject
+) -> None:
+    whole = timed(*([(time, data.draw(st.integers(1, ITEMS))) for time in sorted(user)] for user in times))
+    known = training(whole, Split.TIME)
+    for part in Part:
+        found = evaluation(whole, part, items=ITEMS, allow_repeats=True, split=Split.TIME)
+        assert (found.now > known.times.max(initial=-1)).all()
+        for index, (user, event) in enumerate(zip(found.users, found.events, strict=True)):
+            assert len(found.history(index)) > 0
+            assert whole.times[event] >= found.history(index).times[-1]
+            own = known.history(int(user)).item_rows
+            assert found.history(index).item_rows[: own.size].tolist() == own.tolist()

@@ -10,16 +10,14 @@ from hytrec.data.histories import Histories, History, read_histories
 from hytrec.data.proximity import proximity
 from hytrec.data.split import Part, evaluation, training
 from hytrec.errors import ConfigError, EvaluationError
-from hytrec.evaluation import baselines
+from hytrec.evaluation import baselines, tuned_baselines
 from hytrec.evaluation.baselines import (
     ItemKNN,
     MostPopular,
     ProximityKNN,
     measure,
-    measure_baselines,
-    tuned_item_knns,
-    tuned_proximity_knn,
 )
+from hytrec.evaluation.tuned_baselines import measure_baselines, tuned_item_knns, tuned_proximity_knn
 
 MOVIELENS = Path(__file__).parents[4] / "shared" / "data" / "ml_100k.parquet"
 ITEMS = 6
@@ -134,10 +132,10 @@ def test_tuning_finds_that_recent_items_tell_more() -> None:
     known, validation = training(whole), evaluation(whole, Part.VALIDATION, items=40)
     plain, recent = tuned_item_knns(known, validation, items=40)
     assert plain.half_life is None
-    assert recent.half_life in baselines.HALF_LIVES
+    assert recent.half_life in tuned_baselines.HALF_LIVES
     gains = [measure(knn, validation, ks=(10,))["ndcg@10"] for knn in (plain, recent)]
     assert gains[1] > gains[0]
-    for neighbors in baselines.NEIGHBORS:
+    for neighbors in tuned_baselines.NEIGHBORS:
         other = ItemKNN(known, items=40, neighbors=neighbors, shrinkage=0.0)
         assert measure(other, validation, ks=(10,))["ndcg@10"] <= gains[0]
 
@@ -194,7 +192,7 @@ def test_proximity_knn_is_tuned_on_the_validation_part() -> None:
     known, validation = training(whole), evaluation(whole, Part.VALIDATION, items=40)
     tuned = tuned_proximity_knn(known, validation, items=40)
     best = measure(tuned, validation, ks=(10,))["ndcg@10"]
-    for neighbors, half_life in product(baselines.PROXIMITY_NEIGHBORS, baselines.PROXIMITY_HALF_LIVES):
+    for neighbors, half_life in product(tuned_baselines.PROXIMITY_NEIGHBORS, tuned_baselines.PROXIMITY_HALF_LIVES):
         other = ProximityKNN(known, items=40, neighbors=neighbors, half_life=half_life)
         assert measure(other, validation, ks=(10,))["ndcg@10"] <= best
 

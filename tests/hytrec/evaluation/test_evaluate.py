@@ -8,7 +8,7 @@ import torch
 
 from hytrec.data.histories import Histories
 from hytrec.data.split import Evaluation, Part, evaluation
-from hytrec.evaluation.evaluate import RERANKER, RETRIEVER, evaluate, in_order, padded, weigh_reranker
+from hytrec.evaluation.evaluate import RERANKER, RETRIEVER, evaluate, in_order, padded
 from hytrec.modeling.model import HyTRec, UserFeatures
 
 
@@ -59,18 +59,3 @@ def test_progress_counts_every_user_and_training_mode_is_kept(model: HyTRec, tes
 def test_empty_places_stay_last_and_equal_scores_keep_their_order() -> None:
     rows, scores = torch.tensor([[4, 0, 7, 9]]), torch.tensor([[1.0, 9.0, 1.0, 2.0]])
     assert in_order(rows, scores).tolist() == [[9, 4, 7, 0]]
-
-
-def test_a_weighed_reranker_is_never_below_the_retriever(model: HyTRec, log: Histories) -> None:
-    validation = evaluation(log, Part.VALIDATION, items=30)
-    weight = weigh_reranker(model, validation)
-    measured = evaluate(model, validation, ks=(10,))
-    assert 0 <= weight <= 1
-    assert measured[RERANKER]["ndcg@10"] >= measured[RETRIEVER]["ndcg@10"]
-
-
-def test_weighing_scales_the_correction(model: HyTRec, log: Histories, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hytrec.evaluation.evaluate.RERANK_WEIGHTS", (0.25,))
-    before = model.reranker.score.weight.clone()
-    assert weigh_reranker(model, evaluation(log, Part.VALIDATION, items=30)) == 0.25
-    torch.testing.assert_close(model.reranker.score.weight, before / 4)

@@ -141,3 +141,17 @@ def test_list_lengths_are_at_least_one(ks: tuple[int, ...]) -> None:
 def test_nobody_has_no_result() -> None:
     with pytest.raises(EvaluationError, match="no user can be evaluated; the log needs users of three events or more"):
         RankingMetrics().result()
+
+
+def test_users_keep_their_order_and_add_up_to_the_means() -> None:
+    random = np.random.default_rng(1)
+    scores, targets = random.integers(0, 5, (9, 20)).astype(np.float32), random.integers(1, 21, 9)
+    metrics = RankingMetrics(KS)
+    for users in (slice(0, 4), slice(4, 9)):
+        metrics.add(scores[users], targets[users])
+    alone = [scored([scores[user].tolist()], [int(targets[user])]) for user in range(9)]
+    for k in KS:
+        hits, gains = metrics.of_users(k)
+        np.testing.assert_allclose(hits, [own[f"hr@{k}"] for own in alone])
+        np.testing.assert_allclose(gains, [own[f"ndcg@{k}"] for own in alone])
+    assert [own.size for own in RankingMetrics().of_users(10)] == [0, 0]

@@ -124,6 +124,7 @@ def test_a_branch_that_is_switched_off_is_not_read(
     torch.manual_seed(0)
     model = build_model(replace(config, branches=branches)).eval()
     torch.nn.init.normal_(model.reranker.score.weight)
+    torch.nn.init.constant_(model.window_sum.slot, -torch.inf)  # the window sum is part of every model
     state, last_memory = model.encode(model.empty_state(1), *events_of(make_history(20, 9)))
     rows, now = torch.tensor([[1, 7, 30]]), 2 * 10**9
     plain = model.rerank(read(model, state, last_memory, now), rows)
@@ -131,8 +132,22 @@ def test_a_branch_that_is_switched_off_is_not_read(
     other_window = model.rerank(
         read(model, state._replace(window_items=state.window_items % 7), last_memory, now), rows
     )
-    assert torch.equal(plain, other_memory) == (branches is Branches.SHORT)
-    assert torch.equal(plain, other_window) == (branches is Branches.LONG)
+    assert torch.equal(plain, other_memory) == (branches in {Branches.SHORT, Branches.NONE})
+    assert torch.equal(plain, other_window) == (branches in {Branches.LONG, Branches.NONE})
+
+
+def test_without_attention_the_user_is_the_window_sum_and_nothing_is_corrected(
+    config: ModelConfig, make_history: MakeHistory
+) -> None:
+    torch.manual_seed(0)
+    model = build_model(replace(config, branches=Branches.NONE)).eval()
+    torch.nn.init.normal_(model.reranker.score.weight)
+    state, last_memory = model.encode(model.empty_state(1), *events_of(make_history(20, 9)))
+    readout = read(model, state, last_memory, 2 * 10**9)
+    ages = model.duration_bucket(2 * 10**9 - state.window_times)
+    summed = model.window_sum(model.item_table(state.window_items), ages, state.window_times > 0)
+    torch.testing.assert_close(readout.user, summed)
+    assert model.correct(readout, torch.tensor([[1, 7, 30]])).tolist() == [[0, 0, 0]]
 
 
 def test_the_default_layers_are_three_to_one() -> None:

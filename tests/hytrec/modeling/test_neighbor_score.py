@@ -91,7 +91,7 @@ def test_a_reranked_score_is_the_retrievers_plus_the_neighbors() -> None:
 
 @pytest.mark.parametrize(
     ("options", "neighbors"),
-    [({}, ITEMS), ({"neighbors": 4}, 4), ({"neighbors": 0}, 0), ({"branches": Branches.LONG}, 0)],
+    [({}, ITEMS), ({"neighbors": 4}, 4), ({"neighbors": 0}, 0), ({"branches": Branches.LONG}, ITEMS)],
 )
 def test_a_model_has_no_more_neighbors_than_it_reads(options: dict[str, object], neighbors: int) -> None:
     model = build_model(ModelConfig(items=ITEMS, width=8, **options))  # type: ignore[arg-type]

@@ -48,7 +48,6 @@ def test_it_begins_with_a_half_life() -> None:
 
 
 def test_the_users_vector_holds_it(model: HyTRec) -> None:
-    assert model.window_sum is not None
     items, times = torch.tensor([[4, 9]]), torch.tensor([[1_000, 2_000]])
     state, last_memory = model.encode(model.empty_state(1), items, torch.zeros_like(items), times)
     features = UserFeatures.of(state, last_memory, torch.tensor([[2_100]]))

@@ -15,7 +15,7 @@ from hytrec.config import ModelConfig
 from hytrec.data.histories import Histories
 from hytrec.data.proximity import neighbor_table, proximity
 from hytrec.data.sampling import TrainingBatch, training_batches
-from hytrec.data.split import Part, training
+from hytrec.data.split import Part, Split, evaluation, training
 from hytrec.data.vocabulary import Vocabulary
 from hytrec.errors import DataError, RunError, TrainingError
 from hytrec.evaluation.evaluate import padded
@@ -23,7 +23,7 @@ from hytrec.modeling.delta_rule import chunked
 from hytrec.modeling.model import HyTRec, UserFeatures, build_model
 from hytrec.run_folder import load_run
 from hytrec.training.loop import Epoch, Silent, Trained, train
-from hytrec.training.losses import encode_batch, read_positions, rerank_loss
+from hytrec.training.losses import encode_batch, read_positions
 from hytrec.training.options import TrainingOptions
 from hytrec.training.trainer import StepLoss, Trainer
 
@@ -83,26 +83,6 @@ def test_the_training_path_is_the_exported_path(model: HyTRec, log: Histories, o
                 torch.testing.assert_close(memory, exported.memory[0], atol=1e-5, rtol=0)
                 compared += 1
     assert compared > 60
-
-
-def test_the_item_table_can_be_trained_after_the_rerank_loss_even_if_it_failed(
-    model: HyTRec, log: Histories, options: TrainingOptions, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    model.requires_grad_(True)
-    batch = next(batches(log, options))
-    encoded = encode_batch(model, batch)
-    rerank_loss(model, batch, encoded, candidates=5, positions=8).backward()
-    assert model.item_table.weight.grad is None  # a constant to the reranker
-    assert model.item_table.weight.requires_grad
-
-    def failing(*_: object) -> None:
-        assert not model.item_table.weight.requires_grad
-        raise KilledError
-
-    monkeypatch.setattr(model, "correct", failing)
-    with pytest.raises(KilledError):
-        rerank_loss(model, batch, encoded, candidates=5, positions=8)
-    assert model.item_table.weight.requires_grad
 
 
 def test_a_resumed_training_equals_an_uninterrupted_one(
@@ -312,7 +292,7 @@ def test_a_diverged_loss_is_told(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    nan = StepLoss(long=float("nan"), user=1.0, rerank=1.0, events=5, users=1)
+    nan = StepLoss(long=float("nan"), user=1.0, events=5, users=1)
     monkeypatch.setattr(Trainer, "epoch", lambda *_, **__: iter([nan]))
     with pytest.raises(TrainingError, match=r"the loss is nan in epoch 0; lower --learning-rate \(it is 0.01\)"):
         train(log, vocabulary, output=tmp_path, config=config, options=options)
@@ -369,3 +349,35 @@ def test_every_metric_says_how_many_users_it_stands_on(
 
 def test_the_padded_batch_of_no_events_has_one_step() -> None:
     assert padded([]).times.shape == (0, 1)
+
+
+def test_a_log_that_is_cut_by_time_is_learned_from_its_first_part(
+    log: Histories, vocabulary: Vocabulary, config: ModelConfig, options: TrainingOptions, tmp_path: Path
+) -> None:
+    short = replace(options, epochs=1)
+    trained = train(log, vocabulary, output=tmp_path / "run", config=config, options=short, split=Split.TIME)
+    expected = {part.value: len(evaluation(log, part, items=config.items, split=Split.TIME)) for part in Part}
+    assert {part: found["retriever"]["users"] for part, found in trained.metrics.items()} == expected
+    run = load_run(tmp_path / "run")
+    assert run.training["split"] == "time"
+    near = proximity(training(log, Split.TIME), items=config.items, keep=config.items)
+    assert run.model.neighbors is not None
+    np.testing.assert_array_equal(run.model.neighbors.ids, neighbor_table(near, config.items)[0])
+    with pytest.raises(RunError, match="was made with another --split; resume with the same"):
+        train(log, vocabulary, output=tmp_path / "run", config=config, options=short, resume=True)
+
+
+def test_users_who_never_come_back_cannot_be_cut_by_time(
+    vocabulary: Vocabulary, config: ModelConfig, tmp_path: Path
+) -> None:
+    rows = np.arange(40) + 1
+    strangers = Histories(
+        user_keys=np.arange(10),
+        offsets=np.arange(11) * 4,
+        item_rows=rows,
+        behavior_rows=rows * 0,
+        times=np.arange(40) + 9,
+    )
+    message = r"none of 10 users is left for the validation: by time, .*; give --split last"
+    with pytest.raises(DataError, match=message):
+        train(strangers, vocabulary, output=tmp_path, config=config, split=Split.TIME)

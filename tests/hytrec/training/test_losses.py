@@ -1,10 +1,20 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
+import numpy as np
 import pytest
 import torch
 
-from hytrec.modeling.model import HyTRec
+from hytrec.config import Branches, ModelConfig
+from hytrec.data.histories import Histories
+from hytrec.data.sampling import training_batches
+from hytrec.data.split import training
+from hytrec.modeling.model import HyTRec, build_model
 from hytrec.training.losses import Negatives, next_item_loss
+from hytrec.training.options import TrainingOptions
+from hytrec.training.prefetch import on_device
+from hytrec.training.trainer import Trainer
 
 
 def test_enough_negatives_mean_full_softmax(model: HyTRec) -> None:
@@ -46,3 +56,33 @@ def test_nothing_to_learn_from_costs_nothing(model: HyTRec) -> None:
         model, torch.zeros(0, 16), torch.zeros(0, dtype=torch.int64), Negatives.drawn(torch.ones(30), count=30)
     )
     assert nothing.item() == 0
+
+
+@pytest.mark.parametrize("branches", Branches)
+def test_what_a_model_does_not_read_is_not_trained(
+    branches: Branches, config: ModelConfig, options: TrainingOptions, log: Histories
+) -> None:
+    """An ablation that trained the encoder all the same would have its item table shaped by it."""
+    model = build_model(replace(config, branches=branches))
+    trainer = Trainer(model, training(log), options)
+    batches = training_batches(
+        training(log),
+        items=config.items,
+        max_history=100,
+        batch_events=options.batch_events,
+        positions=options.positions,
+        unknown_rate=0.0,
+        random=np.random.default_rng(0),
+    )
+    long, user = trainer.losses(next(on_device(batches, torch.device("cpu"))))
+    (long + user).backward()
+    reads_long, reads_short = branches in {Branches.BOTH, Branches.LONG}, branches in {Branches.BOTH, Branches.SHORT}
+
+    def trained(part: torch.nn.Module) -> bool:
+        return any(own.grad is not None and bool(own.grad.any()) for own in part.parameters())
+
+    assert (bool(long > 0), trained(model.layers[0])) == (reads_long, reads_long)
+    assert trained(model.short) == reads_short
+    assert not trained(model.reranker)  # it is fitted afterwards, on events that the retriever does not know
+    assert trained(model.item_table)
+    assert trained(model.window_sum)

@@ -164,7 +164,7 @@ def test_the_journal_has_a_line_a_few_steps_and_one_a_validation(
     steps = [line for line in lines if "loss" in line]
     assert [line["step"] for line in steps] == list(range(3, len(kept.steps) + 1, 3))
     assert steps[1]["loss"] == pytest.approx(sum(loss.total for loss in kept.steps[3:6]) / 3)
-    assert set(steps[0]) == {"step", "epoch", "loss", "long", "user", "rerank", "learning_rate"}
+    assert set(steps[0]) == {"step", "epoch", "loss", "long", "user", "learning_rate"}
     assert steps[0]["learning_rate"] > steps[-1]["learning_rate"] > 0
     validations = [line for line in lines if "validation_users" in line]
     assert [line["epoch"] for line in validations] == [0, 1, 2, 3]
@@ -257,7 +257,7 @@ def test_the_share_done_rises_to_one(begin: Train, options: TrainingOptions) -> 
 def test_the_bar_tells_the_time_left(options: TrainingOptions, capsys: pytest.CaptureFixture[str]) -> None:
     with TrainingBar(options) as bar:
         for share in (0.1, 0.2):
-            loss = StepLoss(long=1, user=1, rerank=1, events=5, users=1, epoch_share=share, done=share)
+            loss = StepLoss(long=1, user=1, events=5, users=1, epoch_share=share, done=share)
             bar.step(0, loss, 100.0)
         task = bar._progress.tasks[0]
         assert str(task.fields["left"]).endswith(" left")

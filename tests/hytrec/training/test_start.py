@@ -7,7 +7,7 @@ import pytest
 import torch
 from scipy import sparse
 
-from hytrec.config import Branches, ModelConfig
+from hytrec.config import ModelConfig
 from hytrec.data.histories import Histories
 from hytrec.data.proximity import proximity
 from hytrec.data.split import Evaluation, Part, evaluation, training
@@ -72,7 +72,6 @@ def test_it_sets_table_norm_and_window_sum(log: Histories, config: ModelConfig) 
         model.item_table.weight, torch.from_numpy(spectral_table(near, width=config.width)), atol=1e-5, rtol=0
     )
     assert model.user_norm.weight.unique().tolist() == pytest.approx([0.1])
-    assert model.window_sum is not None
     assert chosen.half_life in start.HALF_LIVES
     assert chosen.scale in start.SCALES
     assert model.window_sum.slot[-1].exp().item() == pytest.approx(chosen.scale)
@@ -87,11 +86,6 @@ def test_a_random_table_is_left_alone(log: Histories, config: ModelConfig) -> No
     untouched = build_model(config).state_dict()
     assert all(torch.equal(tensor, untouched[name]) for name, tensor in model.state_dict().items())
     assert chosen == Start(half_life=None, scale=None, reversal=False)
-
-
-def test_a_model_that_does_not_read_the_window_has_no_window_sum(log: Histories, config: ModelConfig) -> None:
-    model, _, _ = began(log, replace(config, branches=Branches.LONG))
-    assert model.window_sum is None
 
 
 def walks(*, back_and_forth: bool) -> Histories:

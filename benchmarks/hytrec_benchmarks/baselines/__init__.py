@@ -1,0 +1,1 @@
+"""Learned baselines: matrix factorization and SASRec, tuned on the validation part."""

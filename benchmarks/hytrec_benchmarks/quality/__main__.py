@@ -1,0 +1,108 @@
+"""`make quality`: train every variant on every log, measure the baselines, and write the report.
+
+    python -m hytrec_benchmarks.quality
+
+Writes reports/quality.json, reports/quality.md and a chart for every log. Trainings go side by side, one torch thread
+each: at these sizes that uses two cores better than one training with two threads. A run that is stopped goes on where
+it was. Exit status 1 when a bound does not hold.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import sys
+import time
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from hytrec.config import Branches
+from hytrec.data.histories import read_histories
+from hytrec.data.split import Part, evaluation, training
+from hytrec.run_folder import write_json, write_text
+from hytrec_benchmarks.fixtures.bounds import misses
+from hytrec_benchmarks.fixtures.context import data_folder
+from hytrec_benchmarks.fixtures.machine import describe_run
+from hytrec_benchmarks.fixtures.progress import say
+from hytrec_benchmarks.quality.charts import draw_chart
+from hytrec_benchmarks.quality.measuring import Measured, measure_baselines, measure_job
+from hytrec_benchmarks.quality.plan import LOGS, VARIANTS, Job, QualityLog, jobs, log_path, preset
+from hytrec_benchmarks.quality.report import markdown_page
+from hytrec_benchmarks.quality.summary import figures_of, summary_of
+
+ROOT = Path(__file__).resolve().parents[3]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run everything; the exit status."""
+    options = _parser().parse_args(arguments)
+    start = time.monotonic()
+    planned = list(jobs(LOGS, seeds=options.seeds, branch_seeds=options.branch_seeds))
+    spawned = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(options.workers, spawned, torch.set_num_threads, (1,)) as pool:
+        baselines = pool.map(partial(measure_baselines, data=options.data, runs=options.runs), LOGS)
+        training_of = partial(measure_job, data=options.data, runs=options.runs, epochs=options.epochs)
+        measured = {}
+        for job, found in zip(planned, pool.map(training_of, planned), strict=True):
+            say(f"{job.folder}: {found.notes['minutes']} minutes, validation {found.notes['validation']}")
+            measured[job] = found
+        rivals = dict(zip(LOGS, baselines, strict=True))
+    logs = {log.name: _summary(log, measured, rivals[log], options.data) for log in LOGS}
+    minutes = sum(found.notes["minutes"] for found in (*measured.values(), *rivals.values()))
+    figures = {name: value for log in LOGS for name, value in figures_of(log.key, logs[log.name]).items()}
+    report: dict[str, Any] = {
+        **figures,
+        "minutes": round((time.monotonic() - start) / 60, 1),
+        "training_minutes": round(minutes, 1),
+        "workers": options.workers,
+        "preset": preset(),
+        "logs": logs,
+        **describe_run(),
+    }
+    write_report(options.output, report)
+    print((options.output / "quality.md").read_text())  # noqa: T201
+    failures = misses(figures)
+    for failure in failures:
+        say(failure)
+    return 1 if failures else 0
+
+
+def write_report(folder: Path, report: dict[str, Any]) -> None:
+    """The three kinds of files, of which the page shows the others."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, log in report["logs"].items():
+        draw_chart(folder / log["chart"], name, log)
+    write_json(folder / "quality.json", report)
+    write_text(folder / "quality.md", markdown_page(report))
+
+
+def _summary(log: QualityLog, measured: dict[Job, Measured], baselines: Measured, data: Path) -> dict[str, Any]:
+    histories, vocabulary = read_histories(log_path(data, log))
+    test = evaluation(histories, Part.TEST, items=len(vocabulary.item_keys))
+    runs: dict[Branches, list[Measured]] = {
+        branches: [own for job, own in measured.items() if (job.log, job.branches) == (log, branches)]
+        for branches in VARIANTS
+    }
+    trained = {branches: own for branches, own in runs.items() if own}
+    return summary_of(trained, baselines, test=test, known=training(histories)) | {"chart": f"quality_{log.key}.png"}
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description="Recommendation quality on two logs, with ablations and baselines.")
+    parser.add_argument("--data", type=Path, default=data_folder(), help="folder of the event logs")
+    parser.add_argument("--output", type=Path, default=ROOT / "reports", help="folder of the report")
+    parser.add_argument("--runs", type=Path, default=ROOT / "runs" / "quality", help="folder of the run folders")
+    parser.add_argument("--workers", type=int, default=2, help="processes side by side")
+    parser.add_argument("--seeds", type=int, default=3, help="trainings of the whole model, and of it without encoder")
+    parser.add_argument("--branch-seeds", type=int, default=3, help="trainings of each branch alone")
+    parser.add_argument("--epochs", type=int, help="instead of the preset's, to try the machinery")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

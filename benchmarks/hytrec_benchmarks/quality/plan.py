@@ -1,0 +1,104 @@
+"""What is trained and on which logs: one preset for every log, whatever differs is chosen by the training."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from hytrec.config import Branches, ModelConfig
+from hytrec.training.options import TrainingOptions
+
+__all__ = ["LOGS", "VARIANTS", "Job", "QualityLog", "jobs", "log_path", "model_config", "preset", "training_options"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class QualityLog:
+    """An event log of the report.
+
+    Args:
+        name: as people write it.
+        key: as it ends a figure's name.
+        file: in the data folder.
+    """
+
+    name: str
+    key: str
+    file: str
+
+
+LOGS = (
+    QualityLog(name="MovieLens-100K", key="ml100k", file="ml_100k.parquet"),
+    QualityLog(name="Amazon Beauty", key="beauty", file="amazon_beauty.parquet"),
+)
+VARIANTS = {
+    Branches.BOTH: "HyTRec",
+    Branches.NONE: "no encoder",
+    Branches.LONG: "long alone",
+    Branches.SHORT: "short alone",
+}
+"""Ablations: what attention is read. Window sum and neighbors are part of all four."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """One training."""
+
+    log: QualityLog
+    branches: Branches
+    seed: int
+
+    @property
+    def folder(self) -> str:
+        """Name of its run folder."""
+        return f"{self.log.key}-{self.branches}-{self.seed}"
+
+
+def jobs(logs: Sequence[QualityLog], *, seeds: int, branch_seeds: int) -> Iterator[Job]:
+    """Every training: first the whole model and the one without encoder, seed by seed, then each branch alone."""
+    for variants, count in (((Branches.BOTH, Branches.NONE), seeds), ((Branches.LONG, Branches.SHORT), branch_seeds)):
+        for seed in range(count):
+            for branches in variants:
+                yield from (Job(log=log, branches=branches, seed=seed) for log in logs)
+
+
+def model_config(job: Job, *, items: int, behaviors: int) -> ModelConfig:
+    """The preset's sizes: half of the default ones, as logs of 100,000 events allow."""
+    return ModelConfig(
+        items=items,
+        behaviors=behaviors,
+        width=64,
+        tadn_layers=3,
+        softmax_layers=1,
+        window=32,
+        dropout=0.4,
+        branches=job.branches,
+    )
+
+
+def training_options(job: Job, *, epochs: int | None = None) -> TrainingOptions:
+    """The preset's training."""
+    return TrainingOptions(
+        seed=job.seed,
+        epochs=epochs or 5,
+        patience=2,
+        max_history=150,
+        batch_events=1024,
+        positions=8,
+        learning_rate=4e-3,
+        average_decay=0.99,
+        device="cpu",
+    )
+
+
+def preset() -> dict[str, int | float]:
+    """What differs from the defaults of `hytrec train`, by option."""
+    job = Job(log=LOGS[0], branches=Branches.BOTH, seed=0)
+    chosen = model_config(job, items=1, behaviors=0).to_dict() | training_options(job).to_dict()
+    usual = ModelConfig(items=1).to_dict() | TrainingOptions().to_dict()
+    return {name: value for name, value in chosen.items() if value != usual[name] and name != "device"}
+
+
+def log_path(data: Path, log: QualityLog) -> Path:
+    """Where a log is."""
+    return data / log.file

@@ -1,0 +1,137 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+
+from hytrec.config import Branches, ModelConfig
+from hytrec.data.vocabulary import Vocabulary
+from hytrec.modeling.model import UserFeatures
+from hytrec.modeling.reranker import RerankerPart
+from hytrec.run_folder import CONFIG_FILE, Run, load_run
+from hytrec.signature import RERANKER
+from hytrec_export.errors import OptionError
+from hytrec_export.exporters.reranker_parts import trim_reranker
+from hytrec_export.options import BuildOptions, Lowering, RerankerKind
+from hytrec_export.pipeline import build
+from hytrec_export.repository.layout import graph_files
+from hytrec_export.repository.manifest import Manifest
+from hytrec_export.settings import Limits
+
+CONFIG = ModelConfig(items=7, width=16, tadn_layers=1, softmax_layers=1, window=5, experts=3, dropout=0.0)
+CLEAR, UNCLEAR = {"gain": 0.01, "error": 0.002}, {"gain": 0.01, "error": 0.005}
+ALL = dict.fromkeys(("neighbors", "memory", "window", "experts", "correction"), CLEAR)
+
+
+@pytest.fixture
+def run_of(make_run: Callable[..., Path], tmp_path: Path) -> Callable[..., Run]:
+    """A run that says of its parts what it is told to; None for one that says nothing."""
+
+    def make(gains: Mapping[str, Any] | None, config: ModelConfig = CONFIG) -> Run:
+        folder = make_run(tmp_path / "run", config, Vocabulary(np.arange(7), []))
+        if gains is not None:
+            values = json.loads((folder / CONFIG_FILE).read_text())
+            fitted = {"users": 900, "epochs": 3, "weight": 0.5, "ndcg": 0.13, "gains": gains}
+            values["training"]["reranker"] = fitted
+            (folder / CONFIG_FILE).write_text(json.dumps(values))
+        return load_run(folder)
+
+    return make
+
+
+def exported(run: Run, kind: RerankerKind) -> set[str]:
+    told = trim_reranker(run, kind)
+    assert told is not None
+    has = {*run.model.reranker.parts, *((RerankerPart.NEIGHBORS,) if run.model.neighbors is not None else ())}
+    assert has == {name for name, part in told["parts"].items() if part["exported"]}
+    return {part.value for part in has}
+
+
+@pytest.mark.parametrize("unclear", RerankerPart)
+def test_lean_leaves_out_a_part_whose_gain_is_not_above_two_errors(
+    run_of: Callable[..., Run], unclear: RerankerPart
+) -> None:
+    run = run_of(ALL | {unclear.value: UNCLEAR})
+    assert exported(run, RerankerKind.FULL) == set(RerankerPart)
+    assert exported(run, RerankerKind.LEAN) == set(RerankerPart) - {unclear}
+
+
+def test_experts_need_something_to_work_on(run_of: Callable[..., Run]) -> None:
+    assert exported(run_of(ALL | {"memory": UNCLEAR, "window": UNCLEAR}), RerankerKind.LEAN) == {"neighbors"}
+
+
+def test_a_model_without_attention_has_neighbors_alone(run_of: Callable[..., Run]) -> None:
+    config = ModelConfig(items=7, width=16, tadn_layers=1, softmax_layers=1, window=5, branches=Branches.NONE)
+    assert exported(run_of(ALL, config), RerankerKind.FULL) == {"neighbors"}
+
+
+def test_costs_are_multiply_adds_of_a_candidate(run_of: Callable[..., Run]) -> None:
+    told = trim_reranker(run_of(ALL), RerankerKind.FULL)
+    assert told is not None
+    assert {name: part["multiply_adds"] for name, part in told["parts"].items()} == {
+        "neighbors": 2 * 7,
+        "memory": 2 * 16 * 16 + 16 * 8,
+        "window": 2 * 16 * 16 + 2 * 16 * 6,
+        "experts": 3 * 2 * 16 * 16 + 16 * 3,
+    }
+    assert (told["users"], told["ndcg@10"]) == (900, 0.13)
+
+
+def test_a_run_that_does_not_say_what_its_parts_gain_is_exported_whole(run_of: Callable[..., Run]) -> None:
+    run = run_of(None)
+    assert trim_reranker(run, RerankerKind.FULL) is None
+    message = (
+        r"^run .*/run does not say what the parts of its reranker gain \(.+\); train it again, or leave --reranker"
+    )
+    with pytest.raises(OptionError, match=message):
+        trim_reranker(run, RerankerKind.LEAN)
+
+
+@pytest.mark.parametrize(
+    ("without", "lowering", "fp16"),
+    [
+        (["experts"], Lowering.FUSED, False),
+        (["window", "experts"], Lowering.CHUNKED, True),
+        (["memory", "window", "experts"], Lowering.FUSED, True),
+        (["neighbors"], Lowering.CHUNKED, False),
+    ],
+    ids=["no experts", "memory alone, half", "neighbors alone, half", "no neighbors"],
+)
+def test_lean_passes_the_gate_and_has_less_in_its_graph(
+    run_of: Callable[..., Run], without: list[str], lowering: Lowering, fp16: bool, tmp_path: Path
+) -> None:
+    run = run_of(ALL | dict.fromkeys(without, UNCLEAR))
+    limits = Limits(max_events=64, max_candidates=9, max_excluded=2, max_batch=2)
+    options = {"run": run.path, "limits": limits, "lowering": lowering, "fp16": fp16}
+    sizes = {}
+    for kind in RerankerKind:
+        output = tmp_path / kind.value
+        manifest = build(BuildOptions(**options, output=output, reranker=kind))  # type: ignore[arg-type]
+        assert manifest.worst_difference <= 1e-4
+        sizes[kind] = len(onnx.load(graph_files(output)[RERANKER.name]).graph.node)
+    assert sizes[RerankerKind.LEAN] < sizes[RerankerKind.FULL]
+    assert manifest == Manifest.load(output)
+    assert manifest.options["reranker"] == "lean"
+    lines = [line for line in manifest.summary_lines() if "multiply-adds, left out" in line]
+    assert {line.split(":")[0].strip() for line in lines} == set(without)
+    assert "  experts: +0.0100 ± 0.00" in "\n".join(manifest.summary_lines())
+
+
+def test_left_out_parts_are_not_computed(run_of: Callable[..., Run]) -> None:
+    """The lean model scores as the full one whose other parts are silent."""
+    run = run_of(ALL | {"memory": UNCLEAR, "window": UNCLEAR})
+    model = run.model
+    trim_reranker(run, RerankerKind.LEAN)
+    rows = torch.tensor([[1, 2, 7]])
+    events = torch.tensor([[3, 4]])
+    state, memory = model.encode(model.empty_state(1), events, events * 0, events + 1_000)
+    readout = model.read(UserFeatures.of(state, memory, torch.tensor([[2_000]])))
+    assert model.neighbors is not None
+    plain = model.retrieve_scores(readout.user).gather(1, rows) + model.neighbors(rows, readout.recent_items)
+    torch.testing.assert_close(model.rerank(readout, rows), plain)
