@@ -40,7 +40,7 @@ def build(options: BuildOptions, *, progress: Progress = silent) -> Manifest:
     check_packages(plan)
     output = check_output(options.output)
     run = load_run(options.run)
-    settings = ServingSettings.of(run.fingerprint, run.config, run.vocabulary, plan.limits)
+    settings = ServingSettings.of(run.fingerprint, run.config, run.vocabulary, plan.limits, plan.precision.value)
     check_plan(plan, settings)
     with staging_folder(output) as staging:
         graphs = _export(run, Precision.FLOAT32, plan, settings, staging, progress)
