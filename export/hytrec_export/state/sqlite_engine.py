@@ -1,6 +1,7 @@
 """Heads, chunks and tombstones in SQLite. See `RecordEngine`.
 
-A head and its open chunk are one row, so that an append mostly rewrites one page.
+A head and its open chunk are one row, so that an append mostly rewrites one page. A nearly full store takes no new users,
+so that those it has can go on for a while.
 """
 
 from __future__ import annotations
@@ -134,6 +135,7 @@ class SqliteEngine:
 
     def _store(self, connection: sqlite3.Connection, user_id: bytes, row: int | None, change: UserChange) -> None:
         if row is None:
+            self.file.check_room_for_new_user(connection)
             insert = "INSERT INTO users (user_id, head) VALUES (?, ?)"
             row = connection.execute(insert, (user_id, change.head)).lastrowid
             connection.execute("DELETE FROM tombstones WHERE hash = ?", (self._hash(user_id),))

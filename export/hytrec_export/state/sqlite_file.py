@@ -24,6 +24,8 @@ ResultT = TypeVar("ResultT")
 PAGE_BYTES = 4096
 RESERVED_PAGES = 256
 """Kept out of the limit of appends, so that a deletion finds room in a full store."""
+_SHARE_FOR_KNOWN_USERS = 8
+"""One of so many bytes."""
 _BUSY_TIMEOUT_S = 30.0
 _CHECKPOINT_EVERY_S = 1.0
 _CHECKPOINT_BYTES = 4 << 20
@@ -117,13 +119,15 @@ class SqliteFile:
 
     def used_bytes(self) -> int:
         """Bytes of the pages in use."""
+        return self.read(_used_pages) * PAGE_BYTES
 
-        def pages(connection: sqlite3.Connection) -> int:
-            (count,) = connection.execute("PRAGMA page_count").fetchone()
-            (free,) = connection.execute("PRAGMA freelist_count").fetchone()
-            return int(count) - int(free)
-
-        return self.read(pages) * PAGE_BYTES
+    def check_room_for_new_user(self, connection: sqlite3.Connection) -> None:
+        """Raises: StoreFullError: what is left is for the users there are."""
+        if _used_pages(connection) * PAGE_BYTES > self.max_bytes - self.max_bytes // _SHARE_FOR_KNOWN_USERS:
+            raise StoreFullError(
+                f"the state store {self._folder.path} is nearly full and takes no new users; "
+                "delete users, or raise its limit"
+            )
 
     def checkpoint(self, *, truncate: bool) -> bool:
         """Move the log into the file; whether all of it was, and, with `truncate`, nothing is left of it."""
@@ -232,3 +236,9 @@ class SqliteFile:
             os.close(self._write_lock)
             self._write_lock = -1
         self._folder.close()
+
+
+def _used_pages(connection: sqlite3.Connection) -> int:
+    (count,) = connection.execute("PRAGMA page_count").fetchone()
+    (free,) = connection.execute("PRAGMA freelist_count").fetchone()
+    return int(count) - int(free)
