@@ -107,7 +107,11 @@ class SnapshotFiles:
 
     def _unlink(self, name: str) -> None:
         for suffix in (_SUFFIX, _USED_SUFFIX):
-            (self._folder / (name + suffix)).unlink(missing_ok=True)
+            path = self._folder / (name + suffix)
+            try:
+                path.unlink(missing_ok=True)
+            except OSError as error:
+                raise StoreUnavailableError(f"cannot delete {path} ({error.strerror}); delete it by hand") from error
 
 
 class SqliteSnapshots:

@@ -164,16 +164,20 @@ class SqliteFile:
         connection = sqlite3.connect(
             self.path, timeout=_BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False, cached_statements=64
         )
-        for pragma in (
-            f"page_size = {PAGE_BYTES}",
-            "journal_mode = WAL",
-            f"synchronous = {'FULL' if power else 'NORMAL'}",
-            "wal_autocheckpoint = 0",
-            "secure_delete = ON",
-            "foreign_keys = OFF",
-            f"cache_size = -{_MEMORY_CACHE_KB}",
-        ):
-            connection.execute(f"PRAGMA {pragma}").fetchall()
+        try:
+            for pragma in (
+                f"page_size = {PAGE_BYTES}",
+                "journal_mode = WAL",
+                f"synchronous = {'FULL' if power else 'NORMAL'}",
+                "wal_autocheckpoint = 0",
+                "secure_delete = ON",
+                "foreign_keys = OFF",
+                f"cache_size = -{_MEMORY_CACHE_KB}",
+            ):
+                connection.execute(f"PRAGMA {pragma}").fetchall()
+        except BaseException:
+            connection.close()
+            raise
         return connection
 
     def _transaction(self, apply: Callable[[sqlite3.Connection], ResultT]) -> ResultT:
