@@ -26,6 +26,11 @@ class History:
     damaged: bool
     chunks: Mapping[int, Chunk]
 
+    @property
+    def event_count(self) -> int:
+        """Events that the user has, those before `start` included."""
+        return self.head.event_count
+
     @classmethod
     def read(cls, head: Head, raw: Mapping[int, bytes], types: KeyTypes, wanted: range) -> Self:
         """The longest run of events up to the last one that the digests confirm.

@@ -1,7 +1,7 @@
 """Heads, chunks and tombstones in SQLite. See `RecordEngine`.
 
-A head and its open chunk are one row, so that an append mostly rewrites one page. A nearly full store takes no new users,
-so that those it has can go on for a while.
+A head and its open chunk are one row, so that an append mostly rewrites one page. A nearly full store takes no new
+users, so that those it has can go on for a while.
 """
 
 from __future__ import annotations

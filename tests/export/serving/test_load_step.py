@@ -254,7 +254,7 @@ class TestLongGap:
         assert isinstance(loader.run([_call()])[0], ReplayNeededError)
         (outputs,) = loader.run([_call(item_keys=[[100]], times=[[1]])], long=True)
         assert isinstance(outputs, dict)
-        assert sum(parts, []) == fed
+        assert [row for part in parts for row in part] == fed
         assert {len(part) for part in parts} == {50}
         assert (outputs["memory"] == sum(fed)).all()
         assert (outputs["item_rows"].tolist(), outputs["event_count"].tolist()) == ([[1]], [[300]])

@@ -34,20 +34,19 @@ def filled(tmp_path: Path, kit: Any, clock: Any) -> list[bytes]:
     return [b"f0", *(b"u%d" % number for number in range(10))]
 
 
+_HEAD = ("SELECT head FROM users WHERE user_id = :user", "UPDATE users SET head = :raw WHERE user_id = :user")
+_OWNER = "user = (SELECT id FROM users WHERE user_id = :user) AND number = :chunk"
+_CHUNK = ("SELECT record FROM chunks WHERE " + _OWNER, "UPDATE chunks SET record = :raw WHERE " + _OWNER)
+
+
 def damage(path: Path, user_id: bytes, *, chunk: int | None = None) -> None:
     """Flip a bit of a head or a chunk, as a failing disk would."""
-    table, column = ("users", "head") if chunk is None else ("chunks", "record")
-    which = (
-        "user_id = :user"
-        if chunk is None
-        else "number = :chunk AND user = (SELECT id FROM users WHERE user_id = :user)"
-    )
+    read, write = _HEAD if chunk is None else _CHUNK
+    names = {"user": user_id, "chunk": chunk}
     connection = sqlite3.connect(path / "users.sqlite3")
     with connection:
-        names = {"user": user_id, "chunk": chunk}
-        (raw,) = connection.execute(f"SELECT {column} FROM {table} WHERE {which}", names).fetchone()
-        flipped = raw[:-1] + bytes([raw[-1] ^ 1])
-        connection.execute(f"UPDATE {table} SET {column} = :raw WHERE {which}", {**names, "raw": flipped})
+        (raw,) = connection.execute(read, names).fetchone()
+        connection.execute(write, {**names, "raw": raw[:-1] + bytes([raw[-1] ^ 1])})
     connection.close()
 
 

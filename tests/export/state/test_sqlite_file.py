@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import sqlite3
 import time
@@ -87,8 +88,8 @@ def test_another_program_s_database_is_not_touched(tmp_path: Path, kit: Any) -> 
 def test_keys_of_other_types_are_refused(tmp_path: Path, kit: Any) -> None:
     made(tmp_path, kit)
     message = (
-        r"^the state store .* holds item keys of type int64 and behavior keys of type bytes, the model bytes and int64; "
-        r"give a folder of its own, or build the model with the keys that the store has$"
+        r"^the state store .* holds item keys of type int64 and behavior keys of type bytes, the model bytes and "
+        r"int64; give a folder of its own, or build the model with the keys that the store has$"
     )
     with pytest.raises(StoreUnavailableError, match=message):
         open_store(StoreOptions(path=tmp_path), kit.model(key_types=kit.texts))
@@ -102,7 +103,9 @@ def test_keys_of_other_types_are_refused(tmp_path: Path, kit: Any) -> None:
 def test_a_folder_that_goes_away_fails_calls(tmp_path: Path, kit: Any, how: str) -> None:
     """Writes into a deleted file would be acknowledged and never seen again."""
     path = tmp_path / "state"
-    message = r"^the state store .* was deleted, replaced or unmounted while it was served; put it back and restart the server$"
+    message = (
+        r"^the state store .* was deleted, replaced or unmounted while it was served; put it back and restart the "
+    )
     with kit.open(path) as store:
         kit.fed(store, b"ada", 3)
         seen = kit.user(store, b"ada")
@@ -136,17 +139,16 @@ def test_damaged_pages_fail_calls_and_nothing_else(tmp_path: Path, kit: Any) -> 
     raw = bytearray(file.read_bytes())
     raw[8 * 4096 :] = b"\xa5" * (len(raw) - 8 * 4096)
     file.write_bytes(raw)
-    message = r"^the state store .* failed \(.*malformed.*\); check the disk, restore a backup if the file is damaged"
+    failures = []
     with kit.open(tmp_path) as store:
-        failed = 0
         for number in range(400):
             try:
                 assert kit.user(store, b"user-%d" % number).status in {StateStatus.FOUND, StateStatus.DAMAGED}
             except StoreUnavailableError as error:
-                failed += 1
-                assert pytest.raises(StoreUnavailableError, match=message)
-                assert "malformed" in str(error)
-        assert failed
+                failures.append(str(error))
+    message = r"^the state store .* failed \(.*malformed.*\); check the disk, restore a backup if the file is damaged, "
+    assert failures
+    assert all(re.match(message, failure) for failure in failures)
 
 
 def test_damaged_rows_are_told(tmp_path: Path, kit: Any) -> None:
