@@ -175,7 +175,8 @@ class Session:
         if self._pins:
             raise ModelChanged(
                 f"the server runs model {receipt.model_fingerprint}, this client is pinned to {known}; "
-                "users keep their histories: call accept_model(error.new) to go on, or make the client without model_fingerprint",
+                "users keep their histories: call accept_model(error.new) to go on, or make the client without "
+                "model_fingerprint",
                 old=known,
                 new=receipt.model_fingerprint,
                 result=result,

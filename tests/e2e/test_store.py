@@ -101,7 +101,7 @@ def test_a_new_model_keeps_its_users(serve: Any, built: Any, built_apart: Path, 
     with serve(repository, path=tmp_path / "state") as served, served.client() as client:
         client.backfill("ada", HISTORY)
         client.backfill("long", long)
-        before = [client.rank(user, [1000, 1001], now=2_000_000_000).scores for user in ("ada", "long")]
+        before = [client.rank(user, [1000, 1001], now=1_100_000_000).scores for user in ("ada", "long")]
         old = client.model_fingerprint
     with serve(refreshed, path=tmp_path / "state") as served:
         with served.client(model_fingerprint=old) as client, pytest.raises(ModelChanged) as caught:
@@ -109,12 +109,12 @@ def test_a_new_model_keeps_its_users(serve: Any, built: Any, built_apart: Path, 
         assert (caught.value.old, caught.value.new, caught.value.receipt.event_count) == (old, new, 200)
         with served.client() as client:
             for user, scores in zip(("ada", "long"), before, strict=True):
-                first, second = (client.rank(user, [1000, 1001], now=2_000_000_000) for _ in range(2))
+                first, second = (client.rank(user, [1000, 1001], now=1_100_000_000) for _ in range(2))
                 assert first.receipt.state_status is StateStatus.REBUILT or user == "ada"
                 assert second.receipt.state_status is StateStatus.FOUND
                 np.testing.assert_allclose(first.scores, scores, rtol=0, atol=1e-4)
                 np.testing.assert_allclose(second.scores, scores, rtol=0, atol=1e-4)
-            assert client.append("ada", Events.one(1000, 2_000_000_000)).event_count == 201
+            assert client.append("ada", Events.one(1000, 1_100_000_000)).event_count == 201
 
 
 def test_a_store_that_goes_away_fails_calls(serve: Any, built: Any, tmp_path: Path) -> None:

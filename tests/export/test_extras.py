@@ -23,7 +23,6 @@ EXTRAS = {
 IMPORTS = {
     "grpcio": "grpc",
     "jinja2": "jinja2",
-    "lmdb": "lmdb",
     "matplotlib": "matplotlib",
     "nvidia-pytriton": "pytriton",
     "onnx": "onnx",

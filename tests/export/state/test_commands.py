@@ -35,8 +35,10 @@ def filled(tmp_path: Path, kit: Any, clock: Any) -> list[bytes]:
 
 
 _HEAD = ("SELECT head FROM users WHERE user_id = :user", "UPDATE users SET head = :raw WHERE user_id = :user")
-_OWNER = "user = (SELECT id FROM users WHERE user_id = :user) AND number = :chunk"
-_CHUNK = ("SELECT record FROM chunks WHERE " + _OWNER, "UPDATE chunks SET record = :raw WHERE " + _OWNER)
+_CHUNK = (
+    "SELECT record FROM chunks WHERE user = (SELECT id FROM users WHERE user_id = :user) AND number = :chunk",
+    "UPDATE chunks SET record = :raw WHERE user = (SELECT id FROM users WHERE user_id = :user) AND number = :chunk",
+)
 
 
 def damage(path: Path, user_id: bytes, *, chunk: int | None = None) -> None:

@@ -141,7 +141,7 @@ def test_a_user_who_is_not_there_gets_none(store: StateStore, kit: Any) -> None:
 
 
 def test_models_and_precisions_have_their_own(tmp_path: Path, kit: Any) -> None:
-    models = ({}, {"precision": "mixed"}, {"fingerprint": "f" * 32})
+    models: tuple[dict[str, str], ...] = ({}, {"precision": "mixed"}, {"fingerprint": "f" * 32})
     for model in models[:2]:
         with kit.open(tmp_path, snapshot_every=EVERY, **model) as store:
             assert kit.user(store, b"u").state is None
