@@ -5,8 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from itertools import accumulate, pairwise
+from dataclasses import replace
 from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
@@ -20,32 +19,29 @@ from hytrec_export.runtime.padding import pad
 from hytrec_export.serving.call_context import NO_CANDIDATES, CallContext
 from hytrec_export.serving.counters import Counters, ServerCounter
 from hytrec_export.serving.lengths import Lengths
+from hytrec_export.serving.loaded_request import NO_ROWS, ItemRows, LoadedRequest, map_requests
 from hytrec_export.serving.stored_state import (
     EVENT_ROWS,
     PART_EVENTS,
     Encode,
-    EventRows,
     absent_state,
     closed_gap,
-    first_needed,
     state_tensors,
 )
 from hytrec_export.serving.tuning import LONG_EVENTS
-from hytrec_export.serving.validation import Inputs, Keys, ValidatedRequest, validate_request
+from hytrec_export.serving.validation import Inputs, ValidatedRequest, validate_request
 from hytrec_export.settings import ServingSettings
 from hytrec_export.state.event_codec import encode_events
 from hytrec_export.state.events import StoredEvents
-from hytrec_export.state.store import NewSnapshot, StoredUser, UserRead
+from hytrec_export.state.store import NewSnapshot, UserRead
 from hytrec_export.state.users import StateStore
 
 StepResult: TypeAlias = dict[str, NDArray[Any]] | Exception
 """Output tensors of a step by name, batch axis first, or the error of the request."""
-ItemRows: TypeAlias = NDArray[np.int64]
 Given = TypeVar("Given")
 
 APPEND_ONLY = "append_only"
 """Input of the fused pipeline alone: the request needs no state, unless a snapshot is due."""
-_NO_ROWS: ItemRows = np.empty(0, np.int64)
 _COUNTED_STATUSES = {
     StateStatus.REBUILT: ServerCounter.REBUILT_STATE,
     StateStatus.TRUNCATED: ServerCounter.REBUILT_STATE,
@@ -110,7 +106,7 @@ class LoadStep:
         ]
         requests = [request for request in validated if isinstance(request, ValidatedRequest)]
         users = self._store.read_many(reads, max_gap=None if long else LONG_EVENTS - 1)
-        loads = self._mapped(requests, users, reads)
+        loads = map_requests(requests, users, reads, self._vocabulary, window=self._settings.sizes.window)
         loaded = iter([attempted(lambda load: self._outputs(load, long=long), load) for load in loads])
         results = [next(loaded) if isinstance(request, ValidatedRequest) else request for request in validated]
         done = [load for load, result in zip(loads, _of_valid(validated, results), strict=True) if not _again(result)]
@@ -124,34 +120,7 @@ class LoadStep:
         except InputError as error:
             return error
 
-    def _mapped(
-        self, requests: Sequence[ValidatedRequest], users: Sequence[StoredUser], reads: Sequence[UserRead]
-    ) -> list[_Load]:
-        """Rows of every request and its user's events, each kind of key mapped in one look-up."""
-        window, items, behaviors = (
-            self._settings.sizes.window,
-            self._vocabulary.item_rows,
-            self._vocabulary.behavior_rows,
-        )
-        stored = [user.events[first_needed(user, window) - user.start :] for user in users]
-        known = _mapped(items, [events.item_keys for events in stored])
-        known_behaviors = _mapped(behaviors, [events.behavior_keys for events in stored])
-        columns = (
-            _mapped(items, [request.item_keys for request in requests]),
-            _mapped(behaviors, [request.behavior_keys for request in requests]),
-            _mapped(items, [_NO_ROWS if keys is None else keys for keys in (r.candidate_keys for r in requests)]),
-            _mapped(items, [request.excluded_keys for request in requests]),
-        )
-        histories = [
-            EventRows(items=rows, behaviors=np.where(events.has_behavior, behavior_rows, 0), times=events.times)
-            for rows, behavior_rows, events in zip(known, known_behaviors, stored, strict=True)
-        ]
-        return [
-            _Load(request, read, user, history, *rows)
-            for request, read, user, history, *rows in zip(requests, reads, users, histories, *columns, strict=True)
-        ]
-
-    def _outputs(self, load: _Load, *, long: bool) -> StepResult:
+    def _outputs(self, load: LoadedRequest, *, long: bool) -> StepResult:
         request, user = load.request, load.user
         if request.expected_event_count not in (UNCHECKED_EVENT_COUNT, user.event_count) and not user.replayed:
             raise InputError(
@@ -168,7 +137,7 @@ class LoadStep:
             load = self._without_gap(load, self._encode)
         return self._tensors(load)
 
-    def _without_gap(self, load: _Load, encode: Encode) -> _Load:
+    def _without_gap(self, load: LoadedRequest, encode: Encode) -> LoadedRequest:
         user, before, gap = load.user, load.before, load.gap
         state = state_tensors(user, before, self._absent)
         part_events = min(PART_EVENTS, self._settings.limits.max_events)
@@ -184,7 +153,7 @@ class LoadStep:
                 self._counters.add(ServerCounter.FAILED_SNAPSHOT, 1)
         return replace(load, user=replace(closed, due=load.events >= self._store.snapshot_every))
 
-    def _tensors(self, load: _Load) -> dict[str, NDArray[Any]]:
+    def _tensors(self, load: LoadedRequest) -> dict[str, NDArray[Any]]:
         lengths = self._lengths
         excluded = self._excluded(load)
         events = lengths.events(load.user.gap + load.events)
@@ -201,7 +170,7 @@ class LoadStep:
         }
         return {name: values[None] for name, values in outputs.items()}
 
-    def _call_context(self, load: _Load) -> CallContext:
+    def _call_context(self, load: LoadedRequest) -> CallContext:
         request, user, events = load.request, load.user, load.events
         new = b""
         if events:
@@ -221,18 +190,18 @@ class LoadStep:
             new_events=new,
         )
 
-    def _excluded(self, load: _Load) -> ItemRows:
+    def _excluded(self, load: LoadedRequest) -> ItemRows:
         """Rows of known items not to return; with exclude_recent also those of the window after this request."""
         excluded = load.excluded_rows
         if not (load.request.exclude_recent or excluded.size):
-            return _NO_ROWS
+            return NO_ROWS
         if load.request.exclude_recent:
             recent = np.concatenate([load.history.items, load.item_rows[: load.events]])[-self._settings.sizes.window :]
             excluded = np.concatenate([excluded, recent])
         known: ItemRows = np.unique(excluded[(excluded > 0) & (excluded <= self._settings.items)])
         return known
 
-    def _count(self, loads: Sequence[_Load], *, rejected: int) -> None:
+    def _count(self, loads: Sequence[LoadedRequest], *, rejected: int) -> None:
         unknown = self._settings.items + 1
         counts = Counter({ServerCounter.REJECTED_REQUEST: rejected})
         for load in loads:
@@ -245,44 +214,6 @@ class LoadStep:
         for counter, count in counts.items():
             if count:
                 self._counters.add(counter, count)
-
-
-@dataclass(frozen=True)
-class _Load:
-    """One valid request and its user, both as rows: (T,), (T,) or (0,), (N,) and (X,) int64.
-
-    Args:
-        history: the user's stored events from `first_needed` on.
-    """
-
-    request: ValidatedRequest
-    read: UserRead
-    user: StoredUser
-    history: EventRows
-    item_rows: ItemRows
-    behavior_rows: ItemRows
-    candidate_rows: ItemRows
-    excluded_rows: ItemRows
-
-    @property
-    def events(self) -> int:
-        """Events to apply."""
-        return 0 if self.user.replayed else len(self.request.times)
-
-    @property
-    def before(self) -> EventRows:
-        """Events that the state has absorbed."""
-        return self.history[: len(self.history) - self.user.gap]
-
-    @property
-    def gap(self) -> EventRows:
-        """Stored events that it has not absorbed."""
-        return self.history[len(self.history) - self.user.gap :]
-
-    def new_columns(self) -> tuple[ItemRows, ItemRows, ItemRows]:
-        """Rows and times of the request's events, in the order of `EVENT_ROWS`."""
-        behaviors = self.behavior_rows if len(self.behavior_rows) else np.zeros(len(self.item_rows), np.int64)
-        return self.item_rows, behaviors, self.request.times
 
 
 def _read(request: ValidatedRequest, append_only: bool) -> UserRead:  # noqa: FBT001 - private
@@ -306,12 +237,3 @@ def attempted(work: Callable[[Given], StepResult], given: Given) -> StepResult:
         return work(given)
     except Exception as error:  # noqa: BLE001
         return error
-
-
-def _mapped(rows_of: Callable[[Keys], ItemRows], keys: Sequence[Keys]) -> list[ItemRows]:
-    """Rows of many short key arrays in one look-up."""
-    ends = [0, *accumulate(map(len, keys))]
-    if not ends[-1]:
-        return [_NO_ROWS] * len(keys)
-    rows = rows_of(keys[0] if len(keys) == 1 else np.concatenate(keys))
-    return [rows[start:stop] for start, stop in pairwise(ends)]

@@ -64,8 +64,11 @@ class RecordEngine(Protocol):
             StoreFullError: there is no room; nothing of the batch is stored.
         """
 
-    def forget(self, user_id: bytes, bury: Callable[[UserRecords], bytes]) -> bool:
-        """Delete everything of a user, snapshots too, and leave `bury(what was stored)`; whether there was a head."""
+    def forget(self, user_id: bytes, bury: Callable[[UserRecords], bytes | None]) -> bool:
+        """Delete everything of a user, snapshots too, and leave `bury(what was stored)` for a day.
+
+        Nothing is done where it is None. Returns whether a head was deleted.
+        """
 
     def heads_after(self, user_id: bytes, count: int) -> list[tuple[bytes, bytes]]:
         """The next `count` user ids after one, in order, each with its head."""

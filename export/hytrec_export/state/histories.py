@@ -15,6 +15,8 @@ from hytrec_export.state.rules import HistoryRules
 from hytrec_export.state.store import Outcome, StoreStat, UserSummary, UserWrite, WriteResult, check_user_id
 
 _PAGE = 256
+_SWEPT_PER_WRITE = 2
+_SWEPT_PER_BATCH = 6
 _LOG = logging.getLogger(__name__)
 
 
@@ -29,6 +31,7 @@ class HistoryStore:
         self.engine = engine
         self.rules = rules
         self._out_of_room = False
+        self._swept_to = b""
 
     def history(self, user_id: bytes) -> History | None:
         """Everything stored of a user's history; None where there is no usable head.
@@ -82,6 +85,7 @@ class HistoryStore:
             self._out_of_room = True
             return [self._write_alone(write) for write in writes]
         self._out_of_room = False
+        self._sweep(len(writes))
         return results
 
     def forget(self, user_id: bytes) -> bool:
@@ -108,6 +112,22 @@ class HistoryStore:
     def close(self) -> None:
         """Let go of the store; it cannot be used afterwards."""
         self.engine.close()
+
+    def _sweep(self, writes: int) -> None:
+        """Look at the next few users, round and round, and forget those past their time."""
+        if self.rules.ttl_s is None:
+            return
+        count = _SWEPT_PER_BATCH + _SWEPT_PER_WRITE * writes
+        heads = self.engine.heads_after(self._swept_to, count)
+        for user_id, raw in heads:
+            if self.rules.usable(user_id, raw) is StateStatus.EXPIRED:
+                self.engine.forget(user_id, partial(self._bury_expired, user_id))
+        self._swept_to = heads[-1][0] if len(heads) == count else b""
+
+    def _bury_expired(self, user_id: bytes, records: UserRecords) -> bytes | None:
+        """The tombstone of a user who is still expired; one who was written meanwhile stays."""
+        expired = self.rules.usable(user_id, records.head) is StateStatus.EXPIRED
+        return self.rules.bury(user_id, records) if expired else None
 
     def _change(self, writes: Sequence[UserWrite]) -> list[WriteResult]:
         results: dict[int, WriteResult] = {}

@@ -59,10 +59,13 @@ class MemoryEngine:
                         self.users[user_id] = records
                 raise
 
-    def forget(self, user_id: bytes, bury: Callable[[UserRecords], bytes]) -> bool:
+    def forget(self, user_id: bytes, bury: Callable[[UserRecords], bytes | None]) -> bool:
         """See `RecordEngine`."""
         with self._lock:
-            self.tombstones[user_id] = bury(self._stored(user_id))
+            tombstone = bury(self._stored(user_id))
+            if tombstone is None:
+                return False
+            self.tombstones[user_id] = tombstone
             self.snapshots.pop(user_id, None)
             return self.users.pop(user_id, None) is not None
 

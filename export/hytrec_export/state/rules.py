@@ -16,9 +16,6 @@ from hytrec_export.state.events import KeyTypes, StoredEvents
 from hytrec_export.state.head import CHUNK_EVENTS, INCARNATION_BYTES, Chunk, Head, unpack_head
 from hytrec_export.state.store import NO_REVISION, Outcome, UserWrite, WriteResult
 
-_TOMBSTONE = struct.Struct("<q")
-TOMBSTONE_LIFE_S = 24 * 3600
-
 
 @dataclass(frozen=True, kw_only=True)
 class HistoryRules:
@@ -57,7 +54,7 @@ class HistoryRules:
 
     def bury(self, user_id: bytes, records: UserRecords) -> bytes:
         """The tombstone of a user."""
-        return _TOMBSTONE.pack(int(self.clock())) + self.applied(user_id, records).pack()
+        return self.applied(user_id, records).pack()
 
     def decide(self, write: UserWrite, records: UserRecords) -> tuple[WriteResult, UserChange | None]:
         """Compare-and-set."""
@@ -103,14 +100,9 @@ class HistoryRules:
         return min(max(0, surplus) // CHUNK_EVENTS * CHUNK_EVENTS, head.open_start)
 
 
-def buried_at(tombstone: bytes) -> int:
-    """Unix second of the forget."""
-    return int(_TOMBSTONE.unpack_from(tombstone)[0])
-
-
 def _unbury(tombstone: bytes) -> AppliedRequests:
     try:
-        return AppliedRequests.unpack(tombstone, _TOMBSTONE.size)[0]
+        return AppliedRequests.unpack(tombstone, 0)[0]
     except struct.error:
         return AppliedRequests()
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hmac
 import sqlite3
+import time
 from collections.abc import Callable, Sequence
 
 from hytrec_export.errors import StateStoreError, StoreFullError, StoreUnavailableError
@@ -17,6 +18,7 @@ from hytrec_export.state.sqlite_file import SqliteFile
 from hytrec_export.state.store import StoreStat
 
 _HASH_BYTES = 16
+TOMBSTONE_LIFE_S = 24 * 3600
 
 
 class SqliteEngine:
@@ -58,13 +60,18 @@ class SqliteEngine:
         if self.file.change(apply):
             self.file.purge()
 
-    def forget(self, user_id: bytes, bury: Callable[[UserRecords], bytes]) -> bool:
+    def forget(self, user_id: bytes, bury: Callable[[UserRecords], bytes | None]) -> bool:
         """See `RecordEngine`. What the log still holds is gone a moment later."""
 
         def apply(connection: sqlite3.Connection) -> bool:
             row, records = self._stored(connection, user_id)
             tombstone = bury(records)
-            connection.execute("INSERT OR REPLACE INTO tombstones VALUES (?, ?)", (self._hash(user_id), tombstone))
+            if tombstone is None:
+                return False
+            now_s = int(time.time())
+            connection.execute("DELETE FROM tombstones WHERE made_at < ?", (now_s - TOMBSTONE_LIFE_S,))
+            buried = (self._hash(user_id), now_s, tombstone)
+            connection.execute("INSERT OR REPLACE INTO tombstones VALUES (?, ?, ?)", buried)
             if row is None:
                 return False
             self._drop(connection, row)

@@ -13,7 +13,7 @@ import pytest
 
 from hytrec.contract import StateStatus
 from hytrec_export.errors import StoreUnavailableError
-from hytrec_export.state import migrations, sqlite_file
+from hytrec_export.state import migrations, sqlite_engine, sqlite_file
 from hytrec_export.state.opening import open_beside, open_store
 from hytrec_export.state.options import StoreOptions
 from hytrec_export.state.store import Outcome
@@ -137,7 +137,7 @@ def test_damaged_pages_fail_calls_and_nothing_else(tmp_path: Path, kit: Any) -> 
             kit.fed(store, b"user-%d" % number, 3)
     file = tmp_path / "users.sqlite3"
     raw = bytearray(file.read_bytes())
-    raw[8 * 4096 :] = b"\xa5" * (len(raw) - 8 * 4096)
+    raw[14 * 4096 :] = b"\xa5" * (len(raw) - 14 * 4096)
     file.write_bytes(raw)
     failures = []
     with kit.open(tmp_path) as store:
@@ -229,6 +229,18 @@ def test_a_forgotten_user_leaves_no_trace(tmp_path: Path, kit: Any) -> None:
             assert time.monotonic() < end, traces(copied, *texts)
             time.sleep(0.2)
         assert kit.user(store, b"user-3").event_count == 120
+
+
+def test_tombstones_go_after_a_day(tmp_path: Path, kit: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    with kit.open(tmp_path) as store:
+        first, late = kit.write(b"ada", 1), kit.write(b"bob", 1)
+        store.write_many([first, late])
+        store.forget(b"ada")
+        assert kit.user(store, b"ada", request_id=first.request_id).replayed
+        monkeypatch.setattr(sqlite_engine, "TOMBSTONE_LIFE_S", -1)
+        store.forget(b"bob")
+        assert not kit.user(store, b"ada", request_id=first.request_id).replayed
+        assert kit.user(store, b"bob", request_id=late.request_id).replayed
 
 
 def test_the_command_line_s_forget_leaves_no_trace_either(tmp_path: Path, kit: Any) -> None:
