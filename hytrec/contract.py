@@ -37,15 +37,15 @@ class StateStatus(IntEnum):
     NEW = 0
     FOUND = 1
     REBUILT = 2
-    """the state was encoded again from the stored history; reserved, not produced yet"""
+    """the state was encoded again from the stored history"""
     DAMAGED = 3
-    """a damaged record: treated as absent"""
+    """a damaged record: treated as absent; or a history of which only the events after the damage are left"""
     EXPIRED = 4
     """older than the time-to-live: treated as absent"""
     TRUNCATED = 5
-    """rebuilt from a history whose oldest events are not stored any more; reserved, not produced yet"""
+    """rebuilt from a history whose oldest events are not stored any more"""
     MODEL_MISMATCH = 6
-    """a record of another model (fingerprint): treated as absent"""
+    """not produced any more: every model finds every user"""
 
     @property
     def label(self) -> str:

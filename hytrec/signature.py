@@ -19,10 +19,13 @@ from __future__ import annotations
 from hytrec.contract import Content, DType, Model, Tensor, next_name, wire_ensemble
 
 REQUEST_ID_BYTES = 16
-"""Size of a `request_id`; random, made by the client once per logical request and repeated on retry."""
+"""Size of a `request_id`; made by the client once per logical request and repeated on retry."""
 CLIENT_SLOT_BYTES = 8
-"""First bytes of a `request_id`: the client slot. A client has one request at a time in a slot, so that the store,
-which keeps 32 ids of a user, forgets those of busy slots first and not one whose response was lost."""
+"""First bytes of a `request_id`: the client slot. A caller has one request at a time in a slot."""
+COUNTED_REQUEST = b"\xff\xc7"
+"""Bytes after the client slot in an id whose last 6 bytes are a big-endian counter that rises within the slot. The
+server applies no request that is not above the highest it applied of the slot, however late it comes. Ids without
+these bytes are opaque (no UUID has 0xff there): the server knows the last 32 of a user."""
 FINGERPRINT_BYTES = 16
 """Size of a `model_fingerprint`; settings, clients and JSON write it as 32 hex digits."""
 MAX_USER_ID_BYTES = 256

@@ -48,9 +48,11 @@ from hytrec.training.trainer import Trainer
 from hytrec_export.options import BuildOptions, Target
 from hytrec_export.pipeline import build
 from hytrec_export.settings import Limits, ServingSettings
-from hytrec_export.state.memory_store import MemoryStore
-from hytrec_export.state.rules import RecordRules
-from hytrec_export.state.store import Write
+from hytrec_export.serving.store_model import store_model
+from hytrec_export.state.events import StoredEvents
+from hytrec_export.state.opening import open_store
+from hytrec_export.state.options import StoreOptions
+from hytrec_export.state.store import NewSnapshot, UserRead, UserWrite
 from hytrec_export.verification.findings import all_ok
 from hytrec_export.verification.parity import golden
 from hytrec_export.verification.repository import verify
@@ -79,13 +81,14 @@ assert '"last_behavior"' in config_pbtxt and '"next_last_behavior"' in config_pb
 state = golden.load(repository / golden.FILE_NAME)[0].state
 assert state["last_behavior"].tolist() == [behaviors[-1]], state
 settings = ServingSettings.load(repository)
-store = MemoryStore(rules=RecordRules(sizes=settings.sizes, fingerprint=settings.fingerprint), max_bytes=1 << 20)
-write = Write(
-    user_id=b"u", request_id=bytes(16), expected_revision=store.read_many([b"u"])[0].revision,
-    expected_event_count=0, state=state,
-)
-store.write_many([write])
-assert store.read_many([b"u"])[0].state["last_behavior"].tolist() == [behaviors[-1]]
+store = open_store(StoreOptions(path=folder, scheme="memory"), store_model(settings))
+keys = np.empty(12, object)
+keys[:] = [b"%d" % (row - 1) for row in rows]
+events = StoredEvents.given(keys, np.empty(0, object), times, store.types)
+write = UserWrite(user_id=b"u", request_id=bytes(16), revision=bytes(16), event_count=0, events=events)
+(result,) = store.write_many([write])
+store.write_snapshots([NewSnapshot(user_id=b"u", revision=result.revision, event_count=12, state=state)])
+assert store.read_many([UserRead(user_id=b"u")])[0].state["last_behavior"].tolist() == [behaviors[-1]]
 """
 
 

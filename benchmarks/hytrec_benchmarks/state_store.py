@@ -1,144 +1,197 @@
-"""Cost of the LMDB state store at the default model size: time, bytes, and the file's growth under overwriting.
+"""The embedded state store's engine against LMDB, on the real access pattern: read users, append an event to each.
 
-    python -m hytrec_benchmarks.state_store --folder /var/tmp/store --overwrites 100000
+    python -m hytrec_benchmarks.state_store --folder /var/tmp/stores --output reports/state_store.json
 
-Prints one flat JSON object. Times are medians; `--folder` should lie on the disk that a server would use.
+Two processes at once, batches of 1 to 16 users, users with 100 events before. Both engines hold the very same records
+(`hytrec_export.state.head`); LMDB writes without fsync, as SQLite does with `synchronous` NORMAL. Needs `pip install
+lmdb`. Prints a table; `bytes` are those given to write calls for an append, logs and checkpoints included.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
+import multiprocessing
 import shutil
-import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from hytrec.config import ModelConfig
 from hytrec.contract import DType
-from hytrec.signature import STATE
+from hytrec.signature import COUNTED_REQUEST
 from hytrec_export.optional import require
-from hytrec_export.state.opening import open_store
-from hytrec_export.state.options import Durability, StoreOptions
-from hytrec_export.state.store import NO_REVISION, Outcome, State, StateStore, Write
+from hytrec_export.state.engine import ChunksWanted, Decision, RecordEngine, UserRecords
+from hytrec_export.state.events import KeyTypes, StoredEvents
+from hytrec_export.state.folder import StoreFolder
+from hytrec_export.state.histories import HistoryStore
+from hytrec_export.state.rules import HistoryRules
+from hytrec_export.state.snapshot_file import SnapshotFiles
+from hytrec_export.state.sqlite_engine import SqliteEngine
+from hytrec_export.state.sqlite_file import SqliteFile
+from hytrec_export.state.store import Outcome, StoreStat, UserWrite
 
-SIZES = ModelConfig(items=1_000).sizes()
-FINGERPRINT = "0" * 32
-BATCHES = (1, 16)
-REPEATS = 200
+TYPES = KeyTypes(item=DType.INT64, behavior=DType.BYTES)
+BATCHES = (1, 4, 16)
+PROCESSES = 2
+EVENTS_BEFORE = 100
+LIMIT_BYTES = 4 << 30
+_CHUNK = b"\xff"
 
 
-class Users:
-    """Users of a store, and what the store should hold of each."""
+class LmdbEngine:
+    """As much of `RecordEngine` as an append needs, in LMDB."""
 
-    def __init__(self, store: StateStore, count: int, seed: int) -> None:
-        self.store = store
-        self._rng = np.random.default_rng(seed)
-        self._known: dict[bytes, tuple[bytes, int]] = {}
-        self.ids = [b"user-%08d-4c3e-9f0a-1f2e3d4c5b6a" % i for i in range(count)]
-        self._state = self._random_state()
+    def __init__(self, folder: Path) -> None:
+        import lmdb  # noqa: PLC0415 - of this comparison alone
 
-    def write(self, ids: list[bytes]) -> float:
-        """One more event for each; seconds taken by the store."""
-        writes = [self._write(user_id) for user_id in ids]
-        start = time.perf_counter()
-        results = self.store.write_many(writes)
-        taken = time.perf_counter() - start
-        if any(result.outcome is not Outcome.WRITTEN for result in results):
-            raise RuntimeError(f"not everything was written: {results}")
-        return taken
+        folder.mkdir(exist_ok=True)
+        self._folder = folder
+        self._env = lmdb.open(str(folder), map_size=LIMIT_BYTES, sync=False)
 
-    def read(self, ids: list[bytes]) -> float:
-        """Seconds taken to read users."""
-        start = time.perf_counter()
-        self.store.read_many(ids)
-        return time.perf_counter() - start
+    def read_many(self, user_ids: Sequence[bytes], wanted: ChunksWanted) -> list[UserRecords]:
+        """See `RecordEngine`."""
+        with self._env.begin() as txn:
+            return [self._read(txn, user_id, place, wanted) for place, user_id in enumerate(user_ids)]
 
-    def draw(self, batch: int) -> list[bytes]:
-        """Different users."""
-        return [self.ids[i] for i in self._rng.choice(len(self.ids), batch, replace=False)]
+    def change_many(self, user_ids: Sequence[bytes], decisions: Sequence[Decision]) -> None:
+        """See `RecordEngine`."""
+        with self._env.begin(write=True) as txn:
+            for user_id, decide in zip(user_ids, decisions, strict=True):
+                change = decide(UserRecords(head=txn.get(user_id)))
+                if change:
+                    txn.put(user_id, change.head)
+                    for number, record in change.closed.items():
+                        txn.put(user_id + _CHUNK + number.to_bytes(4, "big"), record)
 
-    def _write(self, user_id: bytes) -> Write:
-        revision, count = self._known.get(user_id, (NO_REVISION, 0))
-        request_id = os.urandom(16)
-        self._known[user_id] = (request_id, count + 1)
-        return Write(
-            user_id=user_id,
-            request_id=request_id,
-            expected_revision=revision,
-            expected_event_count=count,
-            state=self._state | {"event_count": np.array([count + 1])},
+    def stat(self) -> StoreStat:
+        """See `RecordEngine`."""
+        stat = self._env.stat()
+        pages = stat["branch_pages"] + stat["leaf_pages"] + stat["overflow_pages"]
+        size = (self._folder / "data.mdb").stat().st_size
+        return StoreStat(
+            users=stat["entries"], used_bytes=pages * stat["psize"], file_bytes=size, limit_bytes=LIMIT_BYTES
         )
 
-    def _random_state(self) -> State:
-        return {
-            tensor.name: self._rng.standard_normal(SIZES.shape(tensor)).astype(np.float32)
-            if tensor.dtype is DType.FLOAT32
-            else self._rng.integers(0, 1 << 40, SIZES.shape(tensor))
-            for tensor in STATE
-        }
+    def close(self) -> None:
+        """See `RecordEngine`."""
+        self._env.sync(True)
+        self._env.close()
+
+    def _read(self, txn: Any, user_id: bytes, place: int, wanted: ChunksWanted) -> UserRecords:
+        head = txn.get(user_id)
+        if head is None:
+            return UserRecords()
+        keys = ((number, user_id + _CHUNK + number.to_bytes(4, "big")) for number in wanted(place, head))
+        return UserRecords(head=head, chunks={number: txn.get(key) for number, key in keys})
 
 
-def written_bytes() -> int:
-    """Bytes this process has given to write calls so far; the kernel counts `write_bytes` in whole folios."""
-    return int(require("psutil", extra="embedded").Process().io_counters().write_chars)
+def sqlite_engine(folder: Path) -> RecordEngine:
+    """The engine of the embedded store."""
+    opened = StoreFolder(folder, create=True)
+    opened.share(wait_s=60)
+    file = SqliteFile(opened, max_bytes=LIMIT_BYTES, power=False)
+    return SqliteEngine(file, SnapshotFiles(file))
 
 
-def measure_costs(folder: Path, durability: Durability, users: int) -> Iterator[tuple[str, float]]:
-    """Times by batch size, bytes per user and per click."""
-    store = open_store(StoreOptions(path=folder, durability=durability), sizes=SIZES, fingerprint=FINGERPRINT)
-    population = Users(store, users, seed=1)
-    for start in range(0, users, 16):
-        population.write(population.ids[start : start + 16])
-    stat = store.stat()
-    yield "bytes_per_user", stat.used_bytes / stat.users
-    actions: dict[str, Callable[[list[bytes]], float]] = {"read": population.read, "write": population.write}
-    for batch in BATCHES:
-        for name, action in actions.items():
-            before = written_bytes()
-            times = [action(population.draw(batch)) / batch for _ in range(REPEATS)]
-            yield f"{name}_us_per_user_batch_{batch}", statistics.median(times) * 1e6
-            if name == "write":
-                yield f"bytes_per_click_batch_{batch}", (written_bytes() - before) / (REPEATS * batch)
+def lmdb_engine(folder: Path) -> Any:
+    """LMDB, with the same interface."""
+    return LmdbEngine(folder)
+
+
+ENGINES: dict[str, Callable[[Path], Any]] = {"sqlite": sqlite_engine, "lmdb": lmdb_engine}
+
+
+def append_in_turn(engine: str, folder: Path, seed: int, batch: int, batches: int, users: int) -> dict[str, Any]:
+    """Append one event to each of so many users, again and again; every batch's seconds, and the bytes written."""
+    rng = np.random.default_rng(seed)
+    store = HistoryStore(ENGINES[engine](folder), rules=HistoryRules(types=TYPES, ttl_s=None, max_events=65_536))
+    slot = rng.bytes(8)
+    process = require("psutil", extra="embedded").Process()
+    before, times, written = process.io_counters().write_chars, [], 0
+    for number in range(batches):
+        chosen = [b"user-%08d-4c3e-9f0a-1f2e3d4c5b6a" % one for one in rng.choice(users, batch, replace=False)]
+        request_id = slot + COUNTED_REQUEST + (number + 1).to_bytes(6, "big")
+        start = time.perf_counter()
+        results = store.write_many([_write(store, user_id, request_id, 1, rng) for user_id in chosen])
+        times.append(time.perf_counter() - start)
+        written += sum(result.outcome is Outcome.WRITTEN for result in results)
     store.close()
+    return {"times_s": times, "written": written, "bytes": process.io_counters().write_chars - before}
 
 
-def measure_growth(folder: Path, users: int, overwrites: int) -> Iterator[tuple[str, float]]:
-    """Size of the file over its live pages, after filling and after each quarter of the overwrites."""
-    for batch in BATCHES:
-        store = open_store(StoreOptions(path=folder), sizes=SIZES, fingerprint=FINGERPRINT)
-        population = Users(store, users, seed=2)
-        for user_id in population.ids:
-            population.write([user_id])
-        for quarter in range(5):
-            stat = store.stat()
-            yield f"file_over_live_batch_{batch}_after_{quarter * overwrites // 4}", stat.file_bytes / stat.used_bytes
-            for _ in range(overwrites // 4 // batch if quarter < 4 else 0):
-                population.write(population.draw(batch))
-        store.close()
-        shutil.rmtree(folder)
+def _write(store: HistoryStore, user_id: bytes, request_id: bytes, count: int, rng: np.random.Generator) -> UserWrite:
+    (records,) = store.engine.read_many([user_id], lambda _place, _head: range(0))
+    head: Any = store.rules.usable(user_id, records.head)
+    known = records.head is not None
+    times = 1_700_000_000 + np.cumsum(rng.integers(0, 600, count))
+    return UserWrite(
+        user_id=user_id,
+        request_id=request_id,
+        revision=head.revision if known else bytes(16),
+        event_count=head.event_count if known else 0,
+        events=StoredEvents.given(rng.integers(1, 20_000, count), np.empty(0, object), times, TYPES),
+    )
+
+
+def fill(engine: str, folder: Path, users: int) -> StoreStat:
+    """Users with events of before; how full the store is then."""
+    rng = np.random.default_rng(0)
+    store = HistoryStore(ENGINES[engine](folder), rules=HistoryRules(types=TYPES, ttl_s=None, max_events=65_536))
+    for start in range(0, users, 256):
+        ids = [b"user-%08d-4c3e-9f0a-1f2e3d4c5b6a" % one for one in range(start, min(users, start + 256))]
+        store.write_many([_write(store, user_id, bytes(16), EVENTS_BEFORE, rng) for user_id in ids])
+    stat = store.stat()
+    store.close()
+    return stat
+
+
+def compare(folder: Path, *, users: int, batches: int) -> dict[str, float]:
+    """Figures by engine and batch size, both processes together."""
+    figures: dict[str, float] = {}
+    context = multiprocessing.get_context("spawn")
+    for engine in ENGINES:
+        path = folder / engine
+        stat = fill(engine, path, users)
+        figures[f"{engine}_bytes_per_user"] = stat.used_bytes / users
+        for batch in BATCHES:
+            with context.Pool(PROCESSES) as pool:
+                tasks = [(engine, path, seed, batch, batches, users) for seed in range(PROCESSES)]
+                done = pool.starmap(append_in_turn, tasks, chunksize=1)
+            times = np.concatenate([one["times_s"] for one in done])
+            written = sum(one["written"] for one in done)
+            name = f"{engine}_batch_{batch}"
+            figures[f"{name}_appends_per_s"] = written / max(sum(one["times_s"]) for one in done)
+            figures[f"{name}_p50_ms"], figures[f"{name}_p99_ms"] = np.percentile(times, [50, 99]) * 1e3
+            figures[f"{name}_written_bytes_per_append"] = sum(one["bytes"] for one in done) / written
+        shutil.rmtree(path)
+    return figures
+
+
+def table(figures: dict[str, float]) -> str:
+    """The figures as a Markdown table."""
+    lines = ["| figure | sqlite | lmdb |", "|---|---|---|"]
+    names = [name.removeprefix("sqlite_") for name in figures if name.startswith("sqlite_")]
+    lines += [f"| {name} | {figures[f'sqlite_{name}']:.4g} | {figures[f'lmdb_{name}']:.4g} |" for name in names]
+    return "\n".join(lines)
 
 
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()))
-    parser.add_argument("--users", type=int, default=1_000)
-    parser.add_argument("--overwrites", type=int, default=0, help="0 leaves the growth out")
+    parser.add_argument("--users", type=int, default=20_000)
+    parser.add_argument("--batches", type=int, default=3_000, help="of every process and size")
+    parser.add_argument("--output", type=Path)
     options = parser.parse_args()
-    figures: dict[str, float] = {}
     with tempfile.TemporaryDirectory(dir=options.folder) as name:
-        for durability in Durability:
-            costs = measure_costs(Path(name, durability), durability, options.users)
-            figures |= {f"{durability}_{key}": value for key, value in costs}
-        if options.overwrites:
-            figures |= measure_growth(Path(name, "growth"), options.users, options.overwrites)
-    print(json.dumps({key: round(value, 3) for key, value in figures.items()}, indent=2))  # noqa: T201
+        figures = compare(Path(name), users=options.users, batches=options.batches)
+    print(table(figures))  # noqa: T201
+    if options.output:
+        options.output.write_text(json.dumps({key: round(value, 3) for key, value in figures.items()}, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from hytrec_clients.errors import (
     Unresolved,
 )
 from hytrec_clients.events import Events, Keys
+from hytrec_clients.request_ids import stream_request_id
 from hytrec_clients.requests import RequestOptions
 from hytrec_clients.results import Key, Ranking, Receipt, Recommendation
 from hytrec_clients.retry import DEFAULT_TIMEOUT_S, RetryPolicy
@@ -48,4 +49,5 @@ __all__ = [
     "ServerMismatch",
     "Unavailable",
     "Unresolved",
+    "stream_request_id",
 ]

@@ -59,7 +59,7 @@ class AsyncHytrecClient:
 
     @property
     def model_fingerprint(self) -> str | None:
-        """The model this client is pinned to; None before the first response."""
+        """The pinned model, or that of the last response; None before the first."""
         return self._session.model_fingerprint
 
     def accept_model(self, fingerprint: str) -> None:

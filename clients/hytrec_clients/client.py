@@ -37,23 +37,18 @@ class HytrecClient:
 
     Keys are int or str, as the server's vocabulary was built; unknown keys are allowed everywhere. A request is
     retried until it succeeds or its time is over, and its events are applied at most once however often it is sent.
-    Every method that returns a receipt may raise `ModelChanged`, and every method these:
+    Every method may raise these:
 
         InvalidRequest, Unavailable, DeadlineExceeded, ServerMismatch, ServerFailed, ClientClosed
 
-    After `ModelChanged` users have to be encoded again from their histories:
-
-        except ModelChanged as change:
-            client.accept_model(change.new)
-            for user_id, history in histories:
-                client.forget(user_id)
-                client.backfill(user_id, history)
+    Users keep their histories when the server gets a new model; the first request of each takes longer. A client that
+    pins a model raises `ModelChanged` then, in every method that returns a receipt.
 
     Args:
         url: `host:port` of the server's gRPC endpoint.
         timeout_s: time for a request, all attempts together, where the request gives none.
         retry: when to retry.
-        model_fingerprint: the model to expect, 32 hex digits. None pins that of the first response.
+        model_fingerprint: the model to expect, 32 hex digits; None takes any.
 
     Raises:
         MissingPackageError: tritonclient is not installed.
@@ -77,7 +72,7 @@ class HytrecClient:
 
     @property
     def model_fingerprint(self) -> str | None:
-        """The model this client is pinned to; None before the first response."""
+        """The pinned model, or that of the last response; None before the first."""
         return self._session.model_fingerprint
 
     def accept_model(self, fingerprint: str) -> None:

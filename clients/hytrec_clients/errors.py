@@ -73,7 +73,7 @@ class DeadlineExceeded(Unresolved, TimeoutError):
 
 
 class ModelChanged(ClientError):
-    """The server runs another model. States of the old one are not used any more.
+    """The server runs another model than the pinned one. Users keep their histories.
 
     The request itself was executed by the new model: `result` is what it returned.
 

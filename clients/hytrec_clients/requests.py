@@ -26,9 +26,8 @@ class RequestOptions(TypedDict, total=False):
         expected_event_count: event_count the user's state must have before this request, else nothing is written and
             InvalidRequest names both counts. Unchecked when left out.
         request_id: 16 bytes naming the logical request, random when left out. A consumer that may see one message
-            twice gives an id of the message: the server remembers the last 32 of every user and applies none twice.
-            Ids with the same first 8 bytes share a client slot and are forgotten sooner, see
-            `hytrec_clients.request_ids`.
+            twice gives `stream_request_id` of the message, which is never applied twice, or 16 bytes of its own, of
+            which the server remembers the last 32 of every user.
         timeout_s: for the request with all its attempts.
     """
 

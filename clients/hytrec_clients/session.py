@@ -32,7 +32,7 @@ class Session:
         url: `host:port` of the server's gRPC endpoint.
         timeout_s: of a request that gives none.
         policy: when to retry.
-        model_fingerprint: the model to expect; that of the first response when None.
+        model_fingerprint: the model to expect; any when None.
         clock: monotonic seconds.
 
     Raises:
@@ -57,7 +57,8 @@ class Session:
         self.timeout_s = timeout_s
         self.clock = clock
         self.budget(None)  # a bad timeout_s fails here, not at the first request
-        self._pinned = model_fingerprint
+        self._pins = model_fingerprint is not None
+        self._known = model_fingerprint
         self._contracts: dict[str, codec.Contract] = {}
         self._limits: dict[Limit, int] | None = None
         self._request_ids = RequestIds()
@@ -65,13 +66,13 @@ class Session:
 
     @property
     def model_fingerprint(self) -> str | None:
-        """The pinned model; None before the first response."""
-        return self._pinned
+        """The pinned model, or that of the last response; None before the first."""
+        return self._known
 
     def accept_model(self, fingerprint: str) -> None:
         """Pin another model."""
         with self._lock:
-            self._pinned = fingerprint
+            self._known, self._pins = fingerprint, True
 
     def write(
         self,
@@ -157,24 +158,26 @@ class Session:
             yield Wait(pause_s)
 
     def _check_model(self, result: Receipt | Ranking | Recommendation) -> None:
-        """Pin the model of the first response; raise on a response of another.
+        """Remember the model of a response, whose limits and keys may be others; raise if another is pinned.
 
         Raises:
-            ModelChanged: the response is of another model.
+            ModelChanged: the response is of another model than the pinned one.
         """
         receipt = result if isinstance(result, Receipt) else result.receipt
         with self._lock:
-            if self._pinned is None:
-                self._pinned = receipt.model_fingerprint
-            pinned = self._pinned
-        if pinned != receipt.model_fingerprint:
-            self._contracts.clear()
-            self._limits = None
+            known = self._known
+            if not self._pins:
+                self._known = receipt.model_fingerprint
+        if known is None or known == receipt.model_fingerprint:
+            return
+        self._contracts.clear()
+        self._limits = None
+        if self._pins:
             raise ModelChanged(
-                f"the server runs model {receipt.model_fingerprint}, this client is pinned to {pinned}; user states of "
-                "the old model are not used any more: call accept_model(error.new), then forget and backfill each user "
-                "from the whole history",
-                old=pinned,
+                f"the server runs model {receipt.model_fingerprint}, this client is pinned to {known}; "
+                "users keep their histories: call accept_model(error.new) to go on, or make the client without "
+                "model_fingerprint",
+                old=known,
                 new=receipt.model_fingerprint,
                 result=result,
             )

@@ -42,7 +42,7 @@ def build(options: BuildOptions, *, progress: Progress = silent) -> Manifest:
     output = check_output(options.output)
     run = load_run(options.run)
     reranker = trim_reranker(run, plan.reranker)
-    settings = ServingSettings.of(run.fingerprint, run.config, run.vocabulary, plan.limits)
+    settings = ServingSettings.of(run.fingerprint, run.config, run.vocabulary, plan.limits, plan.precision.value)
     check_plan(plan, settings)
     with staging_folder(output) as staging:
         graphs = _export(run, Precision.FLOAT32, plan, settings, staging, progress)

@@ -56,7 +56,12 @@ class Limits:
 
 @dataclass(frozen=True, kw_only=True)
 class ServingSettings:
-    """Sizes, key types, limits and fingerprint of a built repository."""
+    """Sizes, key types, limits and fingerprint of a built repository.
+
+    Args:
+        precision: class of the graphs' numbers, of `hytrec_export.options.Precision`; states of one class are not
+            used by graphs of another.
+    """
 
     fingerprint: str
     items: int
@@ -64,9 +69,17 @@ class ServingSettings:
     item_key_type: DType
     behavior_key_type: DType
     limits: Limits = field(default_factory=Limits)
+    precision: str = "float32"
 
     @classmethod
-    def of(cls, fingerprint: str, config: ModelConfig, vocabulary: Vocabulary, limits: Limits | None = None) -> Self:
+    def of(
+        cls,
+        fingerprint: str,
+        config: ModelConfig,
+        vocabulary: Vocabulary,
+        limits: Limits | None = None,
+        precision: str = "float32",
+    ) -> Self:
         """Settings of a build of a model; the limits are the defaults if none are given."""
         return cls(
             fingerprint=fingerprint,
@@ -75,6 +88,7 @@ class ServingSettings:
             item_key_type=vocabulary.item_key_type,
             behavior_key_type=vocabulary.behavior_key_type,
             limits=limits or Limits(),
+            precision=precision,
         )
 
     def key_type(self, dtype: DType) -> DType:
@@ -123,6 +137,7 @@ class ServingSettings:
                 item_key_type=DType(values["item_key_type"]),
                 behavior_key_type=DType(values["behavior_key_type"]),
                 limits=Limits(**values["limits"]),
+                precision=values.get("precision", cls.precision),
             )
         except (KeyError, TypeError, ValueError, OptionError) as error:
             raise RepositoryError(f"{path} is damaged ({error}); build the repository again") from error

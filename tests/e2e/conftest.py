@@ -25,10 +25,12 @@ from hytrec_clients import HytrecClient
 from hytrec_export.options import BuildOptions, Execution
 from hytrec_export.pipeline import build
 from hytrec_export.server import EmbeddedServer, ServerOptions
+from hytrec_export.serving.store_model import store_model
 from hytrec_export.settings import VOCABULARY_FILE, Limits, ServingSettings
 from hytrec_export.state.opening import open_store
 from hytrec_export.state.options import StoreOptions
-from hytrec_export.state.store import StateStore, StoredUser
+from hytrec_export.state.store import StoredUser, UserRead
+from hytrec_export.state.users import StateStore
 
 grpc_client: Any = importlib.import_module("tritonclient.grpc")
 triton_type: Any = importlib.import_module("tritonclient.utils").np_to_triton_dtype
@@ -110,7 +112,7 @@ class Served:
 
     @cached_property
     def store(self) -> StateStore:
-        return open_store(self.stored, sizes=self._settings.sizes, fingerprint=self._settings.fingerprint)
+        return open_store(self.stored, store_model(self._settings))
 
     def close(self) -> None:
         if "store" in vars(self):
@@ -145,7 +147,7 @@ class Served:
 
     def user(self, user_id: str) -> StoredUser:
         """What the store holds of a user."""
-        (user,) = self.store.read_many([user_id.encode()])
+        (user,) = self.store.read_many([UserRead(user_id=user_id.encode())])
         return user
 
 

@@ -65,5 +65,4 @@ async def test_a_call_out_of_time_can_be_made_again(served: Any) -> None:
             assert receipt.event_count == number + 1
     assert named
     assert all(named)
-    window = served.user("hurried").state["window_times"]
-    assert window[-20:].tolist() == list(range(20, 40))
+    assert served.user("hurried").events.times.tolist() == list(range(20, 40))

@@ -4,7 +4,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from hytrec.contract import Ensemble, Model, Tensor
@@ -51,5 +50,4 @@ def test_a_single_output_asked_for_alone_stores_the_state(served: Any, ensemble:
     assert set(answer) == {output.name}
     stored = served.user(user)
     assert stored.event_count == 2
-    assert stored.state["window_items"][-2:].tolist() == [1, 2]
-    assert np.abs(stored.state["memory"]).max() > 0
+    assert stored.events.item_keys.tolist() == [1000, 1001]

@@ -14,14 +14,16 @@ import pytest
 
 from hytrec.contract import DType, Sizes
 from hytrec.data.vocabulary import Vocabulary
-from hytrec.signature import STATE
 from hytrec_export.options import BuildOptions, Execution, Target
 from hytrec_export.plan import BuildPlan, resolve_plan
 from hytrec_export.serving.counters import ServerCounter
+from hytrec_export.serving.store_model import store_model
 from hytrec_export.settings import Limits, ServingSettings
-from hytrec_export.state.memory_store import MemoryStore
-from hytrec_export.state.rules import RecordRules
-from hytrec_export.state.store import State
+from hytrec_export.state.events import KeyTypes, StoredEvents
+from hytrec_export.state.opening import open_store
+from hytrec_export.state.options import StoreOptions
+from hytrec_export.state.store import StoredUser, UserRead
+from hytrec_export.state.users import StateStore
 
 SIZES = Sizes(layers=2, heads=2, key_size=4, value_size=4, width=8, window=4, retrieved=20)
 FINGERPRINT = "0123456789abcdef" * 2
@@ -136,24 +138,37 @@ def counters() -> CountingCounters:
     return CountingCounters()
 
 
-@pytest.fixture
-def store() -> MemoryStore:
-    return MemoryStore(rules=RecordRules(sizes=SIZES, fingerprint=FINGERPRINT), max_bytes=1 << 20)
+SNAPSHOT_EVERY = 8
 
 
 @pytest.fixture
-def state() -> State:
-    """Of a user with three events."""
-    values = {
-        tensor.name: np.zeros(SIZES.shape(tensor), np.float32 if tensor.dtype is DType.FLOAT32 else np.int64)
-        for tensor in STATE
-    }
-    return values | {
-        "memory": np.arange(64, dtype=np.float32).reshape(2, 2, 4, 4),
-        "window_items": np.array([0, 1, 2, 3]),
-        "event_count": np.array([3]),
-        "last_time": np.array([1_000]),
-    }
+def store(settings: ServingSettings) -> StateStore:
+    """In memory; a state is kept every eight events."""
+    options = StoreOptions(path=Path("unused"), scheme="memory", snapshot_every=SNAPSHOT_EVERY)
+    return open_store(options, store_model(settings))
+
+
+StoredUserOf = Callable[[StateStore, bytes], StoredUser]
+
+
+@pytest.fixture(scope="session")
+def user_of() -> StoredUserOf:
+    """What a store holds of a user."""
+    return lambda store, user_id: store.read_many([UserRead(user_id=user_id)])[0]
+
+
+@pytest.fixture(scope="session")
+def events_of() -> Callable[..., StoredEvents]:
+    """Events of item keys 100 to 119, a second apart from a time on; every one with a behavior if one is given."""
+
+    def events(*keys: int, start: int = 1_000, behavior: bytes = b"") -> StoredEvents:
+        behaviors = np.empty(len(keys) if behavior else 0, object)
+        behaviors[:] = behavior
+        times = np.arange(start, start + len(keys), dtype=np.int64)
+        types = KeyTypes(item=DType.INT64, behavior=DType.BYTES)
+        return StoredEvents.given(np.array(keys, np.int64), behaviors, times, types)
+
+    return events
 
 
 @pytest.fixture

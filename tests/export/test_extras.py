@@ -23,7 +23,6 @@ EXTRAS = {
 IMPORTS = {
     "grpcio": "grpc",
     "jinja2": "jinja2",
-    "lmdb": "lmdb",
     "matplotlib": "matplotlib",
     "nvidia-pytriton": "pytriton",
     "onnx": "onnx",
@@ -69,7 +68,6 @@ def test_every_optional_package_may_be_missing(module: str) -> None:
         ("hytrec evaluate run", "train"),
         ("hytrec-export build run", "export"),
         ("hytrec-export serve .", "embedded"),
-        ("hytrec-export state show", "embedded"),
         ("hytrec-export loadtest", "loadtest"),
         ("hytrec-client ready", "client"),
     ],

@@ -1,7 +1,6 @@
 """Which events were sent, which were acknowledged, and which of them the state store holds, in what order.
 
-Every event has a timestamp of its own, so the window of a user's state names the last events that were applied. Read
-often enough, the windows give the whole order.
+Every event has a timestamp of its own, so the stored histories name what was applied, and in which order.
 """
 
 from __future__ import annotations
@@ -10,15 +9,14 @@ import random
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from hytrec.data.histories import History
 from hytrec.data.vocabulary import Vocabulary
-from hytrec.signature import WINDOW_TIMES
 from hytrec_clients import Events, Receipt
-from hytrec_export.state.store import StateStore
+from hytrec_export.state.history import History as StoredHistory
 
 FIRST_TIME_S = 1_500_000_000
 UNKNOWN_KEY = 2**62
@@ -33,6 +31,13 @@ Key = Any
 """An item key as the vocabulary has it: int or bytes."""
 
 
+class Histories(Protocol):
+    """What the ledger reads of a store."""
+
+    def history(self, user_id: bytes) -> StoredHistory | None:
+        """A user's stored events; None where there are none."""
+
+
 @dataclass
 class UserEvents:
     """One user's events by timestamp.
@@ -40,7 +45,7 @@ class UserEvents:
     Args:
         keys: item key of every event sent.
         acknowledged: events whose write was acknowledged and that are not yet counted as lost.
-        order: timestamp of the event at each index of the history, as far as a receipt or a window named it.
+        order: timestamp of the event at each index of the history, as far as a receipt or the store named it.
         count: events the store was last seen to hold.
         closed: the store is not read any more for this user.
     """
@@ -109,15 +114,16 @@ class EventLedger:
         self._record(own, 0, times)
         own.count, own.closed = len(times), True
 
-    def read(self, store: StateStore) -> None:
-        """Record what the store's windows name, and count acknowledged events that it does not hold."""
-        users = [user for user, own in self.users.items() if not own.closed]
-        for user, found in zip(users, store.read_many([user.encode() for user in users]), strict=True):
-            own = self.users[user]
-            own.count = found.event_count
+    def read(self, store: Histories) -> None:
+        """Record what the store holds, and count acknowledged events that it does not hold."""
+        for user, own in self.users.items():
+            if own.closed:
+                continue
+            found = store.history(user.encode())
+            own.count = found.event_count if found else 0
             for index in range(own.count, max(own.order, default=0) + 1):  # a state that was set back
                 own.order.pop(index, None)
-            times = [int(time) for time in found.state[WINDOW_TIMES.name] if time] if found.state else []
+            times = found.events.times.tolist() if found else []
             self._record(own, own.count - len(times), times)
             own.order.update(
                 enumerate(times, start=own.count - len(times))
@@ -129,7 +135,7 @@ class EventLedger:
     def faults(self) -> Counter[str]:
         """Number of events by fault, as of the last read; all are 0 for a sound store.
 
-        "twice" is for events that were applied more than once, "unseen" for those that no window or receipt named.
+        "twice" is for events that were applied more than once, "unseen" for those that neither store nor receipt named.
         """
         faults = Counter(lost=self.lost, misplaced=self.misplaced, unknown=self.unknown, twice=0, unseen=0)
         for own in self.users.values():

@@ -12,8 +12,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from hytrec.contract import Model
 from hytrec.signature import APPEND, ENSEMBLES, FUSED, RANK, RECOMMEND
 from hytrec_benchmarks.faults.event_ledger import FIRST_TIME_S, UNKNOWN_KEY
@@ -21,7 +19,8 @@ from hytrec_clients import ClientError, Events, HytrecClient, ServerFailed
 from hytrec_export.options import Execution
 from hytrec_export.repository.layout import MODULES, VERSION, execution_of
 from hytrec_export.server import EmbeddedServer
-from hytrec_export.state.store import StateStore, StoredUser
+from hytrec_export.state.store import StoredUser, UserRead
+from hytrec_export.state.users import StateStore
 
 STEPS = tuple(step.model for step in RECOMMEND.steps)
 """All there are, where each is a model of its own."""
@@ -147,11 +146,10 @@ def _is_clean(send: Callable[[], object]) -> bool:
 
 
 def _stored(store: StateStore, users: list[str]) -> list[StoredUser]:
-    return store.read_many([user.encode() for user in users])
+    return store.read_many([UserRead(user_id=user.encode()) for user in users])
 
 
 def _same(one: StoredUser, other: StoredUser) -> bool:
-    facts = [(user.status, user.revision, user.event_count, user.request_ids) for user in (one, other)]
-    if one.state is None or other.state is None or facts[0] != facts[1]:
-        return False
-    return all(np.array_equal(values, other.state[name]) for name, values in one.state.items())
+    """The revision names every event."""
+    facts = [(user.status, user.revision, user.event_count, user.base) for user in (one, other)]
+    return one.event_count > 0 and facts[0] == facts[1]

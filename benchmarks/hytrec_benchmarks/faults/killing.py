@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from hytrec.data.histories import History
 from hytrec.data.vocabulary import Vocabulary
 from hytrec.signature import APPEND, FUSED
 from hytrec_benchmarks.faults.event_ledger import EventLedger
@@ -19,10 +20,13 @@ from hytrec_benchmarks.fixtures.in_process import onnx_chain
 from hytrec_benchmarks.fixtures.progress import track
 from hytrec_benchmarks.fixtures.reference_models import Feeder, state_difference
 from hytrec_benchmarks.fixtures.serving import opened_store, server_options
+from hytrec_export.runtime.runners import Arrays
 from hytrec_export.server import EmbeddedServer
+from hytrec_export.serving.stored_state import EventRows, absent_state, first_needed, state_tensors
 from hytrec_export.settings import VOCABULARY_FILE, ServingSettings
 from hytrec_export.state.options import StoreOptions
-from hytrec_export.state.store import StateStore
+from hytrec_export.state.store import StoredUser, UserRead
+from hytrec_export.state.users import StateStore
 
 USERS = 6
 WRITERS = 4
@@ -124,16 +128,30 @@ def compare_states(
     """
     worst = 0.0
     max_events = settings.limits.max_events
-    stored = store.read_many([user.encode() for user in ledger.users])
+    stored = store.read_many([UserRead(user_id=user.encode()) for user in ledger.users])
     with onnx_chain(repository, sizes=settings.sizes) as chain:
         feeder = Feeder(chain=chain, sizes=settings.sizes, max_events=max_events)
         for name, user in zip(ledger.users, stored, strict=True):
             history = ledger.history(name, user.event_count, vocabulary)
             if history is None:
-                raise ValueError(f"{name}: an event was not in any window of the state that was read; read more often")
-            if user.state is None or not len(history):
+                raise ValueError(f"{name}: an event is not in the history that was read")
+            if not len(history):
                 continue
             encoded = feeder.feed(history, cuts=range(max_events, len(history), max_events)).state
-            found = {tensor: values[None] for tensor, values in user.state.items()}
+            found = served_state(user, vocabulary, feeder)
             worst = float(np.maximum(worst, state_difference([encoded, found])))
     return worst
+
+
+def served_state(user: StoredUser, vocabulary: Vocabulary, feeder: Feeder) -> Arrays:
+    """The state that a server answers from: what is kept, and the events since."""
+    rows = EventRows(
+        items=vocabulary.item_rows(user.events.item_keys),
+        behaviors=np.zeros(len(user.events), np.int64),
+        times=user.events.times,
+    )
+    start = first_needed(user, feeder.sizes.window) - user.start
+    state = state_tensors(user, rows[start : user.base - user.start], absent_state(feeder.sizes))
+    gap = rows[user.base - user.start :]
+    since = History(item_rows=gap.items, behavior_rows=gap.behaviors, times=gap.times)
+    return feeder.request(since, {name: values[None] for name, values in state.items()}).state

@@ -11,7 +11,7 @@ from threading import Lock
 
 from hytrec_benchmarks.faults.event_ledger import MAX_EVENTS, EventLedger
 from hytrec_clients import Events, HytrecClient, Receipt, RetryPolicy, Unresolved
-from hytrec_export.state.store import StateStore
+from hytrec_export.state.users import StateStore
 
 RETRY = RetryPolicy(max_backoff_s=0.1)
 LONG_TIMEOUT_S = 10.0

@@ -9,7 +9,7 @@ import numpy as np
 
 from hytrec_benchmarks.faults.event_ledger import EventLedger
 from hytrec_benchmarks.fixtures.serving import use_of_server
-from hytrec_export.state.store import StateStore
+from hytrec_export.state.users import StateStore
 
 INTERVAL_S = 0.25
 """Often enough that no window of a state moves on by more than it holds."""

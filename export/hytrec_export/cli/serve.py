@@ -22,14 +22,31 @@ def serve(
     durability: Annotated[Durability, typer.Option(help="What an acknowledged write survives.")] = (
         StoreOptions.durability
     ),
-    state_max_bytes: Annotated[int, typer.Option(help="Maximum bytes of the state store.")] = StoreOptions.max_bytes,
+    state_max_bytes: Annotated[int, typer.Option(help="Maximum bytes of users' histories.")] = StoreOptions.max_bytes,
     state_ttl_s: Annotated[
         int | None, typer.Option("--state-ttl", help="Delete users without a write for this many seconds.")
     ] = StoreOptions.ttl_s,
+    snapshot_every: Annotated[int, typer.Option(help="Events after which a user's state is kept again.")] = (
+        StoreOptions.snapshot_every
+    ),
+    snapshot_max_bytes: Annotated[
+        int, typer.Option(help="Maximum bytes of kept states; the least recently used ones go.")
+    ] = StoreOptions.snapshot_max_bytes,
+    history_max_events: Annotated[int, typer.Option(help="Events kept of a user; older ones go.")] = (
+        StoreOptions.history_max_events
+    ),
     server: Annotated[dict[str, Any], ServerOptions],
 ) -> None:
     """Run Triton Inference Server on a repository until Ctrl-C."""
-    store = StoreOptions(path=state, durability=durability, max_bytes=state_max_bytes, ttl_s=state_ttl_s)
+    store = StoreOptions(
+        path=state,
+        durability=durability,
+        max_bytes=state_max_bytes,
+        ttl_s=state_ttl_s,
+        snapshot_every=snapshot_every,
+        snapshot_max_bytes=snapshot_max_bytes,
+        history_max_events=history_max_events,
+    )
     from hytrec_export.server import run_until_stopped  # noqa: PLC0415 - after the options were found good
 
     run_until_stopped(ServerOptions(repository=repository, environment=store.to_environment(), **server))

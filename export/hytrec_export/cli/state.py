@@ -48,17 +48,11 @@ def export(
     output: Annotated[Path, typer.Argument(help="File to write, .npz or .json.", show_default=False)],
     *,
     state: StateFolder = STATE_FOLDER,
-    repository: Annotated[
-        Path | None, typer.Option(help="Model repository; with it, recent items are named by key too.")
-    ] = None,
 ) -> None:
-    """Write everything stored of a user to a file that its owner alone can read."""
-    from hytrec.data.vocabulary import Vocabulary  # noqa: PLC0415 - numpy
-    from hytrec_export.settings import VOCABULARY_FILE  # noqa: PLC0415
-    from hytrec_export.state import commands  # noqa: PLC0415
+    """Write the events of a user to a file that its owner alone can read."""
+    from hytrec_export.state import commands  # noqa: PLC0415 - numpy
 
-    vocabulary = Vocabulary.load(repository / VOCABULARY_FILE) if repository else None
-    print(commands.export_user(state, user_id, output, vocabulary=vocabulary))  # noqa: T201
+    print(commands.export_user(state, user_id, output))  # noqa: T201
 
 
 @state_app.command()

@@ -11,10 +11,11 @@ from numpy.typing import NDArray
 from hytrec.contract import StateStatus
 from hytrec.signature import MAX_USER_ID_BYTES, REQUEST_ID_BYTES
 from hytrec_export.errors import InputError
+from hytrec_export.state.store import REVISION_BYTES
 
 _STATUSES = frozenset(StateStatus)
-_MARK = b"HYT1"
-_FIXED = struct.Struct(f"<4s{REQUEST_ID_BYTES}s{REQUEST_ID_BYTES}sqIBIi")
+_MARK = b"HYT2"
+_FIXED = struct.Struct(f"<4s{REQUEST_ID_BYTES}s{REVISION_BYTES}sqqIB?IiH")
 
 NO_CANDIDATES = -1
 """`candidate_count` of a request that does not rank."""
@@ -26,13 +27,16 @@ class CallContext:
 
     Args:
         user_id: the caller's user id.
-        request_id: 16 bytes, one per logical request.
-        revision: 16 bytes, of the stored record that the request started from (compare-and-set).
-        event_count: of that record.
-        events: events of this request that are applied; 0 writes nothing.
+        request_id: 16 bytes, one per logical request; zeros where the caller gave none.
+        revision: of the history that the request started from (compare-and-set).
+        event_count: of that history.
+        first: events at its start that are not stored or cannot be used.
+        events: events of this request that are applied; 0 writes none.
         status: what the store held.
+        due: whether the state after this request is to be kept as a snapshot.
         top_k: how many items to return.
         candidate_count: candidates to rank, or `NO_CANDIDATES`.
+        new_events: the events that are applied, as `state.event_codec` writes them; empty where there are none.
     """
 
     user_id: bytes
@@ -43,20 +47,26 @@ class CallContext:
     status: StateStatus
     top_k: int
     candidate_count: int = NO_CANDIDATES
+    first: int = 0
+    due: bool = False
+    new_events: bytes = b""
 
     def pack(self) -> NDArray[np.uint8]:
-        """The context as (Z,) uint8: a fixed part of 57 bytes, then the user id."""
+        """The context as (Z,) uint8: a fixed part, the user id, the new events."""
         fixed = _FIXED.pack(
             _MARK,
             self.request_id,
             self.revision,
             self.event_count,
+            self.first,
             self.events,
             self.status,
+            self.due,
             self.top_k,
             self.candidate_count,
+            len(self.user_id),
         )
-        return np.frombuffer(fixed + self.user_id, np.uint8)
+        return np.frombuffer(fixed + self.user_id + self.new_events, np.uint8)
 
     @classmethod
     def unpack(cls, packed: NDArray[np.uint8]) -> CallContext:
@@ -66,21 +76,30 @@ class CallContext:
             InputError: it is no call context; only a request that bypasses the load step can bring one.
         """
         data = packed.tobytes()
-        size = len(data) - _FIXED.size
-        if not 1 <= size <= MAX_USER_ID_BYTES or not data.startswith(_MARK):
-            raise InputError(
-                f"call_context of {len(data)} bytes is not one of hytrec_state_load; use an ensemble instead"
-            )
-        _, request_id, revision, event_count, events, status, top_k, candidate_count = _FIXED.unpack_from(data)
+        if len(data) < _FIXED.size or not data.startswith(_MARK):
+            raise _unknown(len(data))
+        _, request_id, revision, event_count, first, events, status, due, top_k, candidate_count, size = (
+            _FIXED.unpack_from(data)
+        )
+        end = _FIXED.size + size
+        if not 1 <= size <= MAX_USER_ID_BYTES or len(data) < end:
+            raise _unknown(len(data))
         if status not in _STATUSES:
             raise InputError(f"call_context has the unknown state_status {status}; use an ensemble instead")
         return cls(
-            user_id=data[_FIXED.size :],
+            user_id=data[_FIXED.size : end],
             request_id=request_id,
             revision=revision,
             event_count=event_count,
+            first=first,
             events=events,
             status=StateStatus(status),
+            due=due,
             top_k=top_k,
             candidate_count=candidate_count,
+            new_events=data[end:],
         )
+
+
+def _unknown(size: int) -> InputError:
+    return InputError(f"call_context of {size} bytes is not one of hytrec_state_load; use an ensemble instead")

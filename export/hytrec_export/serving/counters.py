@@ -11,25 +11,27 @@ class ServerCounter(StrEnum):
 
     UNKNOWN_ITEM = "hytrec_unknown_items_total"
     UNKNOWN_BEHAVIOR = "hytrec_unknown_behaviors_total"
-    MODEL_MISMATCH = "hytrec_model_mismatch_states_total"
+    REBUILT_STATE = "hytrec_rebuilt_states_total"
     DAMAGED_STATE = "hytrec_damaged_states_total"
     EXPIRED_STATE = "hytrec_expired_states_total"
     REPLAYED_REQUEST = "hytrec_replayed_requests_total"
     REJECTED_REQUEST = "hytrec_rejected_requests_total"
     CONFLICT = "hytrec_state_conflicts_total"
     STORE_FULL = "hytrec_store_full_total"
+    FAILED_SNAPSHOT = "hytrec_failed_snapshots_total"
 
 
 DESCRIPTIONS = {
     ServerCounter.UNKNOWN_ITEM: "Item keys of events and candidates that are not in the vocabulary",
     ServerCounter.UNKNOWN_BEHAVIOR: "Behavior keys of events that are not in the vocabulary",
-    ServerCounter.MODEL_MISMATCH: "Requests that found a record of another model and treated it as absent",
-    ServerCounter.DAMAGED_STATE: "Requests that found a damaged record and treated it as absent",
-    ServerCounter.EXPIRED_STATE: "Requests that found a record older than the time-to-live and treated it as absent",
-    ServerCounter.REPLAYED_REQUEST: "Requests whose request_id was known, so that their events were not applied again",
+    ServerCounter.REBUILT_STATE: "Requests whose user's state was encoded again from the stored history",
+    ServerCounter.DAMAGED_STATE: "Requests that found a damaged history and used what is left of it",
+    ServerCounter.EXPIRED_STATE: "Requests that found a user older than the time-to-live, who counts as absent",
+    ServerCounter.REPLAYED_REQUEST: "Requests that were applied before, so that their events were not applied again",
     ServerCounter.REJECTED_REQUEST: "Requests rejected because of their input",
     ServerCounter.CONFLICT: "Requests that lost the race for a user's record; the client retries them",
     ServerCounter.STORE_FULL: "Requests that found the state store full",
+    ServerCounter.FAILED_SNAPSHOT: "States that could not be kept, and will be encoded again",
 }
 SESSION_LOAD_COUNTERS = (
     ServerCounter.UNKNOWN_ITEM,
@@ -38,12 +40,13 @@ SESSION_LOAD_COUNTERS = (
 )
 LOAD_COUNTERS = (
     *SESSION_LOAD_COUNTERS,
-    ServerCounter.MODEL_MISMATCH,
+    ServerCounter.REBUILT_STATE,
     ServerCounter.DAMAGED_STATE,
     ServerCounter.EXPIRED_STATE,
     ServerCounter.REPLAYED_REQUEST,
+    ServerCounter.FAILED_SNAPSHOT,
 )
-SAVE_COUNTERS = (ServerCounter.CONFLICT, ServerCounter.STORE_FULL)
+SAVE_COUNTERS = (ServerCounter.CONFLICT, ServerCounter.STORE_FULL, ServerCounter.FAILED_SNAPSHOT)
 
 
 class Counters(Protocol):

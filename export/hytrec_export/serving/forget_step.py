@@ -10,7 +10,7 @@ from hytrec.signature import FORGOTTEN, MODEL_FINGERPRINT
 from hytrec_export.serving.load_step import StepResult, attempted
 from hytrec_export.serving.validation import Inputs, validate_user_id
 from hytrec_export.settings import ServingSettings
-from hytrec_export.state.store import StateStore
+from hytrec_export.state.users import StateStore
 
 
 class ForgetStep:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
+import numpy as np
 from numpy.typing import NDArray
 
 from hytrec.contract import Ensemble, Step
@@ -13,6 +14,7 @@ from hytrec.signature import (
     APPEND,
     CANDIDATE_KEYS,
     ENCODER,
+    ITEM_ROWS,
     RANK,
     RECOMMEND,
     RERANKER,
@@ -24,12 +26,13 @@ from hytrec.signature import (
     STATE_SAVE,
 )
 from hytrec_export.errors import InputError
-from hytrec_export.serving.load_step import StepResult
+from hytrec_export.serving.load_step import APPEND_ONLY, StepResult
 from hytrec_export.serving.validation import Inputs
 
 RunStep: TypeAlias = Callable[[Sequence[Inputs]], list[StepResult]]
 """Inputs of a step's model -> its outputs, one result per request, in order."""
 
+_APPEND_ONLY = {APPEND_ONLY: np.ones((1, 1), bool)}
 _MODELS = (STATE_LOAD, ENCODER, RETRIEVER, RERANKER, STATE_SAVE)
 _STEPS = {endpoint.name: {step.model.name: step for step in endpoint.steps} for endpoint in (APPEND, RANK, RECOMMEND)}
 
@@ -56,6 +59,8 @@ def endpoint_of(requested_outputs: frozenset[str]) -> Ensemble:
 
 class FusedPipeline:
     """Runs server batches of any mix of endpoints; each step runs once, for all requests that take it.
+
+    An append runs the encoder only where a snapshot is due: its events are the truth, and the state can wait.
 
     Args:
         steps: by model name.
@@ -87,17 +92,23 @@ class _InFlight:
     def __init__(self, request: PipelineRequest) -> None:
         self._steps: Mapping[str, Step] = _STEPS[request.endpoint.name]
         self._tensors: dict[str, NDArray[Any]] = dict(request.inputs)
+        self._append_only = request.endpoint is APPEND
+        self._encodes = True
         self.result: StepResult = _wrong_endpoint(request) or {}
 
     def takes(self, name: str) -> bool:
-        return name in self._steps and not isinstance(self.result, Exception)
+        skipped = name == ENCODER.name and not self._encodes
+        return name in self._steps and not skipped and not isinstance(self.result, Exception)
 
     def inputs_of(self, name: str) -> Inputs:
         wiring, tensors = self._steps[name].inputs, self._tensors
-        return {inner: tensors[outer] for inner, outer in wiring.items() if outer in tensors}
+        inputs = {inner: tensors[outer] for inner, outer in wiring.items() if outer in tensors}
+        return inputs | _APPEND_ONLY if self._append_only and name == STATE_LOAD.name else inputs
 
     def absorb(self, name: str, result: StepResult) -> None:
         self.result = result
+        if name == STATE_LOAD.name and not isinstance(result, Exception):
+            self._encodes = ITEM_ROWS.name in result
         if not isinstance(result, Exception):
             wiring = self._steps[name].outputs
             self._tensors.update({outer: result[inner] for inner, outer in wiring.items() if inner in result})

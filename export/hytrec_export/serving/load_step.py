@@ -1,58 +1,65 @@
-"""The load step: validates public inputs, maps keys to rows, pads them, and reads each user's state."""
+"""The load step: validates public inputs, maps keys to rows, pads them, and reads each user's history and state."""
 
 from __future__ import annotations
 
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import partial
-from itertools import accumulate, pairwise
+from dataclasses import replace
 from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hytrec.contract import DType, StateStatus
+from hytrec.contract import StateStatus
 from hytrec.data.vocabulary import Vocabulary
-from hytrec.signature import (
-    BEHAVIOR_ROWS,
-    CALL_CONTEXT,
-    CANDIDATE_ROWS,
-    EXCLUDED_ROWS,
-    ITEM_ROWS,
-    NOW,
-    ROW_TIMES,
-    STATE,
-    UNCHECKED_EVENT_COUNT,
-    WINDOW_ITEMS,
-)
+from hytrec.signature import CALL_CONTEXT, CANDIDATE_ROWS, EXCLUDED_ROWS, NOW, UNCHECKED_EVENT_COUNT
 from hytrec_export.errors import InputError
-from hytrec_export.runtime.padding import STEPS_PER_OCTAVE, bucket_length, pad
+from hytrec_export.runtime.padding import pad
 from hytrec_export.serving.call_context import NO_CANDIDATES, CallContext
 from hytrec_export.serving.counters import Counters, ServerCounter
-from hytrec_export.serving.validation import Inputs, Keys, ValidatedRequest, validate_request
+from hytrec_export.serving.lengths import Lengths
+from hytrec_export.serving.loaded_request import NO_ROWS, ItemRows, LoadedRequest, map_requests
+from hytrec_export.serving.stored_state import (
+    EVENT_ROWS,
+    PART_EVENTS,
+    Encode,
+    absent_state,
+    closed_gap,
+    state_tensors,
+)
+from hytrec_export.serving.tuning import LONG_EVENTS
+from hytrec_export.serving.validation import Inputs, ValidatedRequest, validate_request
 from hytrec_export.settings import ServingSettings
-from hytrec_export.state.store import StateStore, StoredUser
+from hytrec_export.state.event_codec import encode_events
+from hytrec_export.state.events import StoredEvents
+from hytrec_export.state.store import NewSnapshot, UserRead
+from hytrec_export.state.users import StateStore
 
 StepResult: TypeAlias = dict[str, NDArray[Any]] | Exception
 """Output tensors of a step by name, batch axis first, or the error of the request."""
-ItemRows: TypeAlias = NDArray[np.int64]
 Given = TypeVar("Given")
 
-_NO_ROWS: ItemRows = np.empty(0, np.int64)
+APPEND_ONLY = "append_only"
+"""Input of the fused pipeline alone: the request needs no state, unless a snapshot is due."""
 _COUNTED_STATUSES = {
-    StateStatus.MODEL_MISMATCH: ServerCounter.MODEL_MISMATCH,
+    StateStatus.REBUILT: ServerCounter.REBUILT_STATE,
+    StateStatus.TRUNCATED: ServerCounter.REBUILT_STATE,
     StateStatus.DAMAGED: ServerCounter.DAMAGED_STATE,
     StateStatus.EXPIRED: ServerCounter.EXPIRED_STATE,
 }
+
+
+class ReplayNeededError(Exception):
+    """More stored events have to be encoded than a short request may: `LoadStep.run` it again with `long`."""
 
 
 class LoadStep:
     """Loads one server batch with one vocabulary look-up per kind of key and one transaction of the store.
 
     Args:
-        steps_per_octave: of the lengths that tensors are padded to, see `bucket_length`.
+        lengths: that tensors are padded to.
+        encode: closes long gaps before the other steps run; None where the encoder takes any number of events.
     """
 
     def __init__(
@@ -62,42 +69,48 @@ class LoadStep:
         vocabulary: Vocabulary,
         store: StateStore,
         counters: Counters,
+        lengths: Lengths,
         clock: Callable[[], float] = time.time,
-        steps_per_octave: int = STEPS_PER_OCTAVE,
+        encode: Encode | None = None,
     ) -> None:
-        self._bucket_length = partial(bucket_length, steps_per_octave=steps_per_octave)
         self._settings = settings
         self._vocabulary = vocabulary
         self._store = store
         self._counters = counters
+        self._lengths = lengths
         self._clock = clock
-        self._max_excluded = settings.limits.max_excluded + settings.sizes.window
-        self._absent = {
-            tensor.name: np.zeros(
-                settings.sizes.shape(tensor), np.float32 if tensor.dtype is DType.FLOAT32 else np.int64
-            )
-            for tensor in STATE
-        }
+        self._encode = encode
+        self._absent = absent_state(settings.sizes)
 
-    def run(self, batch: Sequence[Inputs]) -> list[StepResult]:
+    def run(self, batch: Sequence[Inputs], *, long: bool = False) -> list[StepResult]:
         """Inputs of `hytrec.signature.STATE_LOAD` -> its outputs, one result per request, in order.
 
         user_id (1, 1) bytes, item_keys (1, 3) int64 or bytes, times (1, 3) int64 -> memory (1, L, H, K, V) float32,
-        window_items (1, W) int64 and the rest of the state, all zeros for a new user; item_rows, behavior_rows and
-        event_times (1, 4) int64, padded to a bucket length; now_s (1, 1), excluded_rows (1, X) and candidate_rows
-        (1, N) int64, padded likewise; call_context (1, Z) uint8.
+        window_items (1, W) int64 and the rest of the state after n events; item_rows, behavior_rows and event_times
+        (1, 4) int64 of the stored events since and the new ones, padded; now_s (1, 1), excluded_rows (1, X) and
+        candidate_rows (1, N) int64, padded likewise; call_context (1, Z) uint8. With `APPEND_ONLY` and no snapshot
+        due it is the call_context alone.
+
+        Args:
+            long: encode whatever is needed; else a request with a long gap gets a `ReplayNeededError`.
 
         Raises:
             StoreUnavailableError: the store cannot be read; the whole batch fails.
         """
         clock_s = int(self._clock())
         validated = [self._validate(inputs, clock_s) for inputs in batch]
+        reads = [
+            _read(request, APPEND_ONLY in inputs)
+            for request, inputs in zip(validated, batch, strict=True)
+            if isinstance(request, ValidatedRequest)
+        ]
         requests = [request for request in validated if isinstance(request, ValidatedRequest)]
-        users = self._store.read_many([request.user_id for request in requests]) if requests else []
-        loads = [_Load(*parts) for parts in zip(requests, users, self._map_keys(requests), strict=True)]
-        loaded = iter([attempted(self._outputs, load) for load in loads])
+        users = self._store.read_many(reads, max_gap=None if long else LONG_EVENTS - 1)
+        loads = map_requests(requests, users, reads, self._vocabulary, window=self._settings.sizes.window)
+        loaded = iter([attempted(lambda load: self._outputs(load, long=long), load) for load in loads])
         results = [next(loaded) if isinstance(request, ValidatedRequest) else request for request in validated]
-        self._count(loads, rejected=sum(isinstance(result, InputError) for result in results))
+        done = [load for load, result in zip(loads, _of_valid(validated, results), strict=True) if not _again(result)]
+        self._count(done, rejected=sum(isinstance(result, InputError) for result in results))
         return results
 
     def _validate(self, inputs: Inputs, clock_s: int) -> ValidatedRequest | InputError:
@@ -107,69 +120,95 @@ class LoadStep:
         except InputError as error:
             return error
 
-    def _map_keys(self, requests: Sequence[ValidatedRequest]) -> list[_Rows]:
-        """Rows of every request, each kind of key mapped in one look-up."""
-        items, behaviors = self._vocabulary.item_rows, self._vocabulary.behavior_rows
-        columns = (
-            _mapped(items, [request.item_keys for request in requests]),
-            _mapped(behaviors, [request.behavior_keys for request in requests]),
-            _mapped(items, [_NO_ROWS if keys is None else keys for keys in (r.candidate_keys for r in requests)]),
-            _mapped(items, [request.excluded_keys for request in requests]),
-        )
-        return [_Rows(*rows) for rows in zip(*columns, strict=True)]
-
-    def _outputs(self, load: _Load) -> dict[str, NDArray[Any]]:
-        request, user, rows = load.request, load.user, load.rows
-        if request.expected_event_count not in (UNCHECKED_EVENT_COUNT, user.event_count) and not load.replayed:
+    def _outputs(self, load: LoadedRequest, *, long: bool) -> StepResult:
+        request, user = load.request, load.user
+        if request.expected_event_count not in (UNCHECKED_EVENT_COUNT, user.event_count) and not user.replayed:
             raise InputError(
                 f"expected_event_count is {request.expected_event_count}, but {user.event_count} events of the user "
                 "are stored; read event_count again and send the events that are missing"
             )
-        state: dict[str, NDArray[Any]] = self._absent if user.state is None else user.state
-        limits = self._settings.limits
-        excluded = self._excluded(load, state[WINDOW_ITEMS.name])
-        events = self._bucket_length(load.events, limits.max_events)
-        call_context = CallContext(
+        if load.read.append_only and not user.due:
+            return {CALL_CONTEXT.name: self._call_context(load).pack()[None]}
+        if not user.complete:
+            return ReplayNeededError()
+        if self._encode and (user.gap >= LONG_EVENTS or not self._lengths.fit(user.gap + load.events)):
+            if not long:
+                return ReplayNeededError()
+            load = self._without_gap(load, self._encode)
+        return self._tensors(load)
+
+    def _without_gap(self, load: LoadedRequest, encode: Encode) -> LoadedRequest:
+        user, before, gap = load.user, load.before, load.gap
+        state = state_tensors(user, before, self._absent)
+        part_events = min(PART_EVENTS, self._settings.limits.max_events)
+        closed = closed_gap(user, state, gap, encode, part_events=part_events)
+        if closed.state is not None:
+            kept = NewSnapshot(
+                user_id=load.request.user_id,
+                revision=user.revision,
+                event_count=closed.base,
+                state=closed.state,
+            )
+            if self._store.write_snapshots([kept]):
+                self._counters.add(ServerCounter.FAILED_SNAPSHOT, 1)
+        return replace(load, user=replace(closed, due=load.events >= self._store.snapshot_every))
+
+    def _tensors(self, load: LoadedRequest) -> dict[str, NDArray[Any]]:
+        lengths = self._lengths
+        excluded = self._excluded(load)
+        events = lengths.events(load.user.gap + load.events)
+        rows = [
+            pad(np.concatenate([old, new[: load.events]]), events)
+            for old, new in zip(load.gap.columns(), load.new_columns(), strict=True)
+        ]
+        outputs = state_tensors(load.user, load.before, self._absent) | {
+            **dict(zip(EVENT_ROWS, rows, strict=True)),
+            NOW.name: np.array([load.request.now], np.int64),
+            EXCLUDED_ROWS.name: pad(excluded, lengths.excluded(len(excluded))),
+            CANDIDATE_ROWS.name: pad(load.candidate_rows, lengths.candidates(len(load.candidate_rows))),
+            CALL_CONTEXT.name: self._call_context(load).pack(),
+        }
+        return {name: values[None] for name, values in outputs.items()}
+
+    def _call_context(self, load: LoadedRequest) -> CallContext:
+        request, user, events = load.request, load.user, load.events
+        new = b""
+        if events:
+            given = StoredEvents.given(request.item_keys, request.behavior_keys, request.times, self._store.types)
+            new = encode_events(given)
+        return CallContext(
             user_id=request.user_id,
             request_id=request.request_id,
             revision=user.revision,
             event_count=user.event_count,
-            events=load.events,
+            first=user.first,
+            events=events,
             status=user.status,
+            due=user.due,
             top_k=request.top_k,
-            candidate_count=NO_CANDIDATES if request.candidate_keys is None else len(rows.candidates),
+            candidate_count=NO_CANDIDATES if request.candidate_keys is None else len(load.candidate_rows),
+            new_events=new,
         )
-        outputs = state | {
-            ITEM_ROWS.name: pad(rows.items[: load.events], events),
-            BEHAVIOR_ROWS.name: pad(rows.behaviors[: load.events], events),
-            ROW_TIMES.name: pad(request.times[: load.events], events),
-            NOW.name: np.array([request.now], np.int64),
-            EXCLUDED_ROWS.name: pad(excluded, self._bucket_length(len(excluded), self._max_excluded)),
-            CANDIDATE_ROWS.name: pad(rows.candidates, self._bucket_length(len(rows.candidates), limits.max_candidates)),
-            CALL_CONTEXT.name: call_context.pack(),
-        }
-        return {name: values[None] for name, values in outputs.items()}
 
-    def _excluded(self, load: _Load, window: ItemRows) -> ItemRows:
+    def _excluded(self, load: LoadedRequest) -> ItemRows:
         """Rows of known items not to return; with exclude_recent also those of the window after this request."""
-        excluded = load.rows.excluded
+        excluded = load.excluded_rows
         if not (load.request.exclude_recent or excluded.size):
-            return _NO_ROWS
+            return NO_ROWS
         if load.request.exclude_recent:
-            recent = np.concatenate([window, load.rows.items[: load.events]])[-len(window) :]
+            recent = np.concatenate([load.history.items, load.item_rows[: load.events]])[-self._settings.sizes.window :]
             excluded = np.concatenate([excluded, recent])
         known: ItemRows = np.unique(excluded[(excluded > 0) & (excluded <= self._settings.items)])
         return known
 
-    def _count(self, loads: Sequence[_Load], *, rejected: int) -> None:
+    def _count(self, loads: Sequence[LoadedRequest], *, rejected: int) -> None:
         unknown = self._settings.items + 1
         counts = Counter({ServerCounter.REJECTED_REQUEST: rejected})
         for load in loads:
-            rows = load.rows
-            counts[ServerCounter.UNKNOWN_ITEM] += np.count_nonzero(rows.items == unknown)
-            counts[ServerCounter.UNKNOWN_ITEM] += np.count_nonzero(rows.candidates == unknown)
-            counts[ServerCounter.UNKNOWN_BEHAVIOR] += np.count_nonzero(rows.behaviors == 0)
-            counts[ServerCounter.REPLAYED_REQUEST] += load.replayed
+            counts[ServerCounter.UNKNOWN_ITEM] += np.count_nonzero(load.item_rows == unknown)
+            counts[ServerCounter.UNKNOWN_ITEM] += np.count_nonzero(load.candidate_rows == unknown)
+            counts[ServerCounter.UNKNOWN_BEHAVIOR] += np.count_nonzero(load.behavior_rows == 0)
+            counts[ServerCounter.REPLAYED_REQUEST] += load.user.replayed
             if load.user.status in _COUNTED_STATUSES:
                 counts[_COUNTED_STATUSES[load.user.status]] += 1
         for counter, count in counts.items():
@@ -177,33 +216,19 @@ class LoadStep:
                 self._counters.add(counter, count)
 
 
-@dataclass(frozen=True)
-class _Rows:
-    """Rows of one request's keys, int64: (T,), (T,) or (0,), (N,) and (X,)."""
-
-    items: ItemRows
-    behaviors: ItemRows
-    candidates: ItemRows
-    excluded: ItemRows
+def _read(request: ValidatedRequest, append_only: bool) -> UserRead:  # noqa: FBT001 - private
+    return UserRead(
+        user_id=request.user_id, request_id=request.request_id, events=len(request.times), append_only=append_only
+    )
 
 
-@dataclass(frozen=True)
-class _Load:
-    """One valid request and its user's stored record."""
+def _of_valid(validated: Sequence[ValidatedRequest | InputError], results: Sequence[StepResult]) -> list[StepResult]:
+    pairs = zip(validated, results, strict=True)
+    return [result for request, result in pairs if isinstance(request, ValidatedRequest)]
 
-    request: ValidatedRequest
-    user: StoredUser
-    rows: _Rows
 
-    @property
-    def replayed(self) -> bool:
-        """Whether this request's events are in the state already."""
-        return self.request.request_id in self.user.request_ids
-
-    @property
-    def events(self) -> int:
-        """Events to apply."""
-        return 0 if self.replayed else len(self.request.times)
+def _again(result: StepResult) -> bool:
+    return isinstance(result, ReplayNeededError)
 
 
 def attempted(work: Callable[[Given], StepResult], given: Given) -> StepResult:
@@ -212,12 +237,3 @@ def attempted(work: Callable[[Given], StepResult], given: Given) -> StepResult:
         return work(given)
     except Exception as error:  # noqa: BLE001
         return error
-
-
-def _mapped(rows_of: Callable[[Keys], ItemRows], keys: Sequence[Keys]) -> list[ItemRows]:
-    """Rows of many short key arrays in one look-up."""
-    ends = [0, *accumulate(map(len, keys))]
-    if not ends[-1]:
-        return [_NO_ROWS] * len(keys)
-    rows = rows_of(keys[0] if len(keys) == 1 else np.concatenate(keys))
-    return [rows[start:stop] for start, stop in pairwise(ends)]

@@ -21,17 +21,20 @@ from hytrec.signature import (
     RETURNED_KEYS,
     RETURNED_SCORES,
     SCORES,
-    STATE,
     STATE_STATUS,
 )
-from hytrec_export.errors import GraphError, StateConflictError, StoreFullError
+from hytrec_export.errors import GraphError, InputError, StateConflictError, StoreFullError
 from hytrec_export.runtime.top_k import best_items
 from hytrec_export.serving.call_context import NO_CANDIDATES, CallContext
 from hytrec_export.serving.counters import Counters, ServerCounter
 from hytrec_export.serving.load_step import StepResult
 from hytrec_export.serving.validation import Inputs
 from hytrec_export.settings import ServingSettings
-from hytrec_export.state.store import Outcome, StateStore, Write, WriteResult
+from hytrec_export.state.applied_requests import CLIENT_SLOT_LIFE_S, MAX_CLIENT_SLOTS
+from hytrec_export.state.event_codec import DamagedEventsError, decode_events
+from hytrec_export.state.snapshot import SNAPSHOT
+from hytrec_export.state.store import NewSnapshot, Outcome, UserWrite, WriteResult
+from hytrec_export.state.users import StateStore
 
 
 class SaveStep:
@@ -52,21 +55,57 @@ class SaveStep:
         ranking candidate_rows (1, N) int64, raw_scores (1, N) float32, padding included -> event_count (1, 1) int64,
         applied (1, 1) bool, model_fingerprint (1, 16) uint8, state_status (1, 1) int64, and scores (1, n) float32 of
         the n candidates, or recommended_keys (1, S) int64 or bytes with recommended_scores (1, S) float32, S <= top_k.
+        The next_ tensors may be missing where the encoder was not run.
         """
         results: list[StepResult] = []
-        writes: dict[int, Write] = {}
+        contexts: dict[int, CallContext] = {}
+        writes: dict[int, UserWrite] = {}
         for position, inputs in enumerate(batch):
             try:
                 call_context = CallContext.unpack(inputs[CALL_CONTEXT.name][0])
                 outputs = self._outputs(inputs, call_context)
+                _check_state(inputs, call_context)
                 if call_context.events:
-                    writes[position] = _write(inputs, call_context)
+                    writes[position] = self._write(call_context)
+                contexts[position] = call_context
                 results.append(outputs)
             except Exception as error:  # noqa: BLE001  one bad request must not fail its batch-mates
                 results.append(error)
+        revisions = {position: context.revision for position, context in contexts.items()}
         for position, outcome in self._commit(writes).items():
-            results[position] = outcome if isinstance(outcome, Exception) else results[position]
+            if isinstance(outcome, Exception):
+                results[position] = outcome
+                del revisions[position]
+            else:
+                revisions[position] = outcome.revision
+        self._keep(
+            [
+                _snapshot(batch[position], contexts[position], revision)
+                for position, revision in revisions.items()
+                if contexts[position].due and next_name(EVENT_COUNT.name) in batch[position]
+            ]
+        )
         return results
+
+    def _write(self, call_context: CallContext) -> UserWrite:
+        try:
+            events = decode_events(call_context.new_events, self._store.types)
+        except DamagedEventsError:
+            raise InputError("call_context holds no events; use an ensemble instead") from None
+        return UserWrite(
+            user_id=call_context.user_id,
+            request_id=call_context.request_id,
+            revision=call_context.revision,
+            event_count=call_context.event_count,
+            events=events,
+            first=call_context.first,
+        )
+
+    def _keep(self, snapshots: Sequence[NewSnapshot]) -> None:
+        """Keep states of histories that are committed; a failure costs time later, and no request fails for it."""
+        failed = self._store.write_snapshots(snapshots) if snapshots else 0
+        if failed:
+            self._counters.add(ServerCounter.FAILED_SNAPSHOT, failed)
 
     def _outputs(self, inputs: Inputs, call_context: CallContext) -> dict[str, NDArray[Any]]:
         """Every public output of a request, valid only if its write succeeds."""
@@ -89,7 +128,7 @@ class SaveStep:
         keys = keys.astype(object) if keys.dtype.kind == "S" else keys
         return outputs | {RETURNED_KEYS.name: keys[None], RETURNED_SCORES.name: scores[None]}
 
-    def _commit(self, writes: dict[int, Write]) -> dict[int, WriteResult | Exception]:
+    def _commit(self, writes: dict[int, UserWrite]) -> dict[int, WriteResult | Exception]:
         """Outcome of every write by position."""
         if not writes:
             return {}
@@ -108,32 +147,42 @@ class SaveStep:
         }
 
 
-def _write(inputs: Inputs, call_context: CallContext) -> Write:
-    state = {tensor.name: inputs[next_name(tensor.name)][0] for tensor in STATE}
-    for name, values in state.items():
-        _check_finite(values, f"the encoder's {name.replace('_', ' ')}")
-    found, expected = int(state[EVENT_COUNT.name][0]), call_context.event_count + call_context.events
+def _check_state(inputs: Inputs, call_context: CallContext) -> None:
+    """Raises: GraphError: the encoder made a state that cannot be; nothing may be stored."""
+    counted = inputs.get(next_name(EVENT_COUNT.name))
+    if counted is None or not (call_context.events or call_context.due):
+        return
+    for tensor in SNAPSHOT:
+        _check_finite(inputs[next_name(tensor.name)], f"the encoder's {tensor.name.replace('_', ' ')}")
+    found, expected = int(counted[0, 0]), call_context.event_count + call_context.events
     if found != expected:
         raise GraphError(f"the encoder counted {found} events instead of {expected}; build the repository again")
-    return Write(
+
+
+def _snapshot(inputs: Inputs, call_context: CallContext, revision: bytes) -> NewSnapshot:
+    return NewSnapshot(
         user_id=call_context.user_id,
-        request_id=call_context.request_id,
-        expected_revision=call_context.revision,
-        expected_event_count=call_context.event_count,
-        state=state,
+        revision=revision,
+        event_count=call_context.event_count + call_context.events,
+        state={tensor.name: inputs[next_name(tensor.name)][0] for tensor in SNAPSHOT},
     )
 
 
-def _write_error(write: Write, result: WriteResult) -> Exception | None:
+def _write_error(write: UserWrite, result: WriteResult) -> Exception | None:
     if result.outcome is Outcome.CONFLICT:
         return StateConflictError(
-            f"the user's state changed while this request ran (expected event_count {write.expected_event_count}, "
+            f"the user's state changed while this request ran (expected event_count {write.event_count}, "
             f"found {result.event_count}); retry it with the same request_id"
         )
     if result.outcome is Outcome.FULL:
         return StoreFullError(
             "the state store is full, so nothing of this request was stored; raise its size limit, "
             "or delete users with: hytrec-export state delete"
+        )
+    if result.outcome is Outcome.CROWDED:
+        return StateConflictError(
+            f"{MAX_CLIENT_SLOTS} client slots wrote to this user within {CLIENT_SLOT_LIFE_S // 60} minutes, "
+            "and no more are remembered; write through fewer clients at a time, or retry later with the same request_id"
         )
     return None
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 
@@ -15,12 +16,15 @@ from hytrec.data.vocabulary import Vocabulary
 from hytrec.signature import CALL_CONTEXT, NEXT_EVENT_COUNT, SESSION_LOAD, SESSION_SAVE, USER_ID
 from hytrec_export.serving.call_context import CallContext
 from hytrec_export.serving.counters import Counters
+from hytrec_export.serving.lengths import Lengths
 from hytrec_export.serving.load_step import LoadStep, StepResult, attempted
 from hytrec_export.serving.save_step import SaveStep
+from hytrec_export.serving.store_model import store_model
 from hytrec_export.serving.validation import Inputs
 from hytrec_export.settings import ServingSettings
-from hytrec_export.state.memory_store import MemoryStore
-from hytrec_export.state.rules import RecordRules
+from hytrec_export.state.opening import open_store
+from hytrec_export.state.options import MIN_BYTES, StoreOptions
+from hytrec_export.state.users import StateStore
 
 _NO_USER = np.array([[b"session"]], object)
 
@@ -29,7 +33,13 @@ class SessionLoadStep:
     """Validates and maps; whatever can be rejected is rejected here, before the encoder advances the state."""
 
     def __init__(self, *, settings: ServingSettings, vocabulary: Vocabulary, counters: Counters) -> None:
-        self._load = LoadStep(settings=settings, vocabulary=vocabulary, store=_no_store(settings), counters=counters)
+        self._load = LoadStep(
+            settings=settings,
+            vocabulary=vocabulary,
+            store=_no_store(settings),
+            counters=counters,
+            lengths=Lengths.of(settings),
+        )
 
     def run(self, batch: Sequence[Inputs]) -> list[StepResult]:
         """Inputs of `hytrec.signature.SESSION_LOAD` -> its outputs, one result per request, in order.
@@ -64,7 +74,7 @@ class SessionSaveStep:
 def _counted(inputs: Inputs) -> Inputs:
     """Inputs of save: nothing to write, and the encoder's event count."""
     call_context = CallContext.unpack(inputs[CALL_CONTEXT.name][0])
-    counted = replace(call_context, event_count=int(inputs[NEXT_EVENT_COUNT.name][0, 0]), events=0)
+    counted = replace(call_context, event_count=int(inputs[NEXT_EVENT_COUNT.name][0, 0]), events=0, due=False)
     return {**inputs, CALL_CONTEXT.name: counted.pack()[None]}
 
 
@@ -74,5 +84,7 @@ def _only(model: Model, result: StepResult) -> StepResult:
     return {name: result[name] for name in model.output_names() if name in result}
 
 
-def _no_store(settings: ServingSettings) -> MemoryStore:
-    return MemoryStore(rules=RecordRules(sizes=settings.sizes, fingerprint=settings.fingerprint), max_bytes=0)
+def _no_store(settings: ServingSettings) -> StateStore:
+    """A store that stays empty."""
+    options = StoreOptions(path=Path(), scheme="memory", max_bytes=MIN_BYTES)
+    return open_store(options, store_model(settings))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -33,6 +32,7 @@ from hytrec.signature import (
 )
 from hytrec_export.errors import InputError
 from hytrec_export.settings import Limits
+from hytrec_export.state.applied_requests import NO_REQUEST
 
 Inputs: TypeAlias = Mapping[str, NDArray[Any]]
 """Tensors of one request by name, batch axis first; string tensors hold bytes objects."""
@@ -40,7 +40,6 @@ Keys: TypeAlias = NDArray[Any]
 """(n,) int64, or objects that are bytes."""
 
 _NO_KEYS: NDArray[np.int64] = np.empty(0, np.int64)
-_ZERO_ID = bytes(REQUEST_ID_BYTES)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +47,7 @@ class ValidatedRequest:
     """The checked inputs of one request, defaults filled in.
 
     Args:
+        request_id: 16 bytes; zeros where none is given.
         item_keys, times: (T,) new events; times int64.
         behavior_keys: (T,), or (0,) where none are given.
         expected_event_count: event_count that must be stored, -1 = unchecked.
@@ -152,13 +152,13 @@ def _keys(inputs: Inputs, tensor: Tensor) -> Keys:
 def _request_id(inputs: Inputs) -> bytes:
     values = inputs.get(REQUEST_ID.name)
     if values is None:
-        return os.urandom(REQUEST_ID_BYTES)
+        return NO_REQUEST
     request_id: bytes = values[0].tobytes()
     if len(request_id) != REQUEST_ID_BYTES:
         raise InputError(
             f"request_id has {len(request_id)} bytes; it must be {REQUEST_ID_BYTES} random bytes, one id per request"
         )
-    if request_id == _ZERO_ID:
+    if request_id == NO_REQUEST:
         raise InputError(f"request_id is all zeros; it must be {REQUEST_ID_BYTES} random bytes, one id per request")
     return request_id
 

@@ -1,31 +1,23 @@
-"""What `hytrec-export state show|export|delete|compact` do; all but compact work while the server runs.
+"""What `hytrec-export state show|export|delete|compact|backup` do; all but compact work while the server runs.
 
-A record says itself how large its arrays are, so none of them needs the model repository.
+A store says itself of which types its keys are, so none of them needs the model repository.
 """
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from hytrec.contract import StateStatus
-from hytrec.data.vocabulary import Vocabulary
-from hytrec_export.errors import UnknownUserError
-from hytrec_export.optional import require
-from hytrec_export.state.folder import FolderSettings
-from hytrec_export.state.record import Header, parse_header, parse_state
-from hytrec_export.state.rules import expired, summary
+from hytrec_export.errors import StateStoreError, UnknownUserError
+from hytrec_export.state.histories import HistoryStore
+from hytrec_export.state.history import History
+from hytrec_export.state.opening import open_beside
 from hytrec_export.state.store import StoreStat, UserSummary, check_user_id
 from hytrec_export.state.user_export import check_suffix, exported, write_export
 
-if TYPE_CHECKING:
-    from hytrec_export.state.lmdb_file import LmdbFile
-
-_PAGE = 256
 _OPEN_WAIT_S = 2.0
 
 
@@ -34,7 +26,7 @@ class StoreView:
     """What `state show` prints of a store.
 
     Args:
-        bytes_per_user: live bytes over users; 0 when empty.
+        bytes_per_user: of heads and history; 0 when empty.
         ttl_s: of the last server; None = never.
     """
 
@@ -49,8 +41,8 @@ class Compaction:
     """What `state compact` did.
 
     Args:
-        users: records left.
-        expired, damaged: records removed.
+        users: left.
+        expired, damaged: users removed.
         bytes_before, bytes_after: size of the file.
     """
 
@@ -67,101 +59,85 @@ def show_store(path: Path) -> StoreView:
     Raises:
         StoreUnavailableError: there is no store or it cannot be opened.
     """
-    with _opened(path) as (file, settings):
-        stat = file.stat()
+    with _opened(path) as store:
+        stat = store.stat()
     per_user = stat.used_bytes // stat.users if stat.users else 0
-    return StoreView(path=path, stat=stat, bytes_per_user=per_user, ttl_s=settings.ttl_s)
+    return StoreView(path=path, stat=stat, bytes_per_user=per_user, ttl_s=store.rules.ttl_s)
 
 
 def list_users(path: Path) -> Iterator[UserSummary]:
-    """Every user's summary, ordered by id; FOUND means that the header is sound, of whatever model.
+    """Every user's summary, ordered by id; FOUND means that the head is sound.
 
     Raises:
         StoreUnavailableError: there is no store or it cannot be opened.
     """
-    with _opened(path) as (file, settings):
-        for heads in _pages(file):
-            for key, head in heads:
-                yield summary(key, head, status=_status(key, head, settings))
+    with _opened(path) as store:
+        yield from store.users()
 
 
 def show_user(path: Path, user_id: str) -> UserSummary:
-    """One user's summary, the arrays checked too.
+    """One user's summary, the whole history checked; of a damaged one `first` tells how much is lost.
 
     Raises:
         UnknownUserError: the store holds nothing of the user.
         StoreUnavailableError: there is no store or it cannot be opened.
     """
-    key = _key(user_id)
-    with _opened(path) as (file, settings):
-        raw = _record(file, path, user_id)
-    status = _status(key, raw, settings)
-    header = parse_header(raw, key)
-    if isinstance(header, Header) and parse_state(raw, header) is None:
-        status = StateStatus.DAMAGED
-    return summary(key, raw, status=status)
+    with _opened(path) as store:
+        summary, history = _user(store, path, user_id)
+    if history is not None and history.damaged:
+        return replace(summary, status=StateStatus.DAMAGED, first=history.start)
+    return summary
 
 
-def export_user(path: Path, user_id: str, output: Path, *, vocabulary: Vocabulary | None = None) -> Path:
-    """Write everything kept of a user to a .npz or a .json file.
-
-    Args:
-        vocabulary: of the build; with it, the recent items and behaviors are named by key too.
+def export_user(path: Path, user_id: str, output: Path) -> Path:
+    """Write everything kept of a user to a .npz or a .json file: the events, by the caller's own keys.
 
     Raises:
         OptionError: the output's suffix is neither .npz nor .json, or it cannot be written.
         UnknownUserError: the store holds nothing of the user.
-        StateStoreError: the record is damaged.
+        StateStoreError: the head is damaged.
         StoreUnavailableError: there is no store or it cannot be opened.
     """
     check_suffix(output)
-    with _opened(path) as (file, _):
-        raw = _record(file, path, user_id)
-    write_export(exported(_key(user_id), raw, vocabulary), output)
+    with _opened(path) as store:
+        summary, history = _user(store, path, user_id)
+    if history is None:
+        raise StateStoreError(
+            f"the record of user {user_id!r} is damaged or of a newer format version and cannot be exported; "
+            "remove it with: hytrec-export state delete"
+        )
+    write_export(exported(summary, history), output)
     return output
 
 
 def delete_user(path: Path, user_id: str) -> None:
-    """Forget a user. The bytes stay in freed pages until those are reused or the store is compacted.
+    """Forget a user, as the server's endpoint does.
 
     Raises:
         UnknownUserError: the store holds nothing of the user.
-        StoreFullError: the store is full and a reader holds every freed page.
+        StoreFullError: the store is full, and the deletion itself finds no room.
         StoreUnavailableError: there is no store or it cannot be opened.
     """
-    key = _key(user_id)
-    with _opened(path) as (file, _):
-        if not file.delete([key]):
+    with _opened(path) as store:
+        if not store.forget(_key(user_id)):
             raise _unknown(path, user_id)
 
 
 def compact_store(path: Path) -> Compaction:
-    """Remove expired and damaged records, and give freed pages back to the disk. The server must be stopped.
-
-    A process that has the file open would go on writing to the old one after the new one took its name.
+    """Remove expired and damaged users, and give freed pages back to the disk. The server must be stopped.
 
     Raises:
         StoreInUseError: another process has the store open.
         StoreUnavailableError: there is no store, it cannot be opened, or the disk has no room for the copy.
     """
-    require("lmdb", extra="embedded")
-    from hytrec_export.state.lmdb_open import open_alone  # noqa: PLC0415 - lmdb is optional
-
-    file, settings = open_alone(path)
-    try:
-        before = file.stat().file_bytes
+    with _opened(path, alone=True) as store:
+        before = store.stat().file_bytes
         removed = {StateStatus.EXPIRED: 0, StateStatus.DAMAGED: 0}
-        for heads in _pages(file):
-            found = {key: _status(key, head, settings) for key, head in heads}
-            doomed = [key for key, status in found.items() if status in removed]
-            if doomed:
-                file.delete(doomed)
-            for key in doomed:
-                removed[found[key]] += 1
-        file.compact()
-        after = file.stat()
-    finally:
-        file.close()
+        for summary in store.users():
+            if summary.status in removed:
+                removed[summary.status] += store.forget(summary.user_id)
+        store.compact()
+        after = store.stat()
     return Compaction(
         users=after.users,
         expired=removed[StateStatus.EXPIRED],
@@ -171,38 +147,21 @@ def compact_store(path: Path) -> Compaction:
     )
 
 
-@contextmanager
-def _opened(path: Path) -> Iterator[tuple[LmdbFile, FolderSettings]]:
-    require("lmdb", extra="embedded")
-    from hytrec_export.state.lmdb_open import open_beside  # noqa: PLC0415 - lmdb is optional
-
-    file, settings = open_beside(path, wait_s=_OPEN_WAIT_S)
-    try:
-        yield file, settings
-    finally:
-        file.close()
-
-
-def _pages(file: LmdbFile) -> Iterator[list[tuple[bytes, bytes]]]:
-    after = b""
-    while heads := file.heads_after(after, _PAGE):
-        yield heads
-        after = heads[-1][0]
-
-
-def _record(file: LmdbFile, path: Path, user_id: str) -> bytes:
+def _user(store: HistoryStore, path: Path, user_id: str) -> tuple[UserSummary, History | None]:
     key = _key(user_id)
-    raw = file.read(lambda txn: bytes(file.values.get(txn, key) or b""))
-    if not raw:
+    summary = store.summary(key)
+    if summary is None:
         raise _unknown(path, user_id)
-    return raw
+    return summary, store.history(key)
 
 
-def _status(key: bytes, raw: bytes, settings: FolderSettings) -> StateStatus:
-    header = parse_header(raw, key)
-    if isinstance(header, StateStatus):
-        return header
-    return StateStatus.EXPIRED if expired(header, settings.ttl_s, time.time()) else StateStatus.FOUND
+@contextmanager
+def _opened(path: Path, *, alone: bool = False) -> Iterator[HistoryStore]:
+    store = open_beside(path, wait_s=_OPEN_WAIT_S, alone=alone)
+    try:
+        yield store
+    finally:
+        store.close()
 
 
 def _key(user_id: str) -> bytes:

@@ -1,8 +1,10 @@
-"""The folder of an LMDB store: who has it open, and what is remembered beside the data.
+"""The folder of an embedded store: who has it open, and what is remembered beside the data.
 
-data.mdb, lock.mdb   LMDB's own
-store.lock           flock: shared while the store is open, exclusive while it is compacted or repaired
-store.json           format version, limit and time-to-live of the last server, and `unsynced_boot`
+users.sqlite3        heads and histories; beside it SQLite's -wal and -shm
+*.snapshots, *.used  snapshots of one model, and when each was last used
+store.lock           flock: shared while the store is open, exclusive while it is compacted
+write.lock           flock: held by the process that writes
+store.json           format version, limit and time-to-live of the last server
 """
 
 from __future__ import annotations
@@ -11,19 +13,17 @@ import fcntl
 import json
 import os
 import time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from hytrec_export.errors import StoreInUseError, StoreUnavailableError
 
-DATA_FILE = "data.mdb"
+DATA_FILE = "users.sqlite3"
 SETTINGS_FILE = "store.json"
-COMPACTED_FOLDER = "compacted"
-REPAIRED_FOLDER = "repaired"
 _LOCK_FILE = "store.lock"
-_FORMAT_VERSION = 1
+_FORMAT_VERSION = 2
+_OLD_DATA_FILE = "data.mdb"
 _POLL_S = 0.05
-_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,12 +33,10 @@ class FolderSettings:
     Args:
         max_bytes: limit of the last server.
         ttl_s: time-to-live of the last server.
-        unsynced_boot: machine start during which unsynced writes may have been made; empty = all is synced.
     """
 
     max_bytes: int
     ttl_s: int | None = None
-    unsynced_boot: str = ""
 
 
 class StoreFolder:
@@ -53,6 +51,11 @@ class StoreFolder:
 
     def __init__(self, path: Path, *, create: bool) -> None:
         self.path = path
+        if (path / _OLD_DATA_FILE).is_file() and not (path / DATA_FILE).is_file():
+            raise StoreUnavailableError(
+                f"{path} holds states of an earlier hytrec-export, which cannot be read as histories; give another "
+                "folder, and send the users' histories again with the client's backfill"
+            )
         if not create and not (path / DATA_FILE).is_file():
             raise StoreUnavailableError(f"there is no state store in {path}; give the folder that the server was given")
         try:
@@ -86,7 +89,7 @@ class StoreFolder:
         while not self._flock(fcntl.LOCK_SH):
             if time.monotonic() > deadline:
                 raise StoreUnavailableError(
-                    f"the state store {self.path} is being compacted or repaired; try again when that is done"
+                    f"the state store {self.path} is being compacted; try again when that is done"
                 )
             time.sleep(_POLL_S)
 
@@ -130,31 +133,12 @@ class StoreFolder:
         temporary.replace(self.path / SETTINGS_FILE)
         sync_folder(self.path)
 
-    def mark_synced(self) -> None:
-        """Remember that everything is on disk; only for the folder's only user."""
-        settings = self.settings()
-        if settings and settings.unsynced_boot:
-            self.remember(replace(settings, unsynced_boot=""))
-
-    def lost_power(self) -> bool:
-        """Whether the machine went down with unsynced writes, so that the data may be damaged."""
-        settings = self.settings()
-        return bool(settings and settings.unsynced_boot and settings.unsynced_boot != boot_id())
-
     def _flock(self, mode: int) -> bool:
         try:
             fcntl.flock(self._lock_fd, mode | fcntl.LOCK_NB)
         except BlockingIOError:
             return False
         return True
-
-
-def boot_id() -> str:
-    """Differs between two starts of the machine; "unknown" where the system does not say."""
-    try:
-        return _BOOT_ID.read_text().strip()
-    except OSError:
-        return "unknown"
 
 
 def sync_folder(path: Path) -> None:

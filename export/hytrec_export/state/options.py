@@ -17,19 +17,17 @@ DURABILITY_VARIABLE = "HYTREC_STATE_DURABILITY"
 MAX_BYTES_VARIABLE = "HYTREC_STATE_MAX_BYTES"
 TTL_VARIABLE = "HYTREC_STATE_TTL_S"
 
+SNAPSHOT_EVERY_VARIABLE = "HYTREC_STATE_SNAPSHOT_EVERY"
+SNAPSHOT_MAX_BYTES_VARIABLE = "HYTREC_STATE_SNAPSHOT_MAX_BYTES"
+HISTORY_MAX_EVENTS_VARIABLE = "HYTREC_STATE_HISTORY_MAX_EVENTS"
+
 MIN_BYTES = 1 << 20
 DEFAULT_BYTES = 16 << 30
-"""About 75,000 users at the default size; the file takes only what is used."""
-
+"""A user takes some 100 bytes and 5 to 20 for an event; the file takes only what is used."""
+MAX_SNAPSHOT_EVERY = 256
+MIN_HISTORY_EVENTS = 1_024
 
 ChoiceT = TypeVar("ChoiceT", bound=StrEnum)
-
-
-class StoreKind(StrEnum):
-    """Where states live."""
-
-    LMDB = "lmdb"
-    MEMORY = "memory"
 
 
 class Durability(StrEnum):
@@ -46,24 +44,29 @@ class StoreOptions:
     """Options of a state store.
 
     Args:
-        kind: lmdb, or memory for unit tests.
+        scheme: of the store's URL: sqlite, or memory for unit tests.
         path: the store's folder; it is made when missing.
         durability: process or power.
-        max_bytes: the file's largest size.
+        max_bytes: the largest size of heads and histories.
         ttl_s: a user not written for so many seconds is forgotten; None = never.
+        snapshot_every: events after which the encoder's state is kept again.
+        snapshot_max_bytes: the largest size of the snapshots; the least recently used ones go.
+        history_max_events: events that are kept of a user, rounded up to whole chunks.
 
     Raises:
         OptionError: a value is out of its range.
     """
 
     path: Path
-    kind: StoreKind = StoreKind.LMDB
+    scheme: str = "sqlite"
     durability: Durability = Durability.PROCESS
     max_bytes: int = DEFAULT_BYTES
     ttl_s: int | None = None
+    snapshot_every: int = 64
+    snapshot_max_bytes: int = DEFAULT_BYTES
+    history_max_events: int = 65_536
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "kind", _member("the state store's kind", self.kind, StoreKind))
         object.__setattr__(self, "durability", _member("the state store's durability", self.durability, Durability))
         if self.max_bytes < MIN_BYTES:
             raise OptionError(
@@ -71,15 +74,33 @@ class StoreOptions:
             )
         if self.ttl_s is not None and self.ttl_s < 1:
             raise OptionError(f"the state store's ttl_s is {self.ttl_s}; it must be at least 1 second, or left out")
+        if not 1 <= self.snapshot_every <= MAX_SNAPSHOT_EVERY:
+            raise OptionError(
+                f"the state store's snapshot_every is {self.snapshot_every}; "
+                f"it must be 1 to {MAX_SNAPSHOT_EVERY} events"
+            )
+        if self.snapshot_max_bytes < 0:
+            raise OptionError(
+                f"the state store's snapshot_max_bytes is {self.snapshot_max_bytes}; "
+                "it must be at least 0 (no snapshots)"
+            )
+        if self.history_max_events < MIN_HISTORY_EVENTS:
+            raise OptionError(
+                f"the state store's history_max_events is {self.history_max_events}; "
+                f"it must be at least {MIN_HISTORY_EVENTS}"
+            )
 
     def to_environment(self) -> dict[str, str]:
         """Environment variables that `from_environment` reads; the path is made absolute."""
         return {
-            STORE_VARIABLE: self.kind.value,
+            STORE_VARIABLE: self.scheme,
             PATH_VARIABLE: str(self.path.absolute()),
             DURABILITY_VARIABLE: self.durability.value,
             MAX_BYTES_VARIABLE: str(self.max_bytes),
             TTL_VARIABLE: "" if self.ttl_s is None else str(self.ttl_s),
+            SNAPSHOT_EVERY_VARIABLE: str(self.snapshot_every),
+            SNAPSHOT_MAX_BYTES_VARIABLE: str(self.snapshot_max_bytes),
+            HISTORY_MAX_EVENTS_VARIABLE: str(self.history_max_events),
         }
 
     @classmethod
@@ -90,16 +111,23 @@ class StoreOptions:
             OptionError: a variable is missing or has a value that is not allowed.
         """
         values = os.environ if environment is None else environment
+
+        def number(variable: str, default: int) -> int:
+            return _integer(variable, values.get(variable, "") or str(default))
+
         path = values.get(PATH_VARIABLE, "")
         if not path:
             raise OptionError(f"{PATH_VARIABLE} is not set; set it to the folder of the state store")
         ttl_s = values.get(TTL_VARIABLE, "")
         return cls(
             path=Path(path),
-            kind=_member(STORE_VARIABLE, values.get(STORE_VARIABLE, "") or cls.kind, StoreKind),
+            scheme=values.get(STORE_VARIABLE, "") or cls.scheme,
             durability=_member(DURABILITY_VARIABLE, values.get(DURABILITY_VARIABLE, "") or cls.durability, Durability),
-            max_bytes=_integer(MAX_BYTES_VARIABLE, values.get(MAX_BYTES_VARIABLE, "") or str(cls.max_bytes)),
+            max_bytes=number(MAX_BYTES_VARIABLE, cls.max_bytes),
             ttl_s=_integer(TTL_VARIABLE, ttl_s) if ttl_s else None,
+            snapshot_every=number(SNAPSHOT_EVERY_VARIABLE, cls.snapshot_every),
+            snapshot_max_bytes=number(SNAPSHOT_MAX_BYTES_VARIABLE, cls.snapshot_max_bytes),
+            history_max_events=number(HISTORY_MAX_EVENTS_VARIABLE, cls.history_max_events),
         )
 
 

@@ -1,149 +1,146 @@
-"""What a record means to one build at one time, and whether a write may replace it: the same for every store."""
+"""Whether a write may go in, and what it makes of a user's records: the same for every engine."""
 
 from __future__ import annotations
 
+import os
+import struct
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from hytrec.contract import Sizes, StateStatus
-from hytrec_export.errors import StateStoreError
-from hytrec_export.state.record import (
-    Buffer,
-    Header,
-    following_calls,
-    parse_header,
-    parse_state,
-    record_bytes,
-    seal,
-    unsealed,
-)
-from hytrec_export.state.store import NO_REVISION, StoredUser, UserSummary, Write
-
-FINGERPRINT_DIGITS = 32
+from hytrec.contract import StateStatus
+from hytrec_export.state.applied_requests import NO_REQUEST, AppliedRequests, TooManyClientsError
+from hytrec_export.state.engine import UserChange, UserRecords
+from hytrec_export.state.event_codec import encode_events
+from hytrec_export.state.events import KeyTypes, StoredEvents
+from hytrec_export.state.head import CHUNK_EVENTS, INCARNATION_BYTES, Chunk, Head, unpack_head
+from hytrec_export.state.store import NO_REVISION, Outcome, UserWrite, WriteResult
 
 
 @dataclass(frozen=True, kw_only=True)
-class Verdict:
-    """Whether a write may go in, and the events the store holds of the user without it."""
-
-    accepted: bool
-    event_count: int
-
-
-class RecordRules:
-    """Reads and replaces records for one build.
+class HistoryRules:
+    """Limits of a history, and the clock.
 
     Args:
-        fingerprint: of the model, 32 hex digits; records of another one are MODEL_MISMATCH.
-        ttl_s: records not written for so long are expired; None = never.
+        ttl_s: users not written for so long are expired; None = never.
+        max_events: of a history; older chunks go.
         clock: unix seconds.
-
-    Raises:
-        StateStoreError: the fingerprint is malformed.
     """
 
-    def __init__(
-        self, *, sizes: Sizes, fingerprint: str, ttl_s: int | None = None, clock: Callable[[], float] = time.time
-    ) -> None:
-        if len(fingerprint) != FINGERPRINT_DIGITS or set(fingerprint) - set("0123456789abcdef"):
-            raise StateStoreError(f"fingerprint {fingerprint!r} is not {FINGERPRINT_DIGITS} lower-case hex digits")
-        self.record_bytes = record_bytes(sizes)
-        self._sizes = sizes
-        self._fingerprint = fingerprint
-        self._ttl_s = ttl_s
-        self._clock = clock
+    types: KeyTypes
+    ttl_s: int | None
+    max_events: int
+    clock: Callable[[], float] = time.time
 
-    @property
-    def expires(self) -> bool:
-        """Whether records have a time to live."""
-        return self._ttl_s is not None
-
-    def read(self, user_id: bytes, raw: Buffer | None) -> StoredUser:
-        """What a record holds; the arrays are copied."""
-        header = self._usable_header(user_id, raw)
-        if isinstance(header, StateStatus):
-            return StoredUser(state=None, status=header)
-        state = None if raw is None else parse_state(raw, header)
-        if state is None:
-            return StoredUser(state=None, status=StateStatus.DAMAGED)
-        return StoredUser(
-            state=state,
-            status=StateStatus.FOUND,
-            revision=header.revision,
-            request_ids=header.request_ids,
-            event_count=header.event_count,
-        )
-
-    def summary(self, user_id: bytes, raw: Buffer) -> UserSummary:
-        """What the header alone says; `raw` may end with it."""
-        header = self._usable_header(user_id, raw)
-        return summary(user_id, raw, status=header if isinstance(header, StateStatus) else StateStatus.FOUND)
-
-    def outlived(self, user_id: bytes, raw: Buffer) -> bool:
-        """Whether a record, of whatever model, is past its time to live; `raw` may end with the header."""
-        header = parse_header(raw, user_id)
-        return not isinstance(header, StateStatus) and expired(header, self._ttl_s, self._clock())
-
-    def prepare(self, write: Write) -> bytearray:
-        """The record of a write, its header still empty; done outside the transaction.
-
-        Raises:
-            StateStoreError: the state is not one of this build.
-        """
-        return unsealed(write.state, self._sizes)
-
-    def judge(self, write: Write, raw: Buffer | None, record: bytearray) -> Verdict:
-        """Compare-and-set; an accepted write's `record` is sealed and ready to be stored in place of `raw`."""
-        header = self._usable_header(write.user_id, raw)
-        previous = None if isinstance(header, StateStatus) else header
-        if not _expects(write, previous) and previous and raw is not None and parse_state(raw, previous) is None:
-            previous = None  # damaged arrays: a reader was told that there is nothing
-        if not _expects(write, previous) or (previous and write.request_id in previous.request_ids):
-            return Verdict(accepted=False, event_count=previous.event_count if previous else 0)
-        calls, ring = following_calls(previous, write.request_id)
-        sealed = Header(
-            sizes=self._sizes,
-            fingerprint=self._fingerprint,
-            written_at=int(self._clock()),
-            event_count=write.event_count,
-            calls=calls,
-            ring=ring,
-        )
-        seal(record, sealed, write.user_id)
-        return Verdict(accepted=True, event_count=previous.event_count if previous else 0)
-
-    def _usable_header(self, user_id: bytes, raw: Buffer | None) -> Header | StateStatus:
-        """The header, or why it is not to be used."""
+    def usable(self, user_id: bytes, raw: bytes | None) -> Head | StateStatus:
+        """A head, or why it is not to be used: NEW, DAMAGED or EXPIRED."""
         if raw is None:
             return StateStatus.NEW
-        header = parse_header(raw, user_id)
-        if isinstance(header, StateStatus):
-            return header
-        if header.fingerprint != self._fingerprint:
-            return StateStatus.MODEL_MISMATCH
-        return StateStatus.EXPIRED if expired(header, self._ttl_s, self._clock()) else header
+        head = unpack_head(raw, user_id, self.types)
+        if head is None:
+            return StateStatus.DAMAGED
+        return StateStatus.EXPIRED if self.expired(head.written_at) else head
+
+    def expired(self, written_at: int) -> bool:
+        """Whether a last write is too long ago; one by a clock ahead of ours is not."""
+        return self.ttl_s is not None and written_at + self.ttl_s <= self.clock()
+
+    def applied(self, user_id: bytes, records: UserRecords) -> AppliedRequests:
+        """Requests known of a user, also of one who is expired or forgotten."""
+        if records.head is not None:
+            head = unpack_head(records.head, user_id, self.types)
+            return head.applied if head else AppliedRequests()
+        return AppliedRequests() if records.tombstone is None else _unbury(records.tombstone)
+
+    def bury(self, user_id: bytes, records: UserRecords) -> bytes:
+        """The tombstone of a user."""
+        return self.applied(user_id, records).pack()
+
+    def decide(self, write: UserWrite, records: UserRecords) -> tuple[WriteResult, UserChange | None]:
+        """Compare-and-set."""
+        usable = self.usable(write.user_id, records.head)
+        head = usable if isinstance(usable, Head) else None
+        revision, count = (head.revision, head.event_count) if head else (NO_REVISION, 0)
+        applied = self.applied(write.user_id, records)
+        known = write.request_id != NO_REQUEST and write.request_id in applied
+        if (write.revision, write.event_count) != (revision, count) or known:
+            return WriteResult(outcome=Outcome.CONFLICT, event_count=count, revision=revision), None
+        now_s = int(self.clock())
+        try:
+            applied = applied.following(write.request_id, now_s)
+        except TooManyClientsError:
+            return WriteResult(outcome=Outcome.CROWDED, event_count=count, revision=revision), None
+        fresh = head is None or write.replace
+        following, closed = _extended(None if fresh else head, write.events, types=self.types)
+        first = max(following.first, 0 if fresh else write.first, self._first_kept(following))
+        written = Head(
+            incarnation=following.incarnation,
+            event_count=following.event_count,
+            first=first,
+            digest=following.digest,
+            chunk_digest=following.chunk_digest,
+            written_at=now_s,
+            applied=applied,
+            open_raw=following.open_raw,
+            types=self.types,
+        )
+        keep_from = first // CHUNK_EVENTS
+        change = UserChange(
+            head=written.pack(write.user_id),
+            closed={number: raw for number, raw in closed.items() if number >= keep_from},
+            fresh=fresh,
+            keep_from=keep_from if first > (0 if fresh or head is None else head.first) else 0,
+        )
+        result = WriteResult(outcome=Outcome.WRITTEN, event_count=written.event_count, revision=written.revision)
+        return result, change
+
+    def _first_kept(self, head: Head) -> int:
+        """The first event that a history keeps: of whole chunks, never of the open one."""
+        surplus = head.event_count - self.max_events
+        return min(max(0, surplus) // CHUNK_EVENTS * CHUNK_EVENTS, head.open_start)
 
 
-def expired(header: Header, ttl_s: int | None, now: float) -> bool:
-    """Whether a record outlived its time; one from a clock ahead of ours did not."""
-    return ttl_s is not None and header.written_at + ttl_s <= now
+def _unbury(tombstone: bytes) -> AppliedRequests:
+    try:
+        return AppliedRequests.unpack(tombstone, 0)[0]
+    except struct.error:
+        return AppliedRequests()
 
 
-def summary(user_id: bytes, raw: Buffer, *, status: StateStatus) -> UserSummary:
-    """What the header says, under a status that the caller found."""
-    header = parse_header(raw, user_id)
-    known = None if isinstance(header, StateStatus) else header
-    return UserSummary(
-        user_id=user_id,
-        status=status,
-        event_count=known.event_count if known else 0,
-        written_at=known.written_at if known else 0,
-        fingerprint=known.fingerprint if known else "",
-        record_bytes=record_bytes(known.sizes) if known else 0,
+def _extended(head: Head | None, events: StoredEvents, *, types: KeyTypes) -> tuple[Head, dict[int, bytes]]:
+    """The head after more events, its request and time still those of before, and the chunks that closed."""
+    if head is None:
+        incarnation = os.urandom(INCARNATION_BYTES)
+        head = Head(
+            incarnation=incarnation,
+            event_count=0,
+            first=0,
+            digest=incarnation,
+            chunk_digest=incarnation,
+            written_at=0,
+            applied=AppliedRequests(),
+            open_raw=b"",
+            types=types,
+        )
+        pending = events
+    else:
+        pending = StoredEvents.joined([head.open_chunk, events]) if head.event_count % CHUNK_EVENTS else events
+    number, digest = head.open_start // CHUNK_EVENTS, head.chunk_digest
+    closed: dict[int, bytes] = {}
+    while len(pending) >= CHUNK_EVENTS:
+        chunk = Chunk(start_digest=digest, events=pending[:CHUNK_EVENTS])
+        closed[number] = chunk.pack()
+        digest = chunk.events.digest(digest)
+        number, pending = number + 1, pending[CHUNK_EVENTS:]
+    extended = Head(
+        incarnation=head.incarnation,
+        event_count=number * CHUNK_EVENTS + len(pending),
+        first=head.first,
+        digest=pending.digest(digest) if len(pending) else digest,
+        chunk_digest=digest,
+        written_at=head.written_at,
+        applied=head.applied,
+        open_raw=encode_events(pending),
+        types=types,
     )
-
-
-def _expects(write: Write, previous: Header | None) -> bool:
-    revision, count = (previous.revision, previous.event_count) if previous else (NO_REVISION, 0)
-    return (write.expected_revision, write.expected_event_count) == (revision, count)
+    return extended, closed

@@ -1,76 +1,107 @@
-"""The interface of a state store, and what goes in and out of it.
-
-One store object belongs to one process; its calls may come from several threads. Several processes may open the same
-LMDB store. The interface says nothing of where records live, so that a store over a network fits it too.
-"""
+"""What goes in and out of a state store. The events are the truth; the encoder's state is a cache of them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, Protocol, TypeAlias
+from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from hytrec.contract import StateStatus
 from hytrec.signature import MAX_USER_ID_BYTES, REQUEST_ID_BYTES
 from hytrec_export.errors import InputError
+from hytrec_export.state.events import DIGEST_BYTES, StoredEvents
 
-State: TypeAlias = dict[str, NDArray[Any]]
-"""One user's state: arrays by the names of `hytrec.signature.STATE`, shapes of `Sizes`, no batch axis."""
-
-NO_REVISION = bytes(REQUEST_ID_BYTES)
+REVISION_BYTES = 2 * DIGEST_BYTES
+NO_REVISION = bytes(REVISION_BYTES)
 """Revision of a user the store holds nothing usable of."""
 
 
 @dataclass(frozen=True, kw_only=True)
+class UserRead:
+    """What a request needs to know of its user.
+
+    Args:
+        request_id: 16 bytes.
+        events: that the request brings.
+        append_only: the state is not needed, unless a snapshot is due.
+    """
+
+    user_id: bytes
+    request_id: bytes = bytes(REQUEST_ID_BYTES)
+    events: int = 0
+    append_only: bool = False
+
+    def __post_init__(self) -> None:
+        """Raises: InputError: a user id of the wrong size."""
+        check_user_id(self.user_id)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
 class StoredUser:
     """What a store holds of one user.
 
     Args:
-        state: None unless `status` is FOUND.
-        status: NEW, FOUND, DAMAGED, EXPIRED or MODEL_MISMATCH; all but FOUND count as absent.
-        revision: request_id of the last write; `NO_REVISION` when absent.
-        request_ids: the last calls that were applied, 32 at most; empty when absent.
-        event_count: events absorbed; 0 when absent.
+        status: NEW, FOUND, REBUILT, DAMAGED, EXPIRED or TRUNCATED.
+        revision: names the history; `NO_REVISION` when absent.
+        event_count: of the history; 0 when absent.
+        replayed: whether the request was applied before.
+        first: events at the history's start that are not stored any more.
+        base: n, the events that `state` has absorbed.
+        state: tensors of `snapshot.SNAPSHOT` after the first n events; None = no event was absorbed.
+        start: number of the first of `events`, at most max(first, n - W).
+        events: start to event_count.
+        complete: False where state and events were not read: not needed, or more than the caller's limit to encode.
+        due: whether a snapshot should be written after this request.
     """
 
-    state: State | None
     status: StateStatus
+    events: StoredEvents
     revision: bytes = NO_REVISION
-    request_ids: frozenset[bytes] = field(default_factory=frozenset)
     event_count: int = 0
+    replayed: bool = False
+    first: int = 0
+    base: int = 0
+    state: dict[str, NDArray[Any]] | None = None
+    start: int = 0
+    complete: bool = True
+    due: bool = False
+
+    @property
+    def gap(self) -> int:
+        """Stored events that the state has not absorbed."""
+        return self.event_count - self.base
 
 
-@dataclass(frozen=True, kw_only=True)
-class Write:
-    """One compare-and-set: `state` is stored if the user still is at (`expected_revision`, `expected_event_count`).
+@dataclass(frozen=True, kw_only=True, eq=False)
+class UserWrite:
+    """One compare-and-set: events are appended if the user still is at `revision` with `event_count` events.
 
-    The count alone would let a user pass who was forgotten and came back with as many events.
+    Args:
+        request_id: 16 bytes; zeros for one that is not repeated.
+        events: one at least.
+        first: events at the history's start that the reader could not use.
+        replace: the events become the whole history, of a new incarnation.
 
     Raises:
-        InputError: a user id or a call id of the wrong size.
+        InputError: a user id, a request id or a revision of the wrong size.
     """
 
     user_id: bytes
     request_id: bytes
-    expected_revision: bytes
-    expected_event_count: int
-    state: State
+    revision: bytes
+    event_count: int
+    events: StoredEvents
+    first: int = 0
+    replace: bool = False
 
     def __post_init__(self) -> None:
         check_user_id(self.user_id)
-        for name in ("request_id", "expected_revision"):
+        for name, expected in (("request_id", REQUEST_ID_BYTES), ("revision", REVISION_BYTES)):
             size = len(getattr(self, name))
-            if size != REQUEST_ID_BYTES:
-                raise InputError(f"{name} has {size} bytes; it must have {REQUEST_ID_BYTES}")
-
-    @property
-    def event_count(self) -> int:
-        """Events absorbed once this write is in."""
-        return int(np.asarray(self.state["event_count"]).reshape(-1)[0])
+            if size != expected:
+                raise InputError(f"{name} has {size} bytes; it must have {expected}")
 
 
 class Outcome(StrEnum):
@@ -78,35 +109,53 @@ class Outcome(StrEnum):
 
     WRITTEN = "written"
     CONFLICT = "conflict"
-    """someone else wrote first, or this call is in already: read again and decide anew"""
+    """someone else wrote first, or this request is in already: read again and decide anew"""
     FULL = "full"
     """no room; the store is unchanged"""
+    CROWDED = "crowded"
+    """too many callers write to this user; the store is unchanged"""
 
 
 @dataclass(frozen=True, kw_only=True)
 class WriteResult:
-    """What became of a write, and the events the store holds of the user after it."""
+    """What became of a write, and what the store holds of the user after it."""
 
     outcome: Outcome
     event_count: int
+    revision: bytes = NO_REVISION
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class NewSnapshot:
+    """A state to keep.
+
+    Args:
+        revision: of the history after `event_count` events.
+        state: tensors of `snapshot.SNAPSHOT` after them.
+    """
+
+    user_id: bytes
+    revision: bytes
+    event_count: int
+    state: dict[str, NDArray[Any]]
 
 
 @dataclass(frozen=True, kw_only=True)
 class UserSummary:
-    """What a record's header says; its arrays are not checked.
+    """What a head says.
 
     Args:
-        written_at: unix seconds of the last write; 0 when the header is damaged.
-        fingerprint: of the model that wrote it, 32 hex digits; empty when the header is damaged.
-        record_bytes: size of the record, without the store's own overhead; 0 when the header is damaged.
+        written_at: unix seconds of the last write; 0 when the head is damaged.
+        first: events that are not stored any more.
+        stored_bytes: of head and chunks, without the store's own overhead; None where not asked for.
     """
 
     user_id: bytes
     status: StateStatus
     event_count: int
     written_at: int
-    fingerprint: str
-    record_bytes: int
+    first: int = 0
+    stored_bytes: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,41 +163,20 @@ class StoreStat:
     """How full a store is.
 
     Args:
-        users: records, the unusable ones included.
-        used_bytes: live pages; what counts against the limit.
+        users: heads, the unusable ones included.
+        used_bytes: of heads and history; what counts against the limit.
         file_bytes: size of the file; freed pages stay in it and are reused.
         limit_bytes: 0 = no limit.
+        snapshots: of all models.
+        snapshot_bytes: size of their files.
     """
 
     users: int
     used_bytes: int
     file_bytes: int
     limit_bytes: int
-
-
-class StateStore(Protocol):
-    """Where user states live."""
-
-    def read_many(self, user_ids: Sequence[bytes]) -> list[StoredUser]:
-        """Read users, in order, from one consistent view. The arrays are the caller's own."""
-
-    def write_many(self, writes: Sequence[Write]) -> list[WriteResult]:
-        """Apply writes in order, in one transaction; when this returns, what is WRITTEN is durable.
-
-        A later write of the same user must expect what the earlier one leaves.
-        """
-
-    def forget(self, user_id: bytes) -> bool:
-        """Delete everything kept of a user; whether there was anything."""
-
-    def users(self) -> Iterator[UserSummary]:
-        """Every user, ordered by id. Users that come or go meanwhile may or may not be seen."""
-
-    def stat(self) -> StoreStat:
-        """How full the store is."""
-
-    def close(self) -> None:
-        """Let go of the store; it cannot be used afterwards."""
+    snapshots: int = 0
+    snapshot_bytes: int = 0
 
 
 def check_user_id(user_id: bytes) -> None:

@@ -9,11 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hytrec.data.vocabulary import Vocabulary
 from hytrec.private_file import private_file
-from hytrec.signature import WINDOW_BEHAVIORS, WINDOW_ITEMS
-from hytrec_export.errors import OptionError, StateStoreError
-from hytrec_export.state.record import Header, parse_header, parse_state
+from hytrec_export.errors import OptionError
+from hytrec_export.state.history import History
+from hytrec_export.state.store import UserSummary
 
 
 def check_suffix(output: Path) -> None:
@@ -22,34 +21,18 @@ def check_suffix(output: Path) -> None:
         raise OptionError(f"cannot tell the format of {output}; give a name that ends in .npz or .json")
 
 
-def exported(user_id: bytes, raw: bytes, vocabulary: Vocabulary | None = None) -> dict[str, Any]:
-    """Everything a record says: text, numbers and arrays by name.
-
-    Args:
-        vocabulary: of the build; with it, the recent items and behaviors are named by key too.
-
-    Raises:
-        StateStoreError: the record is damaged, or of another format version.
-    """
-    header = parse_header(raw, user_id)
-    state = parse_state(raw, header) if isinstance(header, Header) else None
-    name = user_id.decode(errors="backslashreplace")
-    if not isinstance(header, Header) or state is None:
-        raise StateStoreError(
-            f"the record of user {name!r} is damaged or of another format version and cannot be exported; "
-            "remove it with: hytrec-export state delete"
-        )
-    values: dict[str, Any] = {
-        "user_id": name,
-        "model_fingerprint": header.fingerprint,
-        "written_at": header.written_at,
-        **state,
+def exported(summary: UserSummary, history: History) -> dict[str, Any]:
+    """Everything stored of a user: text, numbers and arrays by name; events that are lost are not counted in."""
+    events = history.events
+    return {
+        "user_id": summary.user_id.decode(errors="backslashreplace"),
+        "event_count": summary.event_count,
+        "first_event": history.start,
+        "written_at": summary.written_at,
+        "item_keys": _keys(events.item_keys),
+        "behavior_keys": _keys(np.where(events.has_behavior, events.behavior_keys.astype(object), b"")),
+        "times": events.times,
     }
-    if vocabulary:
-        seen = state[WINDOW_ITEMS.name] > 0
-        values["window_item_keys"] = _keys(state[WINDOW_ITEMS.name][seen], vocabulary.item_keys)
-        values["window_behavior_keys"] = _keys(state[WINDOW_BEHAVIORS.name][seen], vocabulary.behavior_keys)
-    return values
 
 
 def write_export(values: dict[str, Any], output: Path) -> None:
@@ -68,7 +51,9 @@ def write_export(values: dict[str, Any], output: Path) -> None:
         raise OptionError(f"cannot write {output} ({error.strerror}); give another file") from error
 
 
-def _keys(rows: NDArray[np.int64], keys: NDArray[Any]) -> NDArray[np.str_]:
-    """Keys of table rows as text; empty for a row that has none (the unknown item, no behavior)."""
-    found = [keys[row - 1] if 1 <= row <= len(keys) else b"" for row in rows]
-    return np.array([key.decode() if isinstance(key, bytes) else str(key) for key in found], dtype=np.str_)
+def _keys(keys: NDArray[Any]) -> NDArray[Any]:
+    """Keys as numbers or text; empty for an event without a behavior."""
+    if keys.dtype != object:
+        return keys
+    found = [key.decode(errors="backslashreplace") if isinstance(key, bytes) else str(key) for key in keys.tolist()]
+    return np.array(found, dtype=np.str_)

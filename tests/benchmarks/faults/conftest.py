@@ -1,34 +1,28 @@
 from __future__ import annotations
 
-from collections.abc import Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
-from hytrec.contract import StateStatus
-from hytrec.signature import WINDOW_TIMES
 from hytrec_benchmarks.faults.event_ledger import EventLedger
-from hytrec_export.state.store import StoredUser
 
 WINDOW = 6
 
 
 class Store:
-    """Holds these events for every user, and names the last ones in a window."""
+    """Holds these events for every user, and shows the last ones."""
 
     def __init__(self) -> None:
         self.times: list[int] = []
         self.window = WINDOW
 
-    def read_many(self, user_ids: Sequence[bytes]) -> list[StoredUser]:
-        window = np.array([0] * self.window + self.times, np.int64)[-self.window :]
-        user = StoredUser(
-            state={WINDOW_TIMES.name: window} if self.times else None,
-            status=StateStatus.FOUND if self.times else StateStatus.NEW,
-            event_count=len(self.times),
-        )
-        return [user for _ in user_ids]
+    def history(self, user_id: bytes) -> Any:
+        if not self.times:
+            return None
+        shown = np.array(self.times[-self.window :], np.int64)
+        return SimpleNamespace(event_count=len(self.times), events=SimpleNamespace(times=shown))
 
 
 @pytest.fixture

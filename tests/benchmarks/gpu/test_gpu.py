@@ -31,7 +31,7 @@ HEADER = {"card": "Card 9", "started": "2026-01-02T03:04:05+00:00", "cuda": "13.
 BARE = """
 import sys
 from hytrec_benchmarks.gpu.checks import CHECKS
-heavy = {"isal", "rich", "typer", "msgspec", "lmdb", "psutil", "onnx", "onnxscript", "onnxruntime", "tritonclient",
+heavy = {"isal", "rich", "typer", "msgspec", "psutil", "onnx", "onnxscript", "onnxruntime", "tritonclient",
          "duckdb", "pyarrow", "scipy", "safetensors", "matplotlib", "grpc", "jinja2", "tensorrt_rtx"}
 for name in heavy:
     sys.modules[name] = None

@@ -4,28 +4,33 @@ import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from hytrec.data.vocabulary import Vocabulary
 from hytrec_export.cli import app as cli
+from hytrec_export.serving.store_model import store_model
 from hytrec_export.settings import ServingSettings
 from hytrec_export.state.opening import open_store
 from hytrec_export.state.options import StoreOptions
-from hytrec_export.state.store import NO_REVISION, State, Write
+from hytrec_export.state.store import NO_REVISION, UserWrite
 
 Command = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
-def store(tmp_path: Path, settings: ServingSettings, state: State) -> Path:
+def store(tmp_path: Path, settings: ServingSettings, events_of: Any) -> Path:
     """A store of user "ann" with three events."""
-    write = Write(
-        user_id=b"ann", request_id=bytes(range(16)), expected_revision=NO_REVISION, expected_event_count=0, state=state
+    write = UserWrite(
+        user_id=b"ann",
+        request_id=bytes(range(16)),
+        revision=NO_REVISION,
+        event_count=0,
+        events=events_of(100, 101, 102, behavior=b"buy"),
     )
     folder = tmp_path / "store"
-    opened = open_store(StoreOptions(path=folder), sizes=settings.sizes, fingerprint=settings.fingerprint)
+    opened = open_store(StoreOptions(path=folder), store_model(settings))
     opened.write_many([write])
     opened.close()
     return folder
@@ -74,16 +79,15 @@ def test_users_are_listed_one_a_line(command: Command) -> None:
     assert out.startswith("ann  found  3  ")
 
 
-def test_a_user_is_exported_with_keys_by_name(command: Command, tmp_path: Path, vocabulary: Vocabulary) -> None:
+def test_a_user_s_events_are_exported_by_key(command: Command, tmp_path: Path) -> None:
     output = tmp_path / "ann.json"
     code, out, _ = command("export", "ann", output)
     assert (code, out) == (0, f"{output}\n")
-    assert json.loads(output.read_text())["user_id"] == "ann"
-    (tmp_path / "repository").mkdir()
-    vocabulary.save(tmp_path / "repository" / "vocabulary.npz")
-    command("export", "ann", tmp_path / "ann.npz", "--repository", tmp_path / "repository")
+    values = json.loads(output.read_text())
+    assert (values["user_id"], values["item_keys"]) == ("ann", [100, 101, 102])
+    command("export", "ann", tmp_path / "ann.npz")
     with np.load(tmp_path / "ann.npz") as arrays:
-        assert arrays["window_item_keys"].tolist() == ["100", "101", "102"]
+        assert arrays["behavior_keys"].tolist() == ["buy"] * 3
 
 
 def test_a_user_is_forgotten(command: Command) -> None:

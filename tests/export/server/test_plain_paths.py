@@ -13,14 +13,16 @@ from hytrec_export.server.plain_paths import ascii_environment, ascii_state_fold
 
 HOSTILE = ["a b", "a'b", 'a"b', "$HOME", "a;b", "new\nline", "é", "(x)", "a\\b", "日本"]
 STATE_WRITER = """
-import lmdb, os
+import os, sqlite3
 import triton_python_backend_utils as pb_utils
 
 class TritonPythonModel:
     def initialize(self, args):
         path = os.environ["HYTREC_STATE_PATH"]
         path.encode()
-        lmdb.open(path).close()
+        os.makedirs(path, exist_ok=True)
+        with sqlite3.connect(path + "/users.sqlite3") as connection:
+            connection.execute("CREATE TABLE IF NOT EXISTS t (x)")
 
     def execute(self, requests):
         return []
@@ -89,8 +91,8 @@ def test_a_server_runs_with_hostile_paths(options: ServerOptions, tmp_path: Path
         options, repository=folder / "repository", environment={"HYTREC_STATE_PATH": str(folder / "state")}
     )
     with EmbeddedServer(changed):
-        assert (folder / "state" / "data.mdb").exists()
-    assert (folder / "state" / "data.mdb").exists()
+        assert (folder / "state" / "users.sqlite3").exists()
+    assert (folder / "state" / "users.sqlite3").exists()
 
 
 def test_the_signs_that_are_plain() -> None:

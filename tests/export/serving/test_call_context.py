@@ -17,6 +17,9 @@ CONTEXTS = st.builds(
     status=st.sampled_from(StateStatus),
     top_k=st.integers(1, 500),
     candidate_count=st.integers(NO_CANDIDATES, 10_000),
+    first=st.integers(0, 2**62),
+    due=st.booleans(),
+    new_events=st.binary(),
 )
 
 
@@ -27,7 +30,7 @@ def test_a_call_context_comes_back_whole(call_context: CallContext) -> None:
     assert CallContext.unpack(packed) == call_context
 
 
-@pytest.mark.parametrize("packed", [b"", b"HYT1", b"x" * 60, b"HYT1" + bytes(400)])
+@pytest.mark.parametrize("packed", [b"", b"HYT2", b"x" * 90, b"HYT2" + bytes(400), b"HYT2" + bytes(63) + b"\xff" * 3])
 def test_other_bytes_are_rejected(packed: bytes) -> None:
     with pytest.raises(
         InputError, match=rf"^call_context of {len(packed)} bytes is not one of hytrec_state_load; use an en"
@@ -38,6 +41,6 @@ def test_other_bytes_are_rejected(packed: bytes) -> None:
 @given(CONTEXTS)
 def test_an_unknown_status_is_rejected(call_context: CallContext) -> None:
     packed = call_context.pack().copy()
-    packed[4 + 16 + 16 + 8 + 4] = 9
+    packed[4 + 16 + 16 + 8 + 8 + 4] = 9
     with pytest.raises(InputError, match=r"^call_context has the unknown state_status 9; use an ensemble instead$"):
         CallContext.unpack(packed)

@@ -1,21 +1,18 @@
+from typing import Any
+
 import numpy as np
 import pytest
 
 from hytrec_export.errors import InputError, StateStoreError
 from hytrec_export.serving.forget_step import ForgetStep
 from hytrec_export.settings import ServingSettings
-from hytrec_export.state.memory_store import MemoryStore
-from hytrec_export.state.store import NO_REVISION, State, Write
+from hytrec_export.state.store import NO_REVISION, UserWrite
+from hytrec_export.state.users import StateStore
 
 
-def test_a_user_is_forgotten_once(settings: ServingSettings, store: MemoryStore, state: State) -> None:
-    store.write_many(
-        [
-            Write(
-                user_id=b"ada", request_id=b"c" * 16, expected_revision=NO_REVISION, expected_event_count=0, state=state
-            )
-        ]
-    )
+def test_a_user_is_forgotten_once(settings: ServingSettings, store: StateStore, events_of: Any) -> None:
+    write = UserWrite(user_id=b"ada", request_id=b"c" * 16, revision=NO_REVISION, event_count=0, events=events_of(100))
+    store.write_many([write])
     forgetter = ForgetStep(settings=settings, store=store)
     first, empty, second = forgetter.run(
         [{"user_id": np.array([[user_id]], object)} for user_id in (b"ada", b"", b"ada")]
@@ -26,11 +23,11 @@ def test_a_user_is_forgotten_once(settings: ServingSettings, store: MemoryStore,
     assert isinstance(empty, InputError)
     assert isinstance(second, dict)
     assert second["forgotten"].tolist() == [[False]]
-    assert not store.records
+    assert not store.stat().users
 
 
 def test_a_failing_store_is_not_a_success(
-    settings: ServingSettings, store: MemoryStore, monkeypatch: pytest.MonkeyPatch
+    settings: ServingSettings, store: StateStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(_: object) -> None:
         raise StateStoreError("the disk is gone")

@@ -11,6 +11,7 @@ import pytest
 from hytrec.contract import Ensemble, Model, next_name
 from hytrec.signature import (
     APPEND,
+    CALL_CONTEXT,
     CANDIDATE_KEYS,
     CANDIDATE_ROWS,
     ENCODER,
@@ -30,7 +31,7 @@ from hytrec.signature import (
 )
 from hytrec_export.errors import InputError
 from hytrec_export.serving.fused_pipeline import FusedPipeline, PipelineRequest, endpoint_of
-from hytrec_export.serving.load_step import StepResult
+from hytrec_export.serving.load_step import APPEND_ONLY, StepResult
 from hytrec_export.serving.validation import Inputs
 
 MODELS = (STATE_LOAD, ENCODER, RETRIEVER, RERANKER, STATE_SAVE)
@@ -98,6 +99,26 @@ def test_a_step_reads_what_the_ensemble_maps_to_it() -> None:
     assert CANDIDATE_ROWS.name not in appended
     assert saved[RAW_SCORES.name] == [f"{RERANKER.name} {RAW_SCORES.name} 0"]
     assert CANDIDATE_KEYS.name not in given[STATE_LOAD.name][0]
+
+
+def test_an_append_that_needs_no_state_skips_the_encoder() -> None:
+    class Loads(Execution):
+        """Load makes rows for one of the users alone, as where a snapshot is due."""
+
+        def _one(self, model: Model, place: int, inputs: Inputs) -> StepResult:
+            result = super()._one(model, place, inputs)
+            if model is STATE_LOAD and not isinstance(result, Exception) and inputs[USER_ID.name] == ["ada"]:
+                return {CALL_CONTEXT.name: result[CALL_CONTEXT.name]}
+            return result
+
+    steps = Loads()
+    answers = FusedPipeline(steps).run([call(APPEND), call(APPEND, "due"), call(RANK, "ranked")])  # type: ignore[arg-type]
+    assert all(isinstance(answer, dict) for answer in answers)
+    assert [APPEND_ONLY in inputs for inputs in steps.given[STATE_LOAD.name]] == [True, True, False]
+    assert len(steps.given[ENCODER.name]) == 2
+    saved, due, _ = steps.given[STATE_SAVE.name]
+    assert set(saved) == {CALL_CONTEXT.name}
+    assert set(due) > {CALL_CONTEXT.name, next_name(WINDOW_ITEMS.name)}
 
 
 @pytest.mark.parametrize("model", MODELS, ids=lambda model: model.name)

@@ -1,36 +1,75 @@
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from hytrec.contract import DType, StateStatus
+from hytrec.contract import DType, StateStatus, next_name
 from hytrec.data.vocabulary import Vocabulary
-from hytrec.signature import STATE_LOAD
+from hytrec.signature import STATE, STATE_LOAD
 from hytrec_export.errors import InputError, StoreUnavailableError
 from hytrec_export.runtime.padding import FINE_STEPS_PER_OCTAVE
 from hytrec_export.serving.call_context import NO_CANDIDATES, CallContext
 from hytrec_export.serving.counters import Counters, ServerCounter
-from hytrec_export.serving.load_step import LoadStep, StepResult
+from hytrec_export.serving.lengths import Lengths
+from hytrec_export.serving.load_step import APPEND_ONLY, LoadStep, ReplayNeededError, StepResult
+from hytrec_export.serving.store_model import store_model
 from hytrec_export.settings import ServingSettings
-from hytrec_export.state.memory_store import MemoryStore
-from hytrec_export.state.rules import RecordRules
-from hytrec_export.state.store import NO_REVISION, State, StoredUser, Write
+from hytrec_export.state.event_codec import decode_events
+from hytrec_export.state.opening import open_store
+from hytrec_export.state.options import StoreOptions
+from hytrec_export.state.store import NO_REVISION, NewSnapshot, StoredUser, UserRead, UserWrite, WriteResult
+from hytrec_export.state.users import StateStore
 
 CLOCK_S = 1_700_000_000
 CALL = bytes(range(16))
 
 
 @pytest.fixture
-def loader(settings: ServingSettings, vocabulary: Vocabulary, store: MemoryStore, counters: Counters) -> LoadStep:
-    return LoadStep(settings=settings, vocabulary=vocabulary, store=store, counters=counters, clock=lambda: CLOCK_S)
+def loader(settings: ServingSettings, vocabulary: Vocabulary, store: StateStore, counters: Counters) -> LoadStep:
+    return LoadStep(
+        settings=settings,
+        vocabulary=vocabulary,
+        store=store,
+        counters=counters,
+        lengths=Lengths.of(settings),
+        clock=lambda: CLOCK_S,
+    )
+
+
+def append(store: StateStore, events: Any, user_id: bytes = b"ada", request_id: bytes = CALL) -> WriteResult:
+    (user,) = store.read_many([UserRead(user_id=user_id)], max_gap=0)
+    write = UserWrite(
+        user_id=user_id,
+        request_id=request_id,
+        revision=user.revision,
+        event_count=user.event_count,
+        events=events,
+    )
+    (result,) = store.write_many([write])
+    assert result.outcome == "written"
+    return result
+
+
+def keep(store: StateStore, result: WriteResult, value: float) -> None:
+    """Keep a state that is full of a number."""
+    state = {
+        "memory": np.full((2, 2, 4, 4), value, np.float32),
+        "long_vector": np.full(8, value, np.float32),
+        "last_time": np.array([int(value)]),
+    }
+    kept = NewSnapshot(user_id=b"ada", revision=result.revision, event_count=result.event_count, state=state)
+    assert store.write_snapshots([kept]) == 0
 
 
 @pytest.fixture
-def kept(store: MemoryStore, state: State) -> bytes:
-    store.write_many(
-        [Write(user_id=b"ada", request_id=CALL, expected_revision=NO_REVISION, expected_event_count=0, state=state)]
-    )
+def kept(store: StateStore, events_of: Any) -> bytes:
+    """A user with three events of rows 1, 2 and 3, the times 1000 to 1002, the second a purchase."""
+    append(store, events_of(100))
+    append(store, events_of(101, start=1_001, behavior=b"buy"), request_id=b"2" * 16)
+    append(store, events_of(102, start=1_002), request_id=b"3" * 16)
     return b"ada"
 
 
@@ -85,30 +124,169 @@ def test_an_absent_user_starts_from_zeros(loader: LoadStep) -> None:
     assert (call_context.status, call_context.revision, call_context.event_count) == (StateStatus.NEW, NO_REVISION, 0)
 
 
-def test_a_known_user_brings_the_state(loader: LoadStep, kept: bytes, state: State) -> None:
-    (outputs,) = _load(
-        loader,
-        _call(kept, item_keys=[[100]], times=[[5]], top_k=[[4]], request_id=np.frombuffer(b"x" * 16, np.uint8)[None]),
-    )
-    for name, values in state.items():
-        np.testing.assert_array_equal(outputs[name], values[None])
-    assert CallContext.unpack(outputs["call_context"][0]) == CallContext(
+def test_the_events_since_the_state_come_first(loader: LoadStep, kept: bytes, store: StateStore) -> None:
+    request_id = np.frombuffer(b"x" * 16, np.uint8)[None]
+    (outputs,) = _load(loader, _call(kept, item_keys=[[105, 106]], times=[[5, 6]], top_k=[[4]], request_id=request_id))
+    assert outputs["item_rows"].tolist() == [[1, 2, 3, 6, 7]]
+    assert outputs["behavior_rows"].tolist() == [[0, 2, 0, 0, 0]]
+    assert outputs["event_times"].tolist() == [[1_000, 1_001, 1_002, 5, 6]]
+    assert (outputs["event_count"].tolist(), outputs["window_items"].tolist()) == ([[0]], [[0, 0, 0, 0]])
+    assert not outputs["memory"].any()
+    context = CallContext.unpack(outputs["call_context"][0])
+    new = decode_events(context.new_events, store.types)
+    assert (new.item_keys.tolist(), new.times.tolist(), new.has_behavior.tolist()) == ([105, 106], [5, 6], [False] * 2)
+    (user,) = store.read_many([UserRead(user_id=kept)])
+    assert replace(context, new_events=b"") == CallContext(
         user_id=kept,
         request_id=b"x" * 16,
-        revision=CALL,
+        revision=user.revision,
         event_count=3,
-        events=1,
+        events=2,
         status=StateStatus.FOUND,
         top_k=4,
     )
+
+
+def test_the_state_comes_with_the_window_before_it(
+    loader: LoadStep, kept: bytes, store: StateStore, events_of: Any
+) -> None:
+    keep(store, append(store, events_of(103, 104, start=1_003), request_id=b"4" * 16), 7)
+    append(store, events_of(119, start=1_009), request_id=b"5" * 16)
+    (outputs,) = _load(loader, _call(kept, item_keys=[[7]], times=[[9]]))
+    assert (outputs["memory"] == 7).all()
+    assert (outputs["long_vector"] == 7).all()
+    assert (outputs["last_time"].tolist(), outputs["event_count"].tolist()) == ([[7]], [[5]])
+    assert outputs["window_items"].tolist() == [[2, 3, 4, 5]]
+    assert outputs["window_behaviors"].tolist() == [[2, 0, 0, 0]]
+    assert outputs["window_times"].tolist() == [[1_001, 1_002, 1_003, 1_004]]
+    assert (outputs["item_rows"].tolist(), outputs["event_times"].tolist()) == ([[20, 21]], [[1_009, 9]])
+
+
+def test_items_get_their_rows_of_today(
+    settings: ServingSettings, store: StateStore, counters: Counters, kept: bytes
+) -> None:
+    """What an old vocabulary did not know is known now."""
+    today = LoadStep(
+        settings=settings,
+        vocabulary=Vocabulary(np.array([102, 101, 100])),
+        store=store,
+        counters=counters,
+        lengths=Lengths.of(settings),
+    )
+    assert _load(today, _call(kept))[0]["item_rows"].tolist() == [[3, 2, 1]]
+
+
+def test_a_snapshot_is_due_after_so_many_events(loader: LoadStep, kept: bytes, store: StateStore) -> None:
+    def due(events: int) -> bool:
+        (outputs,) = _load(loader, _call(kept, item_keys=[[100] * events], times=[[1] * events]))
+        return CallContext.unpack(outputs["call_context"][0]).due
+
+    assert [due(events) for events in (4, 5)] == [False, True]
+    assert store.snapshot_every == 8
+
+
+def test_an_append_reads_no_state_unless_one_is_due(loader: LoadStep, kept: bytes) -> None:
+    append_only = {APPEND_ONLY: [[True]]}
+    (outputs,) = _load(loader, _call(kept, item_keys=[[100] * 4], times=[[1] * 4], **append_only))
+    assert set(outputs) == {"call_context"}
+    context = CallContext.unpack(outputs["call_context"][0])
+    assert (context.event_count, context.events, context.due) == (3, 4, False)
+    (outputs,) = _load(loader, _call(kept, item_keys=[[100] * 5], times=[[1] * 5], **append_only))
+    assert set(outputs) == set(STATE_LOAD.output_names())
+    assert CallContext.unpack(outputs["call_context"][0]).due
+
+
+class TestLongGap:
+    """More stored events than a short request may encode: three parts of 50 events at most."""
+
+    @pytest.fixture
+    def fed(self, store: StateStore, events_of: Any) -> list[int]:
+        rows = [1 + number % 20 for number in range(300)]
+        append(store, events_of(*(99 + row for row in rows)))
+        return rows
+
+    def test_it_is_handed_back(self, loader: LoadStep, fed: list[int], counters: Any) -> None:
+        gap, short = loader.run([_call(), _call(b"other")])
+        assert isinstance(gap, ReplayNeededError)
+        assert isinstance(short, dict)
+        assert counters.counts == {}
+        assert len(fed) == 300
+
+    def test_an_encoder_without_a_limit_takes_it_whole(
+        self, settings: ServingSettings, vocabulary: Vocabulary, store: StateStore, counters: Any, fed: list[int]
+    ) -> None:
+        loader = LoadStep(
+            settings=settings,
+            vocabulary=vocabulary,
+            store=store,
+            counters=counters,
+            lengths=Lengths.of(settings, any_events=True),
+        )
+        (outputs,) = loader.run([_call(item_keys=[[7]], times=[[1]])], long=True)
+        assert isinstance(outputs, dict)
+        assert outputs["item_rows"][0, :301].tolist() == [*fed, 21]
+        context = CallContext.unpack(outputs["call_context"][0])
+        assert (context.status, context.due, context.event_count) == (StateStatus.REBUILT, True, 300)
+        assert counters.counts == {ServerCounter.REBUILT_STATE: 1, ServerCounter.UNKNOWN_ITEM: 1}
+
+    def test_another_is_closed_in_parts_before_the_chain(
+        self, settings: ServingSettings, vocabulary: Vocabulary, store: StateStore, counters: Any, fed: list[int]
+    ) -> None:
+        parts: list[list[int]] = []
+
+        def encode(inputs: Any) -> dict[str, Any]:
+            """Counts events, and keeps the window, as an encoder does."""
+            rows, count = inputs["item_rows"][0].tolist(), inputs["event_count"] + inputs["item_rows"].shape[1]
+            assert inputs["event_count"].item() == sum(map(len, parts))
+            parts.append(rows)
+            state = {tensor.name: inputs[tensor.name] for tensor in STATE}
+            state |= {"event_count": count, "memory": inputs["memory"] + np.float32(sum(rows))}
+            return {next_name(name): values for name, values in state.items()}
+
+        loader = LoadStep(
+            settings=settings,
+            vocabulary=vocabulary,
+            store=store,
+            counters=counters,
+            lengths=Lengths.of(settings, short_events=8),
+            encode=encode,
+        )
+        assert isinstance(loader.run([_call()])[0], ReplayNeededError)
+        (outputs,) = loader.run([_call(item_keys=[[100]], times=[[1]])], long=True)
+        assert isinstance(outputs, dict)
+        assert [row for part in parts for row in part] == fed
+        assert {len(part) for part in parts} == {50}
+        assert (outputs["memory"] == sum(fed)).all()
+        assert (outputs["item_rows"].tolist(), outputs["event_count"].tolist()) == ([[1]], [[300]])
+        assert outputs["window_items"].tolist() == [fed[-4:]]
+        context = CallContext.unpack(outputs["call_context"][0])
+        assert (context.status, context.due) == (StateStatus.REBUILT, False)
+        (user,) = store.read_many([UserRead(user_id=b"ada")])
+        assert (user.base, user.status) == (300, StateStatus.FOUND)  # kept: the next request need not wait
+        assert isinstance(loader.run([_call()])[0], dict)
+        full = _call(item_keys=[[100] * 50], times=[[1] * 50])
+        append(store, StoredEventsOf(store, 1), request_id=b"9" * 16)
+        assert isinstance(loader.run([full])[0], ReplayNeededError)  # 51 events are more than the encoder takes
+        parts[:] = [[0] * 300]
+        (outputs,) = loader.run([full], long=True)
+        assert isinstance(outputs, dict)
+        assert (outputs["item_rows"].shape, outputs["event_count"].tolist()) == ((1, 50), [[301]])
+        assert CallContext.unpack(outputs["call_context"][0]).due
+
+
+def StoredEventsOf(store: StateStore, count: int) -> Any:  # noqa: N802
+    history = store.history(b"ada")
+    assert history is not None
+    return history.events[:count]
 
 
 def test_a_known_call_applies_nothing(loader: LoadStep, kept: bytes, counters: Any) -> None:
     request_id = np.frombuffer(CALL, np.uint8)[None]
     repeated = _call(kept, item_keys=[[100]], times=[[5]], request_id=request_id, expected_event_count=[[0]])
     (outputs,) = _load(loader, repeated)
-    assert outputs["event_times"].tolist() == [[0]]
-    assert CallContext.unpack(outputs["call_context"][0]).events == 0
+    assert outputs["event_times"].tolist() == [[1_000, 1_001, 1_002]]
+    context = CallContext.unpack(outputs["call_context"][0])
+    assert (context.events, context.new_events) == (0, b"")
     assert counters.counts == {ServerCounter.REPLAYED_REQUEST: 1}
 
 
@@ -159,15 +337,28 @@ def test_candidates_keep_their_order_and_repeats(loader: LoadStep) -> None:
 
 
 def test_one_process_for_all_steps_pads_less(
-    settings: ServingSettings, vocabulary: Vocabulary, store: MemoryStore, counters: Any
+    settings: ServingSettings, vocabulary: Vocabulary, store: StateStore, counters: Any
 ) -> None:
     loader = LoadStep(
-        settings=settings, vocabulary=vocabulary, store=store, counters=counters, steps_per_octave=FINE_STEPS_PER_OCTAVE
+        settings=settings,
+        vocabulary=vocabulary,
+        store=store,
+        counters=counters,
+        lengths=Lengths.of(settings, any_events=True, steps_per_octave=FINE_STEPS_PER_OCTAVE),
     )
     events: dict[str, Any] = {"item_keys": [[100] * 9], "times": [[*range(1, 10)]]}
     (outputs,) = _load(loader, _call(candidate_keys=[[102] * 11], **events))
     sizes = {name: outputs[name].shape[1] for name in ("event_times", "candidate_rows")}
     assert sizes == {"event_times": 9, "candidate_rows": 11}
+
+
+def test_short_gaps_have_two_lengths(settings: ServingSettings) -> None:
+    lengths = Lengths.of(settings, short_events=16)
+    assert [lengths.events(count) for count in (0, 1, 2, 15, 16, 17)] == [1, 1, 16, 16, 16, 20]
+    assert Lengths.of(settings, short_events=64).events(2) == settings.limits.max_events
+    assert (lengths.fit(50), lengths.fit(51)) == (True, False)
+    assert Lengths.of(settings, any_events=True).fit(10**6)
+    assert Lengths.of(settings, any_events=True).events(10**6) >= 10**6
 
 
 def test_unknown_keys_are_counted(loader: LoadStep, counters: Any) -> None:
@@ -177,23 +368,13 @@ def test_unknown_keys_are_counted(loader: LoadStep, counters: Any) -> None:
     assert counters.counts == {ServerCounter.UNKNOWN_ITEM: 3, ServerCounter.UNKNOWN_BEHAVIOR: 1}
 
 
-def test_a_record_of_another_model_counts_and_is_not_used(
-    settings: ServingSettings, vocabulary: Vocabulary, store: MemoryStore, kept: bytes, counters: Any
-) -> None:
-    other = MemoryStore(rules=RecordRules(sizes=settings.sizes, fingerprint="f" * 32), max_bytes=1 << 20)
-    other.records.update(store.records)
-    loader = LoadStep(settings=settings, vocabulary=vocabulary, store=other, counters=counters)
-    (outputs,) = _load(loader, _call(kept))
-    assert not outputs["memory"].any()
-    assert CallContext.unpack(outputs["call_context"][0]).status is StateStatus.MODEL_MISMATCH
-    assert counters.counts == {ServerCounter.MODEL_MISMATCH: 1}
-
-
-def test_string_keys_of_a_whole_batch_are_mapped_at_once(
-    settings: ServingSettings, store: MemoryStore, counters: Any
-) -> None:
+def test_string_keys_of_a_whole_batch_are_mapped_at_once(settings: ServingSettings, counters: Any) -> None:
     vocabulary = Vocabulary([b"a", b"bb"])
-    loader = LoadStep(settings=settings, vocabulary=vocabulary, store=store, counters=counters)
+    strings = replace(settings, item_key_type=DType.BYTES)
+    store = open_store(StoreOptions(path=Path("unused"), scheme="memory"), store_model(strings))
+    loader = LoadStep(
+        settings=strings, vocabulary=vocabulary, store=store, counters=counters, lengths=Lengths.of(strings)
+    )
     first = _call(b"u", candidate_keys=np.array([[b"bb", b"x"]], object))
     second = _call(b"v", candidate_keys=np.array([[b"a"]], object))
     third = _call(b"w")
@@ -202,34 +383,31 @@ def test_string_keys_of_a_whole_batch_are_mapped_at_once(
 
 
 def test_an_unreadable_store_is_not_an_empty_one(
-    settings: ServingSettings,
-    vocabulary: Vocabulary,
-    store: MemoryStore,
-    counters: Any,
-    monkeypatch: pytest.MonkeyPatch,
+    loader: LoadStep, store: StateStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(_: object) -> None:
+    def fail(*_: object, **__: object) -> None:
         raise StoreUnavailableError("the state store is gone")
 
     monkeypatch.setattr(store, "read_many", fail)
-    loader = LoadStep(settings=settings, vocabulary=vocabulary, store=store, counters=counters)
     with pytest.raises(StoreUnavailableError, match="gone"):
         loader.run([_call()])
 
 
 def test_a_broken_state_fails_its_own_call(
-    loader: LoadStep, store: MemoryStore, kept: bytes, monkeypatch: pytest.MonkeyPatch
+    loader: LoadStep, store: StateStore, kept: bytes, events_of: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    keep(store, append(store, events_of(103), request_id=b"4" * 16), 7)
     read_many = store.read_many
 
-    def without_window(user_ids: list[bytes]) -> list[StoredUser]:
-        users = read_many(user_ids)
-        for user in users:
-            if user.state is not None:
-                del user.state["window_items"]
-        return users
+    def broken(reads: list[UserRead], **options: Any) -> list[StoredUser]:
+        return [replace(user, base=99) if user.state else user for user in read_many(reads, **options)]
 
-    monkeypatch.setattr(store, "read_many", without_window)
-    bad, good = loader.run([_call(kept), _call(b"new")])
+    monkeypatch.setattr(store, "read_many", broken)
+    monkeypatch.setattr("hytrec_export.serving.load_step.state_tensors", _failing)
+    bad, good = loader.run([_call(kept), _call(b"new", **{APPEND_ONLY: [[True]]})])
     assert isinstance(bad, KeyError)
     assert isinstance(good, dict)
+
+
+def _failing(*_: object) -> None:
+    raise KeyError("memory")

@@ -1,3 +1,4 @@
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,30 +13,46 @@ from hytrec_export.serving.call_context import NO_CANDIDATES, CallContext
 from hytrec_export.serving.counters import Counters, ServerCounter
 from hytrec_export.serving.load_step import StepResult
 from hytrec_export.serving.save_step import SaveStep
+from hytrec_export.serving.store_model import store_model
+from hytrec_export.serving.stored_state import absent_state
 from hytrec_export.settings import ServingSettings
-from hytrec_export.state.memory_store import MemoryStore
-from hytrec_export.state.rules import RecordRules
-from hytrec_export.state.store import NO_REVISION, State, Write, WriteResult
+from hytrec_export.state.event_codec import encode_events
+from hytrec_export.state.opening import open_store
+from hytrec_export.state.options import MIN_BYTES, StoreOptions
+from hytrec_export.state.store import NO_REVISION, Outcome, UserRead, UserWrite, WriteResult
+from hytrec_export.state.users import StateStore
 
 
 @pytest.fixture
-def saver(settings: ServingSettings, vocabulary: Vocabulary, store: MemoryStore, counters: Counters) -> SaveStep:
+def saver(settings: ServingSettings, vocabulary: Vocabulary, store: StateStore, counters: Counters) -> SaveStep:
     return SaveStep(settings=settings, vocabulary=vocabulary, store=store, counters=counters)
 
 
 @pytest.fixture
-def finished(state: State) -> "Finished":
-    return Finished(state)
+def finished(settings: ServingSettings, events_of: Any) -> "Finished":
+    return Finished(absent_state(settings.sizes), events_of)
 
 
 class Finished:
     """Makes what reaches the save step of a new user's call with three events."""
 
-    def __init__(self, state: State) -> None:
-        self.state = state
+    def __init__(self, absent: dict[str, NDArray[Any]], events_of: Any) -> None:
+        self.state = absent | {
+            "memory": np.arange(64, dtype=np.float32).reshape(2, 2, 4, 4),
+            "event_count": np.array([3]),
+            "last_time": np.array([1_002]),
+        }
+        self.events = events_of(100, 101, 102)
 
     def __call__(
-        self, user_id: bytes = b"ada", *, events: int = 3, candidates: int = NO_CANDIDATES, top_k: int = 10, **more: Any
+        self,
+        user_id: bytes = b"ada",
+        *,
+        events: int = 3,
+        candidates: int = NO_CANDIDATES,
+        top_k: int = 10,
+        due: bool = False,
+        **more: Any,
     ) -> dict[str, NDArray[Any]]:
         call_context = CallContext(
             user_id=user_id,
@@ -46,6 +63,8 @@ class Finished:
             status=StateStatus.NEW,
             top_k=top_k,
             candidate_count=candidates,
+            due=due,
+            new_events=encode_events(self.events) if events else b"",
         )
         tensors = {next_name(name): values[None] for name, values in self.state.items()}
         return (
@@ -64,7 +83,7 @@ def _outputs(answer: StepResult) -> dict[str, NDArray[Any]]:
     return answer
 
 
-def test_an_append_is_stored_and_receipted(saver: SaveStep, store: MemoryStore, finished: Finished) -> None:
+def test_an_append_is_stored_and_receipted(saver: SaveStep, store: StateStore, finished: Finished) -> None:
     outputs = _outputs(saver.run([finished()])[0])
     assert {name: values.tolist() for name, values in outputs.items()} == {
         "event_count": [[3]],
@@ -72,26 +91,79 @@ def test_an_append_is_stored_and_receipted(saver: SaveStep, store: MemoryStore, 
         "model_fingerprint": [list(bytes.fromhex("0123456789abcdef" * 2))],
         "state_status": [[StateStatus.NEW]],
     }
-    (user,) = store.read_many([b"ada"])
-    assert user.revision == b"c" * 16
+    (user,) = store.read_many([UserRead(user_id=b"ada", request_id=b"c" * 16)])
+    assert (user.event_count, user.replayed, user.state) == (3, True, None)
+    assert user.events.item_keys.tolist() == [100, 101, 102]
+
+
+def test_a_state_that_is_due_is_kept(saver: SaveStep, store: StateStore, finished: Finished) -> None:
+    assert isinstance(saver.run([finished(due=True)])[0], dict)
+    (user,) = store.read_many([UserRead(user_id=b"ada")])
+    assert (user.base, user.event_count) == (3, 3)
     assert user.state is not None
-    for name, values in finished.state.items():
-        np.testing.assert_array_equal(user.state[name], values)
+    for name, values in user.state.items():
+        np.testing.assert_array_equal(values, finished.state[name])
 
 
-def test_a_call_without_events_writes_nothing(saver: SaveStep, store: MemoryStore, finished: Finished) -> None:
+def test_a_call_without_events_keeps_a_state_that_is_due(
+    saver: SaveStep, store: StateStore, finished: Finished
+) -> None:
+    saver.run([finished()])
+    (user,) = store.read_many([UserRead(user_id=b"ada")])
+    call_context = CallContext(
+        user_id=b"ada",
+        request_id=b"d" * 16,
+        revision=user.revision,
+        event_count=3,
+        events=0,
+        status=StateStatus.REBUILT,
+        top_k=10,
+        due=True,
+    )
+    outputs = _outputs(saver.run([finished() | {"call_context": call_context.pack()[None]}])[0])
+    assert (outputs["event_count"].tolist(), outputs["applied"].tolist()) == ([[3]], [[False]])
+    (user,) = store.read_many([UserRead(user_id=b"ada")])
+    assert (user.base, user.event_count) == (3, 3)
+
+
+def test_nothing_is_kept_of_a_write_that_failed(saver: SaveStep, store: StateStore, finished: Finished) -> None:
+    saver.run([finished()])
+    (conflict,) = saver.run([finished(due=True)])
+    assert isinstance(conflict, StateConflictError)
+    assert store.stat().snapshots == 0
+
+
+def test_a_state_that_cannot_be_kept_fails_no_call(
+    saver: SaveStep, store: StateStore, counters: Any, finished: Finished, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_: object) -> None:
+        raise StateStoreError("the disk is gone")
+
+    monkeypatch.setattr(store._snapshots, "write_many", fail)
+    assert isinstance(saver.run([finished(due=True)])[0], dict)
+    assert counters.counts == {ServerCounter.FAILED_SNAPSHOT: 1}
+    assert store.read_many([UserRead(user_id=b"ada")])[0].event_count == 3
+
+
+def test_an_append_need_not_have_a_state(saver: SaveStep, store: StateStore, finished: Finished) -> None:
+    call = {"call_context": finished()["call_context"]}
+    assert isinstance(saver.run([call])[0], dict)
+    assert store.read_many([UserRead(user_id=b"ada")])[0].event_count == 3
+
+
+def test_a_call_without_events_writes_nothing(saver: SaveStep, store: StateStore, finished: Finished) -> None:
     outputs = _outputs(saver.run([finished(events=0)])[0])
     assert (outputs["event_count"].tolist(), outputs["applied"].tolist()) == ([[0]], [[False]])
-    assert not store.records
+    assert not store.stat().users
 
 
 def test_a_batch_is_one_transaction(
-    saver: SaveStep, store: MemoryStore, finished: Finished, monkeypatch: pytest.MonkeyPatch
+    saver: SaveStep, store: StateStore, finished: Finished, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     batches = []
     write_many = store.write_many
 
-    def counted(writes: list[Write]) -> list[WriteResult]:
+    def counted(writes: list[UserWrite]) -> list[WriteResult]:
         batches.append(len(writes))
         return write_many(writes)
 
@@ -114,8 +186,9 @@ def test_the_second_of_two_writers_is_told_to_retry(saver: SaveStep, counters: A
 def test_a_full_store_is_named_and_readers_are_answered(
     settings: ServingSettings, vocabulary: Vocabulary, counters: Any, finished: Finished
 ) -> None:
-    rules = RecordRules(sizes=settings.sizes, fingerprint=settings.fingerprint)
-    store = MemoryStore(rules=rules, max_bytes=10)
+    options = StoreOptions(path=Path("unused"), scheme="memory", max_bytes=MIN_BYTES)
+    store = open_store(options, store_model(settings))
+    vars(store.histories.engine)["_max_bytes"] = 10
     saver = SaveStep(settings=settings, vocabulary=vocabulary, store=store, counters=counters)
     writer, reader = saver.run([finished(), finished(events=0)])
     assert isinstance(reader, dict)
@@ -127,8 +200,21 @@ def test_a_full_store_is_named_and_readers_are_answered(
     assert counters.counts == {ServerCounter.STORE_FULL: 1}
 
 
+def test_a_crowd_of_clients_is_told(
+    saver: SaveStep, store: StateStore, counters: Any, finished: Finished, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    crowded = [WriteResult(outcome=Outcome.CROWDED, event_count=3)]
+    monkeypatch.setattr(store, "write_many", lambda _: crowded)
+    (answer,) = saver.run([finished()])
+    assert isinstance(answer, StateConflictError)
+    assert str(answer) == (
+        "256 client slots wrote to this user within 10 minutes, and no more are remembered; "
+        "write through fewer clients at a time, or retry later with the same request_id"
+    )
+
+
 def test_a_failing_store_fails_the_writers_alone(
-    saver: SaveStep, store: MemoryStore, finished: Finished, monkeypatch: pytest.MonkeyPatch
+    saver: SaveStep, store: StateStore, finished: Finished, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(_: object) -> None:
         raise StateStoreError("the disk is gone")
@@ -154,7 +240,7 @@ def test_recommending_sorts_and_maps_rows_back(saver: SaveStep, finished: Finish
 
 
 def test_string_keys_come_back_as_bytes_objects(
-    settings: ServingSettings, store: MemoryStore, counters: Any, finished: Finished
+    settings: ServingSettings, store: StateStore, counters: Any, finished: Finished
 ) -> None:
     saver = SaveStep(settings=settings, vocabulary=Vocabulary([b"a", b"bb"]), store=store, counters=counters)
     scores = _scores([[1, 2]])
@@ -163,7 +249,7 @@ def test_string_keys_come_back_as_bytes_objects(
     assert keys.tolist() == [[b"bb", b"a"]]
 
 
-def test_a_state_that_is_not_finite_is_never_stored(saver: SaveStep, store: MemoryStore, finished: Finished) -> None:
+def test_a_state_that_is_not_finite_is_never_stored(saver: SaveStep, store: StateStore, finished: Finished) -> None:
     for name, title in (("memory", "the encoder's memory"), ("long_vector", "the encoder's long vector")):
         broken = finished()
         broken[next_name(name)] = np.full_like(broken[next_name(name)], np.nan)
@@ -173,10 +259,10 @@ def test_a_state_that_is_not_finite_is_never_stored(saver: SaveStep, store: Memo
             str(bad) == f"{title} are not finite numbers, so nothing was stored; run: hytrec-export verify REPOSITORY"
         )
         assert isinstance(good, dict)
-    assert set(store.records) == {b"memory", b"long_vector"}
+    assert {user.user_id for user in store.users()} == {b"memory", b"long_vector"}
 
 
-def test_scores_that_are_not_finite_are_never_answered(saver: SaveStep, store: MemoryStore, finished: Finished) -> None:
+def test_scores_that_are_not_finite_are_never_answered(saver: SaveStep, store: StateStore, finished: Finished) -> None:
     scores = _scores([[1, np.nan]])
     ranked, recommended = saver.run(
         [finished(candidates=2, raw_scores=scores), finished(candidate_rows=[[1, 2]], raw_scores=scores)]
@@ -184,19 +270,24 @@ def test_scores_that_are_not_finite_are_never_answered(saver: SaveStep, store: M
     for answer in (ranked, recommended):
         assert isinstance(answer, GraphError)
         assert str(answer).startswith("the reranker's scores are not finite numbers")
-    assert not store.records
+    assert not store.stat().users
 
 
-def test_a_wrong_count_of_events_is_never_stored(saver: SaveStep, store: MemoryStore, finished: Finished) -> None:
+def test_a_wrong_count_of_events_is_never_stored(saver: SaveStep, store: StateStore, finished: Finished) -> None:
     (answer,) = saver.run([finished(events=2)])
     assert isinstance(answer, GraphError)
     assert str(answer) == "the encoder counted 3 events instead of 2; build the repository again"
-    assert not store.records
+    assert not store.stat().users
 
 
 def test_a_forged_call_context_fails_alone(saver: SaveStep, finished: Finished) -> None:
-    bad, good = saver.run([finished(call_context=np.zeros((1, 9), np.uint8)), finished()])
+    without_events = finished()["call_context"][:, :-1]
+    bad, cut, good = saver.run(
+        [finished(call_context=np.zeros((1, 9), np.uint8)), finished(call_context=without_events), finished()]
+    )
     assert isinstance(bad, InputError)
+    assert isinstance(cut, InputError)
+    assert str(cut) == "call_context holds no events; use an ensemble instead"
     assert isinstance(good, dict)
 
 

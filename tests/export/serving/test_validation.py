@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 from hytrec_export.errors import InputError
 from hytrec_export.serving.validation import ValidatedRequest, validate_request, validate_user_id
 from hytrec_export.settings import Limits
+from hytrec_export.state.applied_requests import NO_REQUEST
 
 CLOCK_S = 1_700_000_000
 LIMITS = Limits(max_events=5, max_candidates=4, max_excluded=3, max_batch=2)
@@ -25,8 +26,7 @@ def test_defaults_are_filled_in() -> None:
     call = _admit()
     assert (call.user_id, call.expected_event_count, call.now, call.top_k) == (b"ada", -1, CLOCK_S, 10)
     assert (len(call.times), call.candidate_keys, len(call.excluded_keys), call.exclude_recent) == (0, None, 0, False)
-    assert len(call.request_id) == 16
-    assert call.request_id != _admit().request_id
+    assert call.request_id == NO_REQUEST
 
 
 def test_given_values_are_kept() -> None:

@@ -1,6 +1,8 @@
 """A process that appends to users of a store, and says after every acknowledged write what it wrote.
 
 appender.py PATH DURABILITY USERS WRITES SEED     (WRITES 0 = until killed)
+
+Event n of a user has the time n + 1; the states that it keeps are full of the number of their events.
 """
 
 from __future__ import annotations
@@ -12,38 +14,58 @@ from pathlib import Path
 import numpy as np
 
 from hytrec.contract import DType, Sizes
-from hytrec.signature import STATE
-from hytrec_export.state.opening import open_store
+from hytrec_export.state.events import KeyTypes, StoredEvents
+from hytrec_export.state.opening import StoreModel, open_store
 from hytrec_export.state.options import Durability, StoreOptions
-from hytrec_export.state.store import Outcome, StateStore, Write
+from hytrec_export.state.snapshot import SNAPSHOT
+from hytrec_export.state.store import NewSnapshot, Outcome, UserRead, UserWrite
+from hytrec_export.state.users import StateStore
 
-SIZES = Sizes(layers=2, heads=2, key_size=32, value_size=32, width=64, window=16, retrieved=7)
-FINGERPRINT = "0123456789abcdef" * 2
+TYPES = KeyTypes(item=DType.INT64, behavior=DType.BYTES)
+MODEL = StoreModel(
+    fingerprint="0123456789abcdef" * 2,
+    precision="float32",
+    sizes=Sizes(layers=2, heads=2, key_size=32, value_size=32, width=64, window=16, retrieved=7),
+    key_types=TYPES,
+)
+SNAPSHOT_EVERY = 4
 
 
 def append(store: StateStore, user_id: bytes, request_id: bytes) -> tuple[bool, int]:
-    """Add one event, as a server would; each event adds 1 to every number of the state."""
-    (user,) = store.read_many([user_id])
-    state = user.state or {
-        tensor.name: np.zeros(SIZES.shape(tensor), np.float32 if tensor.dtype is DType.FLOAT32 else np.int64)
-        for tensor in STATE
-    }
-    write = Write(
+    """Add one event, as a server would."""
+    (user,) = store.read_many([UserRead(user_id=user_id, request_id=request_id, events=1)])
+    if user.state is not None and any((values != user.base).any() for values in user.state.values()):
+        raise AssertionError((user.base, user.state))
+    if user.events.times.tolist() != [*range(user.start + 1, user.event_count + 1)]:
+        raise AssertionError((user.start, user.events.times))
+    number = np.array([user.event_count + 1])
+    write = UserWrite(
         user_id=user_id,
         request_id=request_id,
-        expected_revision=user.revision,
-        expected_event_count=user.event_count,
-        state={name: array + array.dtype.type(1) for name, array in state.items()},
+        revision=user.revision,
+        event_count=user.event_count,
+        events=StoredEvents.given(number, np.empty(0, object), number, TYPES),
     )
     (result,) = store.write_many([write])
-    return result.outcome is Outcome.WRITTEN, write.event_count
+    if result.outcome is not Outcome.WRITTEN:
+        return False, result.event_count
+    if user.due:
+        state = {
+            tensor.name: np.full(
+                MODEL.sizes.shape(tensor), result.event_count, np.float32 if tensor.dtype is DType.FLOAT32 else np.int64
+            )
+            for tensor in SNAPSHOT
+        }
+        kept = NewSnapshot(user_id=user_id, revision=result.revision, event_count=result.event_count, state=state)
+        store.write_snapshots([kept])
+    return True, result.event_count
 
 
 def main() -> None:
     path, durability, users, writes, seed = sys.argv[1:]
     rng = random.Random(int(seed))
-    options = StoreOptions(path=Path(path), durability=Durability(durability))
-    store = open_store(options, sizes=SIZES, fingerprint=FINGERPRINT)
+    options = StoreOptions(path=Path(path), durability=Durability(durability), snapshot_every=SNAPSHOT_EVERY)
+    store = open_store(options, MODEL)
     done = 0
     while not int(writes) or done < int(writes):
         user_id = b"user-%d" % rng.randrange(int(users))

@@ -1,4 +1,4 @@
-"""States, stores and processes that tests of the store share."""
+"""Events, stores and processes that tests of the store share."""
 
 from __future__ import annotations
 
@@ -14,77 +14,101 @@ import numpy as np
 import pytest
 
 from hytrec.contract import DType, Sizes
-from hytrec.signature import STATE
-from hytrec_export.state.opening import open_store
+from hytrec_export.state.events import KeyTypes, StoredEvents
+from hytrec_export.state.opening import StoreModel, open_store
 from hytrec_export.state.options import StoreOptions
-from hytrec_export.state.rules import RecordRules
-from hytrec_export.state.store import NO_REVISION, State, StateStore, StoredUser, Write
+from hytrec_export.state.snapshot import SNAPSHOT
+from hytrec_export.state.store import NO_REVISION, NewSnapshot, StoredUser, UserRead, UserWrite, WriteResult
+from hytrec_export.state.users import StateStore
 
 APPENDER = Path(__file__).with_name("appender.py")
+NO_REQUEST = bytes(16)
 
 
 class Kit:
-    """States, writes and stores of a tiny build."""
+    """Events, writes and stores of a tiny build."""
 
-    small = Sizes(layers=1, heads=1, key_size=3, value_size=1, width=5, window=3, retrieved=7)
-    """A record of 784 bytes, which lies in a leaf page; the memory's 12 bytes need padding."""
+    sizes = Sizes(layers=1, heads=1, key_size=3, value_size=1, width=5, window=3, retrieved=7)
+    """The memory's 12 bytes need padding."""
     large = Sizes(layers=2, heads=2, key_size=32, value_size=32, width=64, window=16, retrieved=7)
-    """A record of 17 KB: five pages of its own."""
+    """A snapshot of 17 KB."""
     fingerprint = "0123456789abcdef" * 2
+    numbers = KeyTypes(item=DType.INT64, behavior=DType.BYTES)
+    texts = KeyTypes(item=DType.BYTES, behavior=DType.INT64)
 
-    def state(self, user_id: bytes, event_count: int, sizes: Sizes = small) -> State:
-        """A state that differs in every array for every user and count."""
-        rng = np.random.default_rng((event_count, *user_id))
-        state: State = {}
-        for tensor in STATE:
-            shape = sizes.shape(tensor)
-            floats = tensor.dtype is DType.FLOAT32
-            state[tensor.name] = (
-                rng.standard_normal(shape).astype(np.float32) if floats else rng.integers(1, 1 << 40, shape)
-            )
-        state["event_count"][0] = event_count
-        return state
+    def events(self, count: int, start: int = 0, types: KeyTypes = numbers) -> StoredEvents:
+        """Events `start` to `start + count` of an endless history, each with keys and a time of its own."""
+        numbers = np.arange(start, start + count, dtype=np.int64)
+        texts = np.empty(count, object)
+        texts[:] = [b"key %d" % number for number in numbers]
+        item_keys, behavior_keys = (numbers * 7, texts.copy()) if types is self.numbers else (texts, numbers * 7)
+        has_behavior = numbers % 3 > 0
+        behavior_keys[~has_behavior] = b"" if types is self.numbers else 0
+        return StoredEvents(
+            item_keys=item_keys, behavior_keys=behavior_keys, has_behavior=has_behavior, times=numbers + 10**9
+        )
 
     def write(
-        self, user_id: bytes, event_count: int, previous: StoredUser | Write | None = None, **changes: Any
-    ) -> Write:
-        """A write that follows what was read or written before."""
-        expected = (NO_REVISION, 0)
-        if isinstance(previous, Write):
-            expected = (previous.request_id, previous.event_count)
-        elif previous:
-            expected = (previous.revision, previous.event_count)
-        sizes = changes.pop("sizes", self.small)
+        self, user_id: bytes, count: int, previous: StoredUser | WriteResult | None = None, **changes: Any
+    ) -> Any:
+        """A write of so many events that follows what was read or written before."""
+        revision, event_count = (previous.revision, previous.event_count) if previous else (NO_REVISION, 0)
         values: dict[str, Any] = {
             "user_id": user_id,
             "request_id": os.urandom(16),
-            "expected_revision": expected[0],
-            "expected_event_count": expected[1],
-            "state": self.state(user_id, event_count, sizes),
+            "revision": revision,
+            "event_count": event_count,
+            "events": self.events(count, event_count),
         }
-        return Write(**values | changes)
+        return UserWrite(**values | changes)
 
-    def same(self, left: State | None, right: State) -> bool:
-        return left is not None and all(
-            np.array_equal(left[name], array) and left[name].dtype == array.dtype for name, array in right.items()
+    def state(self, count: int) -> dict[str, Any]:
+        """What stands for an encoder's state after so many events."""
+        return {
+            tensor.name: np.full(
+                self.sizes.shape(tensor), count, np.float32 if tensor.dtype is DType.FLOAT32 else np.int64
+            )
+            for tensor in SNAPSHOT
+        }
+
+    def snapshot(self, user_id: bytes, result: StoredUser | WriteResult) -> NewSnapshot:
+        return NewSnapshot(
+            user_id=user_id,
+            revision=result.revision,
+            event_count=result.event_count,
+            state=self.state(result.event_count),
         )
 
-    def rules(self, **changes: Any) -> RecordRules:
-        build: dict[str, Any] = {"sizes": self.small, "fingerprint": self.fingerprint}
-        return RecordRules(**build | changes)
+    def fed(self, store: StateStore, user_id: bytes, count: int, *, snapshot: bool = False) -> WriteResult:
+        """A user with so many more events, and the state after them kept."""
+        (user,) = store.read_many([UserRead(user_id=user_id)])
+        (result,) = store.write_many([self.write(user_id, count, user)])
+        assert result.outcome == "written"
+        if snapshot:
+            assert store.write_snapshots([self.snapshot(user_id, result)]) == 0
+        return result
 
-    def record(self, rules: RecordRules, write: Write, raw: bytes | None = None) -> bytes:
-        """The record of an accepted write."""
-        record = rules.prepare(write)
-        assert rules.judge(write, raw, record).accepted
-        return bytes(record)
+    def user(self, store: StateStore, user_id: bytes, **read: Any) -> StoredUser:
+        (user,) = store.read_many([UserRead(user_id=user_id, **read)])
+        return user
+
+    def model(self, **changes: Any) -> StoreModel:
+        values: dict[str, Any] = {
+            "fingerprint": self.fingerprint,
+            "precision": "float32",
+            "sizes": self.sizes,
+            "key_types": self.numbers,
+        }
+        return StoreModel(**values | changes)
 
     @contextmanager
     def open(self, path: Path, **changes: Any) -> Iterator[StateStore]:
-        """An LMDB store, closed afterwards."""
-        build: dict[str, Any] = {"sizes": self.small, "fingerprint": self.fingerprint}
-        build |= {name: changes.pop(name) for name in ("sizes", "fingerprint", "clock") if name in changes}
-        store = open_store(StoreOptions(path=path, **changes), **build)
+        """An embedded store, closed afterwards; options, or fields of the model, or a clock."""
+        fields = {
+            name: changes.pop(name) for name in ("fingerprint", "precision", "sizes", "key_types") if name in changes
+        }
+        clock = {"clock": changes.pop("clock")} if "clock" in changes else {}
+        store = open_store(StoreOptions(path=path, **changes), self.model(**fields), **clock)
         try:
             yield store
         finally:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import resource
+import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,6 @@ import numpy as np
 import pytest
 
 from hytrec.contract import StateStatus
-from hytrec.data.vocabulary import Vocabulary
 from hytrec_export.errors import (
     InputError,
     OptionError,
@@ -22,39 +22,39 @@ from hytrec_export.errors import (
     UnknownUserError,
 )
 from hytrec_export.state.commands import compact_store, delete_user, export_user, list_users, show_store, show_user
-from hytrec_export.state.lmdb_open import open_beside
-from hytrec_export.state.store import Write
-
-Damage = Callable[[Path, bytes, int], None]
 
 
 @pytest.fixture
-def filled(tmp_path: Path, kit: Any, clock: Any) -> dict[bytes, Write]:
-    """A store in `tmp_path` with users u0 to u9 of one model and f0 of another."""
-    writes = [kit.write(b"u%d" % i, i + 1) for i in range(10)]
+def filled(tmp_path: Path, kit: Any, clock: Any) -> list[bytes]:
+    """A store in `tmp_path` with users u0 to u9 of 1 to 10 events, and f0 of 300."""
     with kit.open(tmp_path, clock=clock) as store:
-        store.write_many(writes)
-    with kit.open(tmp_path, sizes=kit.large, fingerprint="f" * 32, clock=clock) as store:
-        store.write_many([kit.write(b"f0", 4, sizes=kit.large)])
-    return {write.user_id: write for write in writes}
+        for number in range(10):
+            kit.fed(store, b"u%d" % number, number + 1)
+        kit.fed(store, b"f0", 300, snapshot=True)
+    return [b"f0", *(b"u%d" % number for number in range(10))]
 
 
-def damage(path: Path, user_id: bytes, position: int) -> None:
-    """Flip one byte of a record, as a failing disk would."""
-    file, _ = open_beside(path)
-
-    def flip(txn: Any) -> None:
-        record = bytearray(file.values.get(txn, user_id) or b"")
-        record[position] ^= 255
-        file.values.put(txn, user_id, bytes(record), in_pieces=False)
-
-    file.change(flip)
-    file.close()
+_HEAD = ("SELECT head FROM users WHERE user_id = :user", "UPDATE users SET head = :raw WHERE user_id = :user")
+_CHUNK = (
+    "SELECT record FROM chunks WHERE user = (SELECT id FROM users WHERE user_id = :user) AND number = :chunk",
+    "UPDATE chunks SET record = :raw WHERE user = (SELECT id FROM users WHERE user_id = :user) AND number = :chunk",
+)
 
 
-def test_a_store_is_shown(tmp_path: Path, filled: dict[bytes, Write]) -> None:
+def damage(path: Path, user_id: bytes, *, chunk: int | None = None) -> None:
+    """Flip a bit of a head or a chunk, as a failing disk would."""
+    read, write = _HEAD if chunk is None else _CHUNK
+    names = {"user": user_id, "chunk": chunk}
+    connection = sqlite3.connect(path / "users.sqlite3")
+    with connection:
+        (raw,) = connection.execute(read, names).fetchone()
+        connection.execute(write, {**names, "raw": raw[:-1] + bytes([raw[-1] ^ 1])})
+    connection.close()
+
+
+def test_a_store_is_shown(tmp_path: Path, filled: list[bytes]) -> None:
     view = show_store(tmp_path)
-    assert (view.path, view.stat.users, view.ttl_s) == (tmp_path, len(filled) + 1, None)
+    assert (view.path, view.stat.users, view.ttl_s, view.stat.snapshots) == (tmp_path, len(filled), None, 1)
     assert view.bytes_per_user == view.stat.used_bytes // 11 > 0
     assert view.stat.limit_bytes == 16 << 30
 
@@ -67,28 +67,33 @@ def test_an_empty_store_is_shown(tmp_path: Path, kit: Any) -> None:
     assert list(list_users(tmp_path)) == []
 
 
-def test_users_are_listed(tmp_path: Path, filled: dict[bytes, Write], kit: Any, clock: Any) -> None:
-    damage(tmp_path, b"u3", 100)
+def test_users_are_listed(tmp_path: Path, filled: list[bytes], clock: Any) -> None:
+    damage(tmp_path, b"u3")
     users = {user.user_id: user for user in list_users(tmp_path)}
-    assert list(users) == [b"f0", *filled]
-    assert users[b"f0"].fingerprint == "f" * 32
+    assert list(users) == filled
     assert users[b"u3"].status is StateStatus.DAMAGED
     sound = users[b"u4"]
     assert (sound.status, sound.event_count, sound.written_at) == (StateStatus.FOUND, 5, int(clock()))
 
 
-def test_one_user_is_shown_with_its_arrays_checked(tmp_path: Path, filled: dict[bytes, Write]) -> None:
-    assert show_user(tmp_path, "u4").event_count == filled[b"u4"].event_count
-    damage(tmp_path, b"u4", -1)
+@pytest.mark.usefixtures("filled")
+def test_one_user_is_shown_with_the_history_checked(tmp_path: Path) -> None:
+    assert show_user(tmp_path, "u4").event_count == 5
+    damage(tmp_path, b"u4")
     assert show_user(tmp_path, "u4").status is StateStatus.DAMAGED
     assert show_user(tmp_path, "f0").status is StateStatus.FOUND
+    damage(tmp_path, b"f0", chunk=0)
+    told = show_user(tmp_path, "f0")
+    assert (told.status, told.event_count, told.first) == (StateStatus.DAMAGED, 300, 128)
 
 
-def test_expired_users_are_told(tmp_path: Path, filled: dict[bytes, Write], kit: Any) -> None:
+@pytest.mark.usefixtures("filled")
+def test_expired_users_are_told(tmp_path: Path, kit: Any) -> None:
     with kit.open(tmp_path, ttl_s=60) as store:
         assert store.stat().users == 11
     assert {user.status for user in list_users(tmp_path)} == {StateStatus.EXPIRED}
-    assert show_user(tmp_path, "u4").status is StateStatus.EXPIRED
+    told = show_user(tmp_path, "u4")
+    assert (told.status, told.event_count) == (StateStatus.EXPIRED, 5)
 
 
 @pytest.mark.usefixtures("filled")
@@ -109,36 +114,39 @@ def test_a_missing_store_is_said_and_not_made(tmp_path: Path) -> None:
     assert not path.exists()
 
 
-def test_export_to_npz(tmp_path: Path, filled: dict[bytes, Write]) -> None:
-    output = export_user(tmp_path, "u4", tmp_path / "u4.npz")
+@pytest.mark.usefixtures("filled")
+def test_export_to_npz(tmp_path: Path, kit: Any) -> None:
+    output = export_user(tmp_path, "f0", tmp_path / "f0.npz")
     assert output.stat().st_mode & 0o777 == 0o600
+    events = kit.events(300)
     with np.load(output, allow_pickle=False) as arrays:
-        assert str(arrays["user_id"]) == "u4"
-        for name, array in filled[b"u4"].state.items():
-            assert np.array_equal(arrays[name], array)
-            assert arrays[name].dtype == array.dtype
+        assert str(arrays["user_id"]) == "f0"
+        assert (int(arrays["event_count"]), int(arrays["first_event"])) == (300, 0)
+        np.testing.assert_array_equal(arrays["item_keys"], events.item_keys)
+        np.testing.assert_array_equal(arrays["times"], events.times)
+        assert arrays["behavior_keys"][:3].tolist() == ["", "key 1", "key 2"]
 
 
-def test_export_to_json_of_another_model_s_user(tmp_path: Path, filled: dict[bytes, Write], clock: Any) -> None:
+def test_export_to_json(tmp_path: Path, kit: Any, clock: Any) -> None:
+    with kit.open(tmp_path, key_types=kit.texts, clock=clock) as store:
+        store.write_many([kit.write(b"ada", 3, events=kit.events(3, types=kit.texts))])
+    values = json.loads(export_user(tmp_path, "ada", tmp_path / "ada.json").read_text())
+    assert values == {
+        "user_id": "ada",
+        "event_count": 3,
+        "first_event": 0,
+        "written_at": int(clock()),
+        "item_keys": ["key 0", "key 1", "key 2"],
+        "behavior_keys": ["", "7", "14"],
+        "times": [10**9, 10**9 + 1, 10**9 + 2],
+    }
+
+
+@pytest.mark.usefixtures("filled")
+def test_what_is_left_of_a_damaged_history_is_exported(tmp_path: Path) -> None:
+    damage(tmp_path, b"f0", chunk=1)
     values = json.loads(export_user(tmp_path, "f0", tmp_path / "f0.json").read_text())
-    assert (values["user_id"], values["model_fingerprint"]) == ("f0", "f" * 32)
-    assert (values["event_count"], values["written_at"]) == ([4], int(clock()))
-    assert np.shape(values["memory"]) == (2, 2, 32, 32)
-
-
-def test_export_names_items_by_key(tmp_path: Path, kit: Any) -> None:
-    write = kit.write(b"u", 2)
-    write.state["window_items"][...] = [0, 2, 4]
-    write.state["window_behaviors"][...] = [0, 1, 0]
-    with kit.open(tmp_path) as store:
-        store.write_many([write])
-    numbers = Vocabulary(np.array([10, 20, 30]), np.array([b"buy"]))
-    values = json.loads(export_user(tmp_path, "u", tmp_path / "u.json", vocabulary=numbers).read_text())
-    assert (values["window_item_keys"], values["window_behavior_keys"]) == (["20", ""], ["buy", ""])
-    words = Vocabulary(np.array(["a", "é", "c"]))
-    with np.load(export_user(tmp_path, "u", tmp_path / "u.npz", vocabulary=words), allow_pickle=False) as arrays:
-        assert arrays["window_item_keys"].tolist() == ["é", ""]
-        assert arrays["window_behavior_keys"].tolist() == ["", ""]
+    assert (values["event_count"], values["first_event"], len(values["times"])) == (300, 256, 44)
 
 
 @pytest.mark.usefixtures("filled")
@@ -149,40 +157,40 @@ def test_exports_that_cannot_be_made(tmp_path: Path) -> None:
         export_user(tmp_path, "u4", tmp_path / "u4.csv")
     with pytest.raises(OptionError, match=r"^cannot write .*u4.npz \(No such file or directory\); give another file$"):
         export_user(tmp_path, "u4", tmp_path / "none" / "u4.npz")
-    damage(tmp_path, b"u4", -1)
+    damage(tmp_path, b"u4")
     message = (
-        r"^the record of user 'u4' is damaged or of another format version and cannot be exported; remove it with: "
+        r"^the record of user 'u4' is damaged or of a newer format version and cannot be exported; remove it with: "
+        r"hytrec-export state delete$"
     )
     with pytest.raises(StateStoreError, match=message):
         export_user(tmp_path, "u4", tmp_path / "u4.npz")
     assert not list(tmp_path.glob("*u4*"))
 
 
-def test_deleting(tmp_path: Path, filled: dict[bytes, Write]) -> None:
-    damage(tmp_path, b"u5", 0)
+def test_deleting(tmp_path: Path, filled: list[bytes]) -> None:
+    damage(tmp_path, b"u5")
     for name in ("u4", "u5", "f0"):
         delete_user(tmp_path, name)
-    assert show_store(tmp_path).stat.users == len(filled) - 2
+    stat = show_store(tmp_path).stat
+    assert (stat.users, stat.snapshots) == (len(filled) - 3, 0)
 
 
 def test_compacting_shrinks_the_file_and_keeps_the_users(tmp_path: Path, kit: Any) -> None:
-    writes = [kit.write(b"user-%03d" % i, 1, sizes=kit.large) for i in range(100)]
-    with kit.open(tmp_path, sizes=kit.large) as store:
-        store.write_many(writes)
-        for write in writes[10:]:
-            store.forget(write.user_id)
+    with kit.open(tmp_path) as store:
+        for number in range(100):
+            kit.fed(store, b"user-%03d" % number, 1_000)
+        for number in range(10, 100):
+            store.forget(b"user-%03d" % number)
     compaction = compact_store(tmp_path)
     assert (compaction.users, compaction.expired, compaction.damaged) == (10, 0, 0)
     assert compaction.bytes_after < compaction.bytes_before // 5
-    assert compaction.bytes_after == (tmp_path / "data.mdb").stat().st_size
-    data = (tmp_path / "data.mdb").read_bytes()
-    assert writes[50].state["memory"].tobytes() not in data
-    with kit.open(tmp_path, sizes=kit.large) as store:
-        follow = kit.write(b"user-003", 2, writes[3], sizes=kit.large)
-        assert store.write_many([follow])[0].outcome == "written"
-        writes[3] = follow
-        for user, write in zip(store.read_many([w.user_id for w in writes[:10]]), writes[:10], strict=True):
-            assert kit.same(user.state, write.state)
+    assert compaction.bytes_after == (tmp_path / "users.sqlite3").stat().st_size
+    with kit.open(tmp_path) as store:
+        kit.fed(store, b"user-003", 1)
+        for number in range(10):
+            history = store.history(b"user-%03d" % number)
+            assert history is not None
+            assert (history.events.times - 10**9).tolist() == [*range(1_001 if number == 3 else 1_000)]
 
 
 def test_compacting_removes_expired_and_damaged_users(tmp_path: Path, kit: Any, clock: Any) -> None:
@@ -191,13 +199,13 @@ def test_compacting_removes_expired_and_damaged_users(tmp_path: Path, kit: Any, 
     with kit.open(tmp_path, ttl_s=3_600) as store:
         store.write_many([kit.write(b"u%d" % i, 1) for i in range(5)])
         left = store.stat().users
-    damage(tmp_path, b"u3", 3)
+    damage(tmp_path, b"u3")
     compaction = compact_store(tmp_path)
     assert (compaction.users, compaction.expired, compaction.damaged) == (4, left - 5, 1)
     assert [user.user_id for user in list_users(tmp_path)] == [b"u0", b"u1", b"u2", b"u4"]
 
 
-def test_compacting_a_store_in_use_is_refused(tmp_path: Path, kit: Any, start_appender: Callable[..., Any]) -> None:
+def test_compacting_a_store_in_use_is_refused(tmp_path: Path, start_appender: Callable[..., Any]) -> None:
     writer = start_appender(tmp_path, "process", 1, 0, 1)
     writer.stdout.readline()
     with pytest.raises(StoreInUseError, match=r"is open in another process; stop the server first$"):
@@ -208,9 +216,7 @@ def test_compacting_a_store_in_use_is_refused(tmp_path: Path, kit: Any, start_ap
     assert compact_store(tmp_path).users == 1
 
 
-def test_the_other_commands_work_while_the_server_writes(
-    tmp_path: Path, kit: Any, start_appender: Callable[..., Any]
-) -> None:
+def test_the_other_commands_work_while_the_server_writes(tmp_path: Path, start_appender: Callable[..., Any]) -> None:
     writer = start_appender(tmp_path, "process", 3, 0, 1)
     for _ in range(20):
         writer.stdout.readline()
@@ -227,14 +233,13 @@ def test_the_other_commands_work_while_the_server_writes(
         pytest.fail(f"user-1 did not begin anew after {before} events")
 
 
-def test_a_compaction_on_a_full_disk_changes_nothing(tmp_path: Path, filled: dict[bytes, Write]) -> None:
+def test_a_compaction_on_a_full_disk_changes_nothing(tmp_path: Path, filled: list[bytes]) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     message = r"^cannot compact the state store .* \(.*\); it is unchanged; it needs \d+ bytes of free disk$"
-    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 13, hard))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, hard))
     try:
         with pytest.raises(StoreUnavailableError, match=message):
             compact_store(tmp_path)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    assert show_store(tmp_path).stat.users == len(filled) + 1
-    assert not (tmp_path / "compacted").exists()
+    assert show_store(tmp_path).stat.users == len(filled)

@@ -9,13 +9,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import lmdb
 import pytest
 
 from hytrec_export.errors import StoreInUseError, StoreUnavailableError
-from hytrec_export.state import folder as folder_module
-from hytrec_export.state.folder import FolderSettings, StoreFolder, boot_id
-from hytrec_export.state.lmdb_open import open_alone, open_beside, open_for_serving
+from hytrec_export.state import opening
+from hytrec_export.state.folder import FolderSettings, StoreFolder
+from hytrec_export.state.opening import open_beside, open_store
 from hytrec_export.state.options import DEFAULT_BYTES, StoreOptions
 
 SHARE = """
@@ -30,10 +29,11 @@ sys.stdin.read()
 
 
 @pytest.fixture
-def held(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Path]:
+def held(tmp_path: Path, kit: Any, request: pytest.FixtureRequest) -> Iterator[Path]:
     """A store's folder that another process holds, shared or exclusively."""
     path = tmp_path / "state"
-    open_for_serving(StoreOptions(path=path)).close()
+    with kit.open(path):
+        pass
     command = [sys.executable, "-c", SHARE, str(path), request.param]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout
@@ -43,54 +43,58 @@ def held(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Path]:
 
 
 @pytest.mark.parametrize("held", ["share"], indirect=True)
-def test_a_shared_folder_is_opened_beside_but_not_alone(held: Path) -> None:
-    file, _ = open_beside(held)
-    file.close()
+def test_a_shared_folder_is_opened_beside_but_not_alone(held: Path, kit: Any) -> None:
+    open_beside(held).close()
     with pytest.raises(
         StoreInUseError, match=r"^the state store .* is open in another process; stop the server first$"
     ):
-        open_alone(held)
-    open_for_serving(StoreOptions(path=held)).close()
+        open_beside(held, alone=True)
+    with kit.open(held):
+        pass
 
 
 @pytest.mark.parametrize("held", ["alone"], indirect=True)
-def test_a_folder_held_alone_is_not_opened(held: Path) -> None:
-    message = r"^the state store .* is being compacted or repaired; try again when that is done$"
+def test_a_folder_held_alone_is_not_opened(held: Path, kit: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    message = r"^the state store .* is being compacted; try again when that is done$"
     with pytest.raises(StoreUnavailableError, match=message):
         open_beside(held)
+    monkeypatch.setattr(opening, "OPEN_WAIT_S", 0.1)
     with pytest.raises(StoreUnavailableError, match=message):
-        open_for_serving(StoreOptions(path=held), wait_s=0.1)
+        open_store(StoreOptions(path=held), kit.model())
 
 
-def test_a_server_waits_for_a_compaction(tmp_path: Path) -> None:
-    open_for_serving(StoreOptions(path=tmp_path)).close()
-    alone, _ = open_alone(tmp_path)
+def test_a_server_waits_for_a_compaction(tmp_path: Path, kit: Any) -> None:
+    with kit.open(tmp_path):
+        pass
+    alone = open_beside(tmp_path, alone=True)
     release = threading.Timer(0.2, alone.close)
     release.start()
-    open_for_serving(StoreOptions(path=tmp_path), wait_s=30).close()
+    with kit.open(tmp_path):
+        pass
     release.join()
 
 
-def test_limits_are_remembered(tmp_path: Path) -> None:
-    options = StoreOptions(path=tmp_path, max_bytes=1 << 22, ttl_s=60)
-    open_for_serving(options).close()
-    file, settings = open_beside(tmp_path)
-    assert settings == FolderSettings(max_bytes=1 << 22, ttl_s=60)
-    assert file.max_bytes == 1 << 22
-    file.close()
-    open_for_serving(StoreOptions(path=tmp_path)).close()
-    file, settings = open_beside(tmp_path)
-    assert settings == FolderSettings(max_bytes=DEFAULT_BYTES)
-    file.close()
+def test_limits_are_remembered(tmp_path: Path, kit: Any) -> None:
+    with kit.open(tmp_path, max_bytes=1 << 22, ttl_s=60):
+        pass
+    store = open_beside(tmp_path)
+    assert (store.stat().limit_bytes, store.rules.ttl_s) == (1 << 22, 60)
+    store.close()
+    with kit.open(tmp_path):
+        pass
+    store = open_beside(tmp_path)
+    assert (store.stat().limit_bytes, store.rules.ttl_s) == (DEFAULT_BYTES, None)
+    store.close()
+    assert FolderSettings(max_bytes=1).ttl_s is None
 
 
 def test_without_its_settings_a_store_opens_with_the_default_limit(tmp_path: Path, kit: Any) -> None:
     with kit.open(tmp_path) as store:
-        store.write_many([kit.write(b"u", 1)])
+        kit.fed(store, b"u", 1)
     (tmp_path / "store.json").unlink()
-    file, settings = open_beside(tmp_path)
-    assert (file.stat().users, settings) == (1, FolderSettings(max_bytes=DEFAULT_BYTES))
-    file.close()
+    beside = open_beside(tmp_path)
+    assert (beside.stat().users, beside.stat().limit_bytes) == (1, DEFAULT_BYTES)
+    beside.close()
 
 
 @pytest.mark.parametrize(
@@ -98,15 +102,29 @@ def test_without_its_settings_a_store_opens_with_the_default_limit(tmp_path: Pat
     [
         ("", r"store.json is damaged \(.*\); delete this one file and start again$"),
         ("[]", r"store.json is damaged \(.*\); delete this one file and start again$"),
-        ('{"format_version": 1, "size": 3}', r"store.json is damaged \(.*\); delete this one file and start again$"),
-        ('{"format_version": 2}', r"store.json has format version 2; this hytrec-export reads 1; use the version that"),
+        ('{"format_version": 2, "size": 3}', r"store.json is damaged \(.*\); delete this one file and start again$"),
+        ('{"format_version": 3}', r"store.json has format version 3; this hytrec-export reads 2; use the version that"),
     ],
 )
-def test_settings_that_cannot_be_read(tmp_path: Path, text: str, message: str) -> None:
+def test_settings_that_cannot_be_read(tmp_path: Path, kit: Any, text: str, message: str) -> None:
     (tmp_path / "store.json").write_text(text)
     for _ in range(2):
         with pytest.raises(StoreUnavailableError, match=message):
-            open_for_serving(StoreOptions(path=tmp_path))
+            open_store(StoreOptions(path=tmp_path), kit.model())
+
+
+def test_a_folder_of_an_earlier_version(tmp_path: Path, kit: Any) -> None:
+    (tmp_path / "data.mdb").write_bytes(bytes(8192))
+    (tmp_path / "store.json").write_text('{"format_version": 1, "max_bytes": 1, "ttl_s": null, "unsynced_boot": ""}')
+    message = (
+        r"^.* holds states of an earlier hytrec-export, which cannot be read as histories; give another folder, and "
+        r"send the users' histories again with the client's backfill$"
+    )
+    with pytest.raises(StoreUnavailableError, match=message):
+        open_store(StoreOptions(path=tmp_path), kit.model())
+    with pytest.raises(StoreUnavailableError, match=message):
+        open_beside(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["data.mdb", "store.json"]
 
 
 def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
@@ -123,39 +141,29 @@ def test_a_missing_store(tmp_path: Path) -> None:
     assert not (tmp_path / "nowhere").exists()
 
 
-def test_only_the_owner_may_read_states(tmp_path: Path) -> None:
-    open_for_serving(StoreOptions(path=tmp_path / "state")).close()
+def test_only_the_owner_may_read_users(tmp_path: Path, kit: Any) -> None:
+    with kit.open(tmp_path / "state") as store:
+        kit.fed(store, b"u", 100, snapshot=True)
+        modes = {path.name: path.stat().st_mode & 0o077 for path in (tmp_path / "state").iterdir()}
+    assert {"users.sqlite3", "users.sqlite3-wal", "users.sqlite3-shm", "write.lock"} < modes.keys()
+    assert {name for name, mode in modes.items() if mode} <= {"store.json"}
     assert (tmp_path / "state").stat().st_mode & 0o077 == 0
-    assert (tmp_path / "state" / "data.mdb").stat().st_mode & 0o077 == 0
 
 
-def test_nothing_stays_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_: object, **__: object) -> None:
-        raise lmdb.Error("refused")
+def test_nothing_stays_open(tmp_path: Path, kit: Any) -> None:
+    def opened() -> int:
+        return len(list(Path("/proc/self/fd").iterdir()))
 
-    open_for_serving(StoreOptions(path=tmp_path)).close()
-    before = len(list(Path("/proc/self/fd").iterdir()))
-    open_for_serving(StoreOptions(path=tmp_path)).close()
-    with monkeypatch.context() as patched:
-        patched.setattr(lmdb, "open", refuse)
-        with pytest.raises(StoreUnavailableError, match=r"^cannot open the state store .* \(refused\); if its files"):
-            open_for_serving(StoreOptions(path=tmp_path))
-    assert len(list(Path("/proc/self/fd").iterdir())) == before
-
-
-def test_a_failing_disk_is_told_apart_from_a_full_one(tmp_path: Path, kit: Any) -> None:
-    def fail(_: object) -> None:
-        raise lmdb.CorruptedError("bad page")
-
-    file = open_for_serving(StoreOptions(path=tmp_path))
-    message = r"^the state store .* failed \(bad page\); check the disk, then restart the server$"
-    for run in (file.read, file.change):
-        with pytest.raises(StoreUnavailableError, match=message):
-            run(fail)
-    file.close()
-
-
-def test_the_machine_s_start_has_a_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert len(boot_id()) == 36
-    monkeypatch.setattr(folder_module, "_BOOT_ID", Path("/nonexistent"))
-    assert boot_id() == "unknown"
+    with kit.open(tmp_path) as store:
+        kit.fed(store, b"u", 100, snapshot=True)
+    before = opened()
+    with kit.open(tmp_path):
+        pass
+    with pytest.raises(StoreUnavailableError, match=r"^the state store .* holds item keys of type int64"):
+        open_store(StoreOptions(path=tmp_path), kit.model(key_types=kit.texts))
+    (tmp_path / "users.sqlite3").write_bytes(b"garbage" * 1_000)
+    with pytest.raises(
+        StoreUnavailableError, match=r"^cannot open the state store .* \(.*not a database\); if its files"
+    ):
+        open_store(StoreOptions(path=tmp_path), kit.model())
+    assert opened() == before

@@ -9,19 +9,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hytrec_export.errors import MissingPackageError, OptionError
+from hytrec_export.errors import OptionError
 from hytrec_export.state import opening
-from hytrec_export.state.memory_store import MemoryStore
-from hytrec_export.state.opening import open_store
-from hytrec_export.state.options import Durability, StoreKind, StoreOptions
+from hytrec_export.state.opening import ENGINES, open_store, register
+from hytrec_export.state.options import Durability, StoreOptions
 
 options = st.builds(
     StoreOptions,
     path=st.text("abc/ ", min_size=1).map(lambda name: Path("/", name)),
-    kind=st.sampled_from(StoreKind),
+    scheme=st.sampled_from(["sqlite", "memory"]),
     durability=st.sampled_from(Durability),
     max_bytes=st.integers(1 << 20, 1 << 50),
     ttl_s=st.none() | st.integers(1, 1 << 40),
+    snapshot_every=st.integers(1, 256),
+    snapshot_max_bytes=st.integers(0, 1 << 50),
+    history_max_events=st.integers(1_024, 1 << 40),
 )
 
 
@@ -43,12 +45,15 @@ def test_the_path_alone_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
     ("variable", "value", "message"),
     [
         ("PATH", "", r"^HYTREC_STATE_PATH is not set; set it to the folder of the state store$"),
-        ("STORE", "redis", r"^HYTREC_STATE_STORE is 'redis'; it must be one of: lmdb, memory$"),
         ("DURABILITY", "fsync", r"^HYTREC_STATE_DURABILITY is 'fsync'; it must be one of: process, power$"),
         ("MAX_BYTES", "1GB", r"^HYTREC_STATE_MAX_BYTES is '1GB'; it must be a whole number$"),
         ("MAX_BYTES", "1000", r"^the state store's max_bytes is 1000; it must be at least 1048576 \(1 MiB\)$"),
         ("TTL_S", "1.5", r"^HYTREC_STATE_TTL_S is '1.5'; it must be a whole number$"),
         ("TTL_S", "0", r"^the state store's ttl_s is 0; it must be at least 1 second, or left out$"),
+        ("SNAPSHOT_EVERY", "0", r"^the state store's snapshot_every is 0; it must be 1 to 256 events$"),
+        ("SNAPSHOT_EVERY", "257", r"^the state store's snapshot_every is 257; it must be 1 to 256 events$"),
+        ("SNAPSHOT_MAX_BYTES", "-1", r"^the state store's snapshot_max_bytes is -1; it must be at least 0 \(no snap"),
+        ("HISTORY_MAX_EVENTS", "9", r"^the state store's history_max_events is 9; it must be at least 1024$"),
     ],
 )
 def test_values_that_are_not_allowed(variable: str, value: str, message: str) -> None:
@@ -64,22 +69,21 @@ def test_plain_words_are_taken_and_wrong_ones_refused() -> None:
         OptionError, match=r"^the state store's durability is 'fsync'; it must be one of: process, power"
     ):
         plain(path=Path("/x"), durability="fsync")
-    with pytest.raises(OptionError, match=r"^the state store's kind is 'redis'; it must be one of: lmdb, memory$"):
-        plain(path=Path("/x"), kind="redis")
 
 
 def test_a_memory_store_cannot_be_served(kit: Any) -> None:
-    choice = StoreOptions(path=Path("unused"), kind=StoreKind.MEMORY)
-    assert isinstance(open_store(choice, sizes=kit.small, fingerprint=kit.fingerprint), MemoryStore)
-    with pytest.raises(OptionError, match=r"^the memory state store cannot be served: .* use lmdb$"):
-        open_store(choice, sizes=kit.small, fingerprint=kit.fingerprint, served=True)
+    choice = StoreOptions(path=Path("unused"), scheme="memory")
+    assert open_store(choice, kit.model()).stat().users == 0
+    with pytest.raises(OptionError, match=r"^the memory state store cannot be served: .* use sqlite$"):
+        open_store(choice, kit.model(), served=True)
 
 
-def test_without_lmdb_the_pip_command_is_named(kit: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    def missing(module: str, *, extra: str) -> None:
-        raise MissingPackageError(f"{module} of {extra}")
+def test_an_unknown_scheme(kit: Any) -> None:
+    with pytest.raises(OptionError, match=r"^the state store's scheme is 'redis'; it must be one of: memory, sqlite$"):
+        open_store(StoreOptions(path=Path("unused"), scheme="redis"), kit.model())
 
-    monkeypatch.setattr(opening, "require", missing)
-    with pytest.raises(MissingPackageError, match="lmdb of embedded"):
-        open_store(StoreOptions(path=tmp_path / "state"), sizes=kit.small, fingerprint=kit.fingerprint)
-    assert not (tmp_path / "state").exists()
+
+def test_a_store_registers_by_its_scheme(kit: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(opening, "ENGINES", dict(ENGINES))
+    register("other")(ENGINES["memory"])
+    assert open_store(StoreOptions(path=Path("unused"), scheme="other"), kit.model()).stat().users == 0

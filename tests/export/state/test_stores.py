@@ -6,14 +6,17 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from hytrec.contract import StateStatus
-from hytrec_export.errors import InputError, StateStoreError
-from hytrec_export.state.memory_store import MemoryStore
+from hytrec.signature import COUNTED_REQUEST
+from hytrec_export.errors import InputError
+from hytrec_export.state.head import CHUNK_EVENTS
 from hytrec_export.state.opening import open_store
-from hytrec_export.state.options import Durability, StoreKind, StoreOptions
-from hytrec_export.state.store import NO_REVISION, Outcome, StateStore
+from hytrec_export.state.options import Durability, StoreOptions
+from hytrec_export.state.store import NO_REVISION, Outcome, UserRead
+from hytrec_export.state.users import StateStore
 
 WRITTEN, CONFLICT = Outcome.WRITTEN, Outcome.CONFLICT
 OpenStore = Callable[..., StateStore]
@@ -21,21 +24,20 @@ OpenStore = Callable[..., StateStore]
 
 @pytest.fixture(params=["memory", Durability.PROCESS, Durability.POWER])
 def open_any(request: pytest.FixtureRequest, tmp_path: Path, kit: Any, clock: Any) -> Iterator[OpenStore]:
-    """Open the store under test; an LMDB store is closed and opened again at every call."""
-    memory: dict[bytes, bytes] = {}
+    """Open the store under test; an embedded store is closed and opened again at every call."""
     stores: list[StateStore] = []
 
     def opened(*, fingerprint: str = kit.fingerprint, **options: Any) -> StateStore:
-        if stores:
-            stores.pop().close()
-        if request.param == "memory":
-            options |= {"kind": StoreKind.MEMORY}
-        else:
-            options |= {"durability": request.param}
-        choice = StoreOptions(path=tmp_path / "state", **options)
-        stores.append(open_store(choice, sizes=kit.small, fingerprint=fingerprint, clock=clock))
-        if isinstance(stores[0], MemoryStore):
-            stores[0].records = memory
+        before = stores.pop() if stores else None
+        if before:
+            before.close()
+        kind = {"scheme": "memory"} if request.param == "memory" else {"durability": request.param}
+        choice = StoreOptions(path=tmp_path / "state", **kind, **options)
+        stores.append(open_store(choice, kit.model(fingerprint=fingerprint), clock=clock))
+        if request.param == "memory" and before:
+            vars(stores[0].histories.engine).update(
+                {name: vars(before.histories.engine)[name] for name in ("users", "tombstones", "snapshots")}
+            )
         return stores[0]
 
     yield opened
@@ -45,28 +47,50 @@ def open_any(request: pytest.FixtureRequest, tmp_path: Path, kit: Any, clock: An
 
 @pytest.fixture
 def store(open_any: OpenStore) -> StateStore:
-    return open_any()
+    return open_any(snapshot_every=4)
 
 
 def outcomes(store: StateStore, *writes: Any) -> list[Outcome]:
     return [result.outcome for result in store.write_many(list(writes))]
 
 
-def test_an_unknown_user_is_new(store: StateStore) -> None:
-    (user,) = store.read_many([b"nobody"])
+def times(store: StateStore, user_id: bytes) -> list[int]:
+    """Numbers of the stored events, by their times."""
+    history = store.history(user_id)
+    return [] if history is None else (history.events.times - 10**9).tolist()
+
+
+def test_an_unknown_user_is_new(store: StateStore, kit: Any) -> None:
+    user = kit.user(store, b"nobody")
     assert (user.state, user.status, user.revision) == (None, StateStatus.NEW, NO_REVISION)
-    assert (user.event_count, user.request_ids) == (0, frozenset())
+    assert (user.event_count, user.replayed, len(user.events), user.gap) == (0, False, 0, 0)
 
 
-def test_written_states_are_read_in_order(store: StateStore, kit: Any) -> None:
+def test_written_events_are_read_in_order(store: StateStore, kit: Any) -> None:
     writes = [kit.write(b"user-%d" % i, i + 1) for i in range(5)]
     results = store.write_many(writes)
     assert [(r.outcome, r.event_count) for r in results] == [(WRITTEN, i + 1) for i in range(5)]
-    users = store.read_many([b"user-4", b"user-9", b"user-0", b"user-4"])
+    users = store.read_many([UserRead(user_id=b"user-%d" % i) for i in (2, 9, 0, 2)])
     assert [user.status for user in users] == [StateStatus.FOUND, StateStatus.NEW, StateStatus.FOUND, StateStatus.FOUND]
-    for user, write in ((users[0], writes[4]), (users[2], writes[0]), (users[3], writes[4])):
-        assert kit.same(user.state, write.state)
-        assert (user.revision, user.event_count) == (write.request_id, write.event_count)
+    for user, number in ((users[0], 2), (users[2], 0), (users[3], 2)):
+        assert (user.revision, user.event_count) == (results[number].revision, number + 1)
+        assert (user.base, user.start) == (0, 0)
+        for name, values in vars(writes[number].events).items():
+            np.testing.assert_array_equal(vars(user.events)[name], values)
+
+
+@pytest.mark.parametrize("parts", [[1] * 260, [127, 1, 1], [128, 128], [300], [100, 100, 100], [1_000, 5]])
+def test_histories_of_any_cut_are_the_same(store: StateStore, kit: Any, parts: list[int]) -> None:
+    for part in parts:
+        result = kit.fed(store, b"cut", part)
+    assert result.event_count == sum(parts)
+    assert times(store, b"cut") == [*range(sum(parts))]
+    history = store.history(b"cut")
+    assert history is not None
+    assert history.events.item_keys.tolist() == [7 * number for number in range(sum(parts))]
+    assert [
+        key for key, given in zip(history.events.behavior_keys, history.events.has_behavior, strict=True) if given
+    ] == [b"key %d" % number for number in range(sum(parts)) if number % 3]
 
 
 def test_nothing_asked_for_is_nothing_done(store: StateStore) -> None:
@@ -75,57 +99,116 @@ def test_nothing_asked_for_is_nothing_done(store: StateStore) -> None:
 
 
 def test_only_a_write_from_the_last_revision_goes_in(store: StateStore, kit: Any) -> None:
-    first = kit.write(b"u", 1)
-    assert outcomes(store, first) == [WRITTEN]
-    (seen,) = store.read_many([b"u"])
-    winner, loser = kit.write(b"u", 2, seen), kit.write(b"u", 5, seen)
+    kit.fed(store, b"u", 1)
+    seen = kit.user(store, b"u")
+    winner, loser = kit.write(b"u", 1, seen), kit.write(b"u", 4, seen)
     assert outcomes(store, winner) == [WRITTEN]
     (result,) = store.write_many([loser])
     assert (result.outcome, result.event_count) == (CONFLICT, 2)
-    assert kit.same(store.read_many([b"u"])[0].state, winner.state)
+    assert times(store, b"u") == [0, 1]
 
 
 @pytest.mark.parametrize(("revision", "count"), [(NO_REVISION, 0), (b"r" * 16, 1), (None, 2), (None, 0)])
 def test_revision_and_count_must_both_fit(store: StateStore, kit: Any, revision: bytes | None, count: int) -> None:
-    first = kit.write(b"u", 1)
-    store.write_many([first])
-    changes = {"expected_revision": revision or first.request_id, "expected_event_count": count}
-    assert outcomes(store, kit.write(b"u", 2, **changes)) == [CONFLICT]
+    first = kit.fed(store, b"u", 1)
+    assert outcomes(store, kit.write(b"u", 1, revision=revision or first.revision, event_count=count)) == [CONFLICT]
+
+
+def test_two_writers_to_one_count_are_told_apart(store: StateStore, kit: Any) -> None:
+    """The count alone does not name a history."""
+    seen = kit.user(store, b"u")
+    one, other = kit.write(b"u", 1, seen), kit.write(b"v", 1, seen, events=kit.events(1, start=9))
+    first, second = store.write_many([one, other])
+    assert first.event_count == second.event_count
+    assert first.revision[8:] != second.revision[8:]
+    assert outcomes(store, kit.write(b"u", 1, second)) == [CONFLICT]
 
 
 def test_the_same_user_twice_in_a_batch_is_applied_in_order(store: StateStore, kit: Any) -> None:
-    first = kit.write(b"u", 1)
-    follows, does_not = kit.write(b"u", 2, first), kit.write(b"u", 7)
-    results = store.write_many([first, does_not, follows])
-    assert [(r.outcome, r.event_count) for r in results] == [(WRITTEN, 1), (CONFLICT, 1), (WRITTEN, 2)]
-    assert kit.same(store.read_many([b"u"])[0].state, follows.state)
+    first = kit.fed(store, b"u", 1)
+    follows, does_not = kit.write(b"u", 1, first), kit.write(b"u", 7)
+    results = store.write_many([does_not, follows, kit.write(b"u", 1, first)])
+    assert [(r.outcome, r.event_count) for r in results] == [(CONFLICT, 1), (WRITTEN, 2), (CONFLICT, 2)]
+    assert times(store, b"u") == [0, 1]
 
 
-def test_a_call_that_is_in_already_conflicts(store: StateStore, kit: Any) -> None:
-    first = kit.write(b"u", 1)
-    second = kit.write(b"u", 2, first)
-    store.write_many([first, second])
-    again = kit.write(b"u", 3, second, request_id=first.request_id)
-    (result,) = store.write_many([again])
-    assert (result.outcome, result.event_count) == (CONFLICT, 2)
-    assert store.read_many([b"u"])[0].request_ids == {first.request_id, second.request_id}
+def test_a_request_that_is_in_already_conflicts_and_is_known(store: StateStore, kit: Any) -> None:
+    request_id = b"s" * 8 + COUNTED_REQUEST + (7).to_bytes(6, "big")
+    assert outcomes(store, kit.write(b"u", 1, request_id=request_id)) == [WRITTEN]
+    seen = kit.user(store, b"u", request_id=request_id)
+    assert seen.replayed
+    (result,) = store.write_many([kit.write(b"u", 1, seen, request_id=request_id)])
+    assert (result.outcome, result.event_count) == (CONFLICT, 1)
+    earlier = request_id[:-1] + b"\6"
+    assert kit.user(store, b"u", request_id=earlier).replayed
+    assert not kit.user(store, b"u", request_id=request_id[:-1] + b"\x08").replayed
+
+
+def test_a_crowd_of_callers_is_turned_away(store: StateStore, kit: Any, clock: Any) -> None:
+    def request(slot: int) -> bytes:
+        return slot.to_bytes(8, "big") + COUNTED_REQUEST + bytes(6)
+
+    for slot in range(256):
+        seen = kit.user(store, b"u")
+        assert outcomes(store, kit.write(b"u", 1, seen, request_id=request(slot))) == [WRITTEN]
+    seen = kit.user(store, b"u")
+    write = kit.write(b"u", 1, seen, request_id=request(300))
+    assert outcomes(store, write) == [Outcome.CROWDED]
+    assert kit.user(store, b"u").event_count == 256
+    clock.now += 601
+    assert outcomes(store, write) == [WRITTEN]
 
 
 def test_a_forgotten_user_who_came_back_is_not_mistaken(store: StateStore, kit: Any) -> None:
-    first = kit.write(b"u", 1)
-    store.write_many([first])
-    (seen,) = store.read_many([b"u"])
+    kit.fed(store, b"u", 1, snapshot=True)
+    seen = kit.user(store, b"u")
     assert store.forget(b"u")
+    assert kit.user(store, b"u").state is None
     assert outcomes(store, kit.write(b"u", 1)) == [WRITTEN]
-    assert outcomes(store, kit.write(b"u", 2, seen)) == [CONFLICT]
+    assert outcomes(store, kit.write(b"u", 1, seen)) == [CONFLICT]
+    assert kit.user(store, b"u").state is None
 
 
 def test_forgetting(store: StateStore, kit: Any) -> None:
-    store.write_many([kit.write(b"u", 1), kit.write(b"v", 1)])
+    for user_id in (b"u", b"v"):
+        kit.fed(store, user_id, 300, snapshot=True)
     assert store.forget(b"u")
     assert not store.forget(b"u")
-    assert [user.status for user in store.read_many([b"u", b"v"])] == [StateStatus.NEW, StateStatus.FOUND]
+    assert [kit.user(store, user_id).status for user_id in (b"u", b"v")] == [StateStatus.NEW, StateStatus.FOUND]
     assert [user.user_id for user in store.users()] == [b"v"]
+    assert store.stat().snapshots == 1
+    assert kit.user(store, b"v").state is not None
+
+
+def test_a_late_retry_brings_nobody_back(open_any: OpenStore, kit: Any) -> None:
+    store = open_any()
+    request_id = b"s" * 8 + COUNTED_REQUEST + (7).to_bytes(6, "big")
+    opaque = b"o" * 16
+    for one in (request_id, opaque):
+        store.write_many([kit.write(b"u", 1, kit.user(store, b"u"), request_id=one)])
+    store.forget(b"u")
+    store = open_any()
+    for one in (request_id, opaque):
+        late = kit.user(store, b"u", request_id=one, events=1)
+        assert (late.replayed, late.status, late.event_count) == (True, StateStatus.NEW, 0)
+        assert outcomes(store, kit.write(b"u", 1, request_id=one)) == [CONFLICT]
+    assert outcomes(store, kit.write(b"u", 1)) == [WRITTEN]
+    assert kit.user(store, b"u", request_id=request_id).replayed
+    assert not store.forget(b"nobody")
+
+
+def test_a_history_is_replaced(store: StateStore, kit: Any) -> None:
+    kit.fed(store, b"u", 300, snapshot=True)
+    seen = kit.user(store, b"u")
+    replacing = kit.write(b"u", 2, seen, events=kit.events(2, start=50), replace=True)
+    stale = kit.write(b"u", 1, seen, replace=True)
+    results = store.write_many([replacing, stale])
+    assert [(r.outcome, r.event_count) for r in results] == [(WRITTEN, 2), (CONFLICT, 2)]
+    assert results[0].revision[:8] != seen.revision[:8]
+    assert times(store, b"u") == [50, 51]
+    user = kit.user(store, b"u", request_id=replacing.request_id)
+    assert (user.state, user.base, user.event_count, user.replayed) == (None, 0, 2, True)
+    assert store.stat().snapshots == 0
 
 
 def test_users_and_stat(store: StateStore, kit: Any, clock: Any) -> None:
@@ -133,95 +216,131 @@ def test_users_and_stat(store: StateStore, kit: Any, clock: Any) -> None:
     store.write_many([kit.write(user_id, 1) for user_id in ids])
     users = list(store.users())
     assert [user.user_id for user in users] == ids
-    assert {(user.status, user.event_count, user.written_at) for user in users} == {
-        (StateStatus.FOUND, 1, int(clock()))
+    assert {(user.status, user.event_count, user.written_at, user.first) for user in users} == {
+        (StateStatus.FOUND, 1, int(clock()), 0)
     }
     stat = store.stat()
     assert stat.users == 600
-    assert 600 * users[0].record_bytes <= stat.used_bytes <= stat.file_bytes < stat.limit_bytes
+    assert 600 * 100 <= stat.used_bytes < stat.limit_bytes
 
 
-def test_another_model_s_users_are_foreign_and_can_be_replaced(open_any: OpenStore, kit: Any) -> None:
-    open_any().write_many([kit.write(b"u", 9)])
-    store = open_any(fingerprint="f" * 32)
-    (user,) = store.read_many([b"u"])
-    assert (user.state, user.status, user.event_count) == (None, StateStatus.MODEL_MISMATCH, 0)
-    assert [summary.status for summary in store.users()] == [StateStatus.MODEL_MISMATCH]
-    assert outcomes(store, kit.write(b"u", 1, user)) == [WRITTEN]
-    assert store.read_many([b"u"])[0].event_count == 1
+def test_another_model_finds_every_user(open_any: OpenStore, kit: Any) -> None:
+    kit.fed(open_any(snapshot_every=4), b"long", 200, snapshot=True)
+    store = open_any(fingerprint="f" * 32, snapshot_every=4)
+    user = kit.user(store, b"long")
+    assert (user.status, user.state, user.base, user.event_count) == (StateStatus.REBUILT, None, 0, 200)
+    assert len(user.events) == 200
+    assert user.due
 
 
 def test_users_expire(open_any: OpenStore, kit: Any, clock: Any) -> None:
     store = open_any(ttl_s=100)
-    first = kit.write(b"u", 1)
-    store.write_many([first])
+    first = kit.fed(store, b"u", 300)
     clock.now += 99
-    assert store.read_many([b"u"])[0].status is StateStatus.FOUND
+    assert kit.user(store, b"u").event_count == 300
     clock.now += 1
-    (user,) = store.read_many([b"u"])
+    user = kit.user(store, b"u")
     assert (user.state, user.status, user.event_count) == (None, StateStatus.EXPIRED, 0)
     assert [summary.status for summary in store.users()] == [StateStatus.EXPIRED]
-    assert outcomes(store, kit.write(b"u", 2, first), kit.write(b"u", 1, user)) == [CONFLICT, WRITTEN]
+    assert outcomes(store, kit.write(b"u", 1, first), kit.write(b"u", 1, user)) == [CONFLICT, WRITTEN]
+    assert times(store, b"u") == [0]
+
+
+def test_an_expired_user_s_requests_stay_known(open_any: OpenStore, kit: Any, clock: Any) -> None:
+    store = open_any(ttl_s=100)
+    write = kit.write(b"u", 1)
+    store.write_many([write])
+    clock.now += 1_000
+    assert kit.user(store, b"u", request_id=write.request_id).replayed
 
 
 def test_a_write_keeps_a_user_alive_and_a_clock_that_went_back_does_no_harm(
     open_any: OpenStore, kit: Any, clock: Any
 ) -> None:
     store = open_any(ttl_s=100)
-    first = kit.write(b"u", 1)
-    store.write_many([first])
+    kit.fed(store, b"u", 1)
     clock.now += 60
-    store.write_many([kit.write(b"u", 2, first)])
+    kit.fed(store, b"u", 1)
     clock.now += 60
-    assert store.read_many([b"u"])[0].status is StateStatus.FOUND
+    assert kit.user(store, b"u").status is StateStatus.FOUND
     clock.now -= 1_000
-    assert store.read_many([b"u"])[0].status is StateStatus.FOUND
+    assert kit.user(store, b"u").status is StateStatus.FOUND
 
 
-def test_writes_sweep_expired_users_of_any_model(open_any: OpenStore, kit: Any, clock: Any) -> None:
-    ids = [b"old-%02d" % i for i in range(40)]
-    open_any(fingerprint="f" * 32).write_many([kit.write(user_id, 1) for user_id in ids])
+def test_writes_sweep_expired_users(open_any: OpenStore, kit: Any, clock: Any) -> None:
+    store = open_any()
+    store.write_many([kit.write(b"old-%02d" % i, 1) for i in range(40)])
     clock.now += 1_000
     store = open_any(ttl_s=100)
-    previous = None
-    for count in range(1, 41):
-        previous = kit.write(b"live", count, previous)
-        assert outcomes(store, previous) == [WRITTEN]
+    for _ in range(40):
+        kit.fed(store, b"live", 1)
     assert [user.user_id for user in store.users()] == [b"live"]
 
 
+def test_a_user_who_writes_while_swept_stays(open_any: OpenStore, kit: Any, clock: Any) -> None:
+    store = open_any(ttl_s=100)
+    kit.fed(store, b"old", 1)
+    clock.now += 1_000
+    heads_after = store.histories.engine.heads_after
+
+    def then_written(user_id: bytes, count: int) -> Any:
+        heads = heads_after(user_id, count)
+        store.histories.engine.heads_after = heads_after  # type: ignore[method-assign]
+        kit.fed(store, b"old", 2)
+        return heads
+
+    store.histories.engine.heads_after = then_written  # type: ignore[method-assign]
+    kit.fed(store, b"live", 1)
+    assert kit.user(store, b"old").event_count == 2
+
+
 def test_without_a_time_to_live_nothing_is_swept(store: StateStore, kit: Any, clock: Any) -> None:
-    store.write_many([kit.write(b"old", 1)])
+    kit.fed(store, b"old", 1)
     clock.now += 10**9
-    store.write_many([kit.write(b"live", 1)])
+    kit.fed(store, b"live", 1)
     assert store.stat().users == 2
+
+
+def test_old_chunks_go(open_any: OpenStore, kit: Any) -> None:
+    store = open_any(history_max_events=1_024, snapshot_every=4)
+    kit.fed(store, b"u", 1_024 + CHUNK_EVENTS - 1)
+    assert times(store, b"u")[0] == 0
+    kit.fed(store, b"u", 1, snapshot=True)
+    assert times(store, b"u") == [*range(CHUNK_EVENTS, 1_024 + CHUNK_EVENTS)]
+    (summary,) = store.users()
+    assert (summary.event_count, summary.first) == (1_024 + CHUNK_EVENTS, CHUNK_EVENTS)
+    user = kit.user(store, b"u")
+    assert (user.status, user.base) == (StateStatus.FOUND, 1_024 + CHUNK_EVENTS)
+    other = open_any(fingerprint="f" * 32, snapshot_every=4)
+    user = kit.user(other, b"u")
+    assert (user.status, user.base, user.first, len(user.events)) == (StateStatus.TRUNCATED, 128, 128, 1_024)
+    kit.fed(open_any(history_max_events=1_024), b"u", 5_000)
+    user = kit.user(other := open_any(), b"u")
+    assert (user.event_count, user.first) == (6_152, 5_120)
+    assert times(other, b"u") == [*range(5_120, 6_152)]
 
 
 @pytest.mark.parametrize("size", [0, 257])
 def test_user_ids_of_a_wrong_size(store: StateStore, kit: Any, size: int) -> None:
     message = rf"^user_id has {size} bytes; it must have 1 to 256$"
-    with pytest.raises(InputError, match=message):
-        store.read_many([b"fine", b"u" * size])
-    with pytest.raises(InputError, match=message):
-        store.forget(b"u" * size)
-    with pytest.raises(InputError, match=message):
-        kit.write(b"u" * size, 1)
+    for act in (
+        lambda: UserRead(user_id=b"u" * size),
+        lambda: store.forget(b"u" * size),
+        lambda: store.history(b"u" * size),
+        lambda: kit.write(b"u" * size, 1),
+    ):
+        with pytest.raises(InputError, match=message):
+            act()
 
 
 def test_the_longest_user_id(store: StateStore, kit: Any) -> None:
     longest = bytes([255]) * 256
     assert outcomes(store, kit.write(longest, 1), kit.write(b"\0", 1)) == [WRITTEN, WRITTEN]
-    assert store.read_many([longest])[0].event_count == 1
+    assert kit.user(store, longest).event_count == 1
     assert [user.user_id for user in store.users()] == [b"\0", longest]
 
 
-@pytest.mark.parametrize("name", ["request_id", "expected_revision"])
-def test_call_ids_of_a_wrong_size(kit: Any, name: str) -> None:
+@pytest.mark.parametrize("name", ["request_id", "revision"])
+def test_ids_of_a_wrong_size(kit: Any, name: str) -> None:
     with pytest.raises(InputError, match=rf"^{name} has 3 bytes; it must have 16$"):
         kit.write(b"u", 1, **{name: b"abc"})
-
-
-def test_a_bad_state_in_a_batch_writes_nothing(store: StateStore, kit: Any) -> None:
-    with pytest.raises(StateStoreError, match=r"^memory is float32"):
-        store.write_many([kit.write(b"u", 1), kit.write(b"v", 1, sizes=kit.large)])
-    assert store.stat().users == 0

@@ -11,6 +11,7 @@ from hytrec_export.repository.layout import graph_files
 from hytrec_export.runtime.padding import FINE_STEPS_PER_OCTAVE
 from hytrec_export.serving.counters import LOAD_COUNTERS, SAVE_COUNTERS
 from hytrec_export.serving.fused_pipeline import FusedPipeline, PipelineRequest, endpoint_of
+from hytrec_export.serving.lengths import Lengths
 from hytrec_export.serving.load_step import LoadStep
 from hytrec_export.serving.peer_activity import PeerActivity
 from hytrec_export.serving.save_step import SaveStep
@@ -44,7 +45,7 @@ class TritonPythonModel(StepModel):
             vocabulary=vocabulary,
             store=store,
             counters=TritonCounters(model=STATE_LOAD, counters=LOAD_COUNTERS),
-            steps_per_octave=FINE_STEPS_PER_OCTAVE,
+            lengths=Lengths.of(settings, any_events=True, steps_per_octave=FINE_STEPS_PER_OCTAVE),
         )
         save = SaveStep(
             settings=settings,
@@ -52,9 +53,13 @@ class TritonPythonModel(StepModel):
             store=store,
             counters=TritonCounters(model=STATE_SAVE, counters=SAVE_COUNTERS),
         )
-        pipeline = FusedPipeline(graphs | {STATE_LOAD.name: load.run, STATE_SAVE.name: save.run})
+        short, long = (
+            FusedPipeline(graphs | {STATE_LOAD.name: partial(load.run, long=long), STATE_SAVE.name: save.run}).run
+            for long in (False, True)
+        )
         queue = LongRequestQueue(
-            run=peers.marking_busy(pipeline.run),
+            run=peers.marking_busy(short),
+            run_long=peers.marking_busy(long),
             read=_pipeline_request,
             model=FUSED,
             is_long=partial(is_long, times=TIMES),

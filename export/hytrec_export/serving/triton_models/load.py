@@ -3,25 +3,41 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
+from functools import partial
 
-from hytrec.signature import STATE_LOAD
+from hytrec.signature import ENCODER, STATE_LOAD
 from hytrec_export.serving.counters import LOAD_COUNTERS
+from hytrec_export.serving.lengths import Lengths
 from hytrec_export.serving.load_step import LoadStep
+from hytrec_export.serving.triton_models.long_request_queue import LongRequestQueue
 from hytrec_export.serving.triton_models.metrics import TritonCounters
+from hytrec_export.serving.triton_models.other_model import infer
+from hytrec_export.serving.triton_models.responses import tensors_of
 from hytrec_export.serving.triton_models.startup import settings_of, store_of, vocabulary_of
-from hytrec_export.serving.triton_models.step_model import Args, Execute, StepModel, responding
+from hytrec_export.serving.triton_models.step_model import Args, Execute, StepModel
 
 
 class TritonPythonModel(StepModel):
-    """First step of every endpoint."""
+    """First step of every endpoint; users whose history has to be encoded again wait in a queue of their own."""
 
     def open(self, args: Args, opened: ExitStack) -> Execute:
         """Open vocabulary and store."""
         settings = settings_of(args)
+        store = store_of(settings, opened)
         step = LoadStep(
             settings=settings,
             vocabulary=vocabulary_of(args),
-            store=store_of(settings, opened),
+            store=store,
             counters=TritonCounters(model=STATE_LOAD, counters=LOAD_COUNTERS),
+            lengths=Lengths.of(settings, short_events=store.snapshot_every),
+            encode=partial(infer, ENCODER),
         )
-        return responding(step.run, STATE_LOAD)
+        queue = LongRequestQueue(
+            run=step.run,
+            run_long=partial(step.run, long=True),
+            read=tensors_of,
+            model=STATE_LOAD,
+            is_long=lambda _: False,
+        )
+        opened.callback(queue.finish)
+        return queue.execute

@@ -30,8 +30,11 @@ class LongRequestQueue:
     `execute` returns while long requests still run, so Triton sends the next batch. While the queue is full, long
     requests run with the short ones, which then wait: that is the back-pressure.
 
+    A request that turns out to be long only when its user has been read goes into the queue then.
+
     Args:
         run, read: see `respond`; they are called from two threads.
+        run_long: in place of `run` for long requests.
         is_long: whether a request goes into the queue.
         size: maximum long requests that run or wait.
     """
@@ -44,8 +47,10 @@ class LongRequestQueue:
         model: Model,
         is_long: Callable[[Any], bool],
         size: int = LONG_QUEUE_SIZE,
+        run_long: Callable[[Sequence[_Request]], list[StepResult]] | None = None,
     ) -> None:
         self._respond = partial(respond, run=run, read=read, model=model)
+        self._respond_long = partial(respond, run=run_long or run, read=read, model=model)
         self._model = model
         self._is_long = is_long
         self._room = BoundedSemaphore(size)
@@ -54,11 +59,21 @@ class LongRequestQueue:
     def execute(self, requests: Sequence[Any]) -> list[Any]:
         """One response per request, in order; None for one whose response is sent later."""
         queued = [self._is_long(request) and self._room.acquire(blocking=False) for request in requests]
-        responses = iter(self._respond([request for request, later in zip(requests, queued, strict=True) if not later]))
+        now = [request for request, later in zip(requests, queued, strict=True) if not later]
+        responses = iter(
+            [response or self._later(request) for request, response in zip(now, self._respond(now), strict=True)]
+        )
         for request, later in zip(requests, queued, strict=True):
             if later:
                 self._worker.submit(self._respond_later, request)
         return [None if later else next(responses) for later in queued]
+
+    def _later(self, request: Any) -> Any:
+        """Put a request into the queue, or respond to it here where the queue is full."""
+        if self._room.acquire(blocking=False):
+            self._worker.submit(self._respond_later, request)
+            return None
+        return self._respond_long([request])[0]
 
     def finish(self) -> None:
         """Wait for the long requests."""
@@ -66,7 +81,7 @@ class LongRequestQueue:
 
     def _respond_later(self, request: Any) -> None:
         try:
-            (response,) = self._respond([request])
+            (response,) = self._respond_long([request])
             request.get_response_sender().send(response, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
         except Exception as error:  # noqa: BLE001  the caller is gone, or the server is going
             pb_utils.Logger.log_error(f"{self._model.name} could not send a response: {error}")

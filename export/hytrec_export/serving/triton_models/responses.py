@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from hytrec.contract import Model
 from hytrec_export.errors import ExportError, InputError, StateStoreError
-from hytrec_export.serving.load_step import StepResult
+from hytrec_export.serving.load_step import ReplayNeededError, StepResult
 from hytrec_export.serving.validation import Inputs
 
 _Request = TypeVar("_Request")
@@ -29,7 +29,7 @@ def respond(
     model: Model,
     read: Callable[[Any], _Request],
 ) -> list[Any]:
-    """Run a server batch: one response per request, in order.
+    """Run a server batch: one response per request, in order; None for one that has to run again as a long one.
 
     A request that cannot be read or run gets an error of its own; if `run` itself raises, all get that error.
     Nothing is ever raised: Triton 2.51 keeps the requests of a raising `execute`, and then stops only by force.
@@ -54,7 +54,10 @@ def respond(
     if readable:
         for position, result in zip(positions, _run_all(readable, run), strict=True):
             results[position] = result
-    return [_response(request, result, model) for request, result in zip(requests, results, strict=True)]
+    return [
+        None if isinstance(result, ReplayNeededError) else _response(request, result, model)
+        for request, result in zip(requests, results, strict=True)
+    ]
 
 
 _NO_RESULT = RuntimeError("the step returned too few results")

@@ -19,11 +19,12 @@ from hytrec_export.parent_death import die_with_parent, in_stub
 from hytrec_export.repository.layout import GRAPH_FILE
 from hytrec_export.runtime.chunked_encoder import open_runner
 from hytrec_export.serving.batched_graph import BatchedGraph
+from hytrec_export.serving.store_model import store_model
 from hytrec_export.serving.tuning import MAX_ELEMENTS, RUN_OVERHEAD
 from hytrec_export.settings import VOCABULARY_FILE, ServingSettings
 from hytrec_export.state.opening import open_store
 from hytrec_export.state.options import StoreOptions
-from hytrec_export.state.store import StateStore
+from hytrec_export.state.users import StateStore
 
 _Returned = TypeVar("_Returned")
 
@@ -93,7 +94,7 @@ def store_of(settings: ServingSettings, opened: ExitStack) -> StateStore:
         StateStoreError: the store cannot be opened.
     """
     options = StoreOptions.from_environment()
-    store = open_store(options, sizes=settings.sizes, fingerprint=settings.fingerprint, served=True)
+    store = open_store(options, store_model(settings), served=True)
     opened.callback(store.close)
     return store
 

@@ -14,8 +14,9 @@ from hytrec_export.repository.manifest import Manifest
 from hytrec_export.server.installation import Installation
 from hytrec_export.server.options import ServerOptions
 from hytrec_export.server.ports import Ports
+from hytrec_export.serving.store_model import store_model
 from hytrec_export.settings import ServingSettings
-from hytrec_export.state.opening import open_store
+from hytrec_export.state.opening import try_store
 from hytrec_export.state.options import StoreOptions
 from hytrec_export.verification.findings import Finding, Status, failed, ok, skipped
 from hytrec_export.verification.repository import verify_files
@@ -90,13 +91,9 @@ def check_store(stored: StoreOptions | None, state: StateKind, settings: Serving
             return ok(f"the state store {folder} will be made by the server")
         return failed(f"the state store {folder} cannot be made, {parent} is not writable; change its owner or --state")
     try:
-        store = open_store(stored, sizes=settings.sizes, fingerprint=settings.fingerprint, served=True)
+        stat = try_store(stored, store_model(settings))
     except HytrecError as error:
         return failed(f"{error}")
-    try:
-        stat = store.stat()
-    finally:
-        store.close()
     used, limit = stat.used_bytes // _MIB, stat.limit_bytes // _MIB
     return ok(f"the state store {folder} can be written, {stat.users} users take {used} MiB of {limit} MiB")
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from hytrec.contract import Ensemble, Model, next_name
+from hytrec.contract import Ensemble, Model, StateStatus, next_name
 from hytrec.data.vocabulary import Vocabulary
 from hytrec.signature import (
     APPEND,
@@ -33,8 +33,9 @@ from hytrec_export.serving.batched_graph import BatchedGraph
 from hytrec_export.serving.load_step import StepResult
 from hytrec_export.serving.validation import Inputs
 from hytrec_export.settings import ServingSettings
-from hytrec_export.state.memory_store import MemoryStore
 from hytrec_export.state.options import StoreOptions
+from hytrec_export.state.store import UserRead
+from hytrec_export.state.users import StateStore
 
 pytestmark = pytest.mark.usefixtures("pb_utils")
 
@@ -62,8 +63,7 @@ def _start(repository: Path, model: Model) -> Any:
 
 
 @pytest.fixture
-def models(repository: Path, store: MemoryStore, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Any]]:
-    # One process may open an LMDB store once; a server's models are processes of their own.
+def models(repository: Path, store: StateStore, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Any]]:
     monkeypatch.setattr("hytrec_export.serving.triton_models.startup.open_store", lambda *_, **__: store)
     started = {
         model.name: _start(repository, model)
@@ -117,7 +117,7 @@ def together(
     write_stand_in_repository: Any,
     settings: ServingSettings,
     vocabulary: Vocabulary,
-    store: MemoryStore,
+    store: StateStore,
     monkeypatch: pytest.MonkeyPatch,
 ) -> Path:
     """A repository with one model for all steps; its users are in memory."""
@@ -193,6 +193,73 @@ def test_a_long_history_goes_through_the_long_lane(chain: Chain, monkeypatch: py
     monkeypatch.setattr("hytrec_export.serving.triton_models.long_request_queue.LONG_EVENTS", 32)
     keys, times = [[100] * 40], [[*range(1, 41)]]
     assert chain(STATE_LOAD, ENCODER, STATE_SAVE, user_id=ADA, item_keys=keys, times=times)["event_count"] == 40
+
+
+def test_a_new_model_s_users_are_encoded_again_in_the_long_queue(
+    chain: Chain, store: StateStore, models: dict[str, Any], make_request: Any, pb_utils: Any, monkeypatch: Any
+) -> None:
+    """The load step calls the encoder, here the encoder's python model, and the next request need not wait."""
+
+    class Request:
+        def __init__(self, model_name: str, requested_output_names: list[str], inputs: Any, **_: Any) -> None:
+            self._model, self._names, self._inputs = model_name, requested_output_names, inputs
+
+        def exec(self) -> Any:
+            inputs = {tensor.name(): tensor.as_numpy() for tensor in self._inputs}
+            (response,) = models[self._model].execute([make_request(self._names, **inputs)])
+            outputs = [pb_utils.Tensor(name, values) for name, values in response.outputs.items()]
+            return SimpleNamespace(has_error=lambda: False, output_tensors=lambda: outputs)
+
+    for name, value in {
+        "InferenceRequest": Request,
+        "PreferredMemory": lambda *_: None,
+        "TRITONSERVER_MEMORY_CPU": 0,
+    }.items():
+        monkeypatch.setattr(pb_utils, name, value, raising=False)
+    for start in range(0, 300, 50):
+        chain(
+            STATE_LOAD,
+            ENCODER,
+            STATE_SAVE,
+            user_id=ADA,
+            item_keys=[[100] * 50],
+            times=[[*range(start + 1, start + 51)]],
+        )
+    vars(store.histories.engine)["snapshots"].clear()
+    ranked = chain(STATE_LOAD, ENCODER, RERANKER, STATE_SAVE, user_id=ADA, candidate_keys=[[100]])
+    assert (ranked["scores"].tolist(), ranked["state_status"].tolist()) == ([[299_999]], [[StateStatus.REBUILT]])
+    (user,) = store.read_many([UserRead(user_id=b"ada")])
+    assert (user.base, user.event_count) == (300, 300)
+    published = pb_utils.MetricFamily.published
+    assert published["hytrec_rebuilt_states_total{'model': 'hytrec_state_load'}"] == 1
+
+
+def test_an_encoder_that_fails_in_a_replay_fails_that_call(
+    chain: Chain, store: StateStore, models: dict[str, Any], make_request: Any, pb_utils: Any, monkeypatch: Any
+) -> None:
+    failure = SimpleNamespace(message=lambda: "out of\nluck")
+    response = SimpleNamespace(has_error=lambda: True, error=lambda: failure)
+    for name, value in {
+        "InferenceRequest": lambda **_: SimpleNamespace(exec=lambda: response),
+        "PreferredMemory": lambda *_: None,
+        "TRITONSERVER_MEMORY_CPU": 0,
+    }.items():
+        monkeypatch.setattr(pb_utils, name, value, raising=False)
+    for start in range(0, 300, 50):
+        chain(
+            STATE_LOAD,
+            ENCODER,
+            STATE_SAVE,
+            user_id=ADA,
+            item_keys=[[100] * 50],
+            times=[[*range(start + 1, start + 51)]],
+        )
+    vars(store.histories.engine)["snapshots"].clear()
+    request = make_request(STATE_LOAD.output_names(), user_id=ADA)
+    assert models[STATE_LOAD.name].execute([request]) == [None]
+    models[STATE_LOAD.name].finalize()
+    (answer,) = request.sent
+    assert (answer.error.code, answer.error.text) == ("INTERNAL", "hytrec_encoder failed (out of luck)")
 
 
 def test_a_session_needs_no_store(repository: Path, make_request: Any, monkeypatch: pytest.MonkeyPatch) -> None:

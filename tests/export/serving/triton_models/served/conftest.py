@@ -18,10 +18,12 @@ from hytrec.data.vocabulary import Vocabulary
 from hytrec_export.options import Execution
 from hytrec_export.server.embedded import EmbeddedServer
 from hytrec_export.server.options import ServerOptions
+from hytrec_export.serving.store_model import store_model
 from hytrec_export.settings import ServingSettings
 from hytrec_export.state.opening import open_store
 from hytrec_export.state.options import StoreOptions
-from hytrec_export.state.store import StateStore, StoredUser
+from hytrec_export.state.store import StoredUser, UserRead
+from hytrec_export.state.users import StateStore
 
 grpc_client: Any = importlib.import_module("tritonclient.grpc")
 triton_type: Callable[[Any], str] = importlib.import_module("tritonclient.utils").np_to_triton_dtype
@@ -61,8 +63,13 @@ class Served:
 
     def user(self, user_id: bytes) -> StoredUser:
         """What the store holds of a user."""
-        (user,) = self.store.read_many([user_id])
+        (user,) = self.store.read_many([UserRead(user_id=user_id)])
         return user
+
+    def keys(self, user_id: bytes) -> list[Any]:
+        """Item keys of a user's stored history."""
+        history = self.store.history(user_id)
+        return [] if history is None else history.events.item_keys.tolist()
 
     def executions(self, model: str) -> tuple[int, int]:
         """Requests that a model answered, and in how many batches."""
@@ -93,16 +100,17 @@ def serve(tmp_path_factory: pytest.TempPathFactory, write_stand_in_repository: A
         *,
         max_bytes: int = 64 << 20,
         execution: Execution = Execution.ENSEMBLE,
+        snapshot_every: int = 8,
     ) -> Iterator[Served]:
         folder = tmp_path_factory.mktemp("served")
         repository = write_stand_in_repository(folder, settings, vocabulary, execution)
         edit(repository)
-        stored = StoreOptions(path=folder / "state", max_bytes=max_bytes)
+        stored = StoreOptions(path=folder / "state", max_bytes=max_bytes, snapshot_every=snapshot_every)
         options = ServerOptions(
             repository=repository, grpc_port=0, http_port=0, metrics_port=0, environment=stored.to_environment()
         )
         with EmbeddedServer(options) as server:
-            store = open_store(stored, sizes=settings.sizes, fingerprint=settings.fingerprint)
+            store = open_store(stored, store_model(settings))
             try:
                 yield Served(server, store)
             finally:

@@ -10,13 +10,16 @@ import pytest
 from hytrec.contract import DType, Ensemble, StateStatus
 from hytrec.data.vocabulary import Vocabulary
 from hytrec.signature import ENSEMBLES
+from hytrec_export.options import Execution
 from hytrec_export.settings import ServingSettings
-from hytrec_export.state.rules import RecordRules, Verdict
-from hytrec_export.state.store import NO_REVISION, State, Write
+from hytrec_export.state.engine import UserChange, UserRecords
 
 pytestmark = pytest.mark.e2e
 
 ENDPOINTS = {"hytrec_append": {}, "hytrec_rank": {"candidate_keys": [[100, 101]]}, "hytrec_recommend": {}}
+
+
+MANY_KEYS = [10**15 * number for number in range(50)]
 
 
 def _request_id() -> Any:
@@ -37,9 +40,8 @@ def test_append_counts_and_stores(served: Any) -> None:
     }
     second = served("hytrec_append", user_id=b"append", **_events(119))
     assert (second["event_count"].tolist(), second["state_status"].tolist()) == ([[3]], [[StateStatus.FOUND]])
-    state = served.user(b"append").state
-    assert state["window_items"].tolist() == [0, 1, 2, 20]
-    assert (state["memory"] == 23).all()
+    assert served.keys(b"append") == [100, 101, 119]
+    assert served("hytrec_rank", user_id=b"append", candidate_keys=[[100]])["scores"].tolist() == [[22_999]]
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, 3, 29, 30])
@@ -149,38 +151,66 @@ def test_a_user_is_forgotten(served: Any) -> None:
     assert served("hytrec_append", user_id=b"forget", **_events(100))["event_count"] == 1
 
 
-class DamagingRules(RecordRules):
-    """Flips a bit of every record."""
+def test_a_record_that_cannot_be_used_is_reported_and_replaced(served: Any) -> None:
+    user_id = b"damaged"
+    served("hytrec_append", user_id=user_id, **_events(100, 101))
 
-    def judge(self, write: Write, raw: Any, record: bytearray) -> Verdict:
-        verdict = super().judge(write, raw, record)
-        record[-1] ^= 1
-        return verdict
+    def damage(records: UserRecords) -> UserChange:
+        assert records.head
+        return UserChange(head=records.head[:-1] + bytes([records.head[-1] ^ 1]))
 
-
-@pytest.mark.parametrize("status", [StateStatus.MODEL_MISMATCH, StateStatus.DAMAGED])
-def test_a_record_that_cannot_be_used_is_reported_and_replaced(
-    served: Any, settings: ServingSettings, state: State, status: StateStatus, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    user_id = status.label.encode()
-    rules = {
-        StateStatus.MODEL_MISMATCH: RecordRules(sizes=settings.sizes, fingerprint="f" * 32),
-        StateStatus.DAMAGED: DamagingRules(sizes=settings.sizes, fingerprint=settings.fingerprint),
-    }
-    write = Write(
-        user_id=user_id, request_id=b"c" * 16, expected_revision=NO_REVISION, expected_event_count=0, state=state
-    )
-    with monkeypatch.context() as patch:
-        patch.setattr(served.store, "_rules", rules[status])
-        served.store.write_many([write])
-    before = served.metric(f"hytrec_{status.label}_states_total")
+    served.store.histories.engine.change_many([user_id], [damage])
+    before = served.metric("hytrec_damaged_states_total")
     answer = served("hytrec_rank", user_id=user_id, candidate_keys=[[100]])
-    assert answer["state_status"].tolist() == [[status]]
+    assert answer["state_status"].tolist() == [[StateStatus.DAMAGED]]
     assert (answer["event_count"].tolist(), answer["scores"].tolist()) == ([[0]], [[-1]])
     answer = served("hytrec_append", user_id=user_id, **_events(100))
-    assert (answer["event_count"].tolist(), answer["state_status"].tolist()) == ([[1]], [[status]])
-    assert (served.user(user_id).state["memory"] == 1).all()
-    assert served.metric(f"hytrec_{status.label}_states_total") == before + 2
+    assert (answer["event_count"].tolist(), answer["state_status"].tolist()) == ([[1]], [[StateStatus.DAMAGED]])
+    assert served.keys(user_id) == [100]
+    assert served.metric("hytrec_damaged_states_total") == before + 2
+
+
+def test_single_events_make_the_state_that_all_at_once_make(served: Any) -> None:
+    """Past several snapshots, which are written every eight events; ranking and appending in turns."""
+    total = 0
+    for number in range(40):
+        row = 1 + number % 20
+        total += row
+        event = {"item_keys": [[99 + row]], "times": [[1 + number]]}
+        if number % 3:
+            answer = served("hytrec_rank", user_id=b"single", candidate_keys=[[100]], **event)
+            assert answer["scores"].tolist() == [[1_000 * total - 1]]
+        else:
+            served("hytrec_append", user_id=b"single", **event)
+    user = served.user(b"single")
+    assert (user.event_count, user.base) == (40, 40)
+    assert (user.state["memory"] == total).all()
+
+
+@pytest.mark.parametrize("execution", list(Execution))
+def test_lost_states_are_encoded_again_however_long_the_history(
+    serve: Any, settings: ServingSettings, vocabulary: Vocabulary, execution: Execution
+) -> None:
+    large = replace(settings, limits=replace(settings.limits, max_events=600))
+    with serve(large, vocabulary, execution=execution) as served:
+        keys = [100 + number % 3 for number in range(600)]
+        score = 1_000 * sum(key - 99 for key in keys)
+        for start in range(0, 1_800, 600):
+            served("hytrec_append", user_id=b"long", item_keys=[keys], times=[[*range(start + 1, start + 601)]])
+        assert served.user(b"long").base == 1_800
+        served.store._snapshots.write_many([(b"long", b"\0" * 100)])
+        rebuilt, again = (served("hytrec_rank", user_id=b"long", candidate_keys=[[100]]) for _ in range(2))
+        assert rebuilt["scores"].tolist() == again["scores"].tolist() == [[3 * score - 1]]
+        assert [rebuilt["state_status"].item(), again["state_status"].item()] == [
+            StateStatus.REBUILT,
+            StateStatus.FOUND,
+        ]
+        assert served.metric("hytrec_rebuilt_states_total") == 1
+        served("hytrec_append", user_id=b"long", item_keys=[[100]], times=[[5]])
+        full = {"item_keys": [keys], "times": [[*range(1, 601)]]}  # with the gap more than the encoder takes in a run
+        answer = served("hytrec_rank", user_id=b"long", candidate_keys=[[100]], **full)
+        assert answer["scores"].tolist() == [[4 * score + 999]]
+        assert served.user(b"long").base == 2_401
 
 
 def test_unknown_items_and_behaviors_are_normal_and_counted(served: Any) -> None:
@@ -191,16 +221,15 @@ def test_unknown_items_and_behaviors_are_normal_and_counted(served: Any) -> None
         "hytrec_rank", user_id=b"unknown", behavior_keys=behaviors, candidate_keys=[[8, 9]], **_events(7, 100)
     )
     assert np.isfinite(answer["scores"]).all()
-    assert served.user(b"unknown").state["window_items"].tolist() == [0, 0, 21, 1]
-    assert served.user(b"unknown").state["window_behaviors"].tolist() == [0, 0, 0, 2]
+    assert served.keys(b"unknown") == [7, 100]
+    assert served.user(b"unknown").events.behavior_keys.tolist() == [b"?", b"buy"]
     assert [served.metric(name) for name in names] == [before[0] + 3, before[1] + 1]
 
 
 def test_a_full_store_refuses_new_users_and_keeps_the_others(
     serve: Any, settings: ServingSettings, vocabulary: Vocabulary
 ) -> None:
-    large = replace(settings, sizes=replace(settings.sizes, key_size=32, value_size=64))
-    with serve(large, vocabulary, max_bytes=1 << 20) as served:
+    with serve(settings, vocabulary, max_bytes=1 << 20) as served:
         users = 0
         while (complaint := _complaint_of_append(served, b"user %d" % users)) is None:
             users += 1
@@ -211,14 +240,15 @@ def test_a_full_store_refuses_new_users_and_keeps_the_others(
         assert served.metric("hytrec_store_full_total") == 1
         assert served.user(b"user %d" % users).status is StateStatus.NEW
         assert served("hytrec_rank", user_id=b"nobody", candidate_keys=[[100]])["scores"].tolist() == [[-1]]
-        assert served("hytrec_append", user_id=b"user 0", **_events(100))["event_count"] == 2
-        served("hytrec_forget", user_id=b"user 1")
+        assert served("hytrec_append", user_id=b"user 0", **_events(100))["event_count"] == 51
+        for number in range(60):
+            served("hytrec_forget", user_id=b"user %d" % number)
         assert served("hytrec_append", user_id=b"late", **_events(100))["event_count"] == 1
 
 
 def _complaint_of_append(served: Any, user_id: bytes) -> str | None:
     try:
-        served("hytrec_append", user_id=user_id, **_events(100))
+        served("hytrec_append", user_id=user_id, **_events(*MANY_KEYS))
     except Exception as error:  # noqa: BLE001  the caller looks at it
         return str(error)
     return None
@@ -240,7 +270,8 @@ def test_string_keys_go_in_and_come_out(serve: Any, settings: ServingSettings) -
             "hytrec_rank", user_id=b"ada", item_keys=keys, times=[[1, 2]], behavior_keys=[[2, 9]], candidate_keys=keys
         )
         assert answer["scores"].tolist() == [[23_997, 23_979]]
-        assert served.user(b"ada").state["window_behaviors"].tolist() == [0, 0, 2, 0]
+        events = served.user(b"ada").events
+        assert (events.item_keys.tolist(), events.behavior_keys.tolist()) == (keys[0].tolist(), [2, 9])
         answer = served("hytrec_recommend", user_id=b"ada", top_k=[[2]], exclude_recent=np.array([[True]]))
         assert answer["recommended_keys"].tolist() == [[b"item 1", b"item 2"]]
         none = np.empty((1, 0), object)

@@ -1,0 +1,96 @@
+"""The interface between what a store means (`users`) and where its bytes lie: made for stores over a network too.
+
+Reads are batched, writes are compare-and-set, and snapshots are apart: they need no durability. An engine knows nothing
+of what it holds; it compares and keeps bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol, TypeAlias
+
+from hytrec_export.state.store import StoreStat
+
+
+@dataclass(frozen=True, kw_only=True)
+class UserRecords:
+    """What is stored of one user.
+
+    Args:
+        head: None where nothing is.
+        chunks: closed chunks that were asked for, by number; a missing one is left out.
+        tombstone: what a forget left, where there is no head.
+    """
+
+    head: bytes | None = None
+    chunks: Mapping[int, bytes] = field(default_factory=dict)
+    tombstone: bytes | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class UserChange:
+    """What to store of one user.
+
+    Args:
+        head: replaces the stored one.
+        closed: chunks to add, by number.
+        fresh: first drop all that is stored of the user: chunks, snapshots and tombstone.
+        keep_from: chunks of smaller numbers go.
+    """
+
+    head: bytes
+    closed: Mapping[int, bytes] = field(default_factory=dict)
+    fresh: bool = False
+    keep_from: int = 0
+
+
+ChunksWanted: TypeAlias = Callable[[int, bytes], range]
+"""Position in the batch, head -> numbers of the chunks to read."""
+Decision: TypeAlias = Callable[[UserRecords], UserChange | None]
+"""What is stored now (no chunks) -> what to store instead, or None to leave it. It may be asked again."""
+
+
+class RecordEngine(Protocol):
+    """Heads, chunks and tombstones of users. One object per process, used by several threads."""
+
+    def read_many(self, user_ids: Sequence[bytes], wanted: ChunksWanted) -> list[UserRecords]:
+        """Users in order, each consistent in itself."""
+
+    def change_many(self, user_ids: Sequence[bytes], decisions: Sequence[Decision]) -> None:
+        """Decide and store, user by user in order; when this returns, what was decided is durable.
+
+        Raises:
+            StoreFullError: there is no room; nothing of the batch is stored.
+        """
+
+    def forget(self, user_id: bytes, bury: Callable[[UserRecords], bytes | None]) -> bool:
+        """Delete everything of a user, snapshots too, and leave `bury(what was stored)` for a day.
+
+        Nothing is done where it is None. Returns whether a head was deleted.
+        """
+
+    def heads_after(self, user_id: bytes, count: int) -> list[tuple[bytes, bytes]]:
+        """The next `count` user ids after one, in order, each with its head."""
+
+    def stat(self) -> StoreStat:
+        """How full the store is."""
+
+    def compact(self) -> None:
+        """Give freed space back; nobody else has the store open."""
+
+    def close(self) -> None:
+        """Let go of the store."""
+
+
+class SnapshotEngine(Protocol):
+    """Snapshots of one model, one for a user. Any of them may vanish at any time."""
+
+    def read_headers(self, user_ids: Sequence[bytes], size: int) -> list[bytes | None]:
+        """The first `size` bytes of each user's snapshot."""
+
+    def read_many(self, user_ids: Sequence[bytes]) -> list[bytes | None]:
+        """Each user's snapshot."""
+
+    def write_many(self, snapshots: Sequence[tuple[bytes, bytes]]) -> None:
+        """Store a snapshot for each user id; of a user who is not there nothing is stored."""

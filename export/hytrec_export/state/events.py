@@ -1,0 +1,109 @@
+"""Events as a caller sent them: item key, behavior key and time of each, in order of arrival."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hytrec.contract import DType
+
+DIGEST_BYTES = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class KeyTypes:
+    """Types of a store's keys, each INT64 or BYTES; fixed when the store is made."""
+
+    item: DType
+    behavior: DType
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class StoredEvents:
+    """T events of one user, oldest first.
+
+    Args:
+        item_keys: (T,) int64, or objects that are bytes.
+        behavior_keys: (T,) of either type; without meaning where `has_behavior` is False.
+        has_behavior: (T,) bool.
+        times: (T,) int64, unix seconds.
+    """
+
+    item_keys: NDArray[Any]
+    behavior_keys: NDArray[Any]
+    has_behavior: NDArray[np.bool_]
+    times: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.times)
+
+    def __getitem__(self, part: slice) -> Self:
+        return type(self)(
+            item_keys=self.item_keys[part],
+            behavior_keys=self.behavior_keys[part],
+            has_behavior=self.has_behavior[part],
+            times=self.times[part],
+        )
+
+    @classmethod
+    def given(
+        cls, item_keys: NDArray[Any], behavior_keys: NDArray[Any], times: NDArray[np.int64], types: KeyTypes
+    ) -> Self:
+        """Events of a request.
+
+        Args:
+            behavior_keys: (T,), or (0,) where none are given.
+        """
+        none = not len(behavior_keys)
+        return cls(
+            item_keys=item_keys,
+            behavior_keys=no_keys(types.behavior, len(times)) if none else behavior_keys,
+            has_behavior=np.full(len(times), not none),
+            times=times,
+        )
+
+    @classmethod
+    def none(cls, types: KeyTypes) -> Self:
+        """No events."""
+        return cls.given(no_keys(types.item, 0), no_keys(types.behavior, 0), np.empty(0, np.int64), types)
+
+    @classmethod
+    def joined(cls, parts: Sequence[Self]) -> Self:
+        """Parts one after the other; one at least."""
+        if len(parts) == 1:
+            return parts[0]
+        return cls(
+            item_keys=np.concatenate([part.item_keys for part in parts]),
+            behavior_keys=np.concatenate([part.behavior_keys for part in parts]),
+            has_behavior=np.concatenate([part.has_behavior for part in parts]),
+            times=np.concatenate([part.times for part in parts]),
+        )
+
+    def digest(self, start: bytes) -> bytes:
+        """The 8 bytes that stand for the digest `start` followed by these events."""
+        parts = [start, len(self).to_bytes(8, "little"), self.times.tobytes(), self.has_behavior.tobytes()]
+        parts += _key_parts(self.item_keys)
+        if self.has_behavior.any():
+            parts += _key_parts(self.behavior_keys[self.has_behavior])
+        return blake2b(b"".join(parts), digest_size=DIGEST_BYTES).digest()
+
+
+def no_keys(dtype: DType, count: int) -> NDArray[Any]:
+    """`count` keys without meaning: zeros, or empty strings."""
+    if dtype is DType.INT64:
+        return np.zeros(count, np.int64)
+    keys = np.empty(count, object)
+    keys[:] = b""
+    return keys
+
+
+def _key_parts(keys: NDArray[Any]) -> list[bytes]:
+    if keys.dtype != object:
+        return [keys.tobytes()]
+    texts: list[bytes] = keys.tolist()
+    return [np.fromiter(map(len, texts), np.int64, len(texts)).tobytes(), *texts]

@@ -1,0 +1,163 @@
+"""Users' histories in a record engine: what is written, read, listed, forgotten. Snapshots are apart (`users`)."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from functools import partial
+
+from hytrec.contract import StateStatus
+from hytrec_export.errors import StoreFullError
+from hytrec_export.state.engine import Decision, RecordEngine, UserChange, UserRecords
+from hytrec_export.state.head import Head, unpack_head
+from hytrec_export.state.history import History, chunks_from
+from hytrec_export.state.rules import HistoryRules
+from hytrec_export.state.store import Outcome, StoreStat, UserSummary, UserWrite, WriteResult, check_user_id
+
+_PAGE = 256
+_SWEPT_PER_WRITE = 2
+_SWEPT_PER_BATCH = 6
+_LOG = logging.getLogger(__name__)
+
+
+class HistoryStore:
+    """Histories of users. One object per process; several threads may use it.
+
+    Args:
+        engine: closed together with the store.
+    """
+
+    def __init__(self, engine: RecordEngine, *, rules: HistoryRules) -> None:
+        self.engine = engine
+        self.rules = rules
+        self._out_of_room = False
+        self._swept_to = b""
+
+    def history(self, user_id: bytes) -> History | None:
+        """Everything stored of a user's history; None where there is no usable head.
+
+        Raises:
+            StoreUnavailableError: the store cannot be read.
+        """
+        check_user_id(user_id)
+
+        wanted = range(0)
+
+        def everything(_: int, raw: bytes) -> range:
+            nonlocal wanted
+            head = self.rules.usable(user_id, raw)
+            wanted = chunks_from(head, head.first) if isinstance(head, Head) else range(0)
+            return wanted
+
+        (records,) = self.engine.read_many([user_id], everything)
+        head = self.rules.usable(user_id, records.head)
+        return History.read(head, records.chunks, self.rules.types, wanted) if isinstance(head, Head) else None
+
+    def summary(self, user_id: bytes) -> UserSummary | None:
+        """What a user's head says; None where there is none."""
+        check_user_id(user_id)
+        (records,) = self.engine.read_many([user_id], lambda _position, _head: range(0))
+        return None if records.head is None else summary(self.rules, user_id, records.head)
+
+    def compact(self) -> None:
+        """Give freed space back to the disk; nobody else may have the store open.
+
+        Raises:
+            StoreUnavailableError: the disk has no room for the copy.
+        """
+        self.engine.compact()
+
+    def write_many(self, writes: Sequence[UserWrite]) -> list[WriteResult]:
+        """Apply writes in order, in one transaction; when this returns, what is WRITTEN is durable.
+
+        A later write of the same user must expect what the earlier one leaves.
+
+        Raises:
+            StoreUnavailableError: the engine fails; nothing is written.
+        """
+        if not writes:
+            return []
+        try:
+            results = self._change(writes)
+        except StoreFullError as error:
+            if not self._out_of_room:
+                _LOG.warning("%s", error)
+            self._out_of_room = True
+            return [self._write_alone(write) for write in writes]
+        self._out_of_room = False
+        self._sweep(len(writes))
+        return results
+
+    def forget(self, user_id: bytes) -> bool:
+        """Delete everything kept of a user but the ids of applied requests; whether there was anything.
+
+        Raises:
+            StoreFullError: the store is full, and the deletion itself finds no room.
+        """
+        check_user_id(user_id)
+        return self.engine.forget(user_id, partial(self.rules.bury, user_id))
+
+    def users(self) -> Iterator[UserSummary]:
+        """Every user, ordered by id. Users that come or go meanwhile may or may not be seen."""
+        after = b""
+        while heads := self.engine.heads_after(after, _PAGE):
+            for user_id, raw in heads:
+                yield summary(self.rules, user_id, raw)
+            after = heads[-1][0]
+
+    def stat(self) -> StoreStat:
+        """How full the store is."""
+        return self.engine.stat()
+
+    def close(self) -> None:
+        """Let go of the store; it cannot be used afterwards."""
+        self.engine.close()
+
+    def _sweep(self, writes: int) -> None:
+        """Look at the next few users, round and round, and forget those past their time."""
+        if self.rules.ttl_s is None:
+            return
+        count = _SWEPT_PER_BATCH + _SWEPT_PER_WRITE * writes
+        heads = self.engine.heads_after(self._swept_to, count)
+        for user_id, raw in heads:
+            if self.rules.usable(user_id, raw) is StateStatus.EXPIRED:
+                self.engine.forget(user_id, partial(self._bury_expired, user_id))
+        self._swept_to = heads[-1][0] if len(heads) == count else b""
+
+    def _bury_expired(self, user_id: bytes, records: UserRecords) -> bytes | None:
+        """The tombstone of a user who is still expired; one who was written meanwhile stays."""
+        expired = self.rules.usable(user_id, records.head) is StateStatus.EXPIRED
+        return self.rules.bury(user_id, records) if expired else None
+
+    def _change(self, writes: Sequence[UserWrite]) -> list[WriteResult]:
+        results: dict[int, WriteResult] = {}
+
+        def decide(position: int, records: UserRecords) -> UserChange | None:
+            results[position], change = self.rules.decide(writes[position], records)
+            return change
+
+        decisions: list[Decision] = [partial(decide, position) for position in range(len(writes))]
+        self.engine.change_many([write.user_id for write in writes], decisions)
+        return [results[position] for position in range(len(writes))]
+
+    def _write_alone(self, write: UserWrite) -> WriteResult:
+        try:
+            return self._change([write])[0]
+        except StoreFullError:
+            found = self.summary(write.user_id)
+            return WriteResult(outcome=Outcome.FULL, event_count=found.event_count if found else 0)
+
+
+def summary(rules: HistoryRules, user_id: bytes, raw: bytes) -> UserSummary:
+    """What a head says."""
+    head = rules.usable(user_id, raw)
+    if head is StateStatus.EXPIRED:
+        head = unpack_head(raw, user_id, rules.types) or head
+        status = StateStatus.EXPIRED
+    else:
+        status = head if isinstance(head, StateStatus) else StateStatus.FOUND
+    if not isinstance(head, Head):
+        return UserSummary(user_id=user_id, status=status, event_count=0, written_at=0)
+    return UserSummary(
+        user_id=user_id, status=status, event_count=head.event_count, written_at=head.written_at, first=head.first
+    )

@@ -1,0 +1,130 @@
+"""How much of a user a request reads: the head alone, the state and the events since, or everything."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from numpy.typing import NDArray
+
+from hytrec.contract import StateStatus
+from hytrec_export.state.engine import UserRecords
+from hytrec_export.state.events import StoredEvents
+from hytrec_export.state.head import Head
+from hytrec_export.state.history import History, chunks_from
+from hytrec_export.state.rules import HistoryRules
+from hytrec_export.state.snapshot import SnapshotHeader
+from hytrec_export.state.store import StoredUser, UserRead
+
+
+@dataclass(kw_only=True, eq=False)
+class ReadPlan:
+    """One user's read: decided when the head is seen.
+
+    Args:
+        header: of the snapshot there seems to be of this model.
+        window: W.
+        every: events after which a snapshot is due.
+        max_gap: see `StateStore.read_many`.
+    """
+
+    read: UserRead
+    header: SnapshotHeader | None
+    rules: HistoryRules
+    window: int
+    every: int
+    max_gap: int | None
+    complete: bool = field(default=False, init=False)
+    _head: Head | StateStatus = field(default=StateStatus.NEW, init=False)
+    _wanted: range = field(default=range(0), init=False)
+
+    def chunks(self, raw: bytes) -> range:
+        """Numbers of the closed chunks to read of a user with this head."""
+        head = self._head = self.rules.usable(self.read.user_id, raw)
+        self.complete, self._wanted = False, range(0)
+        if not isinstance(head, Head):
+            return self._wanted
+        gap = head.event_count - self._base(head)
+        needed = not self.read.append_only or self._due(gap, replayed=self.read.request_id in head.applied)
+        self.complete = needed and (self.max_gap is None or gap <= self.max_gap)
+        if self.complete:
+            self._wanted = chunks_from(head, max(head.first, self._base(head) - self.window))
+        return self._wanted
+
+    def absent(self, records: UserRecords) -> StoredUser | None:
+        """The user where there is no usable head; None where there is one."""
+        if records.head is None:
+            self._head = StateStatus.NEW
+        if isinstance(self._head, Head):
+            return None
+        replayed = self.read.request_id in self.rules.applied(self.read.user_id, records)
+        none = StoredEvents.none(self.rules.types)
+        return StoredUser(status=self._head, events=none, replayed=replayed, due=self._due(0, replayed=replayed))
+
+    def history(self, records: UserRecords) -> History:
+        """The events that were read; there is a head."""
+        return History.read(self._sound, records.chunks, self.rules.types, self._wanted)
+
+    def everything(self) -> bool:
+        """Whether all stored events were read."""
+        return self._wanted == chunks_from(self._sound, self._sound.first)
+
+    def partial(self) -> StoredUser:
+        """The user of whom no state was read."""
+        head = self._sound
+        replayed = self.read.request_id in head.applied
+        base = self._base(head)
+        return StoredUser(
+            status=StateStatus.FOUND,
+            events=StoredEvents.none(self.rules.types),
+            revision=head.revision,
+            event_count=head.event_count,
+            replayed=replayed,
+            first=head.first,
+            base=base,
+            start=head.event_count,
+            complete=False,
+            due=self._due(head.event_count - base, replayed=replayed),
+        )
+
+    def user(
+        self, history: History, snapshot: SnapshotHeader | None, state: dict[str, NDArray[Any]] | None
+    ) -> StoredUser:
+        """The user with a state after `snapshot.event_count` events, or none."""
+        head = history.head
+        first = history.start if history.damaged else head.first
+        base = snapshot.event_count if snapshot else first
+        status = StateStatus.FOUND
+        if history.damaged:
+            status = StateStatus.DAMAGED
+        elif snapshot is None and head.event_count - first >= self.every:
+            status = StateStatus.TRUNCATED if first else StateStatus.REBUILT
+        replayed = self.read.request_id in head.applied
+        return StoredUser(
+            status=status,
+            events=history.events,
+            revision=head.revision,
+            event_count=head.event_count,
+            replayed=replayed,
+            first=first,
+            base=base,
+            state=state,
+            start=history.start,
+            due=self._due(head.event_count - base, replayed=replayed),
+        )
+
+    @property
+    def _sound(self) -> Head:
+        if isinstance(self._head, Head):
+            return self._head
+        raise TypeError(self._head)
+
+    def _base(self, head: Head) -> int:
+        """Events that the snapshot, if it is what it seems to be, has absorbed."""
+        header = self.header
+        if header and header.incarnation == head.incarnation and head.first <= header.event_count <= head.event_count:
+            return header.event_count
+        return head.first
+
+    def _due(self, gap: int, *, replayed: bool) -> bool:
+        return gap + (0 if replayed else self.read.events) >= self.every

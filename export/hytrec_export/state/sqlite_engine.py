@@ -1,0 +1,168 @@
+"""Heads, chunks and tombstones in SQLite. See `RecordEngine`.
+
+A head and its open chunk are one row, so that an append mostly rewrites one page. A nearly full store takes no new
+users, so that those it has can go on for a while.
+"""
+
+from __future__ import annotations
+
+import hmac
+import sqlite3
+import time
+from collections.abc import Callable, Sequence
+
+from hytrec_export.errors import StateStoreError, StoreFullError, StoreUnavailableError
+from hytrec_export.state.engine import ChunksWanted, Decision, UserChange, UserRecords
+from hytrec_export.state.snapshot_file import SnapshotFiles
+from hytrec_export.state.sqlite_file import SqliteFile
+from hytrec_export.state.store import StoreStat
+
+_HASH_BYTES = 16
+TOMBSTONE_LIFE_S = 24 * 3600
+
+
+class SqliteEngine:
+    """See `RecordEngine`.
+
+    Args:
+        file: open; closed together with the engine.
+        snapshots: of all models, in the same folder.
+    """
+
+    def __init__(self, file: SqliteFile, snapshots: SnapshotFiles) -> None:
+        self.file = file
+        self._snapshots = snapshots
+        self._salt: bytes = file.read(
+            lambda connection: connection.execute("SELECT value FROM facts WHERE name = 'salt'").fetchone()[0]
+        )
+
+    def read_many(self, user_ids: Sequence[bytes], wanted: ChunksWanted) -> list[UserRecords]:
+        """See `RecordEngine`; all users are of one view."""
+
+        def visit(connection: sqlite3.Connection) -> list[UserRecords]:
+            return [self._read(connection, user_id, place, wanted) for place, user_id in enumerate(user_ids)]
+
+        return self.file.read(visit)
+
+    def change_many(self, user_ids: Sequence[bytes], decisions: Sequence[Decision]) -> None:
+        """See `RecordEngine`; one transaction for all."""
+
+        def apply(connection: sqlite3.Connection) -> bool:
+            dropped = False
+            for user_id, decide in zip(user_ids, decisions, strict=True):
+                row, records = self._stored(connection, user_id)
+                change = decide(records)
+                if change:
+                    self._store(connection, user_id, row, change)
+                    dropped |= change.fresh and row is not None
+            return dropped
+
+        if self.file.change(apply):
+            self.file.purge()
+
+    def forget(self, user_id: bytes, bury: Callable[[UserRecords], bytes | None]) -> bool:
+        """See `RecordEngine`. What the log still holds is gone a moment later."""
+
+        def apply(connection: sqlite3.Connection) -> bool:
+            row, records = self._stored(connection, user_id)
+            tombstone = bury(records)
+            if tombstone is None:
+                return False
+            now_s = int(time.time())
+            connection.execute("DELETE FROM tombstones WHERE made_at < ?", (now_s - TOMBSTONE_LIFE_S,))
+            buried = (self._hash(user_id), now_s, tombstone)
+            connection.execute("INSERT OR REPLACE INTO tombstones VALUES (?, ?, ?)", buried)
+            if row is None:
+                return False
+            self._drop(connection, row)
+            connection.execute("DELETE FROM users WHERE id = ?", (row,))
+            return True
+
+        try:
+            forgotten = self.file.change(apply)
+        except StoreFullError:
+            forgotten = self.file.change_when_full(apply)
+        self.file.purge()
+        return forgotten
+
+    def heads_after(self, user_id: bytes, count: int) -> list[tuple[bytes, bytes]]:
+        """See `RecordEngine`."""
+        query = "SELECT user_id, head FROM users WHERE user_id > ? ORDER BY user_id LIMIT ?"
+        return self.file.read(lambda connection: connection.execute(query, (user_id, count)).fetchall())
+
+    def stat(self) -> StoreStat:
+        """See `RecordEngine`."""
+        users = self.file.read(lambda connection: connection.execute("SELECT count(*) FROM users").fetchone()[0])
+        snapshots, snapshot_bytes = self._snapshots.stat()
+        return StoreStat(
+            users=users,
+            used_bytes=self.file.used_bytes(),
+            file_bytes=self.file.path.stat().st_size,
+            limit_bytes=self.file.max_bytes,
+            snapshots=snapshots,
+            snapshot_bytes=snapshot_bytes,
+        )
+
+    def compact(self) -> None:
+        """See `RecordEngine`.
+
+        Raises:
+            StoreUnavailableError: the disk has no room for the copy; the store is unchanged.
+        """
+        try:
+            self.file.vacuum()
+        except StateStoreError as error:
+            raise StoreUnavailableError(
+                f"cannot compact the state store {self.file.path.parent} ({error.__cause__}); it is unchanged; "
+                f"it needs {self.file.used_bytes()} bytes of free disk"
+            ) from error
+
+    def close(self) -> None:
+        """See `RecordEngine`."""
+        self._snapshots.close()
+        self.file.close()
+
+    def _read(self, connection: sqlite3.Connection, user_id: bytes, position: int, wanted: ChunksWanted) -> UserRecords:
+        row, records = self._stored(connection, user_id)
+        if records.head is None:
+            return records
+        numbers = wanted(position, records.head)
+        if not numbers:
+            return records
+        query = "SELECT number, record FROM chunks WHERE user = ? AND number >= ? AND number < ?"
+        chunks = dict(connection.execute(query, (row, numbers.start, numbers.stop)).fetchall())
+        return UserRecords(head=records.head, chunks=chunks)
+
+    def _stored(self, connection: sqlite3.Connection, user_id: bytes) -> tuple[int | None, UserRecords]:
+        found = connection.execute("SELECT id, head FROM users WHERE user_id = ?", (user_id,)).fetchone()
+        if found:
+            return found[0], UserRecords(head=found[1])
+        buried = connection.execute("SELECT record FROM tombstones WHERE hash = ?", (self._hash(user_id),)).fetchone()
+        return None, UserRecords(tombstone=buried[0] if buried else None)
+
+    def _store(self, connection: sqlite3.Connection, user_id: bytes, row: int | None, change: UserChange) -> None:
+        if row is None:
+            self.file.check_room_for_new_user(connection)
+            insert = "INSERT INTO users (user_id, head) VALUES (?, ?)"
+            row = connection.execute(insert, (user_id, change.head)).lastrowid
+            connection.execute("DELETE FROM tombstones WHERE hash = ?", (self._hash(user_id),))
+        else:
+            if change.fresh:
+                self._drop(connection, row)
+            connection.execute("UPDATE users SET head = ? WHERE id = ?", (change.head, row))
+        if change.keep_from:
+            connection.execute("DELETE FROM chunks WHERE user = ? AND number < ?", (row, change.keep_from))
+        for number, record in change.closed.items():
+            connection.execute("INSERT OR REPLACE INTO chunks VALUES (?, ?, ?)", (row, number, record))
+
+    def _drop(self, connection: sqlite3.Connection, row: int) -> None:
+        """Delete a user's chunks and snapshots."""
+        freed = connection.execute("SELECT model, slot FROM snapshots WHERE user = ?", (row,)).fetchall()
+        connection.execute("DELETE FROM chunks WHERE user = ?", (row,))
+        connection.execute("DELETE FROM snapshots WHERE user = ?", (row,))
+        connection.executemany("INSERT OR IGNORE INTO free_slots VALUES (?, ?)", freed)
+        self._snapshots.erase(connection, freed)
+
+    def _hash(self, user_id: bytes) -> bytes:
+        """Stands for a user who was forgotten; without the store's salt it says nothing."""
+        return hmac.digest(self._salt, user_id, "sha256")[:_HASH_BYTES]

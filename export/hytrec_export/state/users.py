@@ -1,0 +1,163 @@
+"""The state store: users' histories in a record engine, snapshots of one model in a snapshot engine."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+
+from hytrec.contract import Sizes
+from hytrec_export.errors import StateStoreError
+from hytrec_export.state.engine import SnapshotEngine, UserRecords
+from hytrec_export.state.events import DIGEST_BYTES, KeyTypes
+from hytrec_export.state.histories import HistoryStore
+from hytrec_export.state.history import History
+from hytrec_export.state.reading import ReadPlan
+from hytrec_export.state.snapshot import (
+    HEADER_BYTES,
+    SnapshotHeader,
+    pack_snapshot,
+    unpack_header,
+    unpack_state,
+)
+from hytrec_export.state.store import (
+    NewSnapshot,
+    StoredUser,
+    StoreStat,
+    UserRead,
+    UserSummary,
+    UserWrite,
+    WriteResult,
+)
+
+_LOG = logging.getLogger(__name__)
+
+
+class StateStore:
+    """Users of one model. One object per process; several threads may use it.
+
+    Args:
+        histories: closed together with the store.
+        fingerprint: of the model, 16 bytes.
+        snapshot_every: events after which a state is kept again.
+    """
+
+    def __init__(
+        self,
+        histories: HistoryStore,
+        snapshots: SnapshotEngine,
+        *,
+        sizes: Sizes,
+        fingerprint: bytes,
+        snapshot_every: int,
+    ) -> None:
+        self.histories = histories
+        self.snapshot_every = snapshot_every
+        self.types: KeyTypes = histories.rules.types
+        self._snapshots = snapshots
+        self._rules = histories.rules
+        self._sizes = sizes
+        self._fingerprint = fingerprint
+
+    def read_many(self, reads: Sequence[UserRead], *, max_gap: int | None = None) -> list[StoredUser]:
+        """Users in order: the newest usable snapshot of this model, and the events since and W before it.
+
+        Args:
+            max_gap: events that the caller can encode; of a user with more of them the head alone is read.
+
+        Raises:
+            StoreUnavailableError: the store cannot be read.
+        """
+        if not reads:
+            return []
+        headers = self._snapshots.read_headers([read.user_id for read in reads], HEADER_BYTES)
+        users = self._read(reads, [self._header(raw) for raw in headers], max_gap)
+        misled = [position for position, user in enumerate(users) if user is None]
+        if misled:  # a snapshot that is not of this history, damaged, or gone in the meantime
+            again = self._read([reads[position] for position in misled], [None] * len(misled), max_gap)
+            for position, user in zip(misled, again, strict=True):
+                users[position] = user
+        return [user for user in users if user is not None]
+
+    def _read(
+        self, reads: Sequence[UserRead], headers: Sequence[SnapshotHeader | None], max_gap: int | None
+    ) -> list[StoredUser | None]:
+        """Users in order; None where a header is misleading."""
+        user_ids = [read.user_id for read in reads]
+        plans = [
+            ReadPlan(
+                read=read,
+                header=header,
+                rules=self._rules,
+                window=self._sizes.window,
+                every=self.snapshot_every,
+                max_gap=max_gap,
+            )
+            for read, header in zip(reads, headers, strict=True)
+        ]
+        records = self.histories.engine.read_many(user_ids, lambda position, raw: plans[position].chunks(raw))
+        wanted = [position for position, plan in enumerate(plans) if plan.complete and plan.header]
+        raws = self._snapshots.read_many([user_ids[position] for position in wanted]) if wanted else []
+        snapshots = dict(zip(wanted, raws, strict=True))
+        return [
+            self._user(plan, record, snapshots.get(position))
+            for position, (plan, record) in enumerate(zip(plans, records, strict=True))
+        ]
+
+    def history(self, user_id: bytes) -> History | None:
+        """Everything stored of a user's history; None where there is no usable head."""
+        return self.histories.history(user_id)
+
+    def write_many(self, writes: Sequence[UserWrite]) -> list[WriteResult]:
+        """See `HistoryStore.write_many`."""
+        return self.histories.write_many(writes)
+
+    def write_snapshots(self, snapshots: Sequence[NewSnapshot]) -> int:
+        """Keep states; how many failed. They are a cache: a failure is logged and costs time, nothing else."""
+        failed = 0
+        packed = []
+        for new in snapshots:
+            header = SnapshotHeader(
+                incarnation=new.revision[:DIGEST_BYTES],
+                event_count=new.event_count,
+                digest=new.revision[DIGEST_BYTES:],
+                fingerprint=self._fingerprint,
+            )
+            packed.append((new.user_id, pack_snapshot(header, new.state, self._sizes)))
+        try:
+            self._snapshots.write_many(packed)
+        except StateStoreError as error:
+            _LOG.warning("%s", error)
+            failed = len(packed)
+        return failed
+
+    def forget(self, user_id: bytes) -> bool:
+        """See `HistoryStore.forget`; snapshots go too."""
+        return self.histories.forget(user_id)
+
+    def users(self) -> Iterator[UserSummary]:
+        """See `HistoryStore.users`."""
+        return self.histories.users()
+
+    def stat(self) -> StoreStat:
+        """How full the store is."""
+        return self.histories.stat()
+
+    def close(self) -> None:
+        """Let go of the store; it cannot be used afterwards."""
+        self.histories.close()
+
+    def _header(self, raw: bytes | None) -> SnapshotHeader | None:
+        header = None if raw is None else unpack_header(raw)
+        return header if header and header.fingerprint == self._fingerprint else None
+
+    def _user(self, plan: ReadPlan, records: UserRecords, snapshot: bytes | None) -> StoredUser | None:
+        absent = plan.absent(records)
+        if absent or not plan.complete:
+            return absent or plan.partial()
+        history = plan.history(records)
+        header = self._header(snapshot)
+        if snapshot is not None and header and history.holds(header):
+            state = unpack_state(snapshot, self._sizes)
+            if state is not None:
+                return plan.user(history, header, state)
+        return plan.user(history, None, None) if plan.everything() else None
