@@ -32,6 +32,8 @@ from hytrec_benchmarks.quality.plan import LOGS, log_path
 
 ROOT = Path(__file__).resolve().parents[3]
 NAMES = ("als", "bpr", "sasrec")
+_TUNING_USERS = 4_096
+"""Evenly spaced, as for item-kNN."""
 _LENGTHS = {"ml100k": 200, "beauty": 50}
 """Events that SASRec reads: about the longest 1% of the histories have more."""
 
@@ -48,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         items = len(vocabulary.item_keys)
         known = training(histories)
         validation, test = (evaluation(histories, part, items=items) for part in (Part.VALIDATION, Part.TEST))
-        fits, grids = _fits(known, validation, items), _grids(log.key)
+        fits, grids = _fits(known, validation.thinned(_TUNING_USERS), items), _grids(log.key)
         for name in options.only:
             file = options.runs / f"{log.key}-{name}.json"
             if not file.exists():
