@@ -22,6 +22,7 @@ import torch
 
 from hytrec.data.histories import Histories, read_histories
 from hytrec.data.split import Evaluation, Part, evaluation, training
+from hytrec.evaluation.metrics import RankingMetrics
 from hytrec.run_folder import write_json
 from hytrec_benchmarks.baselines.factorization import als_grid, bpr_grid, fit_als, fit_bpr
 from hytrec_benchmarks.baselines.sasrec import fit_sasrec, sasrec_grid
@@ -102,13 +103,19 @@ def _tuned(grid: list[Any], fit: Fit, test: Evaluation, *, seeds: int) -> dict[s
     chosen = [models[best], *(fit(grid[best], seed)[0] for seed in range(1, seeds))]
     return {
         "settings": asdict(grid[best]),
-        "test": [rank(model, test).result() for model in chosen],
+        "test": [_with_error(rank(model, test)) for model in chosen],
         "tried": [
             {"settings": asdict(settings), "validation_ndcg@10": gain}
             for settings, gain in zip(grid, gains, strict=True)
         ],
         "minutes": round((time.monotonic() - start) / 60, 1),
     }
+
+
+def _with_error(metrics: RankingMetrics) -> dict[str, float]:
+    """Metrics, and the standard error of NDCG@10 over users."""
+    _, gains = metrics.of_users(10)
+    return metrics.result() | {"ndcg@10_error": float(gains.std() / gains.size**0.5)}
 
 
 def _parser() -> argparse.ArgumentParser:

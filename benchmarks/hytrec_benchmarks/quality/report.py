@@ -12,6 +12,9 @@ __all__ = ["markdown_page"]
 _TO_SAY = {
     "item-knn-recent": "item-kNN with a half-life",
     "proximity-knn": "proximity kNN",
+    "als": "matrix factorization (ALS)",
+    "bpr": "matrix factorization (BPR)",
+    "sasrec": "SASRec",
     "retriever": "its own retriever",
     "no encoder": "the same without encoder",
     "long alone": "long branch alone",
@@ -31,7 +34,8 @@ def markdown_page(report: Mapping[str, Any]) -> str:
     errors = (
         "Errors of metrics are standard errors over seeds. Ratios are of NDCG@10, paired over users and pooled over "
         'seeds, with the standard error over users. "no encoder" has the window sum and the neighbors alone and is '
-        'trained like the others; "long alone" and "short alone" have these and one branch of attention.'
+        'trained like the others; "long alone" and "short alone" have these and one branch of attention. als, bpr and '
+        "sasrec are of `make baselines`: their ratios are not in pairs, so that their errors are too large."
     )
     lines = ["# Recommendation quality", "", protocol, "", errors]
     for name, log in report["logs"].items():
@@ -43,7 +47,7 @@ def markdown_page(report: Mapping[str, Any]) -> str:
 def _metric_table(log: Mapping[str, Any]) -> Iterator[str]:
     yield "| model | " + " | ".join(metric.upper() for metric in SHOWN_METRICS) + " | users | seeds |"
     yield "|---" * (len(SHOWN_METRICS) + 3) + "|"
-    for model, row in {**log["models"], **log["baselines"]}.items():
+    for model, row in {**log["models"], **log["baselines"], **log["learned_baselines"]}.items():
         cells = " | ".join(_cell(row.get(metric)) for metric in SHOWN_METRICS)
         yield f"| {model} | {cells} | {row['users']:,.0f} | {row.get('seeds', '-')} |"
 
