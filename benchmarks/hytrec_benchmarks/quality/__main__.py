@@ -13,7 +13,6 @@ import argparse
 import json
 import multiprocessing
 import sys
-import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
@@ -41,7 +40,6 @@ ROOT = Path(__file__).resolve().parents[3]
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run everything; the exit status."""
     options = _parser().parse_args(arguments)
-    start = time.monotonic()
     planned = list(
         jobs(seeds=options.seeds, branch_seeds=options.branch_seeds, variation_seeds=options.variation_seeds)
     )
@@ -60,9 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     figures = {name: value for log in planned_logs for name, value in figures_of(log.key, logs[log.name]).items()}
     report: dict[str, Any] = {
         **figures,
-        "minutes": round((time.monotonic() - start) / 60, 1),
-        "training_minutes": round(minutes, 1),
-        "workers": options.workers,
+        "process_minutes": round(minutes, 1),
         "preset": preset(),
         "logs": logs,
         **describe_run(),

@@ -146,9 +146,7 @@ def test_groups_hold_every_user_once(data: Path) -> None:
 
 def test_the_report_shows_every_number(summary: dict[str, Any], tmp_path: Path) -> None:
     report = {
-        "minutes": 1.0,
-        "training_minutes": 2.0,
-        "workers": 2,
+        "process_minutes": 2.0,
         "preset": preset(),
         "logs": {"a small log": summary},
     }
