@@ -67,12 +67,13 @@ def test_the_metrics_are_those_of_the_server() -> None:
 def test_the_quality_table_is_the_reports() -> None:
     report = json.loads((REPORTS / "quality.json").read_text())
     assert (REPORTS / "quality.md").read_text() == markdown_page(report)
-    for name, log in report["logs"].items():
-        rows = {**log["models"], **log["baselines"]}
-        for model, row in rows.items():
+    names = quality_table().splitlines()[0].strip("| ").split(" | ")
+    for place, name in enumerate(names):
+        log = report["logs"][name]
+        for model, row in {**log["models"], **log["baselines"], **log["learned_baselines"]}.items():
             if (cells := re.findall(rf"^\| {model} \| (.*) \|$", quality_table(), re.MULTILINE)) == []:
                 continue
-            cell = cells[0].split(" | ")[list(report["logs"]).index(name)]
+            cell = cells[0].split(" | ")[place]
             value = row["ndcg@10"]
             expected = [*value.values()] if isinstance(value, dict) else [value]
             assert re.findall(r"\.\d{4}", cell) == [f"{number:.4f}"[1:] for number in expected]

@@ -22,6 +22,7 @@ import torch
 
 from hytrec.data.histories import Histories, read_histories
 from hytrec.data.split import Evaluation, Part, evaluation, training
+from hytrec.evaluation.metrics import RankingMetrics
 from hytrec.run_folder import write_json
 from hytrec_benchmarks.baselines.factorization import als_grid, bpr_grid, fit_als, fit_bpr
 from hytrec_benchmarks.baselines.sasrec import fit_sasrec, sasrec_grid
@@ -32,6 +33,8 @@ from hytrec_benchmarks.quality.plan import LOGS, log_path
 
 ROOT = Path(__file__).resolve().parents[3]
 NAMES = ("als", "bpr", "sasrec")
+_TUNING_USERS = 4_096
+"""Evenly spaced, as for item-kNN."""
 _LENGTHS = {"ml100k": 200, "beauty": 50}
 """Events that SASRec reads: about the longest 1% of the histories have more."""
 
@@ -48,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         items = len(vocabulary.item_keys)
         known = training(histories)
         validation, test = (evaluation(histories, part, items=items) for part in (Part.VALIDATION, Part.TEST))
-        fits, grids = _fits(known, validation, items), _grids(log.key)
+        fits, grids = _fits(known, validation.thinned(_TUNING_USERS), items), _grids(log.key)
         for name in options.only:
             file = options.runs / f"{log.key}-{name}.json"
             if not file.exists():
@@ -100,13 +103,19 @@ def _tuned(grid: list[Any], fit: Fit, test: Evaluation, *, seeds: int) -> dict[s
     chosen = [models[best], *(fit(grid[best], seed)[0] for seed in range(1, seeds))]
     return {
         "settings": asdict(grid[best]),
-        "test": [rank(model, test).result() for model in chosen],
+        "test": [_with_error(rank(model, test)) for model in chosen],
         "tried": [
             {"settings": asdict(settings), "validation_ndcg@10": gain}
             for settings, gain in zip(grid, gains, strict=True)
         ],
         "minutes": round((time.monotonic() - start) / 60, 1),
     }
+
+
+def _with_error(metrics: RankingMetrics) -> dict[str, float]:
+    """Metrics, and the standard error of NDCG@10 over users."""
+    _, gains = metrics.of_users(10)
+    return metrics.result() | {"ndcg@10_error": float(gains.std() / gains.size**0.5)}
 
 
 def _parser() -> argparse.ArgumentParser:

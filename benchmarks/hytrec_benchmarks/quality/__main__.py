@@ -10,9 +10,9 @@ it was. Exit status 1 when a bound does not hold.
 from __future__ import annotations
 
 import argparse
+import json
 import multiprocessing
 import sys
-import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
@@ -22,7 +22,6 @@ from typing import Any
 import torch
 
 from hytrec.config import Branches
-from hytrec.data.histories import read_histories
 from hytrec.data.split import Part, evaluation, training
 from hytrec.run_folder import write_json, write_text
 from hytrec_benchmarks.fixtures.bounds import misses
@@ -31,7 +30,7 @@ from hytrec_benchmarks.fixtures.machine import describe_run
 from hytrec_benchmarks.fixtures.progress import say
 from hytrec_benchmarks.quality.charts import draw_chart
 from hytrec_benchmarks.quality.measuring import Measured, measure_baselines, measure_job
-from hytrec_benchmarks.quality.plan import LOGS, VARIANTS, Job, QualityLog, jobs, log_path, preset
+from hytrec_benchmarks.quality.plan import VARIANTS, Job, QualityLog, jobs, preset, read_log
 from hytrec_benchmarks.quality.report import markdown_page
 from hytrec_benchmarks.quality.summary import figures_of, summary_of
 
@@ -41,25 +40,25 @@ ROOT = Path(__file__).resolve().parents[3]
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run everything; the exit status."""
     options = _parser().parse_args(arguments)
-    start = time.monotonic()
-    planned = list(jobs(LOGS, seeds=options.seeds, branch_seeds=options.branch_seeds))
+    planned = list(
+        jobs(seeds=options.seeds, branch_seeds=options.branch_seeds, variation_seeds=options.variation_seeds)
+    )
+    planned_logs = list(dict.fromkeys(job.log for job in planned))
     spawned = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(options.workers, spawned, torch.set_num_threads, (1,)) as pool:
-        baselines = pool.map(partial(measure_baselines, data=options.data, runs=options.runs), LOGS)
+        baselines = pool.map(partial(measure_baselines, data=options.data, runs=options.runs), planned_logs)
         training_of = partial(measure_job, data=options.data, runs=options.runs, epochs=options.epochs)
         measured = {}
         for job, found in zip(planned, pool.map(training_of, planned), strict=True):
             say(f"{job.folder}: {found.notes['minutes']} minutes, validation {found.notes['validation']}")
             measured[job] = found
-        rivals = dict(zip(LOGS, baselines, strict=True))
-    logs = {log.name: _summary(log, measured, rivals[log], options.data) for log in LOGS}
+        rivals = dict(zip(planned_logs, baselines, strict=True))
+    logs = {log.name: _summary(log, measured, rivals[log], options.data) for log in planned_logs}
     minutes = sum(found.notes["minutes"] for found in (*measured.values(), *rivals.values()))
-    figures = {name: value for log in LOGS for name, value in figures_of(log.key, logs[log.name]).items()}
+    figures = {name: value for log in planned_logs for name, value in figures_of(log.key, logs[log.name]).items()}
     report: dict[str, Any] = {
         **figures,
-        "minutes": round((time.monotonic() - start) / 60, 1),
-        "training_minutes": round(minutes, 1),
-        "workers": options.workers,
+        "process_minutes": round(minutes, 1),
         "preset": preset(),
         "logs": logs,
         **describe_run(),
@@ -82,14 +81,18 @@ def write_report(folder: Path, report: dict[str, Any]) -> None:
 
 
 def _summary(log: QualityLog, measured: dict[Job, Measured], baselines: Measured, data: Path) -> dict[str, Any]:
-    histories, vocabulary = read_histories(log_path(data, log))
-    test = evaluation(histories, Part.TEST, items=len(vocabulary.item_keys))
+    histories, vocabulary = read_log(data, log)
+    test = evaluation(histories, Part.TEST, items=len(vocabulary.item_keys), split=log.split)
     runs: dict[Branches, list[Measured]] = {
         branches: [own for job, own in measured.items() if (job.log, job.branches) == (log, branches)]
         for branches in VARIANTS
     }
     trained = {branches: own for branches, own in runs.items() if own}
-    return summary_of(trained, baselines, test=test, known=training(histories)) | {"chart": f"quality_{log.key}.png"}
+    report = ROOT / "reports" / "baselines.json"
+    learned = json.loads(report.read_text()).get(log.name) if report.exists() else None
+    known = training(histories, log.split)
+    summary = summary_of(trained, baselines, test=test, known=known, learned=learned)
+    return summary | {"chart": f"quality_{log.key}.png"}
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -100,6 +103,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--workers", type=int, default=2, help="processes side by side")
     parser.add_argument("--seeds", type=int, default=3, help="trainings of the whole model, and of it without encoder")
     parser.add_argument("--branch-seeds", type=int, default=3, help="trainings of each branch alone")
+    parser.add_argument("--variation-seeds", type=int, default=1, help="trainings with another split or order of ties")
     parser.add_argument("--epochs", type=int, help="instead of the preset's, to try the machinery")
     return parser
 

@@ -39,6 +39,7 @@ def _draw_accuracy(axes: Any, log: Mapping[str, Any]) -> None:
     """NDCG@10 of retrieve-then-rerank of every variant, and of the baselines."""
     ours = {model.split(",")[0]: row["ndcg@10"] for model, row in log["models"].items() if model.endswith(RERANKER)}
     theirs = {model: row["ndcg@10"] for model, row in log["baselines"].items()}
+    theirs |= {model: row["ndcg@10"]["mean"] for model, row in log["learned_baselines"].items()}
     names = [*ours, *theirs][::-1]
     means = [*(own["mean"] for own in ours.values()), *theirs.values()][::-1]
     errors = [*(own.get("standard_error", 0.0) for own in ours.values()), *(0.0 for _ in theirs)][::-1]

@@ -8,14 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hytrec.data.histories import read_histories
 from hytrec.data.split import Part, evaluation, training
 from hytrec.evaluation import baselines
 from hytrec.evaluation.evaluate import by_length
 from hytrec.evaluation.tuned_baselines import tuned_baselines
 from hytrec.run_folder import write_json
 from hytrec.training.loop import train
-from hytrec_benchmarks.quality.plan import Job, QualityLog, log_path, model_config, training_options
+from hytrec_benchmarks.quality.plan import Job, QualityLog, model_config, read_log, training_options
 from hytrec_benchmarks.quality.ranks import KS, UserRanks, load_ranks, save_ranks
 
 __all__ = ["Measured", "measure_baselines", "measure_job"]
@@ -50,7 +49,7 @@ def measure_job(job: Job, *, data: Path, runs: Path, epochs: int | None = None) 
     if (folder / _NOTES_FILE).exists():
         return _loaded(folder)
     start = time.monotonic()
-    histories, vocabulary = read_histories(log_path(data, job.log))
+    histories, vocabulary = read_log(data, job.log)
     items = len(vocabulary.item_keys)
     trained = train(
         histories,
@@ -59,8 +58,9 @@ def measure_job(job: Job, *, data: Path, runs: Path, epochs: int | None = None) 
         config=model_config(job, items=items, behaviors=len(vocabulary.behavior_keys)),
         options=training_options(job, epochs=epochs),
         resume=folder.exists(),
+        split=job.log.split,
     )
-    order = by_length(evaluation(histories, Part.TEST, items=items))
+    order = by_length(evaluation(histories, Part.TEST, items=items, split=job.log.split))
     ranks = {name: UserRanks.of(own, order) for name, own in trained.ranks[Part.TEST.value].items()}
     chosen = json.loads((folder / "config.json").read_text())["training"]
     notes = {
@@ -80,10 +80,12 @@ def measure_baselines(log: QualityLog, *, data: Path, runs: Path) -> Measured:
     if (folder / _NOTES_FILE).exists():
         return _loaded(folder)
     start = time.monotonic()
-    histories, vocabulary = read_histories(log_path(data, log))
+    histories, vocabulary = read_log(data, log)
     items = len(vocabulary.item_keys)
-    validation, test = (evaluation(histories, part, items=items) for part in (Part.VALIDATION, Part.TEST))
-    tuned = tuned_baselines(training(histories), validation, items=items)
+    validation, test = (
+        evaluation(histories, part, items=items, split=log.split) for part in (Part.VALIDATION, Part.TEST)
+    )
+    tuned = tuned_baselines(training(histories, log.split), validation, items=items)
     ranks = {name: UserRanks.of(baselines.ranked(own, test, ks=KS)) for name, own in tuned.items()}
     settings = {
         name: {option: getattr(own, option) for option in _SETTINGS if hasattr(own, option)}

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Estimate", "pooled", "ratio"]
+__all__ = ["Estimate", "pooled", "ratio", "unpaired_ratio"]
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -36,3 +36,13 @@ def ratio(ours: FloatArray, theirs: FloatArray) -> Estimate:
     value = ours.mean() / below
     residual = ours - value * theirs
     return Estimate(float(value), float(residual.std() / np.sqrt(ours.size) / below))
+
+
+def unpaired_ratio(ours: FloatArray, theirs: float, error: float) -> Estimate:
+    """Mean of ours (users,) over a mean of which the standard error is known alone; as if users were different ones.
+
+    For models that rank the same users that is too large an error rather than too small a one.
+    """
+    value = float(ours.mean() / theirs)
+    own = ours.std() / np.sqrt(ours.size) / theirs
+    return Estimate(value, float(np.hypot(own, value * error / theirs)))

@@ -2,14 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
+
 from hytrec.config import Branches, ModelConfig
+from hytrec.data.histories import Histories, read_histories
+from hytrec.data.split import Split
+from hytrec.data.vocabulary import Vocabulary
 from hytrec.training.options import TrainingOptions
 
-__all__ = ["LOGS", "VARIANTS", "Job", "QualityLog", "jobs", "log_path", "model_config", "preset", "training_options"]
+__all__ = [
+    "LOGS",
+    "VARIANTS",
+    "VARIATIONS",
+    "Job",
+    "QualityLog",
+    "jobs",
+    "log_path",
+    "model_config",
+    "preset",
+    "read_log",
+    "shuffled_ties",
+    "training_options",
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,17 +38,27 @@ class QualityLog:
         name: as people write it.
         key: as it ends a figure's name.
         file: in the data folder.
+        split: how it is cut.
+        shuffled: events of a user at one time are put in a random order, the same for every training.
     """
 
     name: str
     key: str
     file: str
+    split: Split = Split.LAST
+    shuffled: bool = False
 
 
 LOGS = (
     QualityLog(name="MovieLens-100K", key="ml100k", file="ml_100k.parquet"),
     QualityLog(name="Amazon Beauty", key="beauty", file="amazon_beauty.parquet"),
 )
+VARIATIONS = (
+    QualityLog(name="MovieLens-100K, cut by time", key="ml100k_time", file="ml_100k.parquet", split=Split.TIME),
+    QualityLog(name="Amazon Beauty, cut by time", key="beauty_time", file="amazon_beauty.parquet", split=Split.TIME),
+    QualityLog(name="Amazon Beauty, ties shuffled", key="beauty_ties", file="amazon_beauty.parquet", shuffled=True),
+)
+"""The same logs under other protocols: times of Beauty are days, within which the order of the file decides."""
 VARIANTS = {
     Branches.BOTH: "HyTRec",
     Branches.NONE: "no encoder",
@@ -54,9 +82,18 @@ class Job:
         return f"{self.log.key}-{self.branches}-{self.seed}"
 
 
-def jobs(logs: Sequence[QualityLog], *, seeds: int, branch_seeds: int) -> Iterator[Job]:
-    """Every training: first the whole model and the one without encoder, seed by seed, then each branch alone."""
-    for variants, count in (((Branches.BOTH, Branches.NONE), seeds), ((Branches.LONG, Branches.SHORT), branch_seeds)):
+def jobs(*, seeds: int, branch_seeds: int, variation_seeds: int) -> Iterator[Job]:
+    """Every training: first the whole model and the one without encoder, seed by seed, then each branch alone.
+
+    Args:
+        seeds: of the first two. branch_seeds: of each branch. variation_seeds: of the whole model on `VARIATIONS`.
+    """
+    plan: list[tuple[tuple[Branches, ...], tuple[QualityLog, ...], int]] = [
+        ((Branches.BOTH, Branches.NONE), LOGS, seeds),
+        ((Branches.LONG, Branches.SHORT), LOGS, branch_seeds),
+        ((Branches.BOTH,), VARIATIONS, variation_seeds),
+    ]
+    for variants, logs, count in plan:
         for seed in range(count):
             for branches in variants:
                 yield from (Job(log=log, branches=branches, seed=seed) for log in logs)
@@ -102,3 +139,16 @@ def preset() -> dict[str, int | float]:
 def log_path(data: Path, log: QualityLog) -> Path:
     """Where a log is."""
     return data / log.file
+
+
+def read_log(data: Path, log: QualityLog) -> tuple[Histories, Vocabulary]:
+    """The log, its ties shuffled where it says so."""
+    histories, vocabulary = read_histories(log_path(data, log))
+    return (shuffled_ties(histories) if log.shuffled else histories), vocabulary
+
+
+def shuffled_ties(histories: Histories) -> Histories:
+    """Every user's events that have one time in a random order; the same at every call."""
+    users = np.repeat(np.arange(len(histories)), histories.lengths)
+    order = np.lexsort((np.random.default_rng(0).random(users.size), histories.times, users))
+    return replace(histories, item_rows=histories.item_rows[order], behavior_rows=histories.behavior_rows[order])

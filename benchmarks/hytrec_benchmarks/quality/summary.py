@@ -14,9 +14,10 @@ from hytrec.config import Branches
 from hytrec.data.histories import Histories
 from hytrec.data.split import Evaluation
 from hytrec.evaluation.evaluate import RERANKER, RETRIEVER
+from hytrec.evaluation.tables import SHOWN_METRICS
 from hytrec_benchmarks.quality.groups import group_lifts
 from hytrec_benchmarks.quality.measuring import Measured
-from hytrec_benchmarks.quality.paired import Estimate, pooled, ratio
+from hytrec_benchmarks.quality.paired import Estimate, pooled, ratio, unpaired_ratio
 from hytrec_benchmarks.quality.plan import VARIANTS
 
 __all__ = ["PROXIMITY", "RECENT", "figures_of", "summary_of"]
@@ -28,13 +29,21 @@ FloatArray = npt.NDArray[np.float64]
 Trained = Mapping[Branches, Sequence[Measured]]
 
 
-def summary_of(trained: Trained, baselines: Measured, *, test: Evaluation, known: Histories) -> dict[str, Any]:
+def summary_of(
+    trained: Trained,
+    baselines: Measured,
+    *,
+    test: Evaluation,
+    known: Histories,
+    learned: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
     """JSON-able: models and baselines with every metric, comparisons in pairs, lifts by group.
 
     Args:
         trained: the seeds of every variant.
         baselines: on the same test part.
         test, known: its users, and the training part.
+        learned: of `reports/baselines.json`, the log's; they were measured on the same test part.
     """
     models: dict[str, Any] = {}
     for branches, runs in trained.items():
@@ -44,13 +53,20 @@ def summary_of(trained: Trained, baselines: Measured, *, test: Evaluation, known
             models[f"{VARIANTS[branches]}, {model}"] = {"seeds": len(runs), "users": means[0]["users"], **row}
     rivals = {name: ranks.means() for name, ranks in baselines.ranks.items()}
     ours = _gains(trained[Branches.BOTH])
+    over = _comparisons(trained, baselines)
+    others = {}
+    for name, found in (learned or {}).items():
+        row = {metric: _mean_and_error([own[metric] for own in found["test"]]) for metric in SHOWN_METRICS}
+        others[name] = {"seeds": len(found["test"]), "users": found["test"][0]["users"], **row}
+        over[name] = unpaired_ratio(ours, row["ndcg@10"]["mean"], found["test"][0]["ndcg@10_error"])
     best = max(rivals, key=lambda name: rivals[name]["ndcg@10"])
     lifts = group_lifts(test, known, ours, baselines.ranks[best].ndcg10)
     return {
         "models": models,
         "baselines": rivals,
+        "learned_baselines": others,
         "baseline_settings": baselines.notes["settings"],
-        "over": {name: estimate._asdict() for name, estimate in _comparisons(trained, baselines).items()},
+        "over": {name: estimate._asdict() for name, estimate in over.items()},
         "best_baseline": best,
         "lifts": {name: [group.to_dict() for group in own] for name, own in lifts.items()},
         "runs": {VARIANTS[branches]: [run.notes for run in runs] for branches, runs in trained.items()},
@@ -88,6 +104,7 @@ def figures_of(key: str, summary: Mapping[str, Any]) -> dict[str, float]:
         f"quality_over_no_encoder_{key}": VARIANTS[Branches.NONE],
         f"quality_over_long_{key}": VARIANTS[Branches.LONG],
         f"quality_over_short_{key}": VARIANTS[Branches.SHORT],
+        f"quality_over_sasrec_{key}": "sasrec",
     }
     figures = {}
     for figure, name in names.items():

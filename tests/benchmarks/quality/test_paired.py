@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from hytrec_benchmarks.quality.paired import pooled, ratio
+from hytrec_benchmarks.quality.paired import pooled, ratio, unpaired_ratio
 
 
 def test_a_ratio_is_of_means_and_its_error_that_of_repeated_draws() -> None:
@@ -33,3 +33,14 @@ def test_seeds_are_pooled_by_user() -> None:
 
 def test_nothing_over_nothing_is_no_number() -> None:
     assert all(math.isnan(value) for value in ratio(np.ones(3), np.zeros(3)))
+
+
+def test_without_pairs_the_error_is_that_of_two_samples() -> None:
+    random = np.random.default_rng(2)
+    draws = []
+    for _ in range(2_000):
+        ours, theirs = 1.5 * random.gamma(2.0, size=400), random.gamma(2.0, size=400)
+        draws.append(unpaired_ratio(ours, float(theirs.mean()), float(theirs.std() / 20)))
+    values, errors = (np.array([draw[place] for draw in draws]) for place in (0, 1))
+    assert values.mean() == pytest.approx(1.5, abs=0.01)
+    assert errors.mean() == pytest.approx(values.std(), rel=0.06)

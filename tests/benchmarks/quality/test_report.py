@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from hytrec.config import Branches
-from hytrec.data.histories import read_histories
+from hytrec.data.histories import Histories, read_histories
 from hytrec.data.split import Part, evaluation, training
 from hytrec.evaluation.evaluate import RERANKER, RETRIEVER
 from hytrec.evaluation.metrics import RankingMetrics
@@ -20,7 +20,7 @@ from hytrec_benchmarks.quality import measuring
 from hytrec_benchmarks.quality.__main__ import write_report
 from hytrec_benchmarks.quality.groups import GROUPINGS, group_lifts
 from hytrec_benchmarks.quality.measuring import Measured, measure_baselines, measure_job
-from hytrec_benchmarks.quality.plan import LOGS, Job, QualityLog, jobs, preset
+from hytrec_benchmarks.quality.plan import LOGS, VARIATIONS, Job, QualityLog, jobs, preset, shuffled_ties
 from hytrec_benchmarks.quality.ranks import KS, UserRanks, load_ranks, save_ranks
 from hytrec_benchmarks.quality.report import markdown_page
 from hytrec_benchmarks.quality.summary import PROXIMITY, RECENT, figures_of, summary_of
@@ -58,12 +58,15 @@ def measured(data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict
 def summary(data: Path, measured: tuple[dict[Branches, list[Measured]], Measured]) -> dict[str, Any]:
     histories, vocabulary = read_histories(data / SMALL.file)
     test = evaluation(histories, Part.TEST, items=len(vocabulary.item_keys))
-    return summary_of(*measured, test=test, known=training(histories)) | {"chart": "quality_small.png"}
+    metrics = dict.fromkeys(("hr@10", "hr@50", "hr@500", "ndcg@10", "ndcg@500", "auc"), 0.25)
+    learned = {"sasrec": {"test": [metrics | {"users": 60, "ndcg@10_error": 0.05}] * 2}}
+    summary = summary_of(*measured, test=test, known=training(histories), learned=learned)
+    return summary | {"chart": "quality_small.png"}
 
 
 def test_every_variant_is_trained_on_every_log_the_whole_model_first() -> None:
-    planned = list(jobs(LOGS, seeds=2, branch_seeds=1))
-    assert len({job.folder for job in planned}) == len(planned) == 2 * (2 * 2 + 2)
+    planned = list(jobs(seeds=2, branch_seeds=1, variation_seeds=1))
+    assert len({job.folder for job in planned}) == len(planned) == 2 * (2 * 2 + 2) + len(VARIATIONS)
     assert [job.branches for job in planned[:4]] == [Branches.BOTH, Branches.BOTH, Branches.NONE, Branches.NONE]
     assert {job.seed for job in planned if job.branches in {Branches.LONG, Branches.SHORT}} == {0}
 
@@ -99,7 +102,7 @@ def test_ranks_are_those_of_the_run(measured: tuple[dict[Branches, list[Measured
 
 def test_what_is_done_is_not_done_again(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = measure_baselines(SMALL, data=data, runs=tmp_path)
-    monkeypatch.setattr(measuring, "read_histories", None)
+    monkeypatch.setattr(measuring, "read_log", None)
     again = measure_baselines(SMALL, data=data, runs=tmp_path)
     assert again.notes == first.notes
     np.testing.assert_array_equal(again.ranks[RECENT].gains, first.ranks[RECENT].gains)
@@ -122,6 +125,7 @@ def test_figures_have_the_names_of_the_bounds(summary: dict[str, Any]) -> None:
     assert figures["quality_over_recent_knn_small"] == summary["over"][RECENT]["value"]
     assert figures["rerank_gain_small"] == summary["over"][RETRIEVER]["value"]
     assert "quality_over_no_encoder_small_error" in figures
+    assert figures["quality_over_sasrec_small"] == pytest.approx(figures["quality_ndcg10_small"] / 0.25)
     bounded = {name for name in BOUNDS if name.startswith(("quality_", "rerank_gain_"))}
     assert bounded <= {name.replace("small", log.key) for log in LOGS for name in figures}
 
@@ -142,9 +146,7 @@ def test_groups_hold_every_user_once(data: Path) -> None:
 
 def test_the_report_shows_every_number(summary: dict[str, Any], tmp_path: Path) -> None:
     report = {
-        "minutes": 1.0,
-        "training_minutes": 2.0,
-        "workers": 2,
+        "process_minutes": 2.0,
         "preset": preset(),
         "logs": {"a small log": summary},
     }
@@ -157,6 +159,7 @@ def test_the_report_shows_every_number(summary: dict[str, Any], tmp_path: Path) 
         "HyTRec, retrieve-then-rerank",
         "no encoder, retrieve-then-rerank",
         "most-popular",
+        "sasrec",
     ):
         assert f"| {model} |" in page
     assert f"| the same without encoder | {summary['over']['no encoder']['value']:.3f} |" in page
@@ -165,3 +168,21 @@ def test_the_report_shows_every_number(summary: dict[str, Any], tmp_path: Path) 
 
 def test_every_metric_says_its_users(summary: dict[str, Any]) -> None:
     assert all(row["users"] > 0 for row in (*summary["models"].values(), *summary["baselines"].values()))
+
+
+def test_ties_are_shuffled_within_a_time_of_a_user() -> None:
+    times = np.array([1, 1, 1, 1, 2, 3, 3, 1, 1, 5])
+    log = Histories(
+        user_keys=np.arange(2),
+        offsets=np.array([0, 7, 10]),
+        item_rows=np.arange(1, 11),
+        behavior_rows=np.arange(1, 11) % 3,
+        times=times,
+    )
+    shuffled = shuffled_ties(log)
+    assert shuffled.item_rows.tolist() != log.item_rows.tolist()
+    assert shuffled.times.tolist() == times.tolist()
+    for start, stop in ((0, 4), (4, 5), (5, 7), (7, 9), (9, 10)):
+        assert set(shuffled.item_rows[start:stop]) == set(log.item_rows[start:stop])
+    np.testing.assert_array_equal(shuffled.behavior_rows, shuffled.item_rows % 3)
+    np.testing.assert_array_equal(shuffled_ties(log).item_rows, shuffled.item_rows)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +18,13 @@ from hytrec.modeling.reranker import RerankerPart
 from hytrec.run_folder import CONFIG_FILE, Run, load_run
 from hytrec.signature import RERANKER
 from hytrec_export.errors import OptionError
+from hytrec_export.exporters.onnx_graph import export_graphs
 from hytrec_export.exporters.reranker_parts import trim_reranker
-from hytrec_export.options import BuildOptions, Lowering, RerankerKind
+from hytrec_export.options import BuildOptions, Lowering, Precision, RerankerKind
 from hytrec_export.pipeline import build
 from hytrec_export.repository.layout import graph_files
 from hytrec_export.repository.manifest import Manifest
-from hytrec_export.settings import Limits
+from hytrec_export.settings import Limits, ServingSettings
 
 CONFIG = ModelConfig(items=7, width=16, tadn_layers=1, softmax_layers=1, window=5, experts=3, dropout=0.0)
 CLEAR, UNCLEAR = {"gain": 0.01, "error": 0.002}, {"gain": 0.01, "error": 0.005}
@@ -93,6 +95,11 @@ def test_a_run_that_does_not_say_what_its_parts_gain_is_exported_whole(run_of: C
         trim_reranker(run, RerankerKind.LEAN)
 
 
+def weights_of(graph: Path) -> int:
+    """How many numbers a graph holds."""
+    return sum(int(np.prod(tensor.dims)) for tensor in onnx.load(graph).graph.initializer)
+
+
 @pytest.mark.parametrize(
     ("without", "lowering", "fp16"),
     [
@@ -108,14 +115,15 @@ def test_lean_passes_the_gate_and_has_less_in_its_graph(
 ) -> None:
     run = run_of(ALL | dict.fromkeys(without, UNCLEAR))
     limits = Limits(max_events=64, max_candidates=9, max_excluded=2, max_batch=2)
-    options = {"run": run.path, "limits": limits, "lowering": lowering, "fp16": fp16}
-    sizes = {}
-    for kind in RerankerKind:
-        output = tmp_path / kind.value
-        manifest = build(BuildOptions(**options, output=output, reranker=kind))  # type: ignore[arg-type]
-        assert manifest.worst_difference <= 1e-4
-        sizes[kind] = len(onnx.load(graph_files(output)[RERANKER.name]).graph.node)
-    assert sizes[RerankerKind.LEAN] < sizes[RerankerKind.FULL]
+    settings = ServingSettings.of(run.fingerprint, run.config, run.vocabulary, limits)
+    whole = export_graphs(
+        run.model, tmp_path, settings=settings, lowering=lowering, precision=Precision.FLOAT32, graphs=(RERANKER,)
+    )
+    output = tmp_path / "repository"
+    options = BuildOptions(run=run.path, output=output, limits=limits, lowering=lowering, fp16=fp16)
+    manifest = build(replace(options, reranker=RerankerKind.LEAN))
+    assert manifest.worst_difference <= 1e-4
+    assert weights_of(graph_files(output)[RERANKER.name]) < weights_of(whole[RERANKER.name])
     assert manifest == Manifest.load(output)
     assert manifest.options["reranker"] == "lean"
     lines = [line for line in manifest.summary_lines() if "multiply-adds, left out" in line]
