@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from hytrec.evaluation.tables import SHOWN_METRICS
+from hytrec.modeling.reranker_gains import CORRECTION, Gain
 
 __all__ = ["markdown_page"]
 
@@ -36,11 +37,14 @@ def markdown_page(report: Mapping[str, Any]) -> str:
         "Errors of metrics are standard errors over seeds. Ratios are of NDCG@10, paired over users and pooled over "
         'seeds, with the standard error over users. "no encoder" has the window sum and the neighbors alone and is '
         'trained like the others; "long alone" and "short alone" have these and one branch of attention. als, bpr and '
-        "sasrec are of `make baselines`: their ratios are not in pairs, so that their errors are too large."
+        "sasrec are of `make baselines`: their ratios are not in pairs, so that their errors are too large. Parts of "
+        "the reranker are left out of a correction that was fitted on other users (correction: all of it but the "
+        "neighbors)."
     )
     lines = ["# Recommendation quality", "", protocol, "", errors]
     for name, log in report["logs"].items():
-        lines += ["", f"## {name}", "", *_metric_table(log), "", *_comparison_table(log), "", *_lift_tables(log)]
+        lines += ["", f"## {name}", "", *_metric_table(log), "", *_comparison_table(log), "", *_part_table(log)]
+        lines += ["", *_lift_tables(log)]
         lines += ["", f"![{name}: accuracy, and lift over {log['best_baseline']}]({log['chart']})"]
     return "\n".join(lines) + "\n"
 
@@ -59,6 +63,14 @@ def _comparison_table(log: Mapping[str, Any]) -> Iterator[str]:
     for name, words in _TO_SAY.items():
         if name in log["over"]:
             yield f"| {words} | {log['over'][name]['value']:.3f} | {log['over'][name]['error']:.3f} |"
+
+
+def _part_table(log: Mapping[str, Any]) -> Iterator[str]:
+    yield "| without this part NDCG@10 of the validation part is less by | gain | error | lean |"
+    yield "|---|---|---|---|"
+    for part, own in log["parts"].items():
+        is_kept = "-" if part == CORRECTION else "kept" if Gain(**own).is_clear else "left out"
+        yield f"| {part} | {own['gain']:+.5f} | {own['error']:.5f} | {is_kept} |"
 
 
 def _lift_tables(log: Mapping[str, Any]) -> Iterator[str]:

@@ -67,6 +67,7 @@ def summary_of(
         "learned_baselines": others,
         "baseline_settings": baselines.notes["settings"],
         "over": {name: estimate._asdict() for name, estimate in over.items()},
+        "parts": _part_gains(trained[Branches.BOTH]),
         "best_baseline": best,
         "lifts": {name: [group.to_dict() for group in own] for name, own in lifts.items()},
         "runs": {VARIANTS[branches]: [run.notes for run in runs] for branches, runs in trained.items()},
@@ -93,6 +94,21 @@ def _comparisons(trained: Trained, baselines: Measured) -> dict[str, Estimate]:
                 _gains(whole[: len(runs)], RETRIEVER), _gains(runs, RETRIEVER)
             )
     return found
+
+
+def _part_gains(runs: Sequence[Measured]) -> dict[str, dict[str, float]]:
+    """What every part of the reranker gains on the validation part, pooled over seeds.
+
+    All seeds are of the same users, so that the error is that of a seed.
+    """
+    found = [run.notes["reranker"]["gains"] for run in runs]
+    return {
+        part: {
+            "gain": statistics.mean(own[part]["gain"] for own in found),
+            "error": statistics.mean(own[part]["error"] ** 2 for own in found) ** 0.5,
+        }
+        for part in found[0]
+    }
 
 
 def figures_of(key: str, summary: Mapping[str, Any]) -> dict[str, float]:

@@ -164,6 +164,7 @@ def test_the_report_shows_every_number(summary: dict[str, Any], tmp_path: Path) 
         assert f"| {model} |" in page
     assert f"| the same without encoder | {summary['over']['no encoder']['value']:.3f} |" in page
     assert "| events in the history | users |" in page
+    assert f"| neighbors | {summary['parts']['neighbors']['gain']:+.5f} |" in page
 
 
 def test_every_metric_says_its_users(summary: dict[str, Any]) -> None:
