@@ -144,6 +144,7 @@ def test_the_manifest_gets_every_choice_but_the_paths() -> None:
         "device": "cpu",
         "state": "store",
         "execution": "fused",
+        "reranker": "full",
         "samples": "real",
         "atol": 1e-4,
         "max_events": 7,
