@@ -89,6 +89,12 @@ class SqliteFile:
             finally:
                 self._connection.execute("ROLLBACK")
 
+    def look(self, visit: Callable[[sqlite3.Connection], ResultT]) -> ResultT:
+        """`read` without one view over several statements; a little faster."""
+        with self._lock, self._known_errors(write=False):
+            self._check_place()
+            return visit(self._connection)
+
     def change(self, apply: Callable[[sqlite3.Connection], ResultT]) -> ResultT:
         """Run `apply` in the write transaction, commit, and return its result.
 
