@@ -15,7 +15,7 @@ from hytrec_export.state.store import REVISION_BYTES
 
 _STATUSES = frozenset(StateStatus)
 _MARK = b"HYT2"
-_FIXED = struct.Struct(f"<4s{REQUEST_ID_BYTES}s{REVISION_BYTES}sqqIB?IiH")
+_FIXED = struct.Struct(f"<4s{REQUEST_ID_BYTES}s{REVISION_BYTES}sqqIB??IiH")
 
 NO_CANDIDATES = -1
 """`candidate_count` of a request that does not rank."""
@@ -34,6 +34,7 @@ class CallContext:
         events: events of this request that are applied; 0 writes none.
         status: what the store held.
         due: whether the state after this request is to be kept as a snapshot.
+        replace: whether the events become the whole history.
         top_k: how many items to return.
         candidate_count: candidates to rank, or `NO_CANDIDATES`.
         new_events: the events that are applied, as `state.event_codec` writes them; empty where there are none.
@@ -49,7 +50,13 @@ class CallContext:
     candidate_count: int = NO_CANDIDATES
     first: int = 0
     due: bool = False
+    replace: bool = False
     new_events: bytes = b""
+
+    @property
+    def next_event_count(self) -> int:
+        """Events of the history once this request is applied."""
+        return self.events if self.replace else self.event_count + self.events
 
     def pack(self) -> NDArray[np.uint8]:
         """The context as (Z,) uint8: a fixed part, the user id, the new events."""
@@ -62,6 +69,7 @@ class CallContext:
             self.events,
             self.status,
             self.due,
+            self.replace,
             self.top_k,
             self.candidate_count,
             len(self.user_id),
@@ -78,7 +86,7 @@ class CallContext:
         data = packed.tobytes()
         if len(data) < _FIXED.size or not data.startswith(_MARK):
             raise _unknown(len(data))
-        _, request_id, revision, event_count, first, events, status, due, top_k, candidate_count, size = (
+        _, request_id, revision, event_count, first, events, status, due, replace, top_k, candidate_count, size = (
             _FIXED.unpack_from(data)
         )
         end = _FIXED.size + size
@@ -95,6 +103,7 @@ class CallContext:
             events=events,
             status=StateStatus(status),
             due=due,
+            replace=replace,
             top_k=top_k,
             candidate_count=candidate_count,
             new_events=data[end:],

@@ -99,6 +99,7 @@ class SaveStep:
             event_count=call_context.event_count,
             events=events,
             first=call_context.first,
+            replace=call_context.replace,
         )
 
     def _keep(self, snapshots: Sequence[NewSnapshot]) -> None:
@@ -109,9 +110,8 @@ class SaveStep:
 
     def _outputs(self, inputs: Inputs, call_context: CallContext) -> dict[str, NDArray[Any]]:
         """Every public output of a request, valid only if its write succeeds."""
-        count = call_context.event_count + call_context.events
         outputs: dict[str, NDArray[Any]] = {
-            NEW_EVENT_COUNT.name: np.array([[count]], np.int64),
+            NEW_EVENT_COUNT.name: np.array([[call_context.next_event_count]], np.int64),
             APPLIED.name: np.array([[call_context.events > 0]]),
             MODEL_FINGERPRINT.name: self._fingerprint,
             STATE_STATUS.name: np.array([[call_context.status]], np.int64),
@@ -154,7 +154,7 @@ def _check_state(inputs: Inputs, call_context: CallContext) -> None:
         return
     for tensor in SNAPSHOT:
         _check_finite(inputs[next_name(tensor.name)], f"the encoder's {tensor.name.replace('_', ' ')}")
-    found, expected = int(counted[0, 0]), call_context.event_count + call_context.events
+    found, expected = int(counted[0, 0]), call_context.next_event_count
     if found != expected:
         raise GraphError(f"the encoder counted {found} events instead of {expected}; build the repository again")
 
@@ -163,7 +163,7 @@ def _snapshot(inputs: Inputs, call_context: CallContext, revision: bytes) -> New
     return NewSnapshot(
         user_id=call_context.user_id,
         revision=revision,
-        event_count=call_context.event_count + call_context.events,
+        event_count=call_context.next_event_count,
         state={tensor.name: inputs[next_name(tensor.name)][0] for tensor in SNAPSHOT},
     )
 

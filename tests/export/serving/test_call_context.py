@@ -19,6 +19,7 @@ CONTEXTS = st.builds(
     candidate_count=st.integers(NO_CANDIDATES, 10_000),
     first=st.integers(0, 2**62),
     due=st.booleans(),
+    replace=st.booleans(),
     new_events=st.binary(),
 )
 

@@ -143,6 +143,27 @@ def test_a_position_is_a_precondition(served: Any) -> None:
     )
 
 
+def test_a_history_is_replaced(served: Any) -> None:
+    served("hytrec_append", user_id=b"replace", **_events(*range(100, 120)))
+    replacing = {"user_id": b"replace", "request_id": _request_id(), "replace": np.array([[True]])}
+    code, message = served.refusal("hytrec_append", expected_event_count=[[19]], **replacing, **_events(100))
+    assert (code, "expected_event_count is 19, but 20 events" in message) == ("INVALID_ARGUMENT", True)
+    code, message = served.refusal("hytrec_append", **replacing)
+    assert (code, message.partition(", ")[2]) == (
+        "INVALID_ARGUMENT",
+        "replace is given without events; give the whole history, or use hytrec_forget",
+    )
+    for keys, due in (((119, 100), False), (tuple(range(100, 110)), True)):
+        replacing["request_id"] = _request_id()
+        first, second = (served("hytrec_append", **replacing, **_events(*keys)) for _ in range(2))
+        assert [one["event_count"].item() for one in (first, second)] == [len(keys)] * 2
+        assert [one["applied"].item() for one in (first, second)] == [True, False]
+        assert served.keys(b"replace") == [*keys]
+        assert served.user(b"replace").base == (len(keys) if due else 0)
+        score = 1_000 * sum(key - 99 for key in keys) - 1
+        assert served("hytrec_rank", user_id=b"replace", candidate_keys=[[100]])["scores"].tolist() == [[score]]
+
+
 def test_a_user_is_forgotten(served: Any) -> None:
     served("hytrec_append", user_id=b"forget", **_events(100))
     assert served("hytrec_forget", user_id=b"forget")["forgotten"].tolist() == [[True]]
