@@ -142,7 +142,7 @@ class LoadStep:
     def _replacement(self, load: LoadedRequest) -> dict[str, NDArray[Any]]:
         """Outputs of a request whose events become the whole history: nothing of the stored one is used."""
         due = len(load.request.times) >= self._store.snapshot_every
-        call_context = replace(self._call_context(load), due=due, first=0, replace=True)
+        call_context = replace(self._call_context(load), due=due, first=0, kept=0, replace=True)
         if load.read.append_only and not due:
             return {CALL_CONTEXT.name: call_context.pack()[None]}
         none = StoredEvents.none(self._store.types)
@@ -195,6 +195,7 @@ class LoadStep:
             revision=user.revision,
             event_count=user.event_count,
             first=user.first,
+            kept=user.kept,
             events=events,
             status=user.status,
             due=user.due,
