@@ -128,7 +128,7 @@ def _open_sqlite(
             clock=rules.clock,
         )
         failing.pop_all()
-    return StateStore(
+    store = StateStore(
         HistoryStore(SqliteEngine(file, files), rules=rules),
         snapshots,
         sizes=model.sizes,
@@ -136,6 +136,8 @@ def _open_sqlite(
         snapshot_every=options.snapshot_every,
         recent=recent,
     )
+    file.chores.append(store.drop_old_states)
+    return store
 
 
 def _open_folder(options: StoreOptions, model: StoreModel) -> tuple[SqliteFile, SnapshotFiles]:

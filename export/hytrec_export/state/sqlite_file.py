@@ -39,6 +39,7 @@ class SqliteFile:
     Args:
         folder: already locked, shared or exclusive; closed together with the file.
         power: whether a commit survives power loss, by an fsync.
+        maintained: whether the log is moved into the file every second or so, and `chores` are done.
 
     Raises:
         StoreUnavailableError: SQLite cannot open the file, or it is of another format.
@@ -52,6 +53,7 @@ class SqliteFile:
         self._checkpointing = RLock()
         self._closed = Event()
         self._purge = False
+        self.chores: list[Callable[[], None]] = []
         self._write_lock = -1
         try:
             self._write_lock = os.open(folder.path / _LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -229,6 +231,8 @@ class SqliteFile:
     def _maintain(self) -> None:
         log = self.path.with_name(self.path.name + "-wal")
         while not self._closed.wait(_CHECKPOINT_EVERY_S):
+            for chore in self.chores:
+                chore()
             with suppress(StateStoreError, OSError):
                 if self._purge:
                     self._purge = False

@@ -146,6 +146,10 @@ class StateStore:
             copied = {name: values.copy() for name, values in new.state.items()}
             self._recent.put(new.user_id, RecentState(header=self._header_of(new), state=copied, kept=new.kept))
 
+    def drop_old_states(self) -> None:
+        """Drop what has been at hand for a minute: the user may have been forgotten by another process."""
+        self._recent.drop_old()
+
     def write_snapshots(self, snapshots: Sequence[NewSnapshot]) -> int:
         """Keep states; how many failed. They are a cache: a failure is logged and costs time, nothing else."""
         failed = 0

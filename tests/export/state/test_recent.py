@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -121,3 +122,16 @@ def test_a_replaced_history_does_not_use_it(store: StateStore, kit: Any) -> None
     store.write_many([kit.write(b"u", 100, kit.user(store, b"u"), events=kit.events(100, start=5), replace=True)])
     user = kit.user(store, b"u")
     assert (user.base, user.state) == (0, None)
+
+
+def test_an_idle_process_lets_go_of_users(tmp_path: Path, kit: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether or not another request comes."""
+    store = open_store(StoreOptions(path=tmp_path), kit.model(), recent=8)
+    remember(store, kit, kit.fed(store, b"u", 100))
+    assert list(store._recent._states) == [b"u"]
+    monkeypatch.setattr("hytrec_export.state.recent.LIFE_S", 0.0)
+    end = time.monotonic() + 60
+    while store._recent._states:
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    store.close()
