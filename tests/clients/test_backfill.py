@@ -116,7 +116,7 @@ def test_a_history_is_replaced(client: Any, fake: Any) -> None:
     client.append("ada", HISTORY.part(0, 5))
     receipt = client.replace_history("ada", HISTORY.part(4, 10), chunk=4, expected_event_count=5)
     assert (receipt.event_count, receipt.applied) == (6, True)
-    assert [time for _, time in fake.users[b"ada"].events] == HISTORY.times[4:10].tolist()
+    assert [time for _, time in fake.users[b"ada"].events] == [*HISTORY.times[4:10]]
     sent = [
         (inputs.get("replace"), inputs.get("expected_event_count"), inputs["times"].size)
         for _, inputs in fake.calls[-2:]
@@ -149,6 +149,6 @@ def test_nothing_replaces_nothing(client: Any) -> None:
 def test_a_user_with_live_events_is_backfilled(client: Any, fake: Any) -> None:
     client.append("ada", HISTORY.part(8, 10))
     assert client.backfill("ada", HISTORY, replace=True, chunk=4).event_count == 10
-    assert [time for _, time in fake.users[b"ada"].events] == HISTORY.times.tolist()
+    assert [time for _, time in fake.users[b"ada"].events] == [*HISTORY.times]
     assert client.backfill("new", HISTORY, replace=True, chunk=4).event_count == 10
     assert client.backfill("none", Events([], []), replace=True).event_count == 0

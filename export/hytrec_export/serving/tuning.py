@@ -13,5 +13,5 @@ LONG_EVENTS = 256
 LONG_QUEUE_SIZE = 8
 """Long requests that may run or wait."""
 RECENT_USERS = 256
-"""Users whose last state each process of the fused model remembers for a minute: 50 MB at the default size. Most requests
-then encode the events of one or two requests, and not half of `--snapshot-every`."""
+"""Users whose last state each process of the fused model remembers for a minute: 50 MB at the default size. Then most
+requests encode the events of one or two requests, and not half of `--snapshot-every`."""

@@ -16,7 +16,7 @@ from threading import Event, RLock, Thread
 from typing import TypeVar
 
 from hytrec_export.errors import StateStoreError, StoreFullError, StoreUnavailableError
-from hytrec_export.state.folder import DATA_FILE, StoreFolder
+from hytrec_export.state.folder import DATA_FILE, StoreFolder, sync_folder
 from hytrec_export.state.migrations import prepare
 
 ResultT = TypeVar("ResultT")
@@ -61,6 +61,7 @@ class SqliteFile:
             self._connection = self._connect(power=power)
             prepare(self._connection, self.path)
             self._checkpointer = self._connect(power=power)
+            sync_folder(folder.path)  # else a power cut could bring back the journal that made the file, and undo it
             fcntl.flock(self._write_lock, fcntl.LOCK_UN)
             self._inode = self.path.stat().st_ino
         except (sqlite3.Error, OSError) as error:
