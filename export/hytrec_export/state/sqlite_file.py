@@ -28,6 +28,7 @@ _SHARE_FOR_KNOWN_USERS = 8
 """One of so many bytes."""
 _BUSY_TIMEOUT_S = 30.0
 _CHECKPOINT_EVERY_S = 1.0
+_CHECKPOINT_WAIT_MS = 1_000
 _CHECKPOINT_BYTES = 4 << 20
 _MEMORY_CACHE_KB = 16_384
 _LOCK_FILE = "write.lock"
@@ -52,7 +53,7 @@ class SqliteFile:
         self._lock = RLock()
         self._checkpointing = RLock()
         self._closed = Event()
-        self._purge = False
+        self._purges, self._purged = int(maintained), 0  # at the start: one may have been killed after a forget
         self.chores: list[Callable[[], None]] = []
         self._write_lock = -1
         try:
@@ -61,6 +62,9 @@ class SqliteFile:
             self._connection = self._connect(power=power)
             prepare(self._connection, self.path)
             self._checkpointer = self._connect(power=power)
+            self._checkpointer.execute(
+                f"PRAGMA busy_timeout = {_CHECKPOINT_WAIT_MS}"
+            ).fetchall()  # writers wait with it
             sync_folder(folder.path)  # else a power cut could bring back the journal that made the file, and undo it
             fcntl.flock(self._write_lock, fcntl.LOCK_UN)
             self._inode = self.path.stat().st_ino
@@ -124,7 +128,7 @@ class SqliteFile:
 
     def purge(self) -> None:
         """Have the log's old content removed from the disk soon: it may hold what was deleted."""
-        self._purge = True
+        self._purges += 1
 
     def used_bytes(self) -> int:
         """Bytes of the pages in use."""
@@ -162,7 +166,7 @@ class SqliteFile:
         if self._maintenance.is_alive():
             self._maintenance.join()
         with self._lock:
-            if self._purge:
+            if self._purges > self._purged:
                 with suppress(StateStoreError):
                     self.checkpoint(truncate=True)
             self._abandon()
@@ -235,9 +239,10 @@ class SqliteFile:
             for chore in self.chores:
                 chore()
             with suppress(StateStoreError, OSError):
-                if self._purge:
-                    self._purge = False
-                    self._purge = not self.checkpoint(truncate=True)
+                if self._purges > self._purged:
+                    wanted = self._purges
+                    if self.checkpoint(truncate=True):
+                        self._purged = wanted
                 elif log.stat().st_size >= _CHECKPOINT_BYTES:
                     self.checkpoint(truncate=False)
 

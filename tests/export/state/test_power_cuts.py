@@ -7,6 +7,7 @@ what was not synced then may be on the disk or not, in any order, and torn at 51
 from __future__ import annotations
 
 import random
+import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -173,7 +174,7 @@ def recording(monkeypatch: pytest.MonkeyPatch, name: str) -> Iterator[Disk]:
         return connections[path]
 
     with monkeypatch.context() as patch:
-        patch.setattr(sqlite_file.sqlite3, "connect", connect)
+        patch.setattr(sqlite3, "connect", connect)
         patch.setattr(sqlite_file, "_CHECKPOINT_EVERY_S", 10**6)
         patch.setattr(sqlite_file, "sync_folder", lambda _: disk.sync_names())
         yield disk
