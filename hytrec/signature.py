@@ -97,6 +97,7 @@ TIMES = _tensor("times", DType.INT64, "T", "unix times of new events in seconds"
 EXPECTED_EVENT_COUNT = _tensor(
     "expected_event_count", DType.INT64, _ONE, "event_count the caller expects; -1 = unchecked", optional=True
 )
+REPLACE = _tensor("replace", DType.BOOL, _ONE, "the events become the user's whole history (false)", optional=True)
 PUBLIC_NOW = _tensor("now", DType.INT64, _ONE, "unix seconds; the server's clock if not given", optional=True)
 CANDIDATE_KEYS = _tensor("candidate_keys", DType.ITEM_KEY, "N", "item keys to score")
 TOP_K = _tensor("top_k", DType.INT64, _ONE, "how many items to return (10)", optional=True)
@@ -130,6 +131,7 @@ STATE_LOAD = Model(
         USER_ID,
         REQUEST_ID,
         *EVENT_INPUTS,
+        REPLACE,
         PUBLIC_NOW,
         _optional(CANDIDATE_KEYS),
         TOP_K,
@@ -178,8 +180,8 @@ STATE_MODELS = (STATE_LOAD, STATE_SAVE, FORGET)
 
 APPEND = wire_ensemble(
     "hytrec_append",
-    "feed or backfill a user's history",
-    (USER_ID, REQUEST_ID, *EVENT_INPUTS),
+    "feed, backfill or replace a user's history",
+    (USER_ID, REQUEST_ID, *EVENT_INPUTS, REPLACE),
     RECEIPT,
     (STATE_LOAD, ENCODER, STATE_SAVE),
     unread=frozenset({CANDIDATE_ROWS.name}),

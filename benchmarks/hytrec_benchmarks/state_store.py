@@ -111,7 +111,7 @@ def append_in_turn(engine: str, folder: Path, seed: int, batch: int, batches: in
     store = HistoryStore(ENGINES[engine](folder), rules=HistoryRules(types=TYPES, ttl_s=None, max_events=65_536))
     slot = rng.bytes(8)
     process = require("psutil", extra="embedded").Process()
-    before, times, written = process.io_counters().write_chars, [], 0
+    before, times, written, cpu_s = process.io_counters().write_chars, [], 0, time.process_time()
     for number in range(batches):
         chosen = [b"user-%08d-4c3e-9f0a-1f2e3d4c5b6a" % one for one in rng.choice(users, batch, replace=False)]
         request_id = slot + COUNTED_REQUEST + (number + 1).to_bytes(6, "big")
@@ -119,8 +119,10 @@ def append_in_turn(engine: str, folder: Path, seed: int, batch: int, batches: in
         results = store.write_many([_write(store, user_id, request_id, 1, rng) for user_id in chosen])
         times.append(time.perf_counter() - start)
         written += sum(result.outcome is Outcome.WRITTEN for result in results)
+    cpu_s = time.process_time() - cpu_s
     store.close()
-    return {"times_s": times, "written": written, "bytes": process.io_counters().write_chars - before}
+    written_bytes = process.io_counters().write_chars - before
+    return {"times_s": times, "written": written, "bytes": written_bytes, "cpu_s": cpu_s}
 
 
 def _write(store: HistoryStore, user_id: bytes, request_id: bytes, count: int, rng: np.random.Generator) -> UserWrite:
@@ -166,6 +168,7 @@ def compare(folder: Path, *, users: int, batches: int) -> dict[str, float]:
             name = f"{engine}_batch_{batch}"
             figures[f"{name}_appends_per_s"] = written / max(sum(one["times_s"]) for one in done)
             figures[f"{name}_p50_ms"], figures[f"{name}_p99_ms"] = np.percentile(times, [50, 99]) * 1e3
+            figures[f"{name}_cpu_us_per_append"] = 1e6 * sum(one["cpu_s"] for one in done) / written
             figures[f"{name}_written_bytes_per_append"] = sum(one["bytes"] for one in done) / written
         shutil.rmtree(path)
     return figures

@@ -71,6 +71,7 @@ class AsyncHytrecClient:
     recommend = _awaited(Requests.recommend)
     forget = _awaited(Requests.forget)
     backfill = _awaited(Requests.backfill)
+    replace_history = _awaited(Requests.replace_history)
     ready = _awaited(Requests.ready)
     key_types = _awaited(Requests.key_types)
 

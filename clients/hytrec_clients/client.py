@@ -84,6 +84,7 @@ class HytrecClient:
     recommend = _blocking(Requests.recommend)
     forget = _blocking(Requests.forget)
     backfill = _blocking(Requests.backfill)
+    replace_history = _blocking(Requests.replace_history)
     ready = _blocking(Requests.ready)
     key_types = _blocking(Requests.key_types)
 

@@ -47,6 +47,34 @@ class Requests(Session):
         """
         return (yield from self.write(signature.APPEND, codec.decode_receipt, user_id, events, {}, **options))
 
+    def replace_history(
+        self, user_id: str, events: Events, *, chunk: int = DEFAULT_CHUNK, **options: Unpack[RequestOptions]
+    ) -> Flow[Receipt]:
+        """Replace a user's whole history: merge a visitor into a customer, take events back, correct them.
+
+        The stored events and states go at once. A history longer than `chunk` is replaced by its beginning, and the
+        rest is appended, each part guarded by the event_count before it.
+
+        Args:
+            events: the whole history, one event at least.
+            chunk: maximum events per request; the server's own limit is kept where it publishes one.
+            options: `expected_event_count`, of the history that is replaced, `request_id`, of the first request, and
+                `timeout_s`, of each; see `RequestOptions`.
+
+        Raises:
+            InvalidRequest: there are no events, the user has another event_count, or another writer came between.
+        """
+        if not len(events):
+            raise InvalidRequest(
+                "events is empty; give the user's whole history, or call forget", field=signature.ITEM_KEYS.name
+            )
+        _check_chunk(chunk)
+        chunk = yield from self._chunk(chunk, options.get("timeout_s"))
+        replace = {signature.REPLACE.name: True}
+        first = events.part(0, chunk)
+        receipt = yield from self.write(signature.APPEND, codec.decode_receipt, user_id, first, replace, **options)
+        return (yield from self._append_rest(user_id, events, receipt, len(first), chunk, options.get("timeout_s")))
+
     def rank(
         self,
         user_id: str,
@@ -105,37 +133,58 @@ class Requests(Session):
         return codec.decode_forgotten((yield from self.infer(signature.FORGET, arguments, timeout_s)))
 
     def backfill(
-        self, user_id: str, events: Events, *, chunk: int = DEFAULT_CHUNK, timeout_s: float | None = None
+        self,
+        user_id: str,
+        events: Events,
+        *,
+        chunk: int = DEFAULT_CHUNK,
+        replace: bool = False,
+        timeout_s: float | None = None,
     ) -> Flow[Receipt]:
         """Feed a whole history in several appends, each guarded by its expected_event_count.
 
         Begins at the event_count the server has, so a repeated backfill continues where the last one stopped.
-        What the server has must be the beginning of this history.
+        What the server has must be the beginning of this history, unless it is replaced.
 
         Args:
             events: the whole history, from the user's first event.
             chunk: maximum events per append; the server's own limit is kept where it publishes one.
+            replace: for a user who has live events already: they go, so the history has to hold them too. Refused when
+                another event comes between.
             timeout_s: of each append.
 
         Raises:
             InvalidRequest: the server has more events than the history, or another writer came between.
         """
-        if chunk < 1:
-            raise InvalidRequest(f"chunk is {chunk}; it must be at least 1 event", field="chunk")
+        _check_chunk(chunk)
         receipt = yield from self.append(user_id, None, timeout_s=timeout_s)
+        if replace and receipt.event_count and len(events):
+            count = receipt.event_count
+            options = RequestOptions(expected_event_count=count, timeout_s=timeout_s)
+            return (yield from self.replace_history(user_id, events, chunk=chunk, **options))
         if receipt.event_count > len(events):
             raise InvalidRequest(
                 f"user_id {user_id!r} has {receipt.event_count} events on the server and the history given "
-                f"{len(events)}; give the whole history from its first event, or forget the user first",
+                f"{len(events)}; give the whole history from its first event, or replace the user's",
                 field="user_id",
             )
         if receipt.event_count < len(events):
-            limits = yield from self.published_limits(self.budget(timeout_s))
-            chunk = min(chunk, limits.get(Limit.MAX_EVENTS) or chunk)
-        for start in range(receipt.event_count, len(events), chunk):
-            part = events.part(start, start + chunk)
-            receipt = yield from self.append(user_id, part, expected_event_count=start, timeout_s=timeout_s)
+            chunk = yield from self._chunk(chunk, timeout_s)
+        return (yield from self._append_rest(user_id, events, receipt, receipt.event_count, chunk, timeout_s))
+
+    def _append_rest(
+        self, user_id: str, events: Events, receipt: Receipt, start: int, chunk: int, timeout_s: float | None
+    ) -> Flow[Receipt]:
+        """Append what comes after the first `start` events, in order."""
+        for at in range(start, len(events), chunk):
+            part = events.part(at, at + chunk)
+            receipt = yield from self.append(user_id, part, expected_event_count=at, timeout_s=timeout_s)
         return receipt
+
+    def _chunk(self, chunk: int, timeout_s: float | None) -> Flow[int]:
+        """Events of a request, within the server's limit."""
+        limits = yield from self.published_limits(self.budget(timeout_s))
+        return min(chunk, limits.get(Limit.MAX_EVENTS) or chunk)
 
     def ready(self, *, wait_s: float = 0.0) -> Flow[bool]:
         """Whether every endpoint of the server is ready; False where there is no server.
@@ -164,3 +213,8 @@ class Requests(Session):
             except RpcFailure:
                 return False
         return True
+
+
+def _check_chunk(chunk: int) -> None:
+    if chunk < 1:
+        raise InvalidRequest(f"chunk is {chunk}; it must be at least 1 event", field="chunk")

@@ -154,6 +154,8 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
             text = f"expected_event_count {expected_event_count} does not fit: the user has {len(user.events)} events"
             context.abort(grpc.StatusCode.INVALID_ARGUMENT, f"in ensemble '{name}', {text}")
         applied = not known and len(times) > 0
+        if applied and inputs.get("replace", [False])[0]:
+            user.events.clear()
         if applied:
             user.events += zip(inputs["item_keys"].tolist(), times.tolist(), strict=True)
             user.request_ids.append(inputs["request_id"].tobytes())

@@ -46,7 +46,7 @@ def test_a_history_shorter_than_the_server_s(client: Any) -> None:
     client.backfill("ada", HISTORY)
     text = (
         "user_id 'ada' has 10 events on the server and the history given 4; give the whole history from its first "
-        "event, or forget the user first"
+        "event, or replace the user's"
     )
     with pytest.raises(InvalidRequest, match=re.escape(text)) as caught:
         client.backfill("ada", HISTORY.part(0, 4))
@@ -110,3 +110,45 @@ def test_the_limit_of_a_new_build_is_asked_for_after_a_refusal(client: Any, fake
         client.append("bob", HISTORY)
     client.backfill("bob", HISTORY)
     assert sizes(fake)[2:] == [4, 4, 2]
+
+
+def test_a_history_is_replaced(client: Any, fake: Any) -> None:
+    client.append("ada", HISTORY.part(0, 5))
+    receipt = client.replace_history("ada", HISTORY.part(4, 10), chunk=4, expected_event_count=5)
+    assert (receipt.event_count, receipt.applied) == (6, True)
+    assert [time for _, time in fake.users[b"ada"].events] == [*HISTORY.times[4:10]]
+    sent = [
+        (inputs.get("replace"), inputs.get("expected_event_count"), inputs["times"].size)
+        for _, inputs in fake.calls[-2:]
+    ]
+    assert sent == [(True, 5, 4), (None, 4, 2)]
+
+
+def test_a_replacement_that_comes_too_late_changes_nothing(client: Any, fake: Any) -> None:
+    client.append("ada", HISTORY.part(0, 5))
+    with pytest.raises(InvalidRequest, match="expected_event_count 4 does not fit"):
+        client.replace_history("ada", HISTORY, expected_event_count=4)
+    assert len(fake.users[b"ada"].events) == 5
+
+
+def test_a_repeated_replacement_is_applied_once(client: Any, fake: Any) -> None:
+    request_id = b"r" * 16
+    client.replace_history("ada", HISTORY.part(0, 3), request_id=request_id)
+    client.append("ada", HISTORY.part(3, 4))
+    assert client.replace_history("ada", HISTORY.part(0, 3), request_id=request_id).event_count == 4
+    assert len(fake.users[b"ada"].events) == 4
+
+
+def test_nothing_replaces_nothing(client: Any) -> None:
+    with pytest.raises(InvalidRequest, match=r"^events is empty; give the user's whole history, or call forget$"):
+        client.replace_history("ada", HISTORY.part(0, 0))
+    with pytest.raises(InvalidRequest, match=r"^chunk is 0; it must be at least 1 event$"):
+        client.replace_history("ada", HISTORY, chunk=0)
+
+
+def test_a_user_with_live_events_is_backfilled(client: Any, fake: Any) -> None:
+    client.append("ada", HISTORY.part(8, 10))
+    assert client.backfill("ada", HISTORY, replace=True, chunk=4).event_count == 10
+    assert [time for _, time in fake.users[b"ada"].events] == [*HISTORY.times]
+    assert client.backfill("new", HISTORY, replace=True, chunk=4).event_count == 10
+    assert client.backfill("none", Events([], []), replace=True).event_count == 0

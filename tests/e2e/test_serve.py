@@ -126,7 +126,7 @@ def test_a_repository_and_a_state_store_in_a_folder_with_a_blank_and_an_umlaut(
         process.send_signal(signal.SIGTERM)
         _, stderr = process.communicate()
         assert process.returncode == 0, stderr
-    assert (folder / "state" / "data.mdb").exists()
+    assert (folder / "state" / "users.sqlite3").exists()
 
 
 def test_a_repository_of_another_target_is_one_line(built: Any, serve_command: Run, tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ CHUNK_EVENTS = 2_048
 quarter less time than in one run, the time stays linear, and memory is bounded."""
 MIN_CHUNK_EVENTS = 256
 """Minimum events of a chunk in each row."""
-SHORT_EVENTS = 64
+SHORT_EVENTS = 160
 """Events over all rows up to which an encoder's run is for one core."""
 SHARD_CANDIDATES = 128
 """Candidates over all rows that are worth a core of their own."""

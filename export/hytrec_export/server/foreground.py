@@ -19,8 +19,11 @@ from hytrec_export.server.options import ServerOptions
 from hytrec_export.server.ports import address_of
 from hytrec_export.server.process import describe_exit
 from hytrec_export.server.restarts import RestartPolicy
-from hytrec_export.server.served_repository import check_target
+from hytrec_export.server.served_repository import check_files, check_target
+from hytrec_export.state.options import PATH_VARIABLE
 
+CHECKED_FILE = "repository.json"
+"""In the folder of the state store: what was found right of the repository's files."""
 _POLL_S = 0.05
 _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -42,10 +45,12 @@ def run_until_stopped(options: ServerOptions, *, announce: Callable[[EmbeddedSer
         announce: called once, when the server is ready for the first time.
 
     Raises:
-        RepositoryError: the repository is of another target, or no repository.
+        RepositoryError: the repository is of another target, or no repository, or a file of it was changed.
         ServerError: the server could not start, or crashed too often; the tail of its log was printed on stderr.
     """
     check_target(options.repository)
+    state = options.environment.get(PATH_VARIABLE)
+    check_files(options.repository, Path(state) / CHECKED_FILE if state else None)
     stderr = Console(stderr=True, highlight=False)
     server = EmbeddedServer(options)
     with _stop_signals() as signals, _removed_at_end(options.admin_key_file):

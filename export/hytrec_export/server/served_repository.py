@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from contextlib import suppress
 from pathlib import Path
 
 from hytrec_export.errors import RepositoryError
@@ -32,3 +34,44 @@ def check_target(repository: Path) -> None:
             f"{Target.EMBEDDED.value} only; {repository / TARGET_NOTE} says how to serve it, "
             f"or build again with: hytrec-export build RUN --target {Target.EMBEDDED.value}"
         )
+
+
+def check_files(repository: Path, remembered: Path | None = None) -> None:
+    """Compare every file with the manifest: a changed graph would make states that pass for the old one's.
+
+    Args:
+        remembered: file that holds inode, size and time of what was found right before; such files are not read again.
+
+    Raises:
+        RepositoryError: a file is missing or was changed after the build, or the manifest is damaged.
+    """
+    from hytrec_export.repository.manifest import FILE_NAME, Manifest, stored  # noqa: PLC0415 - see check_target
+
+    if not (repository / FILE_NAME).exists():
+        return
+    manifest = Manifest.load(repository)
+    known = _remembered(remembered)
+    found: dict[str, list[object]] = {}
+    for name, file in manifest.files.items():
+        path = repository / name
+        try:
+            status = path.stat()
+            mark = [status.st_ino, status.st_size, status.st_mtime_ns, file.sha256]
+            sound = known.get(str(path.absolute())) == mark or stored(path) == file
+        except OSError as error:
+            raise RepositoryError(f"{path} cannot be read ({error.strerror}); build the repository again") from error
+        if not sound:
+            raise RepositoryError(f"{path} was changed after the build; build the repository again")
+        found[str(path.absolute())] = mark
+    if remembered and found != known:
+        with suppress(OSError):  # a check takes longer next time
+            remembered.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            remembered.write_text(json.dumps(found))
+
+
+def _remembered(path: Path | None) -> dict[str, list[object]]:
+    with suppress(OSError, ValueError):
+        values = json.loads(path.read_text()) if path else None
+        if isinstance(values, dict):
+            return values
+    return {}

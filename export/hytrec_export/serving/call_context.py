@@ -15,7 +15,7 @@ from hytrec_export.state.store import REVISION_BYTES
 
 _STATUSES = frozenset(StateStatus)
 _MARK = b"HYT2"
-_FIXED = struct.Struct(f"<4s{REQUEST_ID_BYTES}s{REVISION_BYTES}sqqIB?IiH")
+_FIXED = struct.Struct(f"<4s{REQUEST_ID_BYTES}s{REVISION_BYTES}sqqqIB??IiH")
 
 NO_CANDIDATES = -1
 """`candidate_count` of a request that does not rank."""
@@ -30,10 +30,12 @@ class CallContext:
         request_id: 16 bytes, one per logical request; zeros where the caller gave none.
         revision: of the history that the request started from (compare-and-set).
         event_count: of that history.
+        kept: events of the snapshot that is stored.
         first: events at its start that are not stored or cannot be used.
         events: events of this request that are applied; 0 writes none.
         status: what the store held.
         due: whether the state after this request is to be kept as a snapshot.
+        replace: whether the events become the whole history.
         top_k: how many items to return.
         candidate_count: candidates to rank, or `NO_CANDIDATES`.
         new_events: the events that are applied, as `state.event_codec` writes them; empty where there are none.
@@ -48,8 +50,15 @@ class CallContext:
     top_k: int
     candidate_count: int = NO_CANDIDATES
     first: int = 0
+    kept: int = 0
     due: bool = False
+    replace: bool = False
     new_events: bytes = b""
+
+    @property
+    def next_event_count(self) -> int:
+        """Events of the history once this request is applied."""
+        return self.events if self.replace else self.event_count + self.events
 
     def pack(self) -> NDArray[np.uint8]:
         """The context as (Z,) uint8: a fixed part, the user id, the new events."""
@@ -59,9 +68,11 @@ class CallContext:
             self.revision,
             self.event_count,
             self.first,
+            self.kept,
             self.events,
             self.status,
             self.due,
+            self.replace,
             self.top_k,
             self.candidate_count,
             len(self.user_id),
@@ -78,9 +89,21 @@ class CallContext:
         data = packed.tobytes()
         if len(data) < _FIXED.size or not data.startswith(_MARK):
             raise _unknown(len(data))
-        _, request_id, revision, event_count, first, events, status, due, top_k, candidate_count, size = (
-            _FIXED.unpack_from(data)
-        )
+        (
+            _,
+            request_id,
+            revision,
+            event_count,
+            first,
+            kept,
+            events,
+            status,
+            due,
+            replace,
+            top_k,
+            candidate_count,
+            size,
+        ) = _FIXED.unpack_from(data)
         end = _FIXED.size + size
         if not 1 <= size <= MAX_USER_ID_BYTES or len(data) < end:
             raise _unknown(len(data))
@@ -92,9 +115,11 @@ class CallContext:
             revision=revision,
             event_count=event_count,
             first=first,
+            kept=kept,
             events=events,
             status=StateStatus(status),
             due=due,
+            replace=replace,
             top_k=top_k,
             candidate_count=candidate_count,
             new_events=data[end:],

@@ -33,7 +33,7 @@ from hytrec_export.serving.validation import Inputs, ValidatedRequest, validate_
 from hytrec_export.settings import ServingSettings
 from hytrec_export.state.event_codec import encode_events
 from hytrec_export.state.events import StoredEvents
-from hytrec_export.state.store import NewSnapshot, UserRead
+from hytrec_export.state.store import NewSnapshot, StoredUser, UserRead
 from hytrec_export.state.users import StateStore
 
 StepResult: TypeAlias = dict[str, NDArray[Any]] | Exception
@@ -127,6 +127,8 @@ class LoadStep:
                 f"expected_event_count is {request.expected_event_count}, but {user.event_count} events of the user "
                 "are stored; read event_count again and send the events that are missing"
             )
+        if request.replace and not user.replayed:
+            return self._replacement(load)
         if load.read.append_only and not user.due:
             return {CALL_CONTEXT.name: self._call_context(load).pack()[None]}
         if not user.complete:
@@ -136,6 +138,17 @@ class LoadStep:
                 return ReplayNeededError()
             load = self._without_gap(load, self._encode)
         return self._tensors(load)
+
+    def _replacement(self, load: LoadedRequest) -> dict[str, NDArray[Any]]:
+        """Outputs of a request whose events become the whole history: nothing of the stored one is used."""
+        due = len(load.request.times) >= self._store.snapshot_every
+        call_context = replace(self._call_context(load), due=due, first=0, kept=0, replace=True)
+        if load.read.append_only and not due:
+            return {CALL_CONTEXT.name: call_context.pack()[None]}
+        none = StoredEvents.none(self._store.types)
+        fresh = StoredUser(status=load.user.status, events=none)
+        outputs = self._tensors(replace(load, user=fresh, history=load.history[:0]))
+        return outputs | {CALL_CONTEXT.name: call_context.pack()[None]}
 
     def _without_gap(self, load: LoadedRequest, encode: Encode) -> LoadedRequest:
         user, before, gap = load.user, load.before, load.gap
@@ -182,6 +195,7 @@ class LoadStep:
             revision=user.revision,
             event_count=user.event_count,
             first=user.first,
+            kept=user.kept,
             events=events,
             status=user.status,
             due=user.due,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from hytrec.signature import (
     CALL_CONTEXT,
     CANDIDATE_ROWS,
     EVENT_COUNT,
+    MEMORY,
     MODEL_FINGERPRINT,
     NEW_EVENT_COUNT,
     RAW_SCORES,
@@ -80,9 +82,9 @@ class SaveStep:
                 revisions[position] = outcome.revision
         self._keep(
             [
-                _snapshot(batch[position], contexts[position], revision)
+                (_snapshot(batch[position], contexts[position], revision), contexts[position].due)
                 for position, revision in revisions.items()
-                if contexts[position].due and next_name(EVENT_COUNT.name) in batch[position]
+                if next_name(MEMORY.name) in batch[position] and contexts[position].next_event_count
             ]
         )
         return results
@@ -99,19 +101,26 @@ class SaveStep:
             event_count=call_context.event_count,
             events=events,
             first=call_context.first,
+            replace=call_context.replace,
         )
 
-    def _keep(self, snapshots: Sequence[NewSnapshot]) -> None:
-        """Keep states of histories that are committed; a failure costs time later, and no request fails for it."""
-        failed = self._store.write_snapshots(snapshots) if snapshots else 0
+    def _keep(self, states: Sequence[tuple[NewSnapshot, bool]]) -> None:
+        """Keep states of histories that are committed, those that are due in the store.
+
+        A failure costs time later, and no request fails for it.
+        """
+        due = [state for state, is_due in states if is_due]
+        failed = self._store.write_snapshots(due) if due else 0
+        self._store.remember(
+            [replace(state, kept=state.event_count) if is_due and not failed else state for state, is_due in states]
+        )
         if failed:
             self._counters.add(ServerCounter.FAILED_SNAPSHOT, failed)
 
     def _outputs(self, inputs: Inputs, call_context: CallContext) -> dict[str, NDArray[Any]]:
         """Every public output of a request, valid only if its write succeeds."""
-        count = call_context.event_count + call_context.events
         outputs: dict[str, NDArray[Any]] = {
-            NEW_EVENT_COUNT.name: np.array([[count]], np.int64),
+            NEW_EVENT_COUNT.name: np.array([[call_context.next_event_count]], np.int64),
             APPLIED.name: np.array([[call_context.events > 0]]),
             MODEL_FINGERPRINT.name: self._fingerprint,
             STATE_STATUS.name: np.array([[call_context.status]], np.int64),
@@ -154,7 +163,7 @@ def _check_state(inputs: Inputs, call_context: CallContext) -> None:
         return
     for tensor in SNAPSHOT:
         _check_finite(inputs[next_name(tensor.name)], f"the encoder's {tensor.name.replace('_', ' ')}")
-    found, expected = int(counted[0, 0]), call_context.event_count + call_context.events
+    found, expected = int(counted[0, 0]), call_context.next_event_count
     if found != expected:
         raise GraphError(f"the encoder counted {found} events instead of {expected}; build the repository again")
 
@@ -163,8 +172,9 @@ def _snapshot(inputs: Inputs, call_context: CallContext, revision: bytes) -> New
     return NewSnapshot(
         user_id=call_context.user_id,
         revision=revision,
-        event_count=call_context.event_count + call_context.events,
+        event_count=call_context.next_event_count,
         state={tensor.name: inputs[next_name(tensor.name)][0] for tensor in SNAPSHOT},
+        kept=call_context.kept,
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from hytrec.signature import ENCODER, RERANKER, RETRIEVER
 
-RUN_OVERHEAD = {ENCODER.name: 8, RETRIEVER.name: 4096, RERANKER.name: 32}
+RUN_OVERHEAD = {ENCODER.name: 20, RETRIEVER.name: 4096, RERANKER.name: 32}
 """Cost of one more graph run, in elements of its dynamic axis: events, excluded items (next to free), candidates."""
 MAX_ELEMENTS = 1 << 14
 """Maximum elements of one run; at the default sizes each takes up to 8 KB of memory."""
@@ -12,3 +12,6 @@ LONG_EVENTS = 256
 """Requests with at least this many events go through the long-request queue."""
 LONG_QUEUE_SIZE = 8
 """Long requests that may run or wait."""
+RECENT_USERS = 256
+"""Users whose last state each process of the fused model remembers for a minute: 50 MB at the default size. Then most
+requests encode the events of one or two requests, and not half of `--snapshot-every`."""

@@ -23,6 +23,7 @@ from hytrec.signature import (
     MAX_TIME_S,
     MAX_USER_ID_BYTES,
     PUBLIC_NOW,
+    REPLACE,
     REQUEST_ID,
     REQUEST_ID_BYTES,
     TIMES,
@@ -51,6 +52,7 @@ class ValidatedRequest:
         item_keys, times: (T,) new events; times int64.
         behavior_keys: (T,), or (0,) where none are given.
         expected_event_count: event_count that must be stored, -1 = unchecked.
+        replace: whether the events become the whole history.
         now: unix seconds.
         candidate_keys: (N,), or None where the request does not rank.
         excluded_keys: (X,).
@@ -62,6 +64,7 @@ class ValidatedRequest:
     behavior_keys: Keys
     times: NDArray[np.int64]
     expected_event_count: int
+    replace: bool
     now: int
     candidate_keys: Keys | None
     top_k: int
@@ -88,6 +91,7 @@ def validate_request(inputs: Inputs, *, limits: Limits, retrieved: int, clock_s:
         behavior_keys=behavior_keys,
         times=times,
         expected_event_count=_expected_event_count(inputs),
+        replace=_replace(inputs, len(times)),
         now=_now(inputs, clock_s),
         candidate_keys=_candidates(inputs, limits.max_candidates),
         top_k=_top_k(inputs, retrieved),
@@ -216,6 +220,13 @@ def _expected_event_count(inputs: Inputs) -> int:
             f"{UNCHECKED_EVENT_COUNT} for unchecked"
         )
     return expected_event_count
+
+
+def _replace(inputs: Inputs, events: int) -> bool:
+    replace = bool(_scalar(inputs, REPLACE, 0))
+    if replace and not events:
+        raise InputError("replace is given without events; give the whole history, or use hytrec_forget")
+    return replace
 
 
 def _candidates(inputs: Inputs, max_candidates: int) -> Keys | None:

@@ -59,13 +59,11 @@ class StoredEvents:
         Args:
             behavior_keys: (T,), or (0,) where none are given.
         """
-        none = not len(behavior_keys)
-        return cls(
-            item_keys=item_keys,
-            behavior_keys=no_keys(types.behavior, len(times)) if none else behavior_keys,
-            has_behavior=np.full(len(times), not none),
-            times=times,
-        )
+        count = len(times)
+        if len(behavior_keys):
+            return cls(item_keys=item_keys, behavior_keys=behavior_keys, has_behavior=np.ones(count, bool), times=times)
+        none = no_keys(types.behavior, count)
+        return cls(item_keys=item_keys, behavior_keys=none, has_behavior=np.zeros(count, bool), times=times)
 
     @classmethod
     def none(cls, types: KeyTypes) -> Self:

@@ -48,7 +48,9 @@ class StoreModel:
 class OpenEngine(Protocol):
     """Opens a kind of store."""
 
-    def __call__(self, options: StoreOptions, model: StoreModel, rules: HistoryRules, *, served: bool) -> StateStore:
+    def __call__(
+        self, options: StoreOptions, model: StoreModel, rules: HistoryRules, *, served: bool, recent: int
+    ) -> StateStore:
         """The store that the options name."""
 
 
@@ -67,12 +69,18 @@ def register(scheme: str) -> Callable[[OpenEngine], OpenEngine]:
 
 
 def open_store(
-    options: StoreOptions, model: StoreModel, *, served: bool = False, clock: Callable[[], float] = time.time
+    options: StoreOptions,
+    model: StoreModel,
+    *,
+    served: bool = False,
+    recent: int = 0,
+    clock: Callable[[], float] = time.time,
 ) -> StateStore:
     """Open the store that the options name.
 
     Args:
         served: the caller is one of a server's processes, which an in-memory store cannot connect.
+        recent: users whose last state the process remembers; useful where it reads what it has written.
 
     Raises:
         OptionError: an unknown scheme, or an in-memory store for a server.
@@ -84,11 +92,13 @@ def open_store(
             f"the state store's scheme is {options.scheme!r}; it must be one of: {', '.join(sorted(ENGINES))}"
         )
     rules = HistoryRules(types=model.key_types, ttl_s=options.ttl_s, max_events=options.history_max_events, clock=clock)
-    return engine(options, model, rules, served=served)
+    return engine(options, model, rules, served=served, recent=recent)
 
 
 @register("memory")
-def _open_memory(options: StoreOptions, model: StoreModel, rules: HistoryRules, *, served: bool) -> StateStore:
+def _open_memory(
+    options: StoreOptions, model: StoreModel, rules: HistoryRules, *, served: bool, recent: int
+) -> StateStore:
     if served:
         raise OptionError("the memory state store cannot be served: its models are several processes; use sqlite")
     engine = MemoryEngine(max_bytes=options.max_bytes)
@@ -98,11 +108,15 @@ def _open_memory(options: StoreOptions, model: StoreModel, rules: HistoryRules, 
         sizes=model.sizes,
         fingerprint=bytes.fromhex(model.fingerprint),
         snapshot_every=options.snapshot_every,
+        recent=recent,
     )
 
 
 @register("sqlite")
-def _open_sqlite(options: StoreOptions, model: StoreModel, rules: HistoryRules, *, served: bool) -> StateStore:  # noqa: ARG001
+def _open_sqlite(
+    options: StoreOptions, model: StoreModel, rules: HistoryRules, *, served: bool, recent: int
+) -> StateStore:
+    del served  # any process may open it
     with ExitStack() as failing:
         file, files = _open_folder(options, model)
         failing.callback(file.close)
@@ -114,13 +128,16 @@ def _open_sqlite(options: StoreOptions, model: StoreModel, rules: HistoryRules, 
             clock=rules.clock,
         )
         failing.pop_all()
-    return StateStore(
+    store = StateStore(
         HistoryStore(SqliteEngine(file, files), rules=rules),
         snapshots,
         sizes=model.sizes,
         fingerprint=bytes.fromhex(model.fingerprint),
         snapshot_every=options.snapshot_every,
+        recent=recent,
     )
+    file.chores.append(store.drop_old_states)
+    return store
 
 
 def _open_folder(options: StoreOptions, model: StoreModel) -> tuple[SqliteFile, SnapshotFiles]:

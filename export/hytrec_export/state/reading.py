@@ -23,6 +23,8 @@ class ReadPlan:
 
     Args:
         header: of the snapshot there seems to be of this model.
+        state: its tensors, where they are at hand.
+        kept: events of the snapshot that is stored; those of `header` where None.
         window: W.
         every: events after which a snapshot is due.
         max_gap: see `StateStore.read_many`.
@@ -30,6 +32,8 @@ class ReadPlan:
 
     read: UserRead
     header: SnapshotHeader | None
+    state: dict[str, NDArray[Any]] | None
+    kept: int | None
     rules: HistoryRules
     window: int
     every: int
@@ -45,7 +49,7 @@ class ReadPlan:
         if not isinstance(head, Head):
             return self._wanted
         gap = head.event_count - self._base(head)
-        needed = not self.read.append_only or self._due(gap, replayed=self.read.request_id in head.applied)
+        needed = not self.read.append_only or self._due(head, self._kept(head))
         self.complete = needed and (self.max_gap is None or gap <= self.max_gap)
         if self.complete:
             self._wanted = chunks_from(head, max(head.first, self._base(head) - self.window))
@@ -59,21 +63,18 @@ class ReadPlan:
             return None
         replayed = self.read.request_id in self.rules.applied(self.read.user_id, records)
         none = StoredEvents.none(self.rules.types)
-        return StoredUser(status=self._head, events=none, replayed=replayed, due=self._due(0, replayed=replayed))
+        due = not replayed and self.read.events >= self.every
+        return StoredUser(status=self._head, events=none, replayed=replayed, due=due)
 
     def history(self, records: UserRecords) -> History:
         """The events that were read; there is a head."""
         return History.read(self._sound, records.chunks, self.rules.types, self._wanted)
 
-    def everything(self) -> bool:
-        """Whether all stored events were read."""
-        return self._wanted == chunks_from(self._sound, self._sound.first)
-
     def partial(self) -> StoredUser:
         """The user of whom no state was read."""
         head = self._sound
         replayed = self.read.request_id in head.applied
-        base = self._base(head)
+        base, kept = self._base(head), self._kept(head)
         return StoredUser(
             status=StateStatus.FOUND,
             events=StoredEvents.none(self.rules.types),
@@ -84,7 +85,8 @@ class ReadPlan:
             base=base,
             start=head.event_count,
             complete=False,
-            due=self._due(head.event_count - base, replayed=replayed),
+            kept=kept,
+            due=self._due(head, kept),
         )
 
     def user(
@@ -100,6 +102,7 @@ class ReadPlan:
         elif snapshot is None and head.event_count - first >= self.every:
             status = StateStatus.TRUNCATED if first else StateStatus.REBUILT
         replayed = self.read.request_id in head.applied
+        kept = base if self.kept is None or snapshot is None else min(self.kept, base)
         return StoredUser(
             status=status,
             events=history.events,
@@ -110,7 +113,8 @@ class ReadPlan:
             base=base,
             state=state,
             start=history.start,
-            due=self._due(head.event_count - base, replayed=replayed),
+            kept=kept,
+            due=self._due(head, kept),
         )
 
     @property
@@ -126,5 +130,10 @@ class ReadPlan:
             return header.event_count
         return head.first
 
-    def _due(self, gap: int, *, replayed: bool) -> bool:
-        return gap + (0 if replayed else self.read.events) >= self.every
+    def _kept(self, head: Head) -> int:
+        base = self._base(head)
+        return base if self.kept is None or base == head.first else min(self.kept, base)
+
+    def _due(self, head: Head, kept: int) -> bool:
+        new = 0 if self.read.request_id in head.applied else self.read.events
+        return head.event_count + new - kept >= self.every

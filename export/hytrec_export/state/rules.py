@@ -61,7 +61,7 @@ class HistoryRules:
         usable = self.usable(write.user_id, records.head)
         head = usable if isinstance(usable, Head) else None
         revision, count = (head.revision, head.event_count) if head else (NO_REVISION, 0)
-        applied = self.applied(write.user_id, records)
+        applied = head.applied if head else self.applied(write.user_id, records)
         known = write.request_id != NO_REQUEST and write.request_id in applied
         if (write.revision, write.event_count) != (revision, count) or known:
             return WriteResult(outcome=Outcome.CONFLICT, event_count=count, revision=revision), None

@@ -192,7 +192,7 @@ class SqliteSnapshots:
             rows = [connection.execute(_FIND, (self._model, user_id)).fetchone() for user_id in user_ids]
             return [row[0] if row else None for row in rows]
 
-        return self._file.read(visit)
+        return self._file.look(visit)
 
     def _slot_for(self, connection: sqlite3.Connection, user_id: bytes) -> int | None:
         """The slot of a user, taken if there is none yet; None for a user or a model that is gone."""

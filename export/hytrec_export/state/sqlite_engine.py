@@ -18,6 +18,7 @@ from hytrec_export.state.sqlite_file import SqliteFile
 from hytrec_export.state.store import StoreStat
 
 _HASH_BYTES = 16
+
 TOMBSTONE_LIFE_S = 24 * 3600
 
 
@@ -45,13 +46,18 @@ class SqliteEngine:
         return self.file.read(visit)
 
     def change_many(self, user_ids: Sequence[bytes], decisions: Sequence[Decision]) -> None:
-        """See `RecordEngine`; one transaction for all."""
+        """See `RecordEngine`; one transaction for all.
+
+        It is decided before the transaction, and again only where another process was faster: others wait for less.
+        """
+        seen = self.file.look(lambda connection: [self._stored(connection, user_id)[1] for user_id in user_ids])
+        changes = [decide(records) for decide, records in zip(decisions, seen, strict=True)]
 
         def apply(connection: sqlite3.Connection) -> bool:
             dropped = False
-            for user_id, decide in zip(user_ids, decisions, strict=True):
+            for user_id, decide, before, decided in zip(user_ids, decisions, seen, changes, strict=True):
                 row, records = self._stored(connection, user_id)
-                change = decide(records)
+                change = decided if records == before else decide(records)
                 if change:
                     self._store(connection, user_id, row, change)
                     dropped |= change.fresh and row is not None

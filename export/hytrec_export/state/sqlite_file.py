@@ -16,7 +16,7 @@ from threading import Event, RLock, Thread
 from typing import TypeVar
 
 from hytrec_export.errors import StateStoreError, StoreFullError, StoreUnavailableError
-from hytrec_export.state.folder import DATA_FILE, StoreFolder
+from hytrec_export.state.folder import DATA_FILE, StoreFolder, sync_folder
 from hytrec_export.state.migrations import prepare
 
 ResultT = TypeVar("ResultT")
@@ -28,6 +28,7 @@ _SHARE_FOR_KNOWN_USERS = 8
 """One of so many bytes."""
 _BUSY_TIMEOUT_S = 30.0
 _CHECKPOINT_EVERY_S = 1.0
+_CHECKPOINT_WAIT_MS = 1_000
 _CHECKPOINT_BYTES = 4 << 20
 _MEMORY_CACHE_KB = 16_384
 _LOCK_FILE = "write.lock"
@@ -39,6 +40,7 @@ class SqliteFile:
     Args:
         folder: already locked, shared or exclusive; closed together with the file.
         power: whether a commit survives power loss, by an fsync.
+        maintained: whether the log is moved into the file every second or so, and `chores` are done.
 
     Raises:
         StoreUnavailableError: SQLite cannot open the file, or it is of another format.
@@ -51,7 +53,8 @@ class SqliteFile:
         self._lock = RLock()
         self._checkpointing = RLock()
         self._closed = Event()
-        self._purge = False
+        self._purges, self._purged = int(maintained), 0  # at the start: one may have been killed after a forget
+        self.chores: list[Callable[[], None]] = []
         self._write_lock = -1
         try:
             self._write_lock = os.open(folder.path / _LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -59,6 +62,10 @@ class SqliteFile:
             self._connection = self._connect(power=power)
             prepare(self._connection, self.path)
             self._checkpointer = self._connect(power=power)
+            self._checkpointer.execute(
+                f"PRAGMA busy_timeout = {_CHECKPOINT_WAIT_MS}"
+            ).fetchall()  # writers wait with it
+            sync_folder(folder.path)  # else a power cut could bring back the journal that made the file, and undo it
             fcntl.flock(self._write_lock, fcntl.LOCK_UN)
             self._inode = self.path.stat().st_ino
         except (sqlite3.Error, OSError) as error:
@@ -89,6 +96,12 @@ class SqliteFile:
             finally:
                 self._connection.execute("ROLLBACK")
 
+    def look(self, visit: Callable[[sqlite3.Connection], ResultT]) -> ResultT:
+        """`read` without one view over several statements; a little faster."""
+        with self._lock, self._known_errors(write=False):
+            self._check_place()
+            return visit(self._connection)
+
     def change(self, apply: Callable[[sqlite3.Connection], ResultT]) -> ResultT:
         """Run `apply` in the write transaction, commit, and return its result.
 
@@ -115,7 +128,7 @@ class SqliteFile:
 
     def purge(self) -> None:
         """Have the log's old content removed from the disk soon: it may hold what was deleted."""
-        self._purge = True
+        self._purges += 1
 
     def used_bytes(self) -> int:
         """Bytes of the pages in use."""
@@ -153,7 +166,7 @@ class SqliteFile:
         if self._maintenance.is_alive():
             self._maintenance.join()
         with self._lock:
-            if self._purge:
+            if self._purges > self._purged:
                 with suppress(StateStoreError):
                     self.checkpoint(truncate=True)
             self._abandon()
@@ -223,10 +236,13 @@ class SqliteFile:
     def _maintain(self) -> None:
         log = self.path.with_name(self.path.name + "-wal")
         while not self._closed.wait(_CHECKPOINT_EVERY_S):
+            for chore in self.chores:
+                chore()
             with suppress(StateStoreError, OSError):
-                if self._purge:
-                    self._purge = False
-                    self._purge = not self.checkpoint(truncate=True)
+                if self._purges > self._purged:
+                    wanted = self._purges
+                    if self.checkpoint(truncate=True):
+                        self._purged = wanted
                 elif log.stat().st_size >= _CHECKPOINT_BYTES:
                     self.checkpoint(truncate=False)
 

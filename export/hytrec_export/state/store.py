@@ -53,6 +53,7 @@ class StoredUser:
         start: number of the first of `events`, at most max(first, n - W).
         events: start to event_count.
         complete: False where state and events were not read: not needed, or more than the caller's limit to encode.
+        kept: events of the snapshot that is stored, as far as is known; 0 without one.
         due: whether a snapshot should be written after this request.
     """
 
@@ -66,6 +67,7 @@ class StoredUser:
     state: dict[str, NDArray[Any]] | None = None
     start: int = 0
     complete: bool = True
+    kept: int = 0
     due: bool = False
 
     @property
@@ -132,12 +134,14 @@ class NewSnapshot:
     Args:
         revision: of the history after `event_count` events.
         state: tensors of `snapshot.SNAPSHOT` after them.
+        kept: events of the snapshot that was stored before, as far as is known.
     """
 
     user_id: bytes
     revision: bytes
     event_count: int
     state: dict[str, NDArray[Any]]
+    kept: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+from numpy.typing import NDArray
 
 from hytrec.contract import Sizes
 from hytrec_export.errors import StateStoreError
@@ -12,6 +15,7 @@ from hytrec_export.state.events import DIGEST_BYTES, KeyTypes
 from hytrec_export.state.histories import HistoryStore
 from hytrec_export.state.history import History
 from hytrec_export.state.reading import ReadPlan
+from hytrec_export.state.recent import RecentState, RecentStates
 from hytrec_export.state.snapshot import (
     HEADER_BYTES,
     SnapshotHeader,
@@ -32,6 +36,14 @@ from hytrec_export.state.store import (
 _LOG = logging.getLogger(__name__)
 
 
+class _Source(NamedTuple):
+    """Where a user's state may come from: a header, its tensors if they are at hand, and events of the stored one."""
+
+    header: SnapshotHeader | None
+    state: dict[str, NDArray[Any]] | None
+    kept: int | None
+
+
 class StateStore:
     """Users of one model. One object per process; several threads may use it.
 
@@ -39,6 +51,7 @@ class StateStore:
         histories: closed together with the store.
         fingerprint: of the model, 16 bytes.
         snapshot_every: events after which a state is kept again.
+        recent: users whose last state this process remembers for a minute.
     """
 
     def __init__(
@@ -49,11 +62,13 @@ class StateStore:
         sizes: Sizes,
         fingerprint: bytes,
         snapshot_every: int,
+        recent: int = 0,
     ) -> None:
         self.histories = histories
         self.snapshot_every = snapshot_every
         self.types: KeyTypes = histories.rules.types
         self._snapshots = snapshots
+        self._recent = RecentStates(recent)
         self._rules = histories.rules
         self._sizes = sizes
         self._fingerprint = fingerprint
@@ -67,35 +82,49 @@ class StateStore:
         Raises:
             StoreUnavailableError: the store cannot be read.
         """
-        if not reads:
-            return []
-        headers = self._snapshots.read_headers([read.user_id for read in reads], HEADER_BYTES)
-        users = self._read(reads, [self._header(raw) for raw in headers], max_gap)
-        misled = [position for position, user in enumerate(users) if user is None]
-        if misled:  # a snapshot that is not of this history, damaged, or gone in the meantime
-            again = self._read([reads[position] for position in misled], [None] * len(misled), max_gap)
-            for position, user in zip(misled, again, strict=True):
-                users[position] = user
-        return [user for user in users if user is not None]
+        users: dict[int, StoredUser] = {}
+        for look in (self._recent_states, self._stored_states, self._no_states):
+            left = [position for position in range(len(reads)) if position not in users]
+            found = look([reads[position] for position in left]) if left else []
+            tried = [position for position, source in zip(left, found, strict=True) if source]
+            sources = [source for source in found if source]
+            if tried:  # a state that is not of this history, damaged, or gone in the meantime misleads
+                read = self._read([reads[position] for position in tried], sources, max_gap)
+                users |= {position: user for position, user in zip(tried, read, strict=True) if user}
+        return [users[position] for position in range(len(reads))]
+
+    def _recent_states(self, reads: Sequence[UserRead]) -> list[_Source | None]:
+        recent = [self._recent.get(read.user_id) for read in reads]
+        return [_Source(one.header, one.state, one.kept) if one else None for one in recent]
+
+    def _stored_states(self, reads: Sequence[UserRead]) -> list[_Source | None]:
+        raws = self._snapshots.read_headers([read.user_id for read in reads], HEADER_BYTES)
+        headers = [self._header(raw) for raw in raws]
+        return [_Source(header, None, None) if header else None for header in headers]
+
+    def _no_states(self, reads: Sequence[UserRead]) -> list[_Source | None]:
+        return [_Source(None, None, None) for _ in reads]
 
     def _read(
-        self, reads: Sequence[UserRead], headers: Sequence[SnapshotHeader | None], max_gap: int | None
+        self, reads: Sequence[UserRead], sources: Sequence[_Source], max_gap: int | None
     ) -> list[StoredUser | None]:
         """Users in order; None where a header is misleading."""
         user_ids = [read.user_id for read in reads]
         plans = [
             ReadPlan(
                 read=read,
-                header=header,
+                header=source.header,
+                state=source.state,
+                kept=source.kept,
                 rules=self._rules,
                 window=self._sizes.window,
                 every=self.snapshot_every,
                 max_gap=max_gap,
             )
-            for read, header in zip(reads, headers, strict=True)
+            for read, source in zip(reads, sources, strict=True)
         ]
         records = self.histories.engine.read_many(user_ids, lambda position, raw: plans[position].chunks(raw))
-        wanted = [position for position, plan in enumerate(plans) if plan.complete and plan.header]
+        wanted = [place for place, plan in enumerate(plans) if plan.complete and plan.header and plan.state is None]
         raws = self._snapshots.read_many([user_ids[position] for position in wanted]) if wanted else []
         snapshots = dict(zip(wanted, raws, strict=True))
         return [
@@ -111,18 +140,20 @@ class StateStore:
         """See `HistoryStore.write_many`."""
         return self.histories.write_many(writes)
 
+    def remember(self, states: Sequence[NewSnapshot]) -> None:
+        """Have states of committed histories at hand for the next requests of this process; they are copied."""
+        for new in states if self._recent.size else ():
+            copied = {name: values.copy() for name, values in new.state.items()}
+            self._recent.put(new.user_id, RecentState(header=self._header_of(new), state=copied, kept=new.kept))
+
+    def drop_old_states(self) -> None:
+        """Drop what has been at hand for a minute: the user may have been forgotten by another process."""
+        self._recent.drop_old()
+
     def write_snapshots(self, snapshots: Sequence[NewSnapshot]) -> int:
         """Keep states; how many failed. They are a cache: a failure is logged and costs time, nothing else."""
         failed = 0
-        packed = []
-        for new in snapshots:
-            header = SnapshotHeader(
-                incarnation=new.revision[:DIGEST_BYTES],
-                event_count=new.event_count,
-                digest=new.revision[DIGEST_BYTES:],
-                fingerprint=self._fingerprint,
-            )
-            packed.append((new.user_id, pack_snapshot(header, new.state, self._sizes)))
+        packed = [(new.user_id, pack_snapshot(self._header_of(new), new.state, self._sizes)) for new in snapshots]
         try:
             self._snapshots.write_many(packed)
         except StateStoreError as error:
@@ -131,7 +162,8 @@ class StateStore:
         return failed
 
     def forget(self, user_id: bytes) -> bool:
-        """See `HistoryStore.forget`; snapshots go too."""
+        """See `HistoryStore.forget`; states go too."""
+        self._recent.drop(user_id)
         return self.histories.forget(user_id)
 
     def users(self) -> Iterator[UserSummary]:
@@ -146,6 +178,14 @@ class StateStore:
         """Let go of the store; it cannot be used afterwards."""
         self.histories.close()
 
+    def _header_of(self, new: NewSnapshot) -> SnapshotHeader:
+        return SnapshotHeader(
+            incarnation=new.revision[:DIGEST_BYTES],
+            event_count=new.event_count,
+            digest=new.revision[DIGEST_BYTES:],
+            fingerprint=self._fingerprint,
+        )
+
     def _header(self, raw: bytes | None) -> SnapshotHeader | None:
         header = None if raw is None else unpack_header(raw)
         return header if header and header.fingerprint == self._fingerprint else None
@@ -155,9 +195,11 @@ class StateStore:
         if absent or not plan.complete:
             return absent or plan.partial()
         history = plan.history(records)
+        if plan.state is not None and plan.header and history.holds(plan.header):
+            return plan.user(history, plan.header, plan.state)
         header = self._header(snapshot)
         if snapshot is not None and header and history.holds(header):
             state = unpack_state(snapshot, self._sizes)
             if state is not None:
                 return plan.user(history, header, state)
-        return plan.user(history, None, None) if plan.everything() else None
+        return plan.user(history, None, None) if plan.header is None else None

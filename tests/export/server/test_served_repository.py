@@ -1,3 +1,4 @@
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -7,7 +8,7 @@ import pytest
 from hytrec_export.errors import RepositoryError
 from hytrec_export.repository.manifest import describe
 from hytrec_export.server import ServerOptions, run_until_stopped
-from hytrec_export.server.served_repository import check_target
+from hytrec_export.server.served_repository import check_files, check_target
 
 
 def manifest(repository: Path, **values: Any) -> Path:
@@ -37,3 +38,41 @@ def test_a_damaged_manifest_is_rejected(tmp_path: Path) -> None:
     (tmp_path / "manifest.json").write_text("{")
     with pytest.raises(RepositoryError, match=r"manifest.json is damaged \(.*\); build the repository again$"):
         check_target(tmp_path)
+
+
+def test_a_changed_or_missing_file_is_not_served(tmp_path: Path) -> None:
+    repository, remembered = tmp_path / "repository", tmp_path / "state" / "repository.json"
+    (repository / "encoder").mkdir(parents=True)
+    graph = repository / "encoder" / "model.onnx"
+    graph.write_bytes(b"one graph")
+    manifest(repository)
+    check_files(tmp_path)  # no repository of ours
+    for _ in range(2):
+        check_files(repository, remembered)
+    status = graph.stat()
+    graph.write_bytes(b"two graph")
+    for where in (remembered, None):
+        with pytest.raises(
+            RepositoryError, match=r"model.onnx was changed after the build; build the repository again$"
+        ):
+            check_files(repository, where)
+    with pytest.raises(RepositoryError, match=r"was changed after the build"):
+        run_until_stopped(
+            ServerOptions(repository=repository, environment={"HYTREC_STATE_PATH": str(tmp_path / "state")})
+        )
+    os.utime(graph, ns=(status.st_atime_ns, status.st_mtime_ns))
+    check_files(repository, remembered)  # what looks the same is not read again
+    remembered.write_text("[garbage")
+    with pytest.raises(RepositoryError, match=r"was changed after the build"):
+        check_files(repository, remembered)
+    graph.unlink()
+    with pytest.raises(
+        RepositoryError, match=r"model.onnx cannot be read \(No such file or directory\); build the rep"
+    ):
+        check_files(repository, remembered)
+
+
+def test_what_cannot_be_remembered_is_checked_again(tmp_path: Path) -> None:
+    repository = manifest(tmp_path / "repository")
+    (tmp_path / "file").write_text("")
+    check_files(repository, tmp_path / "file" / "state" / "repository.json")

@@ -18,7 +18,9 @@ CONTEXTS = st.builds(
     top_k=st.integers(1, 500),
     candidate_count=st.integers(NO_CANDIDATES, 10_000),
     first=st.integers(0, 2**62),
+    kept=st.integers(0, 2**62),
     due=st.booleans(),
+    replace=st.booleans(),
     new_events=st.binary(),
 )
 
@@ -41,6 +43,6 @@ def test_other_bytes_are_rejected(packed: bytes) -> None:
 @given(CONTEXTS)
 def test_an_unknown_status_is_rejected(call_context: CallContext) -> None:
     packed = call_context.pack().copy()
-    packed[4 + 16 + 16 + 8 + 8 + 4] = 9
+    packed[4 + 16 + 16 + 8 + 8 + 8 + 4] = 9
     with pytest.raises(InputError, match=r"^call_context has the unknown state_status 9; use an ensemble instead$"):
         CallContext.unpack(packed)

@@ -196,6 +196,33 @@ def test_an_append_reads_no_state_unless_one_is_due(loader: LoadStep, kept: byte
     assert CallContext.unpack(outputs["call_context"][0]).due
 
 
+@pytest.mark.parametrize("append_only", [{}, {APPEND_ONLY: [[True]]}], ids=["chain", "append only"])
+def test_a_history_is_replaced_without_the_old_one(loader: LoadStep, kept: bytes, append_only: Any) -> None:
+    def loaded(events: int) -> dict[str, NDArray[Any]]:
+        replacing = _call(
+            kept, item_keys=[[105] * events], times=[[5] * events], replace=[[True]], expected_event_count=[[3]]
+        )
+        return _load(loader, replacing | {name: np.asarray(value) for name, value in append_only.items()})[0]
+
+    for events, due in ((2, False), (8, True)):
+        outputs = loaded(events)
+        context = CallContext.unpack(outputs["call_context"][0])
+        assert (context.replace, context.event_count, context.events, context.due) == (True, 3, events, due)
+        assert context.next_event_count == events
+        if append_only and not due:
+            assert set(outputs) == {"call_context"}
+            continue
+        assert (outputs["item_rows"].tolist(), outputs["event_count"].tolist()) == ([[6] * events], [[0]])
+        assert not outputs["window_items"].any()
+
+
+def test_a_replacement_that_was_applied_is_not_applied_again(loader: LoadStep, kept: bytes) -> None:
+    request_id = np.frombuffer(CALL, np.uint8)[None]
+    (outputs,) = _load(loader, _call(kept, item_keys=[[105]], times=[[5]], replace=[[True]], request_id=request_id))
+    context = CallContext.unpack(outputs["call_context"][0])
+    assert (context.replace, context.events, context.next_event_count) == (False, 0, 3)
+
+
 class TestLongGap:
     """More stored events than a short request may encode: three parts of 50 events at most."""
 

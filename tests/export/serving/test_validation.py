@@ -78,6 +78,10 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
         "request_id has 8 bytes; it must be 16 random bytes, one id per request",
     ),
     (
+        {"replace": np.array([[True]])},
+        "replace is given without events; give the whole history, or use hytrec_forget",
+    ),
+    (
         {"request_id": np.zeros((1, 16), np.uint8)},
         "request_id is all zeros; it must be 16 random bytes, one id per request",
     ),

@@ -26,6 +26,7 @@ from hytrec_export.serving.triton_models.startup import (
     vocabulary_of,
 )
 from hytrec_export.serving.triton_models.step_model import Args, Execute, StepModel
+from hytrec_export.serving.tuning import RECENT_USERS
 from hytrec_export.settings import FILE_NAME
 
 
@@ -39,7 +40,7 @@ class TritonPythonModel(StepModel):
         peers = PeerActivity(repository_of(args) / FILE_NAME)
         opened.callback(peers.close)
         graphs = {model.name: open_graph(files[model.name], model, peers_idle=peers.peers_idle).run for model in GRAPHS}
-        store = store_of(settings, opened)
+        store = store_of(settings, opened, recent=RECENT_USERS)
         load = LoadStep(
             settings=settings,
             vocabulary=vocabulary,

@@ -86,15 +86,18 @@ def vocabulary_of(args: Mapping[str, str]) -> Vocabulary:
     return Vocabulary.load(repository_of(args) / VOCABULARY_FILE)
 
 
-def store_of(settings: ServingSettings, opened: ExitStack) -> StateStore:
+def store_of(settings: ServingSettings, opened: ExitStack, *, recent: int = 0) -> StateStore:
     """The state store that the server's environment names; `opened` closes it.
+
+    Args:
+        recent: users whose last state this process remembers, see `open_store`.
 
     Raises:
         OptionError: a variable is wrong, or names a store that cannot be shared between processes.
         StateStoreError: the store cannot be opened.
     """
     options = StoreOptions.from_environment()
-    store = open_store(options, store_model(settings), served=True)
+    store = open_store(options, store_model(settings), served=True, recent=recent)
     opened.callback(store.close)
     return store
 

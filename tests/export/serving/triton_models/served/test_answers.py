@@ -13,6 +13,7 @@ from hytrec.signature import ENSEMBLES
 from hytrec_export.options import Execution
 from hytrec_export.settings import ServingSettings
 from hytrec_export.state.engine import UserChange, UserRecords
+from hytrec_export.state.store import NO_REVISION, UserWrite
 
 pytestmark = pytest.mark.e2e
 
@@ -143,6 +144,27 @@ def test_a_position_is_a_precondition(served: Any) -> None:
     )
 
 
+def test_a_history_is_replaced(served: Any) -> None:
+    served("hytrec_append", user_id=b"replace", **_events(*range(100, 120)))
+    replacing = {"user_id": b"replace", "request_id": _request_id(), "replace": np.array([[True]])}
+    code, message = served.refusal("hytrec_append", expected_event_count=[[19]], **replacing, **_events(100))
+    assert (code, "expected_event_count is 19, but 20 events" in message) == ("INVALID_ARGUMENT", True)
+    code, message = served.refusal("hytrec_append", **replacing)
+    assert (code, message.partition(", ")[2]) == (
+        "INVALID_ARGUMENT",
+        "replace is given without events; give the whole history, or use hytrec_forget",
+    )
+    for keys, due in (((119, 100), False), (tuple(range(100, 110)), True)):
+        replacing["request_id"] = _request_id()
+        first, second = (served("hytrec_append", **replacing, **_events(*keys)) for _ in range(2))
+        assert [one["event_count"].item() for one in (first, second)] == [len(keys)] * 2
+        assert [one["applied"].item() for one in (first, second)] == [True, False]
+        assert served.keys(b"replace") == [*keys]
+        assert served.user(b"replace").base == (len(keys) if due else 0)
+        score = 1_000 * sum(key - 99 for key in keys) - 1
+        assert served("hytrec_rank", user_id=b"replace", candidate_keys=[[100]])["scores"].tolist() == [[score]]
+
+
 def test_a_user_is_forgotten(served: Any) -> None:
     served("hytrec_append", user_id=b"forget", **_events(100))
     assert served("hytrec_forget", user_id=b"forget")["forgotten"].tolist() == [[True]]
@@ -189,16 +211,16 @@ def test_single_events_make_the_state_that_all_at_once_make(served: Any) -> None
 
 @pytest.mark.parametrize("execution", list(Execution))
 def test_lost_states_are_encoded_again_however_long_the_history(
-    serve: Any, settings: ServingSettings, vocabulary: Vocabulary, execution: Execution
+    serve: Any, settings: ServingSettings, vocabulary: Vocabulary, execution: Execution, events_of: Any
 ) -> None:
     large = replace(settings, limits=replace(settings.limits, max_events=600))
     with serve(large, vocabulary, execution=execution) as served:
         keys = [100 + number % 3 for number in range(600)]
         score = 1_000 * sum(key - 99 for key in keys)
-        for start in range(0, 1_800, 600):
-            served("hytrec_append", user_id=b"long", item_keys=[keys], times=[[*range(start + 1, start + 601)]])
-        assert served.user(b"long").base == 1_800
-        served.store._snapshots.write_many([(b"long", b"\0" * 100)])
+        write = UserWrite(
+            user_id=b"long", request_id=bytes(16), revision=NO_REVISION, event_count=0, events=events_of(*keys * 3)
+        )
+        assert served.store.write_many([write])[0].event_count == 1_800  # events, and no state anywhere
         rebuilt, again = (served("hytrec_rank", user_id=b"long", candidate_keys=[[100]]) for _ in range(2))
         assert rebuilt["scores"].tolist() == again["scores"].tolist() == [[3 * score - 1]]
         assert [rebuilt["state_status"].item(), again["state_status"].item()] == [
