@@ -218,6 +218,9 @@ def run_folder(make_once: Any) -> Path:
 
 
 def train_wide_run(folder: Path) -> None:
+    import torch  # noqa: PLC0415
+
+    from hytrec.run_folder import load_run, save_run  # noqa: PLC0415
     from hytrec.training.loop import train  # noqa: PLC0415
     from hytrec.training.options import TrainingOptions  # noqa: PLC0415
 
@@ -233,6 +236,17 @@ def train_wide_run(folder: Path) -> None:
     )
     vocabulary = Vocabulary(np.arange(items), [b"view", b"buy"])
     train(histories, vocabulary, output=folder, config=WIDE_CONFIG, options=TrainingOptions(epochs=1))
+    run = load_run(folder)
+    torch.manual_seed(0)
+    torch.nn.init.normal_(run.model.reranker.score.weight)  # it learned nothing: silent
+    save_run(
+        folder,
+        config=run.config,
+        training=run.training,
+        model=run.model,
+        vocabulary=vocabulary,
+        samples=run.samples,
+    )
 
 
 @pytest.fixture(scope="session")

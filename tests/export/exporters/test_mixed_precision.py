@@ -191,9 +191,12 @@ def test_a_module_that_was_forgotten_is_told(graphs: dict[str, Path], model: HyT
 def test_the_file_says_what_the_modules_say_rounding_for_rounding(
     graphs: dict[str, Path], model: HyTRec, wide_settings: ServingSettings
 ) -> None:
-    """Sums in another order move a float16 result by its last digit: that is all that may differ."""
+    """Sums in another order move a float16 result by its last digit: that is all that may differ, not for all.
+
+    A rounding that the file lacks, or has too many, would move the scores of all users by about what it is worth.
+    """
     maker = InputGenerator(wide_settings, behaviors=2)
-    corner = ShapeCase(batch=3, events=70, candidates=9, excluded=2)
+    corner = ShapeCase(batch=64, events=70, candidates=9, excluded=2)
     state, events = maker.inputs(corner)
     now, candidates, _ = maker.question(corner, state)
     feed = state | events | {"now_s": now, "candidate_rows": candidates, "last_memory": state["memory"][:, -1].copy()}
@@ -209,7 +212,9 @@ def test_the_file_says_what_the_modules_say_rounding_for_rounding(
         got = answer(Fp16EmulationRunner(graphs[served.name]), served)[output]
         rounding = np.abs(want - exact).mean()
         assert 0 < rounding < 1e-2 * np.abs(exact).max()
-        assert np.abs(got - want).mean() < 0.5 * rounding
+        by_user = np.abs(got - want).reshape(64, -1).mean(1)
+        assert np.quantile(by_user, 0.25) < 0.25 * rounding
+        assert by_user.mean() < rounding
 
 
 def test_a_call_of_padding_alone_leaves_the_state_exactly_as_it_is(
