@@ -95,7 +95,7 @@ class Peer:
         return answers
 
     def _append(self, call: ValidatedRequest) -> History:
-        before = self._histories.get(call.user_id, NO_EVENTS)
+        before = NO_EVENTS if call.replace else self._histories.get(call.user_id, NO_EVENTS)
         items = self.vocabulary.item_rows(call.item_keys)
         behaviors = self.vocabulary.behavior_rows(call.behavior_keys) if call.behavior_keys.size else items * 0
         fields = {"item_rows": items, "behavior_rows": behaviors, "times": call.times}

@@ -33,7 +33,10 @@ class PeerKind(StrEnum):
 _CANDIDATES = {tensor.name for tensor in RANK.inputs} - {tensor.name for tensor in APPEND.inputs}
 MODEL = Model(
     name=RANK.name,
-    inputs=tuple(replace(tensor, optional=True) if tensor.name in _CANDIDATES else tensor for tensor in RANK.inputs),
+    inputs=(
+        *(replace(tensor, optional=True) if tensor.name in _CANDIDATES else tensor for tensor in RANK.inputs),
+        *(tensor for tensor in APPEND.inputs if tensor not in RANK.inputs),
+    ),
     outputs=RANK.outputs,
     doc="appends events to a history in memory and scores candidates",
 )

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import Any, Self
 
 from hytrec.contract import Ensemble, Limit
-from hytrec.signature import APPEND, RECOMMEND
+from hytrec.signature import APPEND, ENSEMBLES, RECOMMEND
 from hytrec_clients import ClientError, HytrecClient, KeyTypes, RetryPolicy, ServerMismatch
 from hytrec_clients.codec import Contract, limits_of
 from hytrec_clients.flow import channel_options, failure_of
@@ -75,7 +75,7 @@ class LiveServer:
             except ServerMismatch as error:
                 raise LoadTestError(f"{self.endpoint}: {error}") from error
             served = {tensor.name for tensor in (*metadata.inputs, *metadata.outputs)}
-            if unknown := served - {tensor.name for tensor in (*endpoint.inputs, *endpoint.outputs)}:
+            if unknown := served - {tensor.name for one in ENSEMBLES for tensor in (*one.inputs, *one.outputs)}:
                 raise LoadTestError(
                     f"{self.endpoint}: {endpoint.name} of the server has another contract: {min(unknown)} is not known "
                     "here; install the hytrec-export version the server was built with"
