@@ -27,8 +27,8 @@ STATE = (LAST_BEHAVIOR, MEMORY,""",
         "            now_s=next_times.gather(": """\
             last_behavior=behavior_rows.gather(1, positions).reshape(-1, 1),
             now_s=next_times.gather(""",
-        "        summary = tokens[:, -1]": """\
-        summary = tokens[:, -1] + self.behavior_table(features.last_behavior).squeeze(1)""",
+        "        user = self.window_sum(rows, ages, filled)": """\
+        user = self.window_sum(rows, ages, filled) + self.behavior_table(features.last_behavior).squeeze(1)""",
     },
 }
 USE = """
