@@ -195,6 +195,20 @@ def test_a_long_history_goes_through_the_long_lane(chain: Chain, monkeypatch: py
     assert chain(STATE_LOAD, ENCODER, STATE_SAVE, user_id=ADA, item_keys=keys, times=times)["event_count"] == 40
 
 
+def append_long_history_without_state(chain: Chain, store: StateStore) -> None:
+    """300 events of ada, whose snapshots are lost."""
+    for start in range(0, 300, 50):
+        chain(
+            STATE_LOAD,
+            ENCODER,
+            STATE_SAVE,
+            user_id=ADA,
+            item_keys=[[100] * 50],
+            times=[[*range(start + 1, start + 51)]],
+        )
+    vars(store.histories.engine)["snapshots"].clear()
+
+
 def test_a_new_model_s_users_are_encoded_again_in_the_long_queue(
     chain: Chain, store: StateStore, models: dict[str, Any], make_request: Any, pb_utils: Any, monkeypatch: Any
 ) -> None:
@@ -216,16 +230,7 @@ def test_a_new_model_s_users_are_encoded_again_in_the_long_queue(
         "TRITONSERVER_MEMORY_CPU": 0,
     }.items():
         monkeypatch.setattr(pb_utils, name, value, raising=False)
-    for start in range(0, 300, 50):
-        chain(
-            STATE_LOAD,
-            ENCODER,
-            STATE_SAVE,
-            user_id=ADA,
-            item_keys=[[100] * 50],
-            times=[[*range(start + 1, start + 51)]],
-        )
-    vars(store.histories.engine)["snapshots"].clear()
+    append_long_history_without_state(chain, store)
     ranked = chain(STATE_LOAD, ENCODER, RERANKER, STATE_SAVE, user_id=ADA, candidate_keys=[[100]])
     assert (ranked["scores"].tolist(), ranked["state_status"].tolist()) == ([[299_999]], [[StateStatus.REBUILT]])
     (user,) = store.read_many([UserRead(user_id=b"ada")])
@@ -245,16 +250,7 @@ def test_an_encoder_that_fails_in_a_replay_fails_that_call(
         "TRITONSERVER_MEMORY_CPU": 0,
     }.items():
         monkeypatch.setattr(pb_utils, name, value, raising=False)
-    for start in range(0, 300, 50):
-        chain(
-            STATE_LOAD,
-            ENCODER,
-            STATE_SAVE,
-            user_id=ADA,
-            item_keys=[[100] * 50],
-            times=[[*range(start + 1, start + 51)]],
-        )
-    vars(store.histories.engine)["snapshots"].clear()
+    append_long_history_without_state(chain, store)
     request = make_request(STATE_LOAD.output_names(), user_id=ADA)
     assert models[STATE_LOAD.name].execute([request]) == [None]
     models[STATE_LOAD.name].finalize()
