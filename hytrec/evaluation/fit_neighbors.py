@@ -11,10 +11,10 @@ from torch.nn.functional import cross_entropy
 
 from hytrec.data.split import Evaluation
 from hytrec.evaluation.evaluate import GROUP, batches_by_length, read_histories_at
-from hytrec.modeling.model import HyTRec
+from hytrec.modeling.model import HyTRec, Readout
 from hytrec.modeling.neighbor_score import NeighborScore, fading_of
 
-__all__ = ["NeighborScales", "fit_neighbors", "list_gains"]
+__all__ = ["NeighborScales", "fit_neighbors", "list_gains", "readout_of", "served_lists"]
 
 HALF_LIVES = (1.0, 2.0, 4.0, 8.0, 16.0)
 PAIRS = ((1.0, 1.0), (2.0, 2.0), (4.0, 4.0), (8.0, 8.0), (16.0, 16.0), (1.0, 4.0), (2.0, 8.0), (4.0, 16.0), (1.0, 16.0))
@@ -98,20 +98,32 @@ def _lists(model: HyTRec, neighbors: NeighborScore, validation: Evaluation) -> t
 def _batches(
     model: HyTRec, neighbors: NeighborScore, validation: Evaluation, fading: Tensor
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    for targets, rows, scores, readout in served_lists(model, validation):
+        yield targets, scores, _nearness(neighbors, rows, readout.recent_items, fading)
+
+
+def served_lists(model: HyTRec, validation: Evaluation) -> Iterator[tuple[Tensor, Tensor, Tensor, Readout]]:
+    """The retriever's lists of the users whose target is among them, batch by batch.
+
+    Yields:
+        Place of the target (n,) int64, item rows (n, R) int64, the retriever's scores (n, R), -inf at empty places, and
+        the readout of these users.
+    """
     with torch.inference_mode():
         for batch in batches_by_length(validation):
             readout = read_histories_at(model, batch.histories, batch.now)
             place = readout.user.device
             rows = model.retrieve(readout, torch.from_numpy(batch.seen).to(place))
             is_target = rows == torch.from_numpy(batch.targets).to(place).unsqueeze(1)
-            hit = is_target.any(1)
-            rows, recent = rows[hit], readout.recent_items[hit]
-            scores = model.retrieve_scores(readout.user[hit]).gather(1, rows).masked_fill(rows == 0, -torch.inf)
-            yield (
-                is_target[hit].to(torch.int64).argmax(1),
-                scores,
-                _nearness(neighbors, rows, recent, fading),
-            )
+            hit = torch.nonzero(is_target.any(1)).flatten()
+            rows, readout = rows[hit], readout_of(readout, hit)
+            scores = model.retrieve_scores(readout.user).gather(1, rows).masked_fill(rows == 0, -torch.inf)
+            yield is_target[hit].to(torch.int64).argmax(1), rows, scores, readout
+
+
+def readout_of(readout: Readout, users: Tensor) -> Readout:
+    """The readout of some of its users (n,) int64."""
+    return Readout(**{name: tensor[users] for name, tensor in vars(readout).items()})
 
 
 def _nearness(neighbors: NeighborScore, rows: Tensor, recent: Tensor, fading: Tensor) -> Tensor:

@@ -20,8 +20,8 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from hytrec.data.split import Evaluation
-from hytrec.evaluation.evaluate import GROUP, batches_by_length, read_histories_at
-from hytrec.evaluation.fit_neighbors import list_gains
+from hytrec.evaluation.evaluate import GROUP
+from hytrec.evaluation.fit_neighbors import list_gains, readout_of, served_lists
 from hytrec.modeling.model import HyTRec, Readout
 from hytrec.modeling.reranker import Reranker, RerankerPart
 from hytrec.modeling.reranker_gains import CORRECTION, FittedReranker, Gain
@@ -125,7 +125,9 @@ def _fits(
         for some in members[torch.randperm(members.numel())].split(_STEP_LISTS):
             places = _competing(plain[some], lists.targets[some], candidates)
             left_out = [part for part in fitted.parts if torch.rand(()) < _LEFT_OUT]
-            corrected = fitted.without(*left_out)(table[lists.rows[some].gather(1, places)], _of(lists.readout, some))
+            corrected = fitted.without(*left_out)(
+                table[lists.rows[some].gather(1, places)], readout_of(lists.readout, some)
+            )
             loss = cross_entropy(plain[some].gather(1, places) + corrected, torch.zeros_like(lists.targets[some]))
             for group in optimizer.param_groups:
                 group["lr"] = _RATE * (1 - step / steps)
@@ -150,36 +152,25 @@ def _held_out(fits: Sequence[Reranker], table: Tensor, lists: _Lists, folds: Ten
     with torch.inference_mode():
         for fold, reranker in enumerate(fits):
             for some in torch.nonzero(folds == fold).flatten().split(GROUP):
-                result[some] = reranker(table[lists.rows[some]], _of(lists.readout, some))
+                result[some] = reranker(table[lists.rows[some]], readout_of(lists.readout, some))
     return result
-
-
-def _of(readout: Readout, users: Tensor) -> Readout:
-    return Readout(**{name: tensor[users] for name, tensor in vars(readout).items()})
 
 
 def _served(model: HyTRec, validation: Evaluation) -> _Lists:
     """The retriever's lists of all users, of which those with their target are kept."""
     parts: list[tuple[Tensor, Tensor, Tensor, Tensor, Readout]] = []
     with torch.inference_mode():
-        for batch in batches_by_length(validation):
-            readout = read_histories_at(model, batch.histories, batch.now)
-            place = readout.user.device
-            rows = model.retrieve(readout, torch.from_numpy(batch.seen).to(place))
-            is_target = rows == torch.from_numpy(batch.targets).to(place).unsqueeze(1)
-            hit = torch.nonzero(is_target.any(1)).flatten()
-            rows, readout = rows[hit], _of(readout, hit)
-            scores = model.retrieve_scores(readout.user).gather(1, rows).masked_fill(rows == 0, -torch.inf)
+        for targets, rows, scores, readout in served_lists(model, validation):
             near = torch.zeros_like(scores)
             if model.neighbors is not None:
-                for some in torch.arange(hit.numel()).split(GROUP):
+                for some in torch.arange(targets.numel()).split(GROUP):
                     near[some] = model.neighbors(rows[some], readout.recent_items[some])
-            parts.append((is_target[hit].to(torch.int64).argmax(1), rows, scores, near, readout))
-    targets, listed, retrieved, nearness, readouts = zip(*parts, strict=True)
+            parts.append((targets, rows, scores, near, readout))
+    places, listed, retrieved, nearness, readouts = zip(*parts, strict=True)
     stacked = {name: torch.cat([getattr(own, name) for own in readouts]) for name in vars(readouts[0])}
     return _Lists(
         users=len(validation),
-        targets=torch.cat(targets),
+        targets=torch.cat(places),
         rows=torch.cat(listed),
         retrieved=torch.cat(retrieved),
         near=torch.cat(nearness),
