@@ -51,7 +51,8 @@ def text_value(column: str) -> str:
     """SQL of a text column with NULL for missing values."""
     missing = ", ".join(map(literal, NULL_TEXTS))
     short = f"CASE WHEN trim({column}) = '' OR {column} IN ({missing}) THEN NULL ELSE {column} END"
-    return f"CASE WHEN strlen({column}) > {_MAX_BLANK} THEN {column} ELSE {short} END"  # long keys cost nothing
+    plain = f"strlen({column}) > {_MAX_BLANK} OR ({column} >= '0' AND {column} < ':')"  # ':' comes after '9'
+    return f"CASE WHEN {plain} THEN {column} ELSE {short} END"  # long keys and numbers cost little
 
 
 def key_value(column: str, kind: str, name: str) -> str:

@@ -15,7 +15,7 @@ __all__ = ["TimeColumn", "read_times"]
 _INTEGERS = (*INTEGERS, "HUGEINT", "UBIGINT", '"NULL"')
 _CALENDAR = ("DATE", "TIMESTAMP", "TIMESTAMP_S", "TIMESTAMP_MS", "TIMESTAMP WITH TIME ZONE")
 _SAMPLE = 1000
-_MANY = 1_000_000
+_MANY = 100_000
 _LARGEST = "1e28"
 """Above, a floating-point number times 10^9 is no HUGEINT."""
 _NOT_BEFORE = 31_536_000
@@ -118,7 +118,8 @@ def _from_texts(engine: Engine, name: str, unit: TimeUnit | None) -> TimeColumn:
     unit = unit or _found_unit(engine, number)
     exact = "TRY_CAST(time AS BIGINT)"
     (fractions,) = engine.row(
-        "SELECT bool_or(contains(time, '.') OR contains(time, 'e') OR contains(time, 'E')) FROM raw"
+        "SELECT bool_or(CASE WHEN contains(time, '.') OR contains(time, 'e') OR contains(time, 'E') "
+        f"THEN {number} IS NOT NULL ELSE false END) FROM raw"
     )
     if not fractions:  # BIGINT takes a third of the time of HUGEINT
         return _from_numbers(engine, exact, unit)
