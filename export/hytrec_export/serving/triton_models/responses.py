@@ -77,7 +77,9 @@ def _response(request: Any, result: StepResult, model: Model) -> Any:
             return pb_utils.InferenceResponse(output_tensors=_tensors(result, set(request.requested_output_names())))
         except Exception as error:  # noqa: BLE001  see _run_all
             result = error
-    return pb_utils.InferenceResponse(output_tensors=[], error=_triton_error(result, model))
+    response = pb_utils.InferenceResponse(output_tensors=[], error=_triton_error(result, model))
+    _drop_frames(result)
+    return response
 
 
 def _tensors(outputs: Mapping[str, NDArray[Any]], wanted: set[str]) -> list[Any]:
@@ -99,6 +101,17 @@ def _triton_error(error: Exception, model: Model) -> Any:
         "retry with the same request_id, or see the server's log",
         codes.INTERNAL,
     )
+
+
+def _drop_frames(error: BaseException | None) -> None:
+    """Let go of the frames that an error came through.
+
+    They hold the error in turn, and with it the requests of the batch, their shared memory and the responses: the
+    garbage collector would free those much later, or at the end of the process after Triton's memory is gone (a crash).
+    """
+    while error is not None:
+        error.__traceback__ = None
+        error = error.__cause__ or error.__context__
 
 
 def _one_line(error: Exception) -> str:

@@ -1,3 +1,5 @@
+import gc
+import weakref
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -66,6 +68,36 @@ def test_an_exception_of_the_step_answers_everyone(make_request: Any) -> None:
     assert [response.error.code for response in responses] == ["INTERNAL"] * 3
     assert responses[0].error.text.startswith("hytrec_state_save failed (RuntimeError: boom)")
     assert len({id(response.error) for response in responses}) == 3  # a shared one crashes Triton 2.51
+
+
+def _failing(batch: Sequence[Inputs]) -> list[StepResult]:
+    results: list[StepResult] = []
+    for _ in batch:
+        try:
+            raise InputError("bad") from KeyError("x")  # noqa: TRY301
+        except InputError as error:
+            results.append(error)
+    return results
+
+
+def _unreadable(batch: Sequence[Inputs]) -> list[StepResult]:
+    return [None] * len(batch)  # type: ignore[list-item]
+
+
+@pytest.mark.parametrize("run", [_failing, _unreadable])
+def test_a_failed_request_is_let_go_at_once(make_request: Any, run: Any) -> None:
+    """By reference counts alone: garbage would hold shared memory of Triton beyond the end of the server."""
+    gc.collect()
+    gc.disable()
+    try:
+        request = make_request(["y"], x=[[1]])
+        released = weakref.ref(request)
+        (response,) = respond([request], run)
+        assert response.error is not None
+        del request, response
+        assert released() is None
+    finally:
+        gc.enable()
 
 
 def test_too_few_answers_are_an_error_of_everyone(make_request: Any) -> None:
