@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -38,8 +39,10 @@ class StepModel(ABC):
         return self._execute(requests)
 
     def finalize(self) -> None:
-        """Close what was opened."""
+        """Close what was opened, and let go of metrics while Triton is there: at the process's end they crash it."""
         self._opened.close()
+        vars(self).pop("_execute", None)
+        gc.collect()
 
 
 class GraphModel(StepModel):

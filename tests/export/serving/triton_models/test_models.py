@@ -1,6 +1,7 @@
 """The python models from `initialize` to `finalize`, against a repository on disk and a fake of Triton."""
 
 import importlib
+import weakref
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -290,6 +291,26 @@ def test_a_server_without_metrics_counts_nothing(
     model.finalize()
     assert response.error is None
     assert pb_utils.Logger.lines == ["hytrec_state_load publishes no metrics of its own: metrics are off"]
+
+
+def test_metrics_go_while_the_server_is_there(
+    together: Path, store: StateStore, pb_utils: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Triton's python backend crashes over metrics that are let go at the end of the process."""
+    families: list[weakref.ref[Any]] = []
+
+    class Family(pb_utils.MetricFamily):  # type: ignore[misc]
+        def __init__(self, **options: Any) -> None:
+            super().__init__(**options)
+            families.append(weakref.ref(self))
+
+    monkeypatch.setattr(pb_utils, "MetricFamily", Family)
+    monkeypatch.setattr("hytrec_export.serving.triton_models.startup.open_store", lambda *_, **__: store)
+    model = _start(together, FUSED)
+    assert families
+    assert all(family() for family in families)
+    model.finalize()
+    assert not any(family() for family in families)
 
 
 @pytest.mark.parametrize("model", [STATE_LOAD, STATE_SAVE, FORGET], ids=lambda model: model.name)
