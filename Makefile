@@ -7,6 +7,9 @@ WORKERS ?= 3
 
 PERF_ANALYZER := .perf_analyzer/perf_analyzer
 
+# Every server and command of the tests would otherwise compile the modules again, where the environment says so.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: demo test test-long unit lint style types format measure peers quality baselines perf-analyzer clean
 
 demo: .venv/ready

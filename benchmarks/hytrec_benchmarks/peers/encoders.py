@@ -44,7 +44,7 @@ def encoding_scorer(model: HyTRec, *, sizes: Sizes, compiled: bool = False) -> S
     Args:
         compiled: compile the encoder and the reranker for symbolic sizes, now and not during a request.
     """
-    modules: dict[str, nn.Module] = split(model, delta_rule=uncompiled if compiled else chunk_by_chunk)
+    modules: dict[str, nn.Module] = split(model, delta_rule=_uncompiled() if compiled else chunk_by_chunk)
     runners = {}
     for served in (ENCODER, RERANKER):
         module = modules[served.name].eval()
@@ -81,5 +81,7 @@ def _any_question(events: int) -> Query:
     return Query(history=history, candidates=np.ones(500, np.int64), now_s=events * 2_000)
 
 
-uncompiled: DeltaRule = torch.compiler.disable(chunk_by_chunk)
-"""The loop over chunks, left to eager: dynamo would unroll it, and compile again for every number of chunks."""
+def _uncompiled() -> DeltaRule:
+    """The loop over chunks, left to eager: dynamo would unroll it, and compile again for every number of chunks."""
+    left: DeltaRule = torch.compiler.disable(chunk_by_chunk)
+    return left
