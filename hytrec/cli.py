@@ -37,6 +37,10 @@ RepeatsOption = Annotated[
         "--repeats", help="Whether items that a user had before are recommended; by default as the log shows."
     ),
 ]
+TargetBehaviorOption = Annotated[
+    list[str] | None,
+    typer.Option("--target-behavior", help="Behavior whose events are predicted, as purchase; may be repeated."),
+]
 
 
 def _take_config(context: typer.Context, file: Path | None) -> Path | None:
@@ -90,6 +94,7 @@ def train(
     split: Annotated[
         Split, typer.Option(help="What is held out: every user's last two events, or all events after a time.")
     ] = Split.LAST,
+    target_behavior: TargetBehaviorOption = None,
     sizes: Annotated[dict[str, Any], ModelConfig],
     options: TrainingOptions,
     threads: Threads = 0,
@@ -110,6 +115,7 @@ def train(
         output,
         repeats=repeats,
         split=split,
+        target_behaviors=target_behavior or [],
         sizes=sizes,
         options=options,
         resume=resume is not None,
@@ -130,6 +136,7 @@ def evaluate(
     repeats: RepeatsOption = None,
     device: Annotated[str, typer.Option(help="Where to evaluate: auto, cpu, cuda or cuda:1.")] = "auto",
     split: Annotated[Split | None, typer.Option(help="What was held out; by default as in the training.")] = None,
+    target_behavior: TargetBehaviorOption = None,
     threads: Threads = 0,
     as_json: AsJson = False,
 ) -> None:
@@ -144,6 +151,7 @@ def evaluate(
         part=part,
         repeats=repeats,
         split=split,
+        target_behaviors=target_behavior,
         baselines=baselines,
         device=device,
         threads=threads,

@@ -13,7 +13,8 @@ from rich.console import Console
 
 from hytrec.config import ModelConfig
 from hytrec.data.logs.options import LogOptions
-from hytrec.data.split import Part, Repeats, Split, evaluation
+from hytrec.data.split import Part, Repeats, Split, evaluation, repeat_share
+from hytrec.data.target_behaviors import behavior_rows_of
 from hytrec.documents import document_from
 from hytrec.errors import ConfigError, RunError
 from hytrec.evaluation.evaluate import RETRIEVER, evaluate
@@ -48,6 +49,7 @@ def train_run(
     *,
     repeats: Repeats | None,
     split: Split,
+    target_behaviors: Sequence[str],
     sizes: Mapping[str, Any],
     options: TrainingOptions,
     resume: bool,
@@ -58,6 +60,7 @@ def train_run(
     Args:
         repeats: None: as the log suggests.
         split: how the log is cut.
+        target_behaviors: names of the behaviors to predict; none: all events are.
         sizes: named arguments of `ModelConfig`, except those that follow from the log.
         threads: torch's; 0 is its default.
     """
@@ -65,7 +68,9 @@ def train_run(
     device = chosen_device(options.device)
     precision = chosen_precision(options, device)
     vocabulary = log.vocabulary
-    allow_repeats = (repeats or suggested_repeats(log.report)) is Repeats.ALLOW
+    behaviors = behavior_rows_of(vocabulary, target_behaviors)
+    share = repeat_share(log.histories, behaviors) if behaviors else log.report.repeat_share
+    allow_repeats = (repeats or suggested_repeats(share, target_behaviors)) is Repeats.ALLOW
     config = ModelConfig(items=len(vocabulary.item_keys), behaviors=len(vocabulary.behavior_keys), **sizes)
     paths = [str(path.absolute()) for path in log.paths]
     given = {
@@ -73,6 +78,7 @@ def train_run(
         **log.options.to_dict(),
         "repeats": Repeats.of(allowed=allow_repeats).value,
         "split": split.value,
+        "target_behavior": list(target_behaviors) or None,
         **sizes,
         **options.to_dict(),
         "threads": threads,
@@ -93,6 +99,7 @@ def train_run(
             source=asdict(_Source(events=paths, options=log.options)),
             allow_repeats=allow_repeats,
             split=split,
+            behaviors=behaviors,
             documents=documents,
             stop=lambda: signals.received,
         )
@@ -103,6 +110,7 @@ def train_run(
         "precision": precision.value,
         "repeats": Repeats.of(allowed=allow_repeats).value,
         "split": split.value,
+        "target_behaviors": list(target_behaviors),
         "metrics": trained.metrics,
         "half_life_events": trained.half_lives,
     }
@@ -120,6 +128,7 @@ def evaluate_run(
     part: Part,
     repeats: Repeats | None,
     split: Split | None,
+    target_behaviors: Sequence[str] | None,
     baselines: bool,
     device: str,
     threads: int,
@@ -131,7 +140,7 @@ def evaluate_run(
         events: files, folders and patterns; none: the log that the run was trained on, read as then.
         log_options: what is said about them.
         part: which event of each history is predicted.
-        repeats, split: None: as in the run's training.
+        repeats, split, target_behaviors: None: as in the run's training.
         baselines: whether to measure them.
         device: "auto", "cpu", "cuda" or "cuda:n".
         threads: torch's; 0 is its default.
@@ -149,16 +158,21 @@ def evaluate_run(
     log = read_events(events, log_options, vocabulary=run.vocabulary)
     allow_repeats = run.training.get("allow_repeats", False) if repeats is None else repeats is Repeats.ALLOW
     split = split or Split(run.training.get("split", Split.LAST))
-    chosen = evaluation(log.histories, part, items=run.config.items, allow_repeats=allow_repeats, split=split)
+    names = run.training.get("target_behaviors", []) if target_behaviors is None else list(target_behaviors)
+    items, behaviors = run.config.items, behavior_rows_of(run.vocabulary, names)
+    chosen = evaluation(log.histories, part, items=items, allow_repeats=allow_repeats, split=split, behaviors=behaviors)
     with progress_bar("evaluating", len(chosen)) as advance:
         measured = evaluate(run.model.to(place), chosen, progress=advance)
     if baselines and part is Part.TEST:
-        measured |= measure_baselines(log.histories, items=run.config.items, allow_repeats=allow_repeats, split=split)
+        measured |= measure_baselines(
+            log.histories, items=items, allow_repeats=allow_repeats, split=split, behaviors=behaviors
+        )
     told = {
         "part": part.value,
         "device": device_name(place),
         "split": split.value,
         "repeats": Repeats.of(allowed=allow_repeats).value,
+        "target_behaviors": names,
     }
     counts = {
         "users": len(chosen),
@@ -167,7 +181,8 @@ def evaluate_run(
     }
     lines = metric_lines(measured)
     left_out = chosen.short_users + chosen.unanswerable_users
-    protocol = f"{part} part, split: {split}, repeats: {told['repeats']}"
+    asked = f"events of {', '.join(names)}, " if names else ""
+    protocol = f"{part} part, {asked}split: {split}, repeats: {told['repeats']}"
     lines.append(f"{len(chosen)} users, {protocol}; {left_out} could not be evaluated")
     values = {**told, **counts, "log": log.report.to_dict(), "metrics": measured}
     return CommandOutput(as_json=values, as_text="\n".join(lines))

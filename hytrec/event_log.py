@@ -50,13 +50,19 @@ def read_events(paths: Sequence[Path], options: LogOptions, *, vocabulary: Vocab
     return EventLog(paths=paths, options=options, histories=histories, vocabulary=vocabulary, report=report)
 
 
-def suggested_repeats(report: LogReport) -> Repeats:
-    """What a log suggests for repeats, told on stderr."""
-    repeats = Repeats.shown_by(report.repeat_share)
+def suggested_repeats(share: float, target_behaviors: Sequence[str] = ()) -> Repeats:
+    """What a log suggests for repeats, told on stderr.
+
+    Args:
+        share: of the events, in [0, 1], whose item the user had before; where target behaviors are named, of theirs.
+    """
+    repeats = Repeats.shown_by(share)
     other = Repeats.of(allowed=repeats is Repeats.REMOVE)
+    events = f"the events of {', '.join(target_behaviors)}" if target_behaviors else "the events"
     Console(stderr=True, highlight=False).print(
-        f"repeats: {repeats}, as {report.repeat_share:.1%} of the events are of an item that the user had before "
+        f"repeats: {repeats}, as {share:.1%} of {events} are of an item that the user had before "
         f"(--repeats {other} for the other)",
+        markup=False,
         soft_wrap=True,
     )
     return repeats

@@ -15,6 +15,7 @@ import json
 import tomllib
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
+from types import UnionType
 from typing import Any, get_args, get_origin
 
 from hytrec.errors import ConfigError
@@ -79,12 +80,12 @@ def _option(parameter: str) -> str:
 
 def _checked(value: Any, kind: Any, place: str) -> Any:
     """Raises: ConfigError: the value is not of that kind."""
-    if get_origin(kind) is list:
+    kinds = get_args(kind) if isinstance(kind, UnionType) else (kind,)  # of X | None
+    if any(get_origin(one) is list for one in kinds):
         texts = [value] if isinstance(value, str) else value
         if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
             raise ConfigError(f'{place} is {value!r}; give a text, or a list of texts as ["a", "b"]')
         return texts
-    kinds = get_args(kind) or (kind,)  # of X | None
     word, allowed = next((_ALLOWED[one] for one in kinds if one in _ALLOWED), _TEXT)
     if not isinstance(value, allowed) or (isinstance(value, bool) and bool not in allowed):
         raise ConfigError(f"{place} is {value!r}; it must be {word}")

@@ -6,17 +6,18 @@ one would have drawn.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from hytrec.data.histories import Histories, History, Int64Array
 from hytrec.data.stretches import StretchStep, stretch_steps
 
-__all__ = ["TrainingBatch", "sampled_histories", "training_batches", "training_users"]
+__all__ = ["TargetWeights", "TrainingBatch", "sampled_histories", "training_batches", "training_users"]
 
 _MIN_EVENTS = 2
 _MAX_BATCH = 512
@@ -37,6 +38,7 @@ class TrainingBatch:
         chosen: (B, P) bool, False at the repeats.
         lanes: (B,) int64, whose state each row goes on from; None for whole histories, which begin without one.
         fresh: (B,) bool, rows of lanes where a history begins.
+        weights: (B, T) float32, what each target counts in a loss; None where all count the same.
     """
 
     item_rows: Tensor
@@ -48,11 +50,28 @@ class TrainingBatch:
     chosen: Tensor
     lanes: Tensor | None = None
     fresh: Tensor | None = None
+    weights: Tensor | None = None
 
     @property
     def events(self) -> int:
         """Events that are encoded, padding left out."""
         return int((self.times > 0).sum())
+
+
+@dataclass(frozen=True, kw_only=True)
+class TargetWeights:
+    """What an event counts as a target: 1 if it is of one of some behaviors, `other` if not.
+
+    Args:
+        behaviors: rows.
+    """
+
+    behaviors: Sequence[int]
+    other: float
+
+    def of(self, behavior_rows: Int64Array) -> npt.NDArray[np.float32]:
+        """The weights of events, in their shape."""
+        return np.where(np.isin(behavior_rows, self.behaviors), 1.0, self.other).astype(np.float32)
 
 
 def training_users(histories: Histories) -> Int64Array:
@@ -69,6 +88,7 @@ def training_batches(
     positions: int,
     unknown_rate: float,
     random: np.random.Generator,
+    weights: TargetWeights | None = None,
 ) -> Iterator[TrainingBatch]:
     """One epoch: every event once, in batches of similar lengths and of about `batch_events` events, padding included.
 
@@ -80,6 +100,7 @@ def training_batches(
         max_history: events of a stretch at most.
         positions: P.
         unknown_rate: share of the input items replaced by the unknown item, so that its row is learned.
+        weights: of targets by behavior; None: all the same.
     """
     users = training_users(histories)
     starts, lengths = histories.offsets[users], histories.lengths[users] - 1
@@ -97,10 +118,10 @@ def training_batches(
     whole = [groups[group] for group in random.permutation(len(groups))]
     for part in _spread(whole, steps):
         if isinstance(part, StretchStep):
-            batch = _batch(histories, part.starts, part.lengths, items, positions, unknown_rate, random)
+            batch = _batch(histories, part.starts, part.lengths, items, positions, unknown_rate, random, weights)
             yield replace(batch, lanes=torch.from_numpy(part.lanes), fresh=torch.from_numpy(part.fresh))
         else:
-            yield _batch(histories, starts[part], lengths[part], items, positions, unknown_rate, random)
+            yield _batch(histories, starts[part], lengths[part], items, positions, unknown_rate, random, weights)
 
 
 def _spread(whole: list[Int64Array], steps: list[StretchStep]) -> list[Int64Array | StretchStep]:
@@ -132,6 +153,7 @@ def _batch(
     positions: int,
     unknown_rate: float,
     random: np.random.Generator,
+    weights: TargetWeights | None,
 ) -> TrainingBatch:
     steps = np.arange(lengths.max())
     real = steps < lengths[:, None]
@@ -153,6 +175,7 @@ def _batch(
         next_times=torch.from_numpy(gathered(histories.times, 1)),
         positions=torch.from_numpy(np.where(chosen, drawn, drawn[:, :1])),
         chosen=torch.from_numpy(chosen),
+        weights=None if weights is None else torch.from_numpy(weights.of(gathered(histories.behavior_rows, 1))),
     )
 
 

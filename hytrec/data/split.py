@@ -4,13 +4,16 @@ Leave-last-out: a user's last event is the test, the last but one the validation
 time; at equal times the order of the source decides. A user of one or two events is training only: there would be
 nothing to learn from or to predict with. A model then sees what others did later than the event that it predicts.
 
+Where behaviors are named (purchases, say), the events to predict are of these alone: a user's last one is the test, the
+last but one the validation, and what came before that one, of any behavior, the training.
+
 By time: the events before 80% of the log's events are the training, of all users; predicted is every user's first event
 from there to 90% (validation) and from 90% on (test), of users who had events before.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
@@ -18,9 +21,8 @@ import numpy as np
 
 from hytrec.data.histories import Histories, History, Int64Array, padded_rows
 
-__all__ = ["Evaluation", "EvaluationBatch", "Part", "Repeats", "Split", "evaluation", "training"]
+__all__ = ["Evaluation", "EvaluationBatch", "Part", "Repeats", "Split", "evaluation", "repeat_share", "training"]
 
-_MIN_EVENTS = 3
 _REPEATING = 0.1
 """Share of repeats from which they are what users do; logs of ratings and reviews have next to none."""
 
@@ -92,7 +94,8 @@ class Evaluation:
         users: (n,) int64 positions in `histories`, increasing.
         events: (n,) int64 position of each user's predicted event in the flat arrays.
         allow_repeats: whether seen items may be recommended.
-        short_users: users left out because they have under three events, or no event before the part's time or in it.
+        short_users: users left out because they have under three events (two to predict and one before), or no event
+            before the part's time or to predict in it.
         unanswerable_users: users left out because their item is unknown, or seen before and repeats are not allowed.
     """
 
@@ -147,13 +150,19 @@ class Evaluation:
             yield self.batch(np.arange(start, min(start + size, len(self))))
 
 
-def training(histories: Histories, split: Split = Split.LAST) -> Histories:
-    """Every history without its last two events, those of one or two events whole; by time: events before the cut."""
+def training(histories: Histories, split: Split = Split.LAST, *, behaviors: Sequence[int] = ()) -> Histories:
+    """Every history before its validation event, whole where there is none; by time: events before the cut.
+
+    Args:
+        behaviors: rows of the behaviors to predict; none: all events are.
+    """
     lengths = histories.lengths
     if split is Split.TIME:
         kept = _events_before(histories, _cut(histories, Part.VALIDATION))
     else:
-        kept = np.where(lengths < _MIN_EVENTS, lengths, lengths - 2)
+        kept = lengths.copy()
+        users, events = _predicted(histories, Part.VALIDATION, split, behaviors)
+        kept[users] = events - histories.offsets[users]
     places = np.arange(histories.times.size) - np.repeat(histories.offsets[:-1], lengths)
     chosen = places < np.repeat(kept, lengths)
     return Histories(
@@ -163,6 +172,17 @@ def training(histories: Histories, split: Split = Split.LAST) -> Histories:
         behavior_rows=histories.behavior_rows[chosen],
         times=histories.times[chosen],
     )
+
+
+def repeat_share(histories: Histories, behaviors: Sequence[int]) -> float:
+    """Share of the events of some behaviors whose item the user had before, in [0, 1]; 0 where there is no event."""
+    users = np.repeat(np.arange(len(histories)), histories.lengths)
+    pairs = users * (histories.item_rows.max(initial=0) + 1) + histories.item_rows
+    _, first = np.unique(pairs, return_index=True)
+    repeated = np.ones(users.size, bool)
+    repeated[first] = False
+    own = repeated[np.isin(histories.behavior_rows, behaviors)]
+    return float(own.mean()) if own.size else 0.0
 
 
 def _cut(histories: Histories, part: Part) -> int:
@@ -176,21 +196,35 @@ def _events_before(histories: Histories, time: int) -> Int64Array:
     return np.bincount(users[histories.times < time], minlength=len(histories))
 
 
-def _predicted(histories: Histories, part: Part, split: Split) -> tuple[Int64Array, Int64Array]:
+def _predicted(
+    histories: Histories, part: Part, split: Split, behaviors: Sequence[int]
+) -> tuple[Int64Array, Int64Array]:
     """Users who have an event to predict, and its place in the flat arrays: two of (n,) int64."""
+    asked = np.isin(histories.behavior_rows, behaviors) if behaviors else np.ones(histories.times.size, bool)
+    places = np.flatnonzero(asked)
+    begins, ends = np.searchsorted(places, histories.offsets[:-1]), np.searchsorted(places, histories.offsets[1:])
     if split is Split.LAST:
-        users = np.flatnonzero(histories.lengths >= _MIN_EVENTS)
-        return users, histories.offsets[users + 1] - part.from_end
+        users = np.flatnonzero(ends - begins >= Part.VALIDATION.from_end)
+        learned_from = places[ends[users] - Part.VALIDATION.from_end] > histories.offsets[users]
+        users = users[learned_from]
+        return users, places[ends[users] - part.from_end]
     before = _events_before(histories, _cut(histories, part))
     end = np.iinfo(np.int64).max if part is Part.TEST else _cut(histories, Part.TEST)
-    users = np.flatnonzero((before > 0) & (before < histories.lengths))
-    events = histories.offsets[users] + before[users]
+    following = np.searchsorted(places, histories.offsets[:-1] + before)
+    users = np.flatnonzero((before > 0) & (following < ends))
+    events = places[following[users]]
     within = histories.times[events] < end
     return users[within], events[within]
 
 
 def evaluation(
-    histories: Histories, part: Part, *, items: int, allow_repeats: bool = False, split: Split = Split.LAST
+    histories: Histories,
+    part: Part,
+    *,
+    items: int,
+    allow_repeats: bool = False,
+    split: Split = Split.LAST,
+    behaviors: Sequence[int] = (),
 ) -> Evaluation:
     """The events to predict.
 
@@ -199,8 +233,9 @@ def evaluation(
         allow_repeats: False removes a user's seen items from the ranking; then a user whose predicted item was seen
             before is left out too. Both are counted.
         split: how the log is cut.
+        behaviors: rows of the behaviors to predict; none: all events are.
     """
-    users, events = _predicted(histories, part, split)
+    users, events = _predicted(histories, part, split, behaviors)
     targets = histories.item_rows[events]
     answerable = targets <= items
     if not allow_repeats:

@@ -76,6 +76,7 @@ def measure_baselines(
     items: int,
     allow_repeats: bool = False,
     split: Split = Split.LAST,
+    behaviors: Sequence[int] = (),
     ks: Sequence[int] = DEFAULT_KS,
 ) -> dict[str, dict[str, float]]:
     """Test metrics of "most-popular", "item-knn", "item-knn-recent" and "proximity-knn".
@@ -84,15 +85,16 @@ def measure_baselines(
 
     Args:
         histories: the whole log.
+        behaviors: rows of the behaviors to predict; none: all events are.
 
     Raises:
         EvaluationError: no user can be evaluated.
     """
     validation, test = (
-        evaluation(histories, part, items=items, allow_repeats=allow_repeats, split=split)
+        evaluation(histories, part, items=items, allow_repeats=allow_repeats, split=split, behaviors=behaviors)
         for part in (Part.VALIDATION, Part.TEST)
     )
-    baselines = tuned_baselines(training(histories, split), validation, items=items)
+    baselines = tuned_baselines(training(histories, split, behaviors=behaviors), validation, items=items)
     return {name: measure(baseline, test, ks=ks) for name, baseline in baselines.items()}
 
 

@@ -87,6 +87,7 @@ class Carried:
             times=torch.cat([self.window_times, batch.times], 1),
             targets=behind(batch.targets),
             next_times=behind(batch.next_times),
+            weights=None if batch.weights is None else behind(batch.weights),
             positions=batch.positions + window,
         )
         shifted = ("outputs", "event_times", "gap_s", "real", "last_inputs")

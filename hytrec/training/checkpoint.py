@@ -20,7 +20,7 @@ from hytrec.training.trainer import Trainer
 __all__ = ["CHECKPOINT_FILE", "Epoch", "Progress", "Resumable", "Sums"]
 
 CHECKPOINT_FILE = "training.pt"
-_FORMAT_VERSION = 3
+_FORMAT_VERSION = 4
 _MAY_CHANGE = ("max_minutes", "patience", "device", "precision", "log_steps", "checkpoint_minutes")
 """Options that say when to stop, where to compute and what to write: a resumed training may have others."""
 
@@ -81,7 +81,8 @@ class Resumable:
 
     Args:
         file: where it is.
-        identity: model, options, vocabulary and protocol of repeats that a checkpoint must have been written with.
+        identity: model, options, vocabulary and protocol (split, repeats, target behaviors) that a checkpoint must have
+            been written with.
     """
 
     file: Path
@@ -95,12 +96,12 @@ class Resumable:
         config: ModelConfig,
         options: TrainingOptions,
         vocabulary: Vocabulary,
-        protocol: Mapping[str, str],
+        protocol: Mapping[str, Any],
     ) -> Self:
         """The checkpoint in the run folder `output`.
 
         Args:
-            protocol: options of the split and the evaluation, by name.
+            protocol: JSON-able options of the split and the evaluation, by name.
         """
         fixed = {name: value for name, value in options.to_dict().items() if name not in _MAY_CHANGE}
         identity = {

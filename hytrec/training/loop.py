@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,8 +13,9 @@ from scipy import sparse
 from hytrec.config import ModelConfig
 from hytrec.data.histories import Histories
 from hytrec.data.proximity import neighbor_table, proximity
-from hytrec.data.sampling import sampled_histories, training_users
+from hytrec.data.sampling import TargetWeights, sampled_histories, training_users
 from hytrec.data.split import Evaluation, Part, Repeats, Split, evaluation, training
+from hytrec.data.target_behaviors import behavior_names
 from hytrec.data.vocabulary import Vocabulary
 from hytrec.errors import DataError
 from hytrec.evaluation.evaluate import ranked
@@ -70,6 +71,7 @@ def train(
     source: dict[str, Any] | None = None,
     allow_repeats: bool = False,
     split: Split = Split.LAST,
+    behaviors: Sequence[int] = (),
     documents: Mapping[str, str] | None = None,
     stop: Callable[[], int | None] = lambda: None,
 ) -> Trained:
@@ -83,6 +85,7 @@ def train(
         source: where the log came from, JSON-able; kept in the run's config for `hytrec evaluate`.
         allow_repeats: whether items that a user had before are ranked in validation and test; kept in the run's config.
         split: how the log is cut; kept in the run's config.
+        behaviors: rows of the behaviors to predict; none: all events are; kept in the run's config.
         documents: texts by file name, written to `output` before the first step.
         stop: number of the signal that asked for a stop, asked after every step and in validations.
 
@@ -95,13 +98,21 @@ def train(
     options, observer = options or TrainingOptions(), observer or Silent()
     device = chosen_device(options.device)
     precision = chosen_precision(options, device)
-    known = training(histories, split)
+    known = training(histories, split, behaviors=behaviors)
     parts = {
-        part: evaluation(histories, part, items=config.items, allow_repeats=allow_repeats, split=split) for part in Part
+        part: evaluation(
+            histories, part, items=config.items, allow_repeats=allow_repeats, split=split, behaviors=behaviors
+        )
+        for part in Part
     }
     validation = parts[Part.VALIDATION]
-    _check_enough(histories, training_users(known).size, parts, split)
-    protocol = {"--repeats": Repeats.of(allowed=allow_repeats).value, "--split": split.value}
+    _check_enough(histories, training_users(known).size, parts, split, some=bool(behaviors))
+    targets = [str(key) for key in behavior_names(vocabulary, behaviors)]
+    protocol = {
+        "--repeats": Repeats.of(allowed=allow_repeats).value,
+        "--split": split.value,
+        "--target-behavior": targets,
+    }
     resumable = Resumable.of(output, config=config, options=options, vocabulary=vocabulary, protocol=protocol)
     fresh = None if resume else resumable.start()
     torch.manual_seed(options.seed)
@@ -109,7 +120,8 @@ def train(
     near = proximity(known, items=config.items, keep=kept_neighbors(config.items, config.neighbors))
     model = build_model(replace(config, neighbors=0))
     start = begin(model, known, near, sample, options)
-    trainer = Trainer(model.to(device), known, options, precision=precision, reversal=start.reversal)
+    weights = TargetWeights(behaviors=behaviors, other=options.other_weight) if behaviors else None
+    trainer = Trainer(model.to(device), known, options, precision=precision, reversal=start.reversal, weights=weights)
     progress = fresh or resumable.restore(trainer)
     output.mkdir(parents=True, exist_ok=True)
     for name, text in (documents or {}).items():
@@ -141,13 +153,21 @@ def _with_neighbors(config: ModelConfig, weights: Mapping[str, torch.Tensor], ne
     return model.eval().requires_grad_(False)
 
 
-def _check_enough(histories: Histories, trainable: int, parts: Mapping[Part, Evaluation], split: Split) -> None:
-    """Raises: DataError: nobody can be trained on, or predicted in one of the parts."""
+def _check_enough(
+    histories: Histories, trainable: int, parts: Mapping[Part, Evaluation], split: Split, *, some: bool
+) -> None:
+    """Raises: DataError: nobody can be trained on, or predicted in one of the parts; by `some` behaviors alone."""
     short = [part.value for part, found in parts.items() if not len(found)]
     if split is Split.TIME and (short or not trainable):
         raise DataError(
             f"none of {len(histories)} users is left for the {(*short, 'training')[0]}: by time, users need events "
             "before the cut and after it; give --split last, or a log in which users come back"
+        )
+    if some and (short or not trainable):
+        raise DataError(
+            f"none of {len(histories)} users is left for the {(*short, 'training')[0]}: users need two events of a "
+            "--target-behavior and other events before them; name more behaviors, or give --repeats allow where the "
+            "items were all had before"
         )
     if not trainable:
         raise DataError(
@@ -205,6 +225,7 @@ def _conclude(
         "source": source,
         "allow_repeats": parts[Part.TEST].allow_repeats,
         "split": session.resumable.identity["--split"],
+        "target_behaviors": session.resumable.identity["--target-behavior"],
         "options": options.to_dict(),
         **place,
         "best_epoch": progress.best_epoch,

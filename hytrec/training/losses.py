@@ -41,18 +41,23 @@ class Negatives:
         return cls(rows=rows + 1, log_expected=(share[rows] * count).log())
 
 
-def next_item_loss(model: HyTRec, vectors: Tensor, targets: Tensor, negatives: Negatives) -> Tensor:
+def next_item_loss(
+    model: HyTRec, vectors: Tensor, targets: Tensor, negatives: Negatives, weights: Tensor | None = None
+) -> Tensor:
     """Mean cross-entropy of the next item: vectors (n, D), targets (n,) item rows.
 
     Sampled softmax is corrected by the log of the sampling rate (logQ), so that it estimates the full one.
+
+    Args:
+        weights: (n,) float, what each target counts in the mean; None: all the same.
     """
     if negatives.log_expected is None:
-        return _mean_cross_entropy(vectors @ model.item_table.weight[1:-1].T, targets - 1)
+        return _mean_cross_entropy(vectors @ model.item_table.weight[1:-1].T, targets - 1, weights)
     table = model.item_table
     scores = vectors @ table(negatives.rows).T - negatives.log_expected
     scores = scores.masked_fill(negatives.rows == targets.unsqueeze(-1), -torch.inf)
     own = (vectors * table(targets)).sum(-1, keepdim=True)
-    return _mean_cross_entropy(torch.cat([own, scores], -1), torch.zeros_like(targets))
+    return _mean_cross_entropy(torch.cat([own, scores], -1), torch.zeros_like(targets), weights)
 
 
 def encode_batch(model: HyTRec, batch: TrainingBatch, state: Carried | None = None) -> Encoded:
@@ -88,6 +93,9 @@ def read_positions(
     return model.read(features, summary_only=summary_only)
 
 
-def _mean_cross_entropy(logits: Tensor, classes: Tensor) -> Tensor:
+def _mean_cross_entropy(logits: Tensor, classes: Tensor, weights: Tensor | None) -> Tensor:
     """0 where there is nothing to take the mean of."""
-    return F.cross_entropy(logits, classes, reduction="sum") / max(1, classes.numel())
+    if weights is None:
+        return F.cross_entropy(logits, classes, reduction="sum") / max(1, classes.numel())
+    losses = F.cross_entropy(logits, classes, reduction="none")
+    return (weights * losses).sum() / weights.sum().clamp(min=torch.finfo(weights.dtype).tiny)

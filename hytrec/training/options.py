@@ -85,6 +85,7 @@ class TrainingOptions:
     warmup_steps: Annotated[int, "Steps of linear learning-rate warm-up."] = 50
     unknown_rate: Annotated[float, "Share of input items replaced by the unknown item."] = 0.01
     average_decay: Annotated[float, "Decay of the weights' moving average."] = 0.98
+    other_weight: Annotated[float, "What an event of no --target-behavior counts in the losses."] = 0.2
     rerank_candidates: Annotated[int, "Retrieved items of a list that the reranker's correction learns from."] = 100
     validation_users: Annotated[int, "Users evaluated after each epoch."] = 3_000
     log_steps: Annotated[int, "Steps between two lines of metrics.jsonl."] = 50
@@ -105,6 +106,8 @@ class TrainingOptions:
         for name in ("seed", "weight_decay", "warmup_steps"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least 0")
+        if not 0 <= self.other_weight <= 1:
+            raise ConfigError(f"other_weight is {self.other_weight}; it must be in [0, 1]")
         for name in ("unknown_rate", "average_decay"):
             if not 0 <= getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be in [0, 1)")

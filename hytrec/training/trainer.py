@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from hytrec.data.histories import Histories
-from hytrec.data.sampling import TrainingBatch, training_batches, training_users
+from hytrec.data.sampling import TargetWeights, TrainingBatch, training_batches, training_users
 from hytrec.modeling.model import HyTRec
 from hytrec.training.carried import Carried
 from hytrec.training.devices import multiply_in_bfloat16
@@ -61,6 +61,7 @@ class Trainer:
         options: how to train.
         precision: of the products, as `hytrec.training.devices.chosen_precision` says; never AUTO.
         reversal: whether every second epoch reads histories backwards.
+        weights: of targets by behavior; None: all the same.
     """
 
     def __init__(
@@ -71,6 +72,7 @@ class Trainer:
         *,
         precision: Precision = Precision.FLOAT32,
         reversal: bool = False,
+        weights: TargetWeights | None = None,
     ) -> None:
         self.model = model
         self.average = copy.deepcopy(model).eval().requires_grad_(False)
@@ -85,6 +87,7 @@ class Trainer:
         self._carried: Carried | None = None
         self._events = int((histories.lengths[training_users(histories)] - 1).sum())
         self._reversal = reversal
+        self._weights = weights
         counts = np.bincount(histories.item_rows, minlength=model.items + 2)[1 : model.items + 1]
         self._popularity = torch.from_numpy((counts + 1.0) ** _POPULARITY_POWER).float().to(self.device)
         self._optimizer = torch.optim.AdamW(
@@ -116,6 +119,7 @@ class Trainer:
             positions=options.positions,
             unknown_rate=options.unknown_rate,
             random=np.random.default_rng((options.seed, number)),
+            weights=self._weights,
         )
         for index, batch in enumerate(on_device(batches, self.device)):
             events += batch.events
@@ -181,12 +185,14 @@ class Trainer:
         long = batch.times.new_zeros((), dtype=torch.float32)
         if self.model.read_long:
             targets = batch.targets.flatten()[step.known]
-            long = next_item_loss(self.model, encoded.outputs.flatten(0, 1)[step.known], targets, negatives)
+            weights = None if batch.weights is None else batch.weights.flatten()[step.known]
+            long = next_item_loss(self.model, encoded.outputs.flatten(0, 1)[step.known], targets, negatives, weights)
         if state is not None:
             batch, encoded = state.before(batch, encoded)
         readout = read_positions(self.model, batch, encoded, batch.positions, summary_only=True)
         targets = batch.targets.gather(1, batch.positions).flatten()[step.chosen]
-        user = next_item_loss(self.model, readout.user[step.chosen], targets, negatives)
+        weights = None if batch.weights is None else batch.weights.gather(1, batch.positions).flatten()[step.chosen]
+        user = next_item_loss(self.model, readout.user[step.chosen], targets, negatives, weights)
         return long, user
 
     def _begun(self, batch: TrainingBatch) -> Carried | None:

@@ -82,9 +82,33 @@ def test_train_prints_json(
     arguments = ["train", str(events), f"--output={tmp_path}", *COLUMNS, *TINY, "--json", "--threads=1"]
     assert call(monkeypatch, *arguments) == 0
     values = json.loads(capsys.readouterr().out)
-    assert set(values) == {"run", "log", "device", "precision", "repeats", "split", "metrics", "half_life_events"}
+    told = {"run", "log", "device", "precision", "repeats", "split", "target_behaviors"}
+    assert set(values) == told | {"metrics", "half_life_events"}
     assert json.loads((tmp_path / "log.json").read_text()) == values["log"]
     assert values["metrics"]["test"]["retriever"].keys() >= {"hr@10", "hr@500", "ndcg@10", "auc"}
+
+
+def test_a_target_behavior_is_kept_in_the_run_and_asked_for_in_evaluations(
+    events: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    given = [*COLUMNS, *TINY, "--target-behavior=buy"]
+    assert call(monkeypatch, "train", str(events), f"--output={run}", *given) == 0
+    assert "of the events of buy are of an item that the user had before" in capsys.readouterr().err
+    assert json.loads((run / "config.json").read_text())["training"]["target_behaviors"] == ["buy"]
+    assert tomllib.loads((run / "run.toml").read_text())["target-behavior"] == ["buy"]
+    assert call(monkeypatch, "train", f"--resume={run}") == 0
+    assert call(monkeypatch, "train", f"--resume={run}", "--target-behavior=view") == 1
+    assert "was made with another --target-behavior; resume with the same" in capsys.readouterr().err
+    users = []
+    for options in ([], ["--target-behavior=buy"], ["--target-behavior=view"]):
+        capsys.readouterr()
+        assert call(monkeypatch, "evaluate", str(run), "--json", "--no-baselines", *options) == 0
+        values = json.loads(capsys.readouterr().out)
+        users.append((values["target_behaviors"], values["users"], values["short_users"]))
+    assert users[0] == users[1] != users[2]
+    assert call(monkeypatch, "evaluate", str(run)) == 0
+    assert " users, test part, events of buy, split: last, repeats: " in capsys.readouterr().out
 
 
 def test_a_finished_training_resumes_to_the_same_run(
@@ -104,7 +128,8 @@ def test_a_run_writes_the_options_that_reproduce_it(
     assert options["events"] == [str(events)]
     assert (options["user-column"], options["epochs"], options["repeats"]) == ("who", 2, "remove")
     stated = {name.replace("_", "-") for name in inspect.signature(cli.train).parameters}
-    of_a_log = {"behavior-column", "columns", "separator", "header", "encoding", "time-unit"}  # None: not given
+    of_a_log = {"behavior-column", "columns", "separator", "header", "encoding", "time-unit"}
+    of_a_log.add("target-behavior")  # None: not given
     assert stated - options.keys() == {"output", "config", "resume", "as-json", "max-minutes", *of_a_log}
     arguments = ["train", f"--config={run / 'run.toml'}", f"--output={tmp_path / 'again'}"]
     assert call(monkeypatch, *arguments) == 0

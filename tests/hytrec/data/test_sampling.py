@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from hytrec.data.histories import Histories, Int64Array
-from hytrec.data.sampling import sampled_histories, training_batches
+from hytrec.data.sampling import TargetWeights, sampled_histories, training_batches
 
 
 def draw(log: Histories, *, seed: int = 0, **changes: float) -> list[dict[str, Int64Array]]:
@@ -29,6 +29,32 @@ def test_every_event_comes_once_and_is_followed_by_what_came_next(log: Histories
             long_rows += "lanes" in batch
     assert events == (log.lengths - 1).sum()
     assert long_rows > 10
+
+
+def test_targets_weigh_what_their_behavior_does(log: Histories) -> None:
+    weights = TargetWeights(behaviors=(2,), other=0.25)
+    drawn = training_batches(
+        log,
+        random=np.random.default_rng(0),
+        items=30,
+        max_history=10,
+        batch_events=64,
+        positions=4,
+        unknown_rate=0.0,
+        weights=weights,
+    )
+    following = {
+        (user, int(time)): int(behavior)
+        for user in range(len(log))
+        for time, behavior in zip(log.history(user).times[:-1], log.history(user).behavior_rows[1:], strict=True)
+    }
+    seen: dict[float, int] = {}
+    for batch in drawn:
+        assert batch.weights is not None
+        for weight in batch.weights[batch.times > 0].tolist():
+            seen[weight] = seen.get(weight, 0) + 1
+    behaviors = list(following.values())
+    assert seen == {1.0: behaviors.count(2), 0.25: len(behaviors) - behaviors.count(2)}
 
 
 def test_stretches_of_a_history_follow_each_other_in_its_lane(log: Histories) -> None:

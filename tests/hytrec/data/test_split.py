@@ -1,10 +1,12 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from hytrec.data.histories import Histories
-from hytrec.data.split import Evaluation, Part, Repeats, Split, evaluation, training
+from hytrec.data.split import Evaluation, Part, Repeats, Split, evaluation, repeat_share, training
 
 ITEMS = 6
 
@@ -165,3 +167,63 @@ def test_nothing_that_is_learned_from_is_later_than_what_is_predicted(
             assert whole.times[event] >= found.history(index).times[-1]
             own = known.history(int(user)).item_rows
             assert found.history(index).item_rows[: own.size].tolist() == own.tolist()
+
+
+EVENTS = st.lists(st.tuples(st.integers(1, ITEMS), st.integers(0, 3)), min_size=1, max_size=8)
+
+
+def of_behaviors(users: list[list[tuple[int, int]]]) -> Histories:
+    whole = log(*[[item for item, _ in user] for user in users])
+    return replace(whole, behavior_rows=np.array([behavior for user in users for _, behavior in user], np.int64))
+
+
+@given(st.lists(EVENTS, min_size=1, max_size=6), st.sets(st.integers(1, 3), min_size=1, max_size=2))
+def test_events_of_some_behaviors_are_predicted_and_all_before_them_trained_on(
+    users: list[list[tuple[int, int]]], behaviors: set[int]
+) -> None:
+    whole = of_behaviors(users)
+    named = tuple(behaviors)
+    known = training(whole, behaviors=named)
+    parts = {part: evaluation(whole, part, items=ITEMS, allow_repeats=True, behaviors=named) for part in Part}
+    predicted: dict[Part, list[tuple[int, int]]] = {part: [] for part in Part}
+    for user, events in enumerate(users):
+        asked = [place for place, (_, behavior) in enumerate(events) if behavior in behaviors]
+        can_be = len(asked) >= 2 and asked[-2] > 0
+        for part in Part if can_be else ():
+            predicted[part].append((user, asked[-part.from_end]))
+        kept = asked[-2] if can_be else len(events)
+        assert known.history(user).item_rows.tolist() == [item for item, _ in events[:kept]]
+    for part, found in parts.items():
+        assert [(user, len(found.history(index))) for index, user in enumerate(found.users.tolist())] == predicted[part]
+        assert found.short_users == len(users) - len(found)
+
+
+@given(st.lists(EVENTS, min_size=1, max_size=6), st.sets(st.integers(1, 3), min_size=1, max_size=2))
+def test_by_time_the_first_event_of_some_behaviors_is_predicted(
+    users: list[list[tuple[int, int]]], behaviors: set[int]
+) -> None:
+    whole = of_behaviors(users)
+    validation, test = (int(np.quantile(whole.times, share, method="lower")) for share in (0.8, 0.9))
+    for part, begin, end in ((Part.VALIDATION, validation, test), (Part.TEST, test, 10**9)):
+        found = evaluation(whole, part, items=ITEMS, allow_repeats=True, split=Split.TIME, behaviors=tuple(behaviors))
+        expected = []
+        for user in range(len(users)):
+            history = whole.history(user)
+            asked = np.isin(history.behavior_rows, list(behaviors)) & (history.times >= begin)
+            if history.times[0] < begin and asked.any() and history.times[np.argmax(asked)] < end:
+                expected.append((user, int(np.argmax(asked))))
+        assert [(user, len(found.history(index))) for index, user in enumerate(found.users.tolist())] == expected
+
+
+@given(st.lists(EVENTS, min_size=1, max_size=6), st.sets(st.integers(0, 3), min_size=1, max_size=2))
+def test_the_share_of_repeats_is_of_the_behaviors_asked_for(
+    users: list[list[tuple[int, int]]], behaviors: set[int]
+) -> None:
+    asked = [
+        item in [earlier for earlier, _ in user[:place]]
+        for user in users
+        for place, (item, behavior) in enumerate(user)
+        if behavior in behaviors
+    ]
+    expected = sum(asked) / len(asked) if asked else 0.0
+    assert repeat_share(of_behaviors(users), tuple(behaviors)) == pytest.approx(expected)

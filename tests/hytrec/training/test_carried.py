@@ -11,7 +11,7 @@ from torch import Tensor
 
 from hytrec.config import ModelConfig
 from hytrec.data.histories import Histories
-from hytrec.data.sampling import training_batches
+from hytrec.data.sampling import TargetWeights, training_batches
 from hytrec.modeling.model import HyTRec, build_model
 from hytrec.training.options import TrainingOptions
 from hytrec.training.prefetch import StepBatch
@@ -159,3 +159,26 @@ def test_no_gradient_and_no_memory_of_earlier_stretches_is_kept() -> None:
         assert not any(value.requires_grad for value in carried.values())
         sizes.add(sum(value.numel() for value in carried.values()))
     assert len(sizes) == 1
+
+
+@pytest.mark.parametrize("max_history", [1_000, 7])
+def test_events_of_other_behaviors_are_no_targets_at_weight_0(max_history: int) -> None:
+    """Their loss has no part in a step, in whole histories and in stretches."""
+    log = history_log(40, 33, seed=3)
+    weighed = TargetWeights(behaviors=(2,), other=0.0)
+    drawn = training_batches(
+        log,
+        items=ITEMS,
+        max_history=max_history,
+        batch_events=OPTIONS.batch_events,
+        positions=OPTIONS.positions,
+        unknown_rate=0.0,
+        random=np.random.default_rng(0),
+        weights=weighed,
+    )
+    one, other = new_trainer(log), new_trainer(log)
+    for batch in drawn:
+        assert batch.weights is not None
+        alone = replace(batch, weights=None, targets=batch.targets * (batch.weights > 0))
+        for loss, want in zip(one.losses(StepBatch.of(batch)), other.losses(StepBatch.of(alone)), strict=True):
+            torch.testing.assert_close(loss, want)

@@ -381,3 +381,56 @@ def test_users_who_never_come_back_cannot_be_cut_by_time(
     message = r"none of 10 users is left for the validation: by time, .*; give --split last"
     with pytest.raises(DataError, match=message):
         train(strangers, vocabulary, output=tmp_path, config=config, split=Split.TIME)
+
+
+def shopping(users: int, *, seed: int = 0) -> Histories:
+    """Users who view every seventh of 30 items, and one time in four buy the next to the last viewed instead."""
+    random = np.random.default_rng(seed)
+    viewed = (random.integers(0, 30, users)[:, None] + 7 * np.arange(12)) % 30
+    bought = random.random((users, 12)) < 0.25
+    bought[:, [3, 8, 11]] = True
+    rows = np.stack([viewed, np.where(bought, (viewed + 1) % 30, -1)], 2).reshape(users, -1)
+    kept = [row[row >= 0] + 1 for row in rows]
+    behaviors = [np.tile([1, 2], 12)[row >= 0] for row in rows]
+    lengths = [row.size for row in kept]
+    return Histories(
+        user_keys=np.arange(users),
+        offsets=np.concatenate([[0], np.cumsum(lengths)]),
+        item_rows=np.concatenate(kept),
+        behavior_rows=np.concatenate(behaviors),
+        times=np.concatenate([10**9 + 3600 * np.arange(length) for length in lengths]),
+    )
+
+
+def test_what_is_bought_is_learned_better_where_it_is_the_target(
+    vocabulary: Vocabulary, config: ModelConfig, tmp_path: Path
+) -> None:
+    gains = []
+    for weight in (0.05, 1.0):
+        trained = train(
+            shopping(120),
+            vocabulary,
+            output=tmp_path / str(weight),
+            config=replace(config, window=16, dropout=0.0),
+            options=TrainingOptions(epochs=8, batch_events=512, learning_rate=0.01, item_rate=1.0, other_weight=weight),
+            allow_repeats=True,
+            behaviors=(2,),
+        )
+        gains.append(trained.metrics["test"]["retriever"]["ndcg@10"])
+    assert trained.metrics["test"]["retriever"]["users"] == 120
+    assert gains[0] > 1.15 * gains[1]
+
+
+def test_users_without_a_target_behavior_are_told(vocabulary: Vocabulary, config: ModelConfig, tmp_path: Path) -> None:
+    log = shopping(5)
+    message = (
+        r"none of 5 users is left for the validation: users need two events of a --target-behavior and other events"
+    )
+    with pytest.raises(DataError, match=message):
+        train(
+            replace(log, behavior_rows=log.behavior_rows * 0 + 1),
+            vocabulary,
+            output=tmp_path,
+            config=config,
+            behaviors=(2,),
+        )

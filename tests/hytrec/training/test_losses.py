@@ -51,6 +51,18 @@ def test_negatives_are_drawn_by_popularity_with_their_log_expectation() -> None:
     torch.testing.assert_close(negatives.log_expected.exp(), expected)
 
 
+@pytest.mark.parametrize("count", [10, 30])
+def test_a_weighted_loss_is_the_weighted_mean(model: HyTRec, count: int) -> None:
+    torch.manual_seed(1)
+    vectors, targets = torch.randn(6, 16), torch.randint(1, 31, (6,))
+    weights = torch.tensor([1.0, 0.0, 0.25, 1.0, 0.5, 0.0])
+    negatives = Negatives.drawn(torch.ones(30), count=count)
+    own = torch.stack([next_item_loss(model, vectors[i : i + 1], targets[i : i + 1], negatives) for i in range(6)])
+    want = (own * weights).sum() / weights.sum()
+    torch.testing.assert_close(next_item_loss(model, vectors, targets, negatives, weights), want)
+    assert next_item_loss(model, vectors, targets, negatives, torch.zeros(6)).item() == 0
+
+
 def test_nothing_to_learn_from_costs_nothing(model: HyTRec) -> None:
     nothing = next_item_loss(
         model, torch.zeros(0, 16), torch.zeros(0, dtype=torch.int64), Negatives.drawn(torch.ones(30), count=30)

@@ -131,7 +131,7 @@ def test_a_checkpoint_of_another_version_is_told(begin: Train, tmp_path: Path) -
     file = tmp_path / "run" / "training.pt"
     saved = torch.load(file, weights_only=True)
     torch.save(saved | {"format_version": 1}, file)
-    with pytest.raises(RunError, match=r"training.pt has format version 1; this hytrec resumes 3: train again, into"):
+    with pytest.raises(RunError, match=r"training.pt has format version 1; this hytrec resumes 4: train again, into"):
         begin(resume=True)
 
 
