@@ -421,6 +421,20 @@ def test_what_is_bought_is_learned_better_where_it_is_the_target(
     assert gains[0] > 1.15 * gains[1]
 
 
+def test_a_training_measures_some_users_of_a_large_log(
+    log: Histories,
+    vocabulary: Vocabulary,
+    config: ModelConfig,
+    options: TrainingOptions,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("hytrec.training.loop._MEASURED_USERS", {Part.VALIDATION: 7, Part.TEST: 11})
+    found = train(log, vocabulary, output=tmp_path, config=config, options=replace(options, epochs=1))
+    users = {part: {own["users"] for own in metrics.values()} for part, metrics in found.metrics.items()}
+    assert users == {"validation": {7}, "test": {11}}
+
+
 def test_users_without_a_target_behavior_are_told(vocabulary: Vocabulary, config: ModelConfig, tmp_path: Path) -> None:
     log = shopping(5)
     message = (
