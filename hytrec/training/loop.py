@@ -38,7 +38,7 @@ __all__ = ["Epoch", "Observer", "Silent", "Trained", "train"]
 METRICS_FILE = "metrics.json"
 MEMORY_FILE = "memory.json"
 _MEASURED_USERS = {Part.VALIDATION: 10_000, Part.TEST: 25_000}
-"""Of each part at the end, evenly spaced; `hytrec evaluate` takes all. What was chosen on validation flatters itself."""
+"""Of each part, at the end; `hytrec evaluate` takes all. What was chosen on validation flatters itself."""
 
 
 @dataclass(frozen=True, kw_only=True)
