@@ -30,6 +30,7 @@ from hytrec_export.settings import VOCABULARY_FILE, Limits, ServingSettings
 from hytrec_export.state.opening import open_store
 from hytrec_export.state.options import StoreOptions
 from hytrec_export.state.store import StoredUser, UserRead
+from hytrec_export.state.url import StoreUrl
 from hytrec_export.state.users import StateStore
 
 grpc_client: Any = importlib.import_module("tritonclient.grpc")
@@ -157,7 +158,8 @@ def serve(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
     @contextmanager
     def serving(repository: Path, **store_options: Any) -> Iterator[Served]:
-        stored = StoreOptions(**{"path": tmp_path_factory.mktemp("state"), **store_options})
+        folder = store_options.pop("path", None) or tmp_path_factory.mktemp("state")
+        stored = StoreOptions(url=StoreUrl.of_folder(folder), **store_options)
         options = ServerOptions(
             repository=repository, grpc_port=0, http_port=0, metrics_port=0, environment=stored.to_environment()
         )

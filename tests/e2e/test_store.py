@@ -28,7 +28,7 @@ def small(serve: Any, built: Any) -> Iterator[Any]:
 
 def damage(stored: Any, user: str, edit: Any) -> None:
     """Change a head's bytes in the store's file, behind everybody's back."""
-    connection = sqlite3.connect(stored.path / "users.sqlite3", timeout=30)
+    connection = sqlite3.connect(stored.url.folder / "users.sqlite3", timeout=30)
     with connection:
         (raw,) = connection.execute("SELECT head FROM users WHERE user_id = ?", (user.encode(),)).fetchone()
         head = bytearray(raw)

@@ -1,4 +1,3 @@
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,6 +19,7 @@ from hytrec_export.state.event_codec import encode_events
 from hytrec_export.state.opening import open_store
 from hytrec_export.state.options import MIN_BYTES, StoreOptions
 from hytrec_export.state.store import NO_REVISION, Outcome, UserRead, UserWrite, WriteResult
+from hytrec_export.state.url import StoreUrl
 from hytrec_export.state.users import StateStore
 
 
@@ -186,7 +186,7 @@ def test_the_second_of_two_writers_is_told_to_retry(saver: SaveStep, counters: A
 def test_a_full_store_is_named_and_readers_are_answered(
     settings: ServingSettings, vocabulary: Vocabulary, counters: Any, finished: Finished
 ) -> None:
-    options = StoreOptions(path=Path("unused"), scheme="memory", max_bytes=MIN_BYTES)
+    options = StoreOptions(url=StoreUrl.parse("memory:"), max_bytes=MIN_BYTES)
     store = open_store(options, store_model(settings))
     vars(store.histories.engine)["_max_bytes"] = 10
     saver = SaveStep(settings=settings, vocabulary=vocabulary, store=store, counters=counters)

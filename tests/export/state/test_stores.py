@@ -16,6 +16,7 @@ from hytrec_export.state.head import CHUNK_EVENTS
 from hytrec_export.state.opening import open_store
 from hytrec_export.state.options import Durability, StoreOptions
 from hytrec_export.state.store import NO_REVISION, Outcome, UserRead
+from hytrec_export.state.url import StoreUrl
 from hytrec_export.state.users import StateStore
 
 WRITTEN, CONFLICT = Outcome.WRITTEN, Outcome.CONFLICT
@@ -31,8 +32,9 @@ def open_any(request: pytest.FixtureRequest, tmp_path: Path, kit: Any, clock: An
         before = stores.pop() if stores else None
         if before:
             before.close()
-        kind = {"scheme": "memory"} if request.param == "memory" else {"durability": request.param}
-        choice = StoreOptions(path=tmp_path / "state", **kind, **options)
+        url = StoreUrl.parse("memory:" if request.param == "memory" else str(tmp_path / "state"))
+        kind = {} if request.param == "memory" else {"durability": request.param}
+        choice = StoreOptions(url=url, **kind, **options)
         stores.append(open_store(choice, kit.model(fingerprint=fingerprint), clock=clock))
         if request.param == "memory" and before:
             vars(stores[0].histories.engine).update(
