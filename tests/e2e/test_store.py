@@ -2,7 +2,9 @@
 
 import shutil
 import sqlite3
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ import pytest
 
 from hytrec.contract import StateStatus
 from hytrec_clients import Events, ModelChanged, Unavailable
+from hytrec_export.bulk.rebuild import rebuild
 
 pytestmark = pytest.mark.e2e
 
@@ -115,6 +118,45 @@ def test_a_new_model_keeps_its_users(serve: Any, built: Any, built_apart: Path, 
                 np.testing.assert_allclose(first.scores, scores, rtol=0, atol=1e-4)
                 np.testing.assert_allclose(second.scores, scores, rtol=0, atol=1e-4)
             assert client.append("ada", Events.one(1000, 1_100_000_000)).event_count == 201
+
+
+def test_states_are_made_before_a_new_model_is_served(serve: Any, built: Any, tmp_path: Path) -> None:
+    refreshed = Path(shutil.copytree(built.repository, tmp_path / "refreshed"))
+    (refreshed / "manifest.json").unlink()  # what is changed below would be found
+    replace(built.settings, fingerprint="e" * 32).save(refreshed)
+    now = 1_100_000_000
+    users = {f"user {number}": 32 + 40 * number for number in range(24)}
+    with serve(built.repository, path=tmp_path / "state") as served, served.client() as client:
+        for user, count in users.items():
+            client.backfill(user, Events(1000 + np.arange(count) % 300, 1_000_000_000 + 60 * np.arange(count)))
+        stop = threading.Event()
+
+        def click() -> int:
+            clicks = 0
+            with served.client() as other:
+                while not stop.is_set():
+                    assert other.append("user 3", Events.one(1000 + clicks % 300, now + clicks)).applied
+                    clicks += 1
+            return clicks
+
+        with ThreadPoolExecutor(1) as threads:
+            clicking = threads.submit(click)
+            try:
+                report = rebuild(refreshed, served.stored.url)
+            finally:
+                stop.set()
+            clicks = clicking.result(30)
+        before = {user: client.rank(user, [1000, 1001], now=2 * now) for user in users}
+    assert (report.rebuilt, report.users) == (len(users), len(users))
+    assert before["user 3"].receipt.event_count == users["user 3"] + clicks
+    with serve(refreshed, path=tmp_path / "state") as served, served.client() as client:
+        for user, ranking in before.items():
+            first = client.rank(user, [1000, 1001], now=2 * now)
+            assert (first.receipt.state_status, first.receipt.event_count) == (
+                StateStatus.FOUND,
+                ranking.receipt.event_count,
+            )
+            np.testing.assert_allclose(first.scores, ranking.scores, rtol=0, atol=1e-4)
 
 
 def test_a_store_that_goes_away_fails_calls(serve: Any, built: Any, tmp_path: Path) -> None:

@@ -73,6 +73,21 @@ def compact(*, state: StateUrl = STATE_FOLDER, as_json: AsJson = False) -> None:
     _show(_plain(asdict(commands.compact_store(StoreUrl.parse(state)))), as_json=as_json)
 
 
+@state_app.command()
+def rebuild(
+    *,
+    repository: Annotated[Path, typer.Option(help="Repository of the new model.", show_default=False)],
+    state: StateUrl = STATE_FOLDER,
+    as_json: AsJson = False,
+) -> None:
+    """Make a new model's states of all users beforehand, while the old model serves; run again, it goes on."""
+    from hytrec.progress_bar import progress_bar  # noqa: PLC0415 - rich
+    from hytrec_export.bulk.rebuild import rebuild as rebuild_states  # noqa: PLC0415 - numpy
+
+    made = rebuild_states(repository, StoreUrl.parse(state), progress=progress_bar)
+    _show(asdict(made), as_json=as_json)
+
+
 def _plain(values: dict[str, Any]) -> dict[str, Any]:
     """Values that JSON knows; times as text."""
     return {name: _plain_value(name, value) for name, value in values.items()}

@@ -83,6 +83,10 @@ class RecordEngine(Protocol):
         """Let go of the store."""
 
 
+StillOf: TypeAlias = Callable[[int, bytes], bool]
+"""Position of a snapshot, head of its user now -> whether it is of this user still."""
+
+
 class SnapshotEngine(Protocol):
     """Snapshots of one model, one for a user. Any of them may vanish at any time."""
 
@@ -92,5 +96,8 @@ class SnapshotEngine(Protocol):
     def read_many(self, user_ids: Sequence[bytes]) -> list[bytes | None]:
         """Each user's snapshot."""
 
-    def write_many(self, snapshots: Sequence[tuple[bytes, bytes]]) -> None:
-        """Store a snapshot for each user id; of a user who is not there nothing is stored."""
+    def write_many(self, snapshots: Sequence[tuple[bytes, bytes]], still_of: StillOf) -> None:
+        """Store a snapshot for each user id; of a user who is not there, or another by now, nothing is stored."""
+
+    def capacity(self) -> int | None:
+        """Snapshots that there is room for; the least recently used ones go beyond it. None where nothing limits it."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from threading import RLock
 
 from hytrec_export.errors import StoreFullError
-from hytrec_export.state.engine import ChunksWanted, Decision, UserChange, UserRecords
+from hytrec_export.state.engine import ChunksWanted, Decision, StillOf, UserChange, UserRecords
 from hytrec_export.state.store import StoreStat
 
 
@@ -135,8 +135,13 @@ class MemorySnapshots:
         """See `SnapshotEngine`."""
         return [self._engine.snapshots.get(user_id) for user_id in user_ids]
 
-    def write_many(self, snapshots: Sequence[tuple[bytes, bytes]]) -> None:
+    def write_many(self, snapshots: Sequence[tuple[bytes, bytes]], still_of: StillOf) -> None:
         """See `SnapshotEngine`."""
-        for user_id, raw in snapshots:
-            if user_id in self._engine.users:
+        for position, (user_id, raw) in enumerate(snapshots):
+            stored = self._engine.users.get(user_id)
+            if stored and still_of(position, stored.head):
                 self._engine.snapshots[user_id] = raw
+
+    def capacity(self) -> int | None:
+        """See `SnapshotEngine`."""
+        return None

@@ -69,7 +69,7 @@ class SqliteStores:
 
     def beside_for(self, url: StoreUrl, model: StoreModel, *, wait_s: float) -> StateStore:
         """See `StoreKind`."""
-        with _existing(url, wait_s=wait_s) as (file, settings):
+        with _existing(url, wait_s=wait_s, maintained=True) as (file, settings):
             check_key_types(file, model.key_types)
             rules = _rules(file, settings)
             files = SnapshotFiles(file)
@@ -125,7 +125,9 @@ def _open_folder(options: StoreOptions, model: StoreModel) -> tuple[SqliteFile, 
 
 
 @contextmanager
-def _existing(url: StoreUrl, *, wait_s: float, alone: bool = False) -> Iterator[tuple[SqliteFile, FolderSettings]]:
+def _existing(
+    url: StoreUrl, *, wait_s: float, alone: bool = False, maintained: bool = False
+) -> Iterator[tuple[SqliteFile, FolderSettings]]:
     """The file of a store that is there, with the limits it has; it is closed where the block fails."""
     with ExitStack() as failing:
         folder = StoreFolder(_folder(url), create=False)
@@ -135,7 +137,7 @@ def _existing(url: StoreUrl, *, wait_s: float, alone: bool = False) -> Iterator[
         else:
             folder.share(wait_s=wait_s)
         settings = folder.settings() or FolderSettings(max_bytes=DEFAULT_BYTES)
-        file = SqliteFile(folder, max_bytes=settings.max_bytes, power=True, maintained=False)
+        file = SqliteFile(folder, max_bytes=settings.max_bytes, power=not maintained, maintained=maintained)
         failing.callback(file.close)
         yield file, settings
         failing.pop_all()

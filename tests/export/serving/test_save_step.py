@@ -136,7 +136,7 @@ def test_nothing_is_kept_of_a_write_that_failed(saver: SaveStep, store: StateSto
 def test_a_state_that_cannot_be_kept_fails_no_call(
     saver: SaveStep, store: StateStore, counters: Any, finished: Finished, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(_: object) -> None:
+    def fail(*_: object) -> None:
         raise StateStoreError("the disk is gone")
 
     monkeypatch.setattr(store._snapshots, "write_many", fail)
@@ -216,7 +216,7 @@ def test_a_crowd_of_clients_is_told(
 def test_a_failing_store_fails_the_writers_alone(
     saver: SaveStep, store: StateStore, finished: Finished, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(_: object) -> None:
+    def fail(*_: object) -> None:
         raise StateStoreError("the disk is gone")
 
     monkeypatch.setattr(store, "write_many", fail)

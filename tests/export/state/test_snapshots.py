@@ -37,7 +37,7 @@ def snapshot_of(store: StateStore, user_id: bytes) -> bytes:
 
 
 def put(store: StateStore, user_id: bytes, raw: bytes) -> None:
-    store._snapshots.write_many([(user_id, raw)])
+    store._snapshots.write_many([(user_id, raw)], lambda *_: True)
 
 
 @pytest.mark.parametrize("count", [64, 127, 128, 129, 192, 300])
@@ -53,6 +53,19 @@ def test_the_state_and_the_events_since(store: StateStore, kit: Any, count: int,
     assert user.start <= count - kit.sizes.window
     assert (user.events.times - 10**9).tolist() == [*range(user.start, count + more)]
     assert user.due == (more >= EVERY)
+
+
+def test_nothing_is_kept_of_a_user_who_is_another_by_now(store: StateStore, kit: Any) -> None:
+    late = kit.snapshot(b"u", kit.fed(store, b"u", 100))
+    kit.fed(store, b"u", 1)
+    assert store.write_snapshots([late]) == 0
+    assert kit.user(store, b"u").base == 100  # still the same history
+    store.forget(b"u")
+    assert store.write_snapshots([late]) == 0
+    assert store.stat().snapshots == 0
+    kit.fed(store, b"u", 100)
+    assert store.write_snapshots([late]) == 0
+    assert store.stat().snapshots == 0
 
 
 def test_a_short_history_needs_none(store: StateStore, kit: Any) -> None:
