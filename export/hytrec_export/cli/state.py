@@ -74,6 +74,42 @@ def compact(*, state: StateUrl = STATE_FOLDER, as_json: AsJson = False) -> None:
 
 
 @state_app.command()
+def backup(
+    destination: Annotated[Path, typer.Argument(help="Folder to make.", show_default=False)],
+    *,
+    state: StateUrl = STATE_FOLDER,
+    as_json: AsJson = False,
+) -> None:
+    """Copy all histories into a new folder, while the server runs."""
+    from hytrec.progress_bar import progress_bar  # noqa: PLC0415 - rich
+    from hytrec_export.state.backup import backup_store  # noqa: PLC0415 - numpy
+
+    made = backup_store(StoreUrl.parse(state), destination, progress=progress_bar)
+    _show(asdict(made), as_json=as_json)
+
+
+@state_app.command()
+def restore(
+    folder: Annotated[Path, typer.Argument(help="Folder of a backup.", show_default=False)],
+    *,
+    state: StateUrl = STATE_FOLDER,
+    replace: Annotated[bool, typer.Option("--replace", help="Put it in the place of a store that is there.")] = False,
+    forgotten: Annotated[
+        list[Path] | None, typer.Option(help="forgotten.log of a store that was lost; may be given again.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Put a backup in the store's place, without those who were forgotten since; the server must be stopped."""
+    from hytrec.progress_bar import progress_bar  # noqa: PLC0415 - rich
+    from hytrec_export.state.backup import restore_store  # noqa: PLC0415 - numpy
+
+    made = restore_store(
+        folder, StoreUrl.parse(state), replace=replace, forgotten=forgotten or (), progress=progress_bar
+    )
+    _show(asdict(made), as_json=as_json)
+
+
+@state_app.command()
 def rebuild(
     *,
     repository: Annotated[Path, typer.Option(help="Repository of the new model.", show_default=False)],

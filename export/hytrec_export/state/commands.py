@@ -1,4 +1,4 @@
-"""What `hytrec-export state show|export|delete|compact|backup` do; all but compact work while the server runs.
+"""What `hytrec-export state show|export|delete|compact` do; all but compact work while the server runs.
 
 A store says itself of which types its keys are, so none of them needs the model repository.
 """
@@ -136,7 +136,7 @@ def compact_store(url: StoreUrl) -> Compaction:
         removed = {StateStatus.EXPIRED: 0, StateStatus.DAMAGED: 0}
         for summary in store.users():
             if summary.status in removed:
-                removed[summary.status] += store.forget(summary.user_id)
+                removed[summary.status] += store.drop(summary.user_id)
         store.compact()
         after = store.stat()
     return Compaction(

@@ -45,6 +45,19 @@ class UserChange:
     keep_from: int = 0
 
 
+@dataclass(frozen=True, kw_only=True)
+class Burial:
+    """What is left of a user who is deleted.
+
+    Args:
+        tombstone: kept for a day.
+        noted_at: unix seconds up to which a restored backup may hold nothing of the user; None where it may.
+    """
+
+    tombstone: bytes
+    noted_at: int | None
+
+
 ChunksWanted: TypeAlias = Callable[[int, bytes], range]
 """Position in the batch, head -> numbers of the chunks to read."""
 Decision: TypeAlias = Callable[[UserRecords], UserChange | None]
@@ -64,10 +77,13 @@ class RecordEngine(Protocol):
             StoreFullError: there is no room; nothing of the batch is stored.
         """
 
-    def forget(self, user_id: bytes, bury: Callable[[UserRecords], bytes | None]) -> bool:
-        """Delete everything of a user, snapshots too, and leave `bury(what was stored)` for a day.
+    def forget(self, user_id: bytes, bury: Callable[[UserRecords], Burial | None]) -> bool:
+        """Delete everything of a user, snapshots too, and leave `bury(what was stored)`.
 
         Nothing is done where it is None. Returns whether a head was deleted.
+
+        Raises:
+            StoreFullError: the deletion finds no room, or cannot be noted.
         """
 
     def heads_after(self, user_id: bytes, count: int) -> list[tuple[bytes, bytes]]:

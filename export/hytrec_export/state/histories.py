@@ -8,7 +8,7 @@ from functools import partial
 
 from hytrec.contract import StateStatus
 from hytrec_export.errors import StoreFullError
-from hytrec_export.state.engine import Decision, RecordEngine, UserChange, UserRecords
+from hytrec_export.state.engine import Burial, Decision, RecordEngine, UserChange, UserRecords
 from hytrec_export.state.head import Head, unpack_head
 from hytrec_export.state.history import History, chunks_from
 from hytrec_export.state.rules import HistoryRules
@@ -92,10 +92,14 @@ class HistoryStore:
         """Delete everything kept of a user but the ids of applied requests; whether there was anything.
 
         Raises:
-            StoreFullError: the store is full, and the deletion itself finds no room.
+            StoreFullError: the store is full, and the deletion itself finds no room, or cannot be noted.
         """
         check_user_id(user_id)
-        return self.engine.forget(user_id, partial(self.rules.bury, user_id))
+        return self.engine.forget(user_id, partial(self.rules.bury, user_id, noted=True))
+
+    def drop(self, user_id: bytes) -> bool:
+        """`forget` of records that are of no use any more: a restored backup may hold the user."""
+        return self.engine.forget(user_id, partial(self.rules.bury, user_id, noted=False))
 
     def users(self) -> Iterator[UserSummary]:
         """Every user, ordered by id. Users that come or go meanwhile may or may not be seen."""
@@ -124,10 +128,10 @@ class HistoryStore:
                 self.engine.forget(user_id, partial(self._bury_expired, user_id))
         self._swept_to = heads[-1][0] if len(heads) == count else b""
 
-    def _bury_expired(self, user_id: bytes, records: UserRecords) -> bytes | None:
-        """The tombstone of a user who is still expired; one who was written meanwhile stays."""
+    def _bury_expired(self, user_id: bytes, records: UserRecords) -> Burial | None:
+        """What is left of a user who is still expired; one who was written meanwhile stays."""
         expired = self.rules.usable(user_id, records.head) is StateStatus.EXPIRED
-        return self.rules.bury(user_id, records) if expired else None
+        return self.rules.bury(user_id, records, noted=False) if expired else None
 
     def _change(self, writes: Sequence[UserWrite]) -> list[WriteResult]:
         results: dict[int, WriteResult] = {}

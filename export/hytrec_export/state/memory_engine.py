@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from threading import RLock
 
 from hytrec_export.errors import StoreFullError
-from hytrec_export.state.engine import ChunksWanted, Decision, StillOf, UserChange, UserRecords
+from hytrec_export.state.engine import Burial, ChunksWanted, Decision, StillOf, UserChange, UserRecords
 from hytrec_export.state.store import StoreStat
 
 
@@ -59,13 +59,13 @@ class MemoryEngine:
                         self.users[user_id] = records
                 raise
 
-    def forget(self, user_id: bytes, bury: Callable[[UserRecords], bytes | None]) -> bool:
-        """See `RecordEngine`."""
+    def forget(self, user_id: bytes, bury: Callable[[UserRecords], Burial | None]) -> bool:
+        """See `RecordEngine`; there are no backups that anything would be noted for."""
         with self._lock:
-            tombstone = bury(self._stored(user_id))
-            if tombstone is None:
+            burial = bury(self._stored(user_id))
+            if burial is None:
                 return False
-            self.tombstones[user_id] = tombstone
+            self.tombstones[user_id] = burial.tombstone
             self.snapshots.pop(user_id, None)
             return self.users.pop(user_id, None) is not None
 

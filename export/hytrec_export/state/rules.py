@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from hytrec.contract import StateStatus
 from hytrec_export.state.applied_requests import NO_REQUEST, AppliedRequests, TooManyClientsError
-from hytrec_export.state.engine import UserChange, UserRecords
+from hytrec_export.state.engine import Burial, UserChange, UserRecords
 from hytrec_export.state.event_codec import encode_events
 from hytrec_export.state.events import KeyTypes, StoredEvents
 from hytrec_export.state.head import CHUNK_EVENTS, INCARNATION_BYTES, Chunk, Head, unpack_head
@@ -52,9 +52,15 @@ class HistoryRules:
             return head.applied if head else AppliedRequests()
         return AppliedRequests() if records.tombstone is None else _unbury(records.tombstone)
 
-    def bury(self, user_id: bytes, records: UserRecords) -> bytes:
-        """The tombstone of a user."""
-        return self.applied(user_id, records).pack()
+    def bury(self, user_id: bytes, records: UserRecords, *, noted: bool) -> Burial:
+        """What is left of a user.
+
+        Args:
+            noted: whether a restored backup, too, is to hold nothing of the user.
+        """
+        head = None if records.head is None else unpack_head(records.head, user_id, self.types)
+        now_s = max(int(self.clock()), head.written_at if head else 0)  # the clock may have been set back
+        return Burial(tombstone=self.applied(user_id, records).pack(), noted_at=now_s if noted else None)
 
     def decide(self, write: UserWrite, records: UserRecords) -> tuple[WriteResult, UserChange | None]:
         """Compare-and-set."""

@@ -83,6 +83,12 @@ class SqliteStores:
             )
 
 
+def open_folder_beside(folder: Path, *, wait_s: float) -> tuple[HistoryStore, SqliteFile]:
+    """`StoreKind.beside` of a folder, and the file in which it has its histories."""
+    with _existing(StoreUrl.of_folder(folder), wait_s=wait_s) as (file, settings):
+        return HistoryStore(SqliteEngine(file, SnapshotFiles(file)), rules=_rules(file, settings)), file
+
+
 def check_key_types(file: SqliteFile, types: KeyTypes) -> None:
     """Record the types of a new store's keys, or compare them.
 

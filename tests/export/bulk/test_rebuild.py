@@ -248,7 +248,7 @@ def test_a_user_forgotten_meanwhile_leaves_no_state(
                 feed(store, b"user-33", 40)  # the same id, another user
                 yield batch
 
-        encoder.encode = forgetting  # type: ignore[method-assign, assignment]
+        encoder.encode = forgetting  # type: ignore[method-assign]
         rebuild_users(store, encoder)
         assert store.stat().snapshots == len(LENGTHS) - SHORT - 2 + 1  # and one of the old model
         (user,) = store.read_many([UserRead(user_id=b"user-33")])
