@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import urllib.request
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -145,6 +146,12 @@ class Served:
         except grpc_client.InferenceServerException as error:
             return error.status().removeprefix("StatusCode."), error.message()
         raise AssertionError(answer)
+
+    def metric(self, name: str) -> float:
+        """Value of a metric of the server, summed over its labels."""
+        with urllib.request.urlopen(self.server.metrics_url, timeout=10) as page:  # noqa: S310  our own server
+            lines = page.read().decode().splitlines()
+        return sum(float(line.split()[-1]) for line in lines if line.startswith(name + "{"))
 
     def user(self, user_id: str) -> StoredUser:
         """What the store holds of a user."""

@@ -3,6 +3,7 @@
 import shutil
 import sqlite3
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -157,6 +158,21 @@ def test_states_are_made_before_a_new_model_is_served(serve: Any, built: Any, tm
                 ranking.receipt.event_count,
             )
             np.testing.assert_allclose(first.scores, ranking.scores, rtol=0, atol=1e-4)
+
+
+def test_damage_is_told_at_the_start(serve: Any, built: Any, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    with serve(built.repository, path=tmp_path / "state") as served, served.client() as client:
+        for user in ("ada", "bob", "cid"):
+            client.append(user, Events.one(1000, 10))
+        damage(served.stored, "bob", flip_the_count)
+    capfd.readouterr()
+    with serve(built.repository, path=tmp_path / "state") as served:
+        name = "hytrec_damaged_users_total"
+        deadline = time.monotonic() + 60
+        while not (found := served.metric(name)) and time.monotonic() < deadline:
+            time.sleep(0.1)
+    assert found == 1
+    assert "hytrec: the records of 1 of 3 users are damaged, and these users count as new" in capfd.readouterr().err
 
 
 def test_a_store_that_goes_away_fails_calls(serve: Any, built: Any, tmp_path: Path) -> None:

@@ -82,7 +82,8 @@ class EmbeddedServer:
         self._started_at = time.monotonic()
         lease = self._lease = ServerLease()
         backends = installation.link(lease.folder)
-        log = self._log = ServerLog(lease.folder / "tritonserver.log", echo=sys.stderr if self._options.log else None)
+        echo = sys.stderr if self._options.log else None
+        log = self._log = ServerLog(lease.folder / "tritonserver.log", echo=echo, notices=sys.stderr)
         with lease.handed_over() as lock_file:
             self._process = ServerProcess(
                 [str(installation.program), *self._arguments(backends, lease)],

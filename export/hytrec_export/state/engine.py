@@ -89,6 +89,12 @@ class RecordEngine(Protocol):
     def heads_after(self, user_id: bytes, count: int) -> list[tuple[bytes, bytes]]:
         """The next `count` user ids after one, in order, each with its head."""
 
+    def noted(self, name: str) -> str | None:
+        """A note about the store that all its processes share; None where there is none."""
+
+    def note(self, notes: Mapping[str, str]) -> None:
+        """Keep notes by name, in place of older ones."""
+
     def stat(self) -> StoreStat:
         """How full the store is."""
 

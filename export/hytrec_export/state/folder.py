@@ -4,6 +4,7 @@ users.sqlite3        heads and histories; beside it SQLite's -wal and -shm
 *.snapshots, *.used  snapshots of one model, and when each was last used
 forgotten.log        users who were forgotten, hashed, and when: for restoring backups
 store.lock           flock: shared while the store is open, exclusive while it is compacted
+sweep.lock           flock: held by the process that looks through the users
 write.lock           flock: held by the process that writes
 store.json           format version, limits and time-to-live of the last server
 """

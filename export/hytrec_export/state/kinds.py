@@ -13,6 +13,7 @@ from hytrec_export.state.histories import HistoryStore
 from hytrec_export.state.options import StoreOptions
 from hytrec_export.state.rules import HistoryRules
 from hytrec_export.state.store import StoreStat
+from hytrec_export.state.sweep import Tell
 from hytrec_export.state.url import StoreUrl
 from hytrec_export.state.users import StateStore
 
@@ -41,7 +42,16 @@ class StoreKind(Protocol):
     served: bool
     """Whether the processes of a server can share a store."""
 
-    def open(self, options: StoreOptions, model: StoreModel, rules: HistoryRules, *, recent: int) -> StateStore:
+    def open(
+        self,
+        options: StoreOptions,
+        model: StoreModel,
+        rules: HistoryRules,
+        *,
+        recent: int,
+        served: bool,
+        tell: Tell | None,
+    ) -> StateStore:
         """The store that the options name, for a model that is served; see `opening.open_store`."""
 
     def check(self, options: StoreOptions, model: StoreModel) -> StoreStat:

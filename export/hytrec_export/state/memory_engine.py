@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from threading import RLock
 
@@ -34,6 +34,7 @@ class MemoryEngine:
         self.users: dict[bytes, StoredRecords] = {}
         self.snapshots: dict[bytes, bytes] = {}
         self.tombstones: dict[bytes, bytes] = {}
+        self.notes: dict[str, str] = {}
         self._max_bytes = max_bytes
         self._lock = RLock()
 
@@ -75,6 +76,14 @@ class MemoryEngine:
             return [(name, self.users[name].head) for name in sorted(name for name in self.users if name > user_id)][
                 :count
             ]
+
+    def noted(self, name: str) -> str | None:
+        """See `RecordEngine`."""
+        return self.notes.get(name)
+
+    def note(self, notes: Mapping[str, str]) -> None:
+        """See `RecordEngine`."""
+        self.notes.update(notes)
 
     def stat(self) -> StoreStat:
         """See `RecordEngine`."""

@@ -9,6 +9,7 @@ from hytrec_export.state.memory_engine import MemoryEngine, MemorySnapshots
 from hytrec_export.state.options import StoreOptions
 from hytrec_export.state.rules import HistoryRules
 from hytrec_export.state.store import StoreStat
+from hytrec_export.state.sweep import Tell
 from hytrec_export.state.url import StoreUrl
 from hytrec_export.state.users import StateStore
 
@@ -20,8 +21,18 @@ class MemoryStores:
     form = "memory:"
     served = False
 
-    def open(self, options: StoreOptions, model: StoreModel, rules: HistoryRules, *, recent: int) -> StateStore:
-        """See `StoreKind`; the store is new."""
+    def open(
+        self,
+        options: StoreOptions,
+        model: StoreModel,
+        rules: HistoryRules,
+        *,
+        recent: int,
+        served: bool,
+        tell: Tell | None,
+    ) -> StateStore:
+        """See `StoreKind`; the store is new, and never swept."""
+        del served, tell
         engine = MemoryEngine(max_bytes=options.max_bytes)
         return StateStore(
             HistoryStore(engine, rules=rules),

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
+from dataclasses import replace
 
 from hytrec_export.errors import OptionError
 from hytrec_export.state import memory_store as _memory  # noqa: F401 - registers itself, as does the next one
@@ -13,6 +13,7 @@ from hytrec_export.state.kinds import StoreModel, kind_of
 from hytrec_export.state.options import StoreOptions
 from hytrec_export.state.rules import HistoryRules
 from hytrec_export.state.store import StoreStat
+from hytrec_export.state.sweep import Tell
 from hytrec_export.state.url import StoreUrl
 from hytrec_export.state.users import StateStore
 
@@ -23,13 +24,17 @@ def open_store(
     *,
     served: bool = False,
     recent: int = 0,
-    clock: Callable[[], float] = time.time,
+    clock: Callable[[], float] | None = None,
+    tell: Tell | None = None,
 ) -> StateStore:
     """Open the store that the options name.
 
     Args:
-        served: the caller is one of a server's processes, which an in-memory store cannot connect.
+        served: the caller is one of a server's processes, which an in-memory store cannot connect. Nobody expires
+            before a sweep has found that not too many would.
         recent: users whose last state the process remembers; useful where it reads what it has written.
+        clock: unix seconds; a steady one by default.
+        tell: is told what a sweep finds; of the processes that are, one is chosen to sweep.
 
     Raises:
         OptionError: an unknown scheme, or an in-memory store for a server.
@@ -37,8 +42,10 @@ def open_store(
     """
     if served:
         check_served(options.url)
-    rules = HistoryRules(types=model.key_types, ttl_s=options.ttl_s, max_events=options.history_max_events, clock=clock)
-    return kind_of(options.url).open(options, model, rules, recent=recent)
+    rules = HistoryRules(types=model.key_types, ttl_s=options.ttl_s, max_events=options.history_max_events)
+    if clock:
+        rules = replace(rules, clock=clock)
+    return kind_of(options.url).open(options, model, rules, recent=recent, served=served, tell=tell)
 
 
 def try_store(options: StoreOptions, model: StoreModel) -> StoreStat:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from hytrec_export.errors import StateStoreError, StoreFullError, StoreUnavailableError
 from hytrec_export.state.engine import Burial, ChunksWanted, Decision, UserChange, UserRecords
@@ -98,6 +98,17 @@ class SqliteEngine:
         """See `RecordEngine`."""
         query = "SELECT user_id, head FROM users WHERE user_id > ? ORDER BY user_id LIMIT ?"
         return self.file.read(lambda connection: connection.execute(query, (user_id, count)).fetchall())
+
+    def noted(self, name: str) -> str | None:
+        """See `RecordEngine`."""
+        query = "SELECT value FROM facts WHERE name = ?"
+        found = self.file.look(lambda connection: connection.execute(query, (f"note {name}",)).fetchone())
+        return found[0] if found else None
+
+    def note(self, notes: Mapping[str, str]) -> None:
+        """See `RecordEngine`."""
+        rows = [(f"note {name}", value) for name, value in notes.items()]
+        self.file.change(lambda connection: connection.executemany("INSERT OR REPLACE INTO facts VALUES (?, ?)", rows))
 
     def stat(self) -> StoreStat:
         """See `RecordEngine`."""

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import sqlite3
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from hytrec.contract import DType
@@ -19,7 +21,9 @@ from hytrec_export.state.snapshot import snapshot_bytes
 from hytrec_export.state.snapshot_file import SnapshotFiles, SqliteSnapshots
 from hytrec_export.state.sqlite_engine import SqliteEngine
 from hytrec_export.state.sqlite_file import SqliteFile
+from hytrec_export.state.steady_clock import SteadyClock
 from hytrec_export.state.store import StoreStat
+from hytrec_export.state.sweep import SWEEP_LOCK_FILE, Sweep, Tell, stored_clock
 from hytrec_export.state.url import StoreUrl
 from hytrec_export.state.users import StateStore
 
@@ -34,7 +38,16 @@ class SqliteStores:
     form = "sqlite:FOLDER"
     served = True
 
-    def open(self, options: StoreOptions, model: StoreModel, rules: HistoryRules, *, recent: int) -> StateStore:
+    def open(
+        self,
+        options: StoreOptions,
+        model: StoreModel,
+        rules: HistoryRules,
+        *,
+        recent: int,
+        served: bool,
+        tell: Tell | None,
+    ) -> StateStore:
         """See `StoreKind`; a missing folder is made."""
         with ExitStack() as failing:
             file, files = _open_folder(options, model)
@@ -42,8 +55,11 @@ class SqliteStores:
             failing.callback(files.close)
             snapshots = _snapshots(files, model, max_bytes=options.snapshot_max_bytes, clock=rules.clock)
             failing.pop_all()
+        histories = HistoryStore(SqliteEngine(file, files), rules=rules)
+        if rules.clock is time.time:
+            histories.rules = replace(rules, clock=SteadyClock(stored_clock(histories)))
         store = StateStore(
-            HistoryStore(SqliteEngine(file, files), rules=rules),
+            histories,
             snapshots,
             sizes=model.sizes,
             fingerprint=bytes.fromhex(model.fingerprint),
@@ -51,6 +67,10 @@ class SqliteStores:
             recent=recent,
         )
         file.chores.append(store.drop_old_states)
+        if served or tell:
+            sweep = Sweep(histories, lock=file.path.with_name(SWEEP_LOCK_FILE), tell=tell)
+            file.chores.append(sweep.step)
+            file.at_close.append(sweep.close)
         return store
 
     def check(self, options: StoreOptions, model: StoreModel) -> StoreStat:
