@@ -147,12 +147,12 @@ def test_states_are_made_before_a_new_model_is_served(serve: Any, built: Any, tm
             finally:
                 stop.set()
             clicks = clicking.result(30)
-        before = {user: client.rank(user, [1000, 1001], now=2 * now) for user in users}
+        before = {user: client.rank(user, [1000, 1001], now=now + 100_000) for user in users}
     assert (report.rebuilt, report.users) == (len(users), len(users))
     assert before["user 3"].receipt.event_count == users["user 3"] + clicks
     with serve(refreshed, path=tmp_path / "state") as served, served.client() as client:
         for user, ranking in before.items():
-            first = client.rank(user, [1000, 1001], now=2 * now)
+            first = client.rank(user, [1000, 1001], now=now + 100_000)
             assert (first.receipt.state_status, first.receipt.event_count) == (
                 StateStatus.FOUND,
                 ranking.receipt.event_count,
