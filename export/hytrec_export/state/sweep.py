@@ -71,7 +71,9 @@ class Sweep:
         self._told_damaged = 0
         self._stopped = False
         self._doomed: list[bytes] = []
-        self._begin()
+        self._after = b""
+        self._seen = self._damaged = 0
+        self._candidates: list[bytes] = []
         store.rules.expiry.off = store.rules.ttl_s is not None
 
     def step(self) -> None:
@@ -127,7 +129,7 @@ class Sweep:
     def _begin(self) -> None:
         self._after = b""
         self._seen = self._damaged = 0
-        self._candidates: list[bytes] = []
+        self._candidates = []
 
     def _end(self, tell: Tell) -> None:
         self._tell_damage(tell)
