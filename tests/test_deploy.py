@@ -13,7 +13,7 @@ import pytest
 
 from hytrec_export.repository.triton_image import GRAPH_TAG, IMAGES, REGISTRY, image_for
 from hytrec_export.server.installation import MALLOC
-from hytrec_export.state.options import PATH_VARIABLE, StoreOptions
+from hytrec_export.state.options import StoreOptions
 
 yaml: Any = importlib.import_module("yaml")
 
@@ -84,8 +84,7 @@ def test_compose_reserves_a_gpu_and_keeps_the_state(service: dict[str, Any]) -> 
     repository, state = service["volumes"]
     assert repository.endswith(":/repository:ro")
     assert state == "state:/state"
-    assert StoreOptions.from_environment(service["environment"]).path == Path("/state")
-    assert service["environment"][PATH_VARIABLE] == "/state"
+    assert StoreOptions.from_environment(service["environment"]).url.folder == Path("/state")
     assert all(port.startswith("${HYTREC_ADDRESS:-127.0.0.1}:") for port in service["ports"])
     assert service["shm_size"] == "1g"
     assert (DEPLOY / service["build"]["context"] / service["build"]["dockerfile"]).is_file()

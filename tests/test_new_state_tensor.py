@@ -52,6 +52,7 @@ from hytrec_export.serving.store_model import store_model
 from hytrec_export.state.events import StoredEvents
 from hytrec_export.state.opening import open_store
 from hytrec_export.state.options import StoreOptions
+from hytrec_export.state.url import StoreUrl
 from hytrec_export.state.store import NewSnapshot, UserRead, UserWrite
 from hytrec_export.verification.findings import all_ok
 from hytrec_export.verification.parity import golden
@@ -81,7 +82,7 @@ assert '"last_behavior"' in config_pbtxt and '"next_last_behavior"' in config_pb
 state = golden.load(repository / golden.FILE_NAME)[0].state
 assert state["last_behavior"].tolist() == [behaviors[-1]], state
 settings = ServingSettings.load(repository)
-store = open_store(StoreOptions(path=folder, scheme="memory"), store_model(settings))
+store = open_store(StoreOptions(url=StoreUrl.parse("memory:")), store_model(settings))
 keys = np.empty(12, object)
 keys[:] = [b"%d" % (row - 1) for row in rows]
 events = StoredEvents.given(keys, np.empty(0, object), times, store.types)

@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol
 
+NOTICE = "hytrec: "
+"""Begins a line on stderr of a server's process that its operator is to see, whatever becomes of the log."""
 Advance = Callable[[int], object]
 """Told how much more is done."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import urllib.request
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -30,6 +31,7 @@ from hytrec_export.settings import VOCABULARY_FILE, Limits, ServingSettings
 from hytrec_export.state.opening import open_store
 from hytrec_export.state.options import StoreOptions
 from hytrec_export.state.store import StoredUser, UserRead
+from hytrec_export.state.url import StoreUrl
 from hytrec_export.state.users import StateStore
 
 grpc_client: Any = importlib.import_module("tritonclient.grpc")
@@ -145,6 +147,12 @@ class Served:
             return error.status().removeprefix("StatusCode."), error.message()
         raise AssertionError(answer)
 
+    def metric(self, name: str) -> float:
+        """Value of a metric of the server, summed over its labels."""
+        with urllib.request.urlopen(self.server.metrics_url, timeout=10) as page:  # noqa: S310  our own server
+            lines = page.read().decode().splitlines()
+        return sum(float(line.split()[-1]) for line in lines if line.startswith(name + "{"))
+
     def user(self, user_id: str) -> StoredUser:
         """What the store holds of a user."""
         (user,) = self.store.read_many([UserRead(user_id=user_id.encode())])
@@ -157,7 +165,8 @@ def serve(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
     @contextmanager
     def serving(repository: Path, **store_options: Any) -> Iterator[Served]:
-        stored = StoreOptions(**{"path": tmp_path_factory.mktemp("state"), **store_options})
+        folder = store_options.pop("path", None) or tmp_path_factory.mktemp("state")
+        stored = StoreOptions(url=StoreUrl.of_folder(folder), **store_options)
         options = ServerOptions(
             repository=repository, grpc_port=0, http_port=0, metrics_port=0, environment=stored.to_environment()
         )

@@ -2,7 +2,10 @@
 
 import shutil
 import sqlite3
+import threading
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +15,7 @@ import pytest
 
 from hytrec.contract import StateStatus
 from hytrec_clients import Events, ModelChanged, Unavailable
+from hytrec_export.bulk.rebuild import rebuild
 
 pytestmark = pytest.mark.e2e
 
@@ -28,7 +32,7 @@ def small(serve: Any, built: Any) -> Iterator[Any]:
 
 def damage(stored: Any, user: str, edit: Any) -> None:
     """Change a head's bytes in the store's file, behind everybody's back."""
-    connection = sqlite3.connect(stored.path / "users.sqlite3", timeout=30)
+    connection = sqlite3.connect(stored.url.folder / "users.sqlite3", timeout=30)
     with connection:
         (raw,) = connection.execute("SELECT head FROM users WHERE user_id = ?", (user.encode(),)).fetchone()
         head = bytearray(raw)
@@ -115,6 +119,60 @@ def test_a_new_model_keeps_its_users(serve: Any, built: Any, built_apart: Path, 
                 np.testing.assert_allclose(first.scores, scores, rtol=0, atol=1e-4)
                 np.testing.assert_allclose(second.scores, scores, rtol=0, atol=1e-4)
             assert client.append("ada", Events.one(1000, 1_100_000_000)).event_count == 201
+
+
+def test_states_are_made_before_a_new_model_is_served(serve: Any, built: Any, tmp_path: Path) -> None:
+    refreshed = Path(shutil.copytree(built.repository, tmp_path / "refreshed"))
+    (refreshed / "manifest.json").unlink()  # what is changed below would be found
+    replace(built.settings, fingerprint="e" * 32).save(refreshed)
+    now = 1_100_000_000
+    users = {f"user {number}": 32 + 40 * number for number in range(24)}
+    with serve(built.repository, path=tmp_path / "state") as served, served.client() as client:
+        for user, count in users.items():
+            client.backfill(user, Events(1000 + np.arange(count) % 300, 1_000_000_000 + 60 * np.arange(count)))
+        stop = threading.Event()
+
+        def click() -> int:
+            clicks = 0
+            with served.client() as other:
+                while not stop.is_set():
+                    assert other.append("user 3", Events.one(1000 + clicks % 300, now + clicks)).applied
+                    clicks += 1
+            return clicks
+
+        with ThreadPoolExecutor(1) as threads:
+            clicking = threads.submit(click)
+            try:
+                report = rebuild(refreshed, served.stored.url)
+            finally:
+                stop.set()
+            clicks = clicking.result(30)
+        before = {user: client.rank(user, [1000, 1001], now=now + 100_000) for user in users}
+    assert (report.rebuilt, report.users) == (len(users), len(users))
+    assert before["user 3"].receipt.event_count == users["user 3"] + clicks
+    with serve(refreshed, path=tmp_path / "state") as served, served.client() as client:
+        for user, ranking in before.items():
+            first = client.rank(user, [1000, 1001], now=now + 100_000)
+            assert (first.receipt.state_status, first.receipt.event_count) == (
+                StateStatus.FOUND,
+                ranking.receipt.event_count,
+            )
+            np.testing.assert_allclose(first.scores, ranking.scores, rtol=0, atol=1e-4)
+
+
+def test_damage_is_told_at_the_start(serve: Any, built: Any, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    with serve(built.repository, path=tmp_path / "state") as served, served.client() as client:
+        for user in ("ada", "bob", "cid"):
+            client.append(user, Events.one(1000, 10))
+        damage(served.stored, "bob", flip_the_count)
+    capfd.readouterr()
+    with serve(built.repository, path=tmp_path / "state") as served:
+        name = "hytrec_damaged_users_total"
+        deadline = time.monotonic() + 60
+        while not (found := served.metric(name)) and time.monotonic() < deadline:
+            time.sleep(0.1)
+    assert found == 1
+    assert "hytrec: the records of 1 of 3 users are damaged, and these users count as new" in capfd.readouterr().err
 
 
 def test_a_store_that_goes_away_fails_calls(serve: Any, built: Any, tmp_path: Path) -> None:

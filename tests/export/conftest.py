@@ -23,6 +23,7 @@ from hytrec_export.state.events import KeyTypes, StoredEvents
 from hytrec_export.state.opening import open_store
 from hytrec_export.state.options import StoreOptions
 from hytrec_export.state.store import StoredUser, UserRead
+from hytrec_export.state.url import StoreUrl
 from hytrec_export.state.users import StateStore
 
 SIZES = Sizes(layers=2, heads=2, key_size=4, value_size=4, width=8, window=4, retrieved=20)
@@ -144,7 +145,7 @@ SNAPSHOT_EVERY = 8
 @pytest.fixture
 def store(settings: ServingSettings) -> StateStore:
     """In memory; a state is kept every eight events."""
-    options = StoreOptions(path=Path("unused"), scheme="memory", snapshot_every=SNAPSHOT_EVERY)
+    options = StoreOptions(url=StoreUrl.parse("memory:"), snapshot_every=SNAPSHOT_EVERY)
     return open_store(options, store_model(settings))
 
 

@@ -26,6 +26,7 @@ from hytrec_export.serving.stored_state import EventRows, absent_state, first_ne
 from hytrec_export.settings import VOCABULARY_FILE, ServingSettings
 from hytrec_export.state.options import StoreOptions
 from hytrec_export.state.store import StoredUser, UserRead
+from hytrec_export.state.url import StoreUrl
 from hytrec_export.state.users import StateStore
 
 USERS = 6
@@ -62,7 +63,7 @@ def kill_and_compare(
         ValueError: an event was never seen in the store.
     """
     generator = random.Random(seed)  # noqa: S311 - moments of kills
-    stored = StoreOptions(path=folder / "state")
+    stored = StoreOptions(url=StoreUrl.of_folder(folder / "state"))
     server = EmbeddedServer(server_options(copy_append_ensemble(repository, folder / "append-only"), stored))
     settings = ServingSettings.load(repository)
     vocabulary = Vocabulary.load(repository / VOCABULARY_FILE)

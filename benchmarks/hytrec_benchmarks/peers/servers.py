@@ -15,6 +15,7 @@ from hytrec_benchmarks.peers.repository import PeerKind, write_peer
 from hytrec_export.server import EmbeddedServer
 from hytrec_export.settings import Limits
 from hytrec_export.state.options import StoreOptions
+from hytrec_export.state.url import StoreUrl
 
 READY_TIMEOUT_S = 900.0
 """For the slowest start: torch.compile."""
@@ -30,7 +31,9 @@ def started(repository: Path, *, state: Path) -> Iterator[EmbeddedServer]:
     Raises:
         HytrecError: it does not start.
     """
-    options = replace(server_options(repository, StoreOptions(path=state)), ready_timeout_s=READY_TIMEOUT_S)
+    options = replace(
+        server_options(repository, StoreOptions(url=StoreUrl.of_folder(state))), ready_timeout_s=READY_TIMEOUT_S
+    )
     with EmbeddedServer(options) as server:
         yield server
 

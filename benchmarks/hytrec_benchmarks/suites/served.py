@@ -25,6 +25,7 @@ from hytrec_export.runtime.top_k import best_items
 from hytrec_export.server import EmbeddedServer
 from hytrec_export.settings import Limits
 from hytrec_export.state.options import StoreOptions
+from hytrec_export.state.url import StoreUrl
 
 USERS = 240
 QUICK_USERS = 6
@@ -83,7 +84,7 @@ def measure(context: Context) -> dict[str, Figure]:
         results = [in_process(chain, queries)]
     with onnx_chain(repository, sizes=sizes) as chain:
         results.append(in_process(chain, queries))
-    options = server_options(repository, StoreOptions(path=context.new_folder("state")))
+    options = server_options(repository, StoreOptions(url=StoreUrl.of_folder(context.new_folder("state"))))
     with EmbeddedServer(options) as server, HytrecClient(server.grpc_url, timeout_s=TIMEOUT_S) as client:
         results.append([served(client, run, query) for query in track(queries, "querying the server")])
         taken_ms = latencies(

@@ -11,7 +11,8 @@ import typer
 from hytrec.program import AsJson
 from hytrec_export.options import BuildOptions
 from hytrec_export.server.options import ServerOptions
-from hytrec_export.state.options import PATH_VARIABLE, StoreOptions
+from hytrec_export.state.options import URL_VARIABLE, StoreOptions
+from hytrec_export.state.url import StoreUrl
 from hytrec_export.verification.findings import all_ok, report
 
 Port = Annotated[int, typer.Option(help="Port on which the server will listen.")]
@@ -21,7 +22,7 @@ def doctor(
     repository: Annotated[Path, typer.Argument(help="Folder of a built model repository.")] = BuildOptions.output,
     *,
     state: Annotated[
-        Path | None, typer.Option("--state", help="Folder of the state store; HYTREC_STATE_PATH by default.")
+        str | None, typer.Option("--state", help="Folder or URL of the state store; HYTREC_STATE_URL by default.")
     ] = None,
     host: Annotated[str, typer.Option(help="Address on which the server will listen.")] = ServerOptions.host,
     grpc_port: Port = ServerOptions.grpc_port,
@@ -41,8 +42,8 @@ def doctor(
     raise typer.Exit(0 if all_ok(findings) else 1)
 
 
-def _store(state: Path | None) -> StoreOptions | None:
+def _store(state: str | None) -> StoreOptions | None:
     """The store that the server would open; None where none is named."""
     if state is not None:
-        return StoreOptions(path=state)
-    return StoreOptions.from_environment() if os.environ.get(PATH_VARIABLE) else None
+        return StoreOptions(url=StoreUrl.parse(state))
+    return StoreOptions.from_environment() if os.environ.get(URL_VARIABLE) else None

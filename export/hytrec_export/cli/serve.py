@@ -8,17 +8,18 @@ from typing import Annotated, Any
 import typer
 
 from hytrec.command_options import expand_options
-from hytrec_export.cli.state import STATE_FOLDER, StateFolder
+from hytrec_export.cli.state import STATE_FOLDER, StateUrl
 from hytrec_export.options import BuildOptions
 from hytrec_export.server.options import ServerOptions
 from hytrec_export.state.options import Durability, StoreOptions
+from hytrec_export.state.url import StoreUrl
 
 
 @expand_options
 def serve(
     repository: Annotated[Path, typer.Argument(help="Folder of a built model repository.")] = BuildOptions.output,
     *,
-    state: StateFolder = STATE_FOLDER,
+    state: StateUrl = STATE_FOLDER,
     durability: Annotated[Durability, typer.Option(help="What an acknowledged write survives.")] = (
         StoreOptions.durability
     ),
@@ -39,7 +40,7 @@ def serve(
 ) -> None:
     """Run Triton Inference Server on a repository until Ctrl-C."""
     store = StoreOptions(
-        path=state,
+        url=StoreUrl.parse(state),
         durability=durability,
         max_bytes=state_max_bytes,
         ttl_s=state_ttl_s,
@@ -48,5 +49,7 @@ def serve(
         history_max_events=history_max_events,
     )
     from hytrec_export.server import run_until_stopped  # noqa: PLC0415 - after the options were found good
+    from hytrec_export.state.opening import check_served  # noqa: PLC0415 - numpy, and every kind
 
+    check_served(store.url)
     run_until_stopped(ServerOptions(repository=repository, environment=store.to_environment(), **server))

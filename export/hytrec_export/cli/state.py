@@ -11,12 +11,13 @@ from typing import Annotated, Any
 import typer
 
 from hytrec.program import AsJson
+from hytrec_export.state.url import StoreUrl
 
-STATE_FOLDER = Path("state")
+STATE_FOLDER = "state"
 
 state_app = typer.Typer(help="Inspect and maintain the state store of a server.", no_args_is_help=True)
 
-StateFolder = Annotated[Path, typer.Option("--state", help="Folder of the state store.")]
+StateUrl = Annotated[str, typer.Option("--state", help="Folder or URL of the state store.")]
 UserId = Annotated[str, typer.Argument(help="The user's id.", show_default=False)]
 
 
@@ -24,7 +25,7 @@ UserId = Annotated[str, typer.Argument(help="The user's id.", show_default=False
 def show(
     user_id: Annotated[str | None, typer.Argument(help="One user; the whole store if none.")] = None,
     *,
-    state: StateFolder = STATE_FOLDER,
+    state: StateUrl = STATE_FOLDER,
     users: Annotated[bool, typer.Option("--users", help="List every user.")] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -32,13 +33,13 @@ def show(
     from hytrec_export.state import commands  # noqa: PLC0415 - numpy
 
     if user_id is not None:
-        _show(_plain(asdict(commands.show_user(state, user_id))), as_json=as_json)
+        _show(_plain(asdict(commands.show_user(StoreUrl.parse(state), user_id))), as_json=as_json)
     elif users:
-        for summary in commands.list_users(state):
+        for summary in commands.list_users(StoreUrl.parse(state)):
             values = _plain(asdict(summary))
             print(json.dumps(values) if as_json else "  ".join(map(str, values.values())))  # noqa: T201
     else:
-        view = asdict(commands.show_store(state))
+        view = asdict(commands.show_store(StoreUrl.parse(state)))
         _show(_plain(view.pop("stat") | view), as_json=as_json)
 
 
@@ -47,29 +48,80 @@ def export(
     user_id: UserId,
     output: Annotated[Path, typer.Argument(help="File to write, .npz or .json.", show_default=False)],
     *,
-    state: StateFolder = STATE_FOLDER,
+    state: StateUrl = STATE_FOLDER,
 ) -> None:
     """Write the events of a user to a file that its owner alone can read."""
     from hytrec_export.state import commands  # noqa: PLC0415 - numpy
 
-    print(commands.export_user(state, user_id, output))  # noqa: T201
+    print(commands.export_user(StoreUrl.parse(state), user_id, output))  # noqa: T201
 
 
 @state_app.command()
-def delete(user_id: UserId, *, state: StateFolder = STATE_FOLDER) -> None:
+def delete(user_id: UserId, *, state: StateUrl = STATE_FOLDER) -> None:
     """Forget a user."""
     from hytrec_export.state import commands  # noqa: PLC0415 - numpy
 
-    commands.delete_user(state, user_id)
+    commands.delete_user(StoreUrl.parse(state), user_id)
     print(f"forgot {user_id}")  # noqa: T201
 
 
 @state_app.command()
-def compact(*, state: StateFolder = STATE_FOLDER, as_json: AsJson = False) -> None:
+def compact(*, state: StateUrl = STATE_FOLDER, as_json: AsJson = False) -> None:
     """Remove expired and damaged records and give free space back; the server must be stopped."""
     from hytrec_export.state import commands  # noqa: PLC0415 - numpy
 
-    _show(_plain(asdict(commands.compact_store(state))), as_json=as_json)
+    _show(_plain(asdict(commands.compact_store(StoreUrl.parse(state)))), as_json=as_json)
+
+
+@state_app.command()
+def backup(
+    destination: Annotated[Path, typer.Argument(help="Folder to make.", show_default=False)],
+    *,
+    state: StateUrl = STATE_FOLDER,
+    as_json: AsJson = False,
+) -> None:
+    """Copy all histories into a new folder, while the server runs."""
+    from hytrec.progress_bar import progress_bar  # noqa: PLC0415 - rich
+    from hytrec_export.state.backup import backup_store  # noqa: PLC0415 - numpy
+
+    made = backup_store(StoreUrl.parse(state), destination, progress=progress_bar)
+    _show(asdict(made), as_json=as_json)
+
+
+@state_app.command()
+def restore(
+    folder: Annotated[Path, typer.Argument(help="Folder of a backup.", show_default=False)],
+    *,
+    state: StateUrl = STATE_FOLDER,
+    replace: Annotated[bool, typer.Option("--replace", help="Put it in the place of a store that is there.")] = False,
+    forgotten: Annotated[
+        list[Path] | None, typer.Option(help="forgotten.log of a store that was lost; may be given again.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Put a backup in the store's place, without those who were forgotten since; the server must be stopped."""
+    from hytrec.progress_bar import progress_bar  # noqa: PLC0415 - rich
+    from hytrec_export.state.backup import restore_store  # noqa: PLC0415 - numpy
+
+    made = restore_store(
+        folder, StoreUrl.parse(state), replace=replace, forgotten=forgotten or (), progress=progress_bar
+    )
+    _show(asdict(made), as_json=as_json)
+
+
+@state_app.command()
+def rebuild(
+    *,
+    repository: Annotated[Path, typer.Option(help="Repository of the new model.", show_default=False)],
+    state: StateUrl = STATE_FOLDER,
+    as_json: AsJson = False,
+) -> None:
+    """Make a new model's states of all users beforehand, while the old model serves; run again, it goes on."""
+    from hytrec.progress_bar import progress_bar  # noqa: PLC0415 - rich
+    from hytrec_export.bulk.rebuild import rebuild as rebuild_states  # noqa: PLC0415 - numpy
+
+    made = rebuild_states(repository, StoreUrl.parse(state), progress=progress_bar)
+    _show(asdict(made), as_json=as_json)
 
 
 def _plain(values: dict[str, Any]) -> dict[str, Any]:
@@ -84,7 +136,7 @@ def _plain_value(name: str, value: Any) -> Any:
         return value.label
     if name == "written_at":
         return datetime.fromtimestamp(value, UTC).isoformat()
-    return str(value) if isinstance(value, Path) else value
+    return value
 
 
 def _show(values: dict[str, Any], *, as_json: bool) -> None:

@@ -78,14 +78,17 @@ class ModelChain:
         features = {tensor.name: known[tensor.name] for tensor in USER_FEATURES if tensor is not NOW}
         return EncodedUsers(state=after, features=features)
 
-    def replay(self, chunks: Sequence[Sequence[History]], *, padding: int = 0) -> EncodedUsers:
-        """Encode histories chunk by chunk from an empty state; a user whose chunks are used up waits.
+    def replay(
+        self, chunks: Sequence[Sequence[History]], *, padding: int = 0, state: Arrays | None = None
+    ) -> EncodedUsers:
+        """Encode histories chunk by chunk; a user whose chunks are used up waits.
 
         Args:
             chunks: of each user, in order.
             padding: empty places after the longest chunk.
+            state: of the users before, see `encode`; empty by default.
         """
-        state = empty_state(self._sizes, len(chunks))
+        state = empty_state(self._sizes, len(chunks)) if state is None else state
         users = None
         for round_ in range(max(1, *map(len, chunks))):
             now = [own[round_] if round_ < len(own) else _NOTHING for own in chunks]

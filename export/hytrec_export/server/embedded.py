@@ -21,7 +21,8 @@ from hytrec_export.server.readiness import failure_of, read_index, responds_read
 from hytrec_export.server.served_repository import check_models
 from hytrec_export.server.stale_resources import ServerLease, remove_stale_resources
 from hytrec_export.server.stub_processes import has_ended, python_models
-from hytrec_export.state.options import PATH_VARIABLE
+from hytrec_export.state.options import URL_VARIABLE
+from hytrec_export.state.url import StoreUrl
 
 PartT = TypeVar("PartT")
 _POLL_S = 0.02
@@ -81,7 +82,8 @@ class EmbeddedServer:
         self._started_at = time.monotonic()
         lease = self._lease = ServerLease()
         backends = installation.link(lease.folder)
-        log = self._log = ServerLog(lease.folder / "tritonserver.log", echo=sys.stderr if self._options.log else None)
+        echo = sys.stderr if self._options.log else None
+        log = self._log = ServerLog(lease.folder / "tritonserver.log", echo=echo, notices=sys.stderr)
         with lease.handed_over() as lock_file:
             self._process = ServerProcess(
                 [str(installation.program), *self._arguments(backends, lease)],
@@ -220,8 +222,9 @@ class EmbeddedServer:
 
     def _environment(self, installation: Installation, folder: Path) -> Mapping[str, str]:
         variables = installation.environment(folder) | dict(self._options.environment)
-        if state := variables.get(PATH_VARIABLE):
-            variables[PATH_VARIABLE] = str(ascii_state_folder(Path(state), folder))
+        state = variables.get(URL_VARIABLE)
+        if state and (state_folder := StoreUrl.parse(state).folder):
+            variables[URL_VARIABLE] = str(StoreUrl.of_folder(ascii_state_folder(state_folder, folder)))
         return variables
 
     def _choose_ports(self) -> Ports:

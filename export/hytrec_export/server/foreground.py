@@ -20,7 +20,8 @@ from hytrec_export.server.ports import address_of
 from hytrec_export.server.process import describe_exit
 from hytrec_export.server.restarts import RestartPolicy
 from hytrec_export.server.served_repository import check_files, check_target
-from hytrec_export.state.options import PATH_VARIABLE
+from hytrec_export.state.options import URL_VARIABLE
+from hytrec_export.state.url import StoreUrl
 
 CHECKED_FILE = "repository.json"
 """In the folder of the state store: what was found right of the repository's files."""
@@ -49,8 +50,9 @@ def run_until_stopped(options: ServerOptions, *, announce: Callable[[EmbeddedSer
         ServerError: the server could not start, or crashed too often; the tail of its log was printed on stderr.
     """
     check_target(options.repository)
-    state = options.environment.get(PATH_VARIABLE)
-    check_files(options.repository, Path(state) / CHECKED_FILE if state else None)
+    state = options.environment.get(URL_VARIABLE)
+    folder = StoreUrl.parse(state).folder if state else None
+    check_files(options.repository, folder / CHECKED_FILE if folder else None)
     stderr = Console(stderr=True, highlight=False)
     server = EmbeddedServer(options)
     with _stop_signals() as signals, _removed_at_end(options.admin_key_file):

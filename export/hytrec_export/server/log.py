@@ -7,6 +7,8 @@ import threading
 from pathlib import Path
 from typing import TextIO
 
+from hytrec_export.progress import NOTICE
+
 _NO_GPU_NOISE = re.compile(
     r"CUDA driver version is insufficient|CudaDriverHelper has not been initialized"
     r"|Failed to initialize NVML|DCGM unable to start|^\s*$"
@@ -48,13 +50,14 @@ class ServerLog:
         path: Path,
         *,
         echo: TextIO | None = None,
+        notices: TextIO | None = None,
         file_bytes: int = 8 << 20,
         head_bytes: int = 512 << 10,
         tail_bytes: int = 1 << 20,
     ) -> None:
-        """Args: echo: stream to which whole lines are copied as they come."""
+        """Args: echo: stream to which whole lines are copied as they come; without it, notices alone to `notices`."""
         self.path = path
-        self._echo = echo
+        self._echo, self._notices = echo, notices
         self._file_bytes, self._head_bytes, self._tail_bytes = file_bytes, head_bytes, tail_bytes
         self._head, self._tail, self._line = bytearray(), bytearray(), bytearray()
         self._omitted = 0
@@ -117,8 +120,7 @@ class ServerLog:
                 return
             while data := self._file.read(_CHUNK_BYTES):
                 self._keep(data)
-                if self._echo is not None:
-                    self._copy_lines(data, self._echo)
+                self._copy_lines(data)
             if self._file.tell() >= self._file_bytes:
                 self._file.truncate(0)  # tritonserver's own descriptor appends, so it goes on at the new end
                 self._file.seek(0)
@@ -131,10 +133,13 @@ class ServerLog:
             del self._tail[:excess]
             self._omitted += excess
 
-    def _copy_lines(self, data: bytes, stream: TextIO) -> None:
+    def _copy_lines(self, data: bytes) -> None:
         *lines, self._line = (self._line + data).split(b"\n")
         for line in filter_noise([line.decode(errors="replace") for line in lines]):
-            print(line, file=stream, flush=True)
+            if self._echo is not None:
+                print(line, file=self._echo, flush=True)
+            elif self._notices is not None and line.startswith(NOTICE):
+                print(line, file=self._notices, flush=True)
 
 
 def first_line(message: str) -> str:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Protocol
 
+from hytrec_export.state.sweep import Notice
+
 
 class ServerCounter(StrEnum):
     """Counters by the names of their metrics; see `DESCRIPTIONS`."""
@@ -19,6 +21,8 @@ class ServerCounter(StrEnum):
     CONFLICT = "hytrec_state_conflicts_total"
     STORE_FULL = "hytrec_store_full_total"
     FAILED_SNAPSHOT = "hytrec_failed_snapshots_total"
+    DAMAGED_USER = "hytrec_damaged_users_total"
+    EXPIRY_STOPPED = "hytrec_expiry_stopped_total"
 
 
 DESCRIPTIONS = {
@@ -32,6 +36,8 @@ DESCRIPTIONS = {
     ServerCounter.CONFLICT: "Requests that lost the race for a user's record; the client retries them",
     ServerCounter.STORE_FULL: "Requests that found the state store full",
     ServerCounter.FAILED_SNAPSHOT: "States that could not be kept, and will be encoded again",
+    ServerCounter.DAMAGED_USER: "Users whose record was found damaged when the store was looked through",
+    ServerCounter.EXPIRY_STOPPED: "Times that too many users would have expired at once, so that none did",
 }
 SESSION_LOAD_COUNTERS = (
     ServerCounter.UNKNOWN_ITEM,
@@ -45,7 +51,13 @@ LOAD_COUNTERS = (
     ServerCounter.EXPIRED_STATE,
     ServerCounter.REPLAYED_REQUEST,
     ServerCounter.FAILED_SNAPSHOT,
+    ServerCounter.DAMAGED_USER,
+    ServerCounter.EXPIRY_STOPPED,
 )
+NOTICE_COUNTERS = {
+    Notice.DAMAGED_USERS: ServerCounter.DAMAGED_USER,
+    Notice.EXPIRY_STOPPED: ServerCounter.EXPIRY_STOPPED,
+}
 SAVE_COUNTERS = (ServerCounter.CONFLICT, ServerCounter.STORE_FULL, ServerCounter.FAILED_SNAPSHOT)
 
 

@@ -67,22 +67,27 @@ def map_requests(
 ) -> list[LoadedRequest]:
     """Rows of every request and its user's events, each kind of key mapped in one look-up."""
     items, behaviors = vocabulary.item_rows, vocabulary.behavior_rows
-    stored = [user.events[first_needed(user, window) - user.start :] for user in users]
-    known = _mapped(items, [events.item_keys for events in stored])
-    known_behaviors = _mapped(behaviors, [events.behavior_keys for events in stored])
+    histories = stored_rows(users, vocabulary, window=window)
     columns = (
         _mapped(items, [request.item_keys for request in requests]),
         _mapped(behaviors, [request.behavior_keys for request in requests]),
         _mapped(items, [NO_ROWS if keys is None else keys for keys in (r.candidate_keys for r in requests)]),
         _mapped(items, [request.excluded_keys for request in requests]),
     )
-    histories = [
-        EventRows(items=rows, behaviors=np.where(events.has_behavior, behavior_rows, 0), times=events.times)
-        for rows, behavior_rows, events in zip(known, known_behaviors, stored, strict=True)
-    ]
     return [
         LoadedRequest(request, read, user, history, *rows)
         for request, read, user, history, *rows in zip(requests, reads, users, histories, *columns, strict=True)
+    ]
+
+
+def stored_rows(users: Sequence[StoredUser], vocabulary: Vocabulary, *, window: int) -> list[EventRows]:
+    """Rows of every user's stored events from `first_needed` on, each kind of key mapped in one look-up."""
+    stored = [user.events[first_needed(user, window) - user.start :] for user in users]
+    items = _mapped(vocabulary.item_rows, [events.item_keys for events in stored])
+    behaviors = _mapped(vocabulary.behavior_rows, [events.behavior_keys for events in stored])
+    return [
+        EventRows(items=rows, behaviors=np.where(events.has_behavior, behavior_rows, 0), times=events.times)
+        for rows, behavior_rows, events in zip(items, behaviors, stored, strict=True)
     ]
 
 

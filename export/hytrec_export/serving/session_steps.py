@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 
@@ -24,6 +23,7 @@ from hytrec_export.serving.validation import Inputs
 from hytrec_export.settings import ServingSettings
 from hytrec_export.state.opening import open_store
 from hytrec_export.state.options import MIN_BYTES, StoreOptions
+from hytrec_export.state.url import StoreUrl
 from hytrec_export.state.users import StateStore
 
 _NO_USER = np.array([[b"session"]], object)
@@ -86,5 +86,5 @@ def _only(model: Model, result: StepResult) -> StepResult:
 
 def _no_store(settings: ServingSettings) -> StateStore:
     """A store that stays empty."""
-    options = StoreOptions(path=Path(), scheme="memory", max_bytes=MIN_BYTES)
+    options = StoreOptions(url=StoreUrl.parse("memory:"), max_bytes=MIN_BYTES)
     return open_store(options, store_model(settings))

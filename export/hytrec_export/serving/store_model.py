@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from hytrec_export.settings import ServingSettings
 from hytrec_export.state.events import KeyTypes
-from hytrec_export.state.opening import StoreModel
+from hytrec_export.state.kinds import StoreModel
 
 
 def store_model(settings: ServingSettings) -> StoreModel:

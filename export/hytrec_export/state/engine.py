@@ -45,6 +45,19 @@ class UserChange:
     keep_from: int = 0
 
 
+@dataclass(frozen=True, kw_only=True)
+class Burial:
+    """What is left of a user who is deleted.
+
+    Args:
+        tombstone: kept for a day.
+        noted_at: unix seconds up to which a restored backup may hold nothing of the user; None where it may.
+    """
+
+    tombstone: bytes
+    noted_at: int | None
+
+
 ChunksWanted: TypeAlias = Callable[[int, bytes], range]
 """Position in the batch, head -> numbers of the chunks to read."""
 Decision: TypeAlias = Callable[[UserRecords], UserChange | None]
@@ -64,14 +77,23 @@ class RecordEngine(Protocol):
             StoreFullError: there is no room; nothing of the batch is stored.
         """
 
-    def forget(self, user_id: bytes, bury: Callable[[UserRecords], bytes | None]) -> bool:
-        """Delete everything of a user, snapshots too, and leave `bury(what was stored)` for a day.
+    def forget(self, user_id: bytes, bury: Callable[[UserRecords], Burial | None]) -> bool:
+        """Delete everything of a user, snapshots too, and leave `bury(what was stored)`.
 
         Nothing is done where it is None. Returns whether a head was deleted.
+
+        Raises:
+            StoreFullError: the deletion finds no room, or cannot be noted.
         """
 
     def heads_after(self, user_id: bytes, count: int) -> list[tuple[bytes, bytes]]:
         """The next `count` user ids after one, in order, each with its head."""
+
+    def noted(self, name: str) -> str | None:
+        """A note about the store that all its processes share; None where there is none."""
+
+    def note(self, notes: Mapping[str, str]) -> None:
+        """Keep notes by name, in place of older ones."""
 
     def stat(self) -> StoreStat:
         """How full the store is."""
@@ -83,6 +105,10 @@ class RecordEngine(Protocol):
         """Let go of the store."""
 
 
+StillOf: TypeAlias = Callable[[int, bytes], bool]
+"""Position of a snapshot, head of its user now -> whether it is of this user still."""
+
+
 class SnapshotEngine(Protocol):
     """Snapshots of one model, one for a user. Any of them may vanish at any time."""
 
@@ -92,5 +118,8 @@ class SnapshotEngine(Protocol):
     def read_many(self, user_ids: Sequence[bytes]) -> list[bytes | None]:
         """Each user's snapshot."""
 
-    def write_many(self, snapshots: Sequence[tuple[bytes, bytes]]) -> None:
-        """Store a snapshot for each user id; of a user who is not there nothing is stored."""
+    def write_many(self, snapshots: Sequence[tuple[bytes, bytes]], still_of: StillOf) -> None:
+        """Store a snapshot for each user id; of a user who is not there, or another by now, nothing is stored."""
+
+    def capacity(self) -> int | None:
+        """Snapshots that there is room for; the least recently used ones go beyond it. None where nothing limits it."""

@@ -2,9 +2,11 @@
 
 users.sqlite3        heads and histories; beside it SQLite's -wal and -shm
 *.snapshots, *.used  snapshots of one model, and when each was last used
+forgotten.log        users who were forgotten, hashed, and when: for restoring backups
 store.lock           flock: shared while the store is open, exclusive while it is compacted
+sweep.lock           flock: held by the process that looks through the users
 write.lock           flock: held by the process that writes
-store.json           format version, limit and time-to-live of the last server
+store.json           format version, limits and time-to-live of the last server
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from hytrec_export.errors import StoreInUseError, StoreUnavailableError
+from hytrec_export.state.options import StoreOptions
 
 DATA_FILE = "users.sqlite3"
 SETTINGS_FILE = "store.json"
@@ -31,12 +34,13 @@ class FolderSettings:
     """What is remembered beside the data.
 
     Args:
-        max_bytes: limit of the last server.
-        ttl_s: time-to-live of the last server.
+        max_bytes, ttl_s, snapshot_every, snapshot_max_bytes: options of the last server.
     """
 
     max_bytes: int
     ttl_s: int | None = None
+    snapshot_every: int = StoreOptions.snapshot_every
+    snapshot_max_bytes: int = StoreOptions.snapshot_max_bytes
 
 
 class StoreFolder:

@@ -8,15 +8,13 @@ from functools import partial
 
 from hytrec.contract import StateStatus
 from hytrec_export.errors import StoreFullError
-from hytrec_export.state.engine import Decision, RecordEngine, UserChange, UserRecords
+from hytrec_export.state.engine import Burial, Decision, RecordEngine, UserChange, UserRecords
 from hytrec_export.state.head import Head, unpack_head
 from hytrec_export.state.history import History, chunks_from
 from hytrec_export.state.rules import HistoryRules
 from hytrec_export.state.store import Outcome, StoreStat, UserSummary, UserWrite, WriteResult, check_user_id
 
 _PAGE = 256
-_SWEPT_PER_WRITE = 2
-_SWEPT_PER_BATCH = 6
 _LOG = logging.getLogger(__name__)
 
 
@@ -31,7 +29,6 @@ class HistoryStore:
         self.engine = engine
         self.rules = rules
         self._out_of_room = False
-        self._swept_to = b""
 
     def history(self, user_id: bytes) -> History | None:
         """Everything stored of a user's history; None where there is no usable head.
@@ -85,17 +82,24 @@ class HistoryStore:
             self._out_of_room = True
             return [self._write_alone(write) for write in writes]
         self._out_of_room = False
-        self._sweep(len(writes))
         return results
 
     def forget(self, user_id: bytes) -> bool:
         """Delete everything kept of a user but the ids of applied requests; whether there was anything.
 
         Raises:
-            StoreFullError: the store is full, and the deletion itself finds no room.
+            StoreFullError: the store is full, and the deletion itself finds no room, or cannot be noted.
         """
         check_user_id(user_id)
-        return self.engine.forget(user_id, partial(self.rules.bury, user_id))
+        return self.engine.forget(user_id, partial(self.rules.bury, user_id, noted=True))
+
+    def drop(self, user_id: bytes) -> bool:
+        """`forget` of records that are of no use any more: a restored backup may hold the user."""
+        return self.engine.forget(user_id, partial(self.rules.bury, user_id, noted=False))
+
+    def forget_expired(self, user_id: bytes) -> bool:
+        """`drop` of a user who is expired still; one who was written meanwhile stays."""
+        return self.engine.forget(user_id, partial(self._bury_expired, user_id))
 
     def users(self) -> Iterator[UserSummary]:
         """Every user, ordered by id. Users that come or go meanwhile may or may not be seen."""
@@ -113,21 +117,9 @@ class HistoryStore:
         """Let go of the store; it cannot be used afterwards."""
         self.engine.close()
 
-    def _sweep(self, writes: int) -> None:
-        """Look at the next few users, round and round, and forget those past their time."""
-        if self.rules.ttl_s is None:
-            return
-        count = _SWEPT_PER_BATCH + _SWEPT_PER_WRITE * writes
-        heads = self.engine.heads_after(self._swept_to, count)
-        for user_id, raw in heads:
-            if self.rules.usable(user_id, raw) is StateStatus.EXPIRED:
-                self.engine.forget(user_id, partial(self._bury_expired, user_id))
-        self._swept_to = heads[-1][0] if len(heads) == count else b""
-
-    def _bury_expired(self, user_id: bytes, records: UserRecords) -> bytes | None:
-        """The tombstone of a user who is still expired; one who was written meanwhile stays."""
-        expired = self.rules.usable(user_id, records.head) is StateStatus.EXPIRED
-        return self.rules.bury(user_id, records) if expired else None
+    def _bury_expired(self, user_id: bytes, records: UserRecords) -> Burial | None:
+        expired = records.head and self.rules.judged(user_id, records.head) is StateStatus.EXPIRED
+        return self.rules.bury(user_id, records, noted=False) if expired else None
 
     def _change(self, writes: Sequence[UserWrite]) -> list[WriteResult]:
         results: dict[int, WriteResult] = {}

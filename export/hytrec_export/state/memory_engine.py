@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from threading import RLock
 
 from hytrec_export.errors import StoreFullError
-from hytrec_export.state.engine import ChunksWanted, Decision, UserChange, UserRecords
+from hytrec_export.state.engine import Burial, ChunksWanted, Decision, StillOf, UserChange, UserRecords
 from hytrec_export.state.store import StoreStat
 
 
@@ -34,6 +34,7 @@ class MemoryEngine:
         self.users: dict[bytes, StoredRecords] = {}
         self.snapshots: dict[bytes, bytes] = {}
         self.tombstones: dict[bytes, bytes] = {}
+        self.notes: dict[str, str] = {}
         self._max_bytes = max_bytes
         self._lock = RLock()
 
@@ -59,13 +60,13 @@ class MemoryEngine:
                         self.users[user_id] = records
                 raise
 
-    def forget(self, user_id: bytes, bury: Callable[[UserRecords], bytes | None]) -> bool:
-        """See `RecordEngine`."""
+    def forget(self, user_id: bytes, bury: Callable[[UserRecords], Burial | None]) -> bool:
+        """See `RecordEngine`; there are no backups that anything would be noted for."""
         with self._lock:
-            tombstone = bury(self._stored(user_id))
-            if tombstone is None:
+            burial = bury(self._stored(user_id))
+            if burial is None:
                 return False
-            self.tombstones[user_id] = tombstone
+            self.tombstones[user_id] = burial.tombstone
             self.snapshots.pop(user_id, None)
             return self.users.pop(user_id, None) is not None
 
@@ -75,6 +76,14 @@ class MemoryEngine:
             return [(name, self.users[name].head) for name in sorted(name for name in self.users if name > user_id)][
                 :count
             ]
+
+    def noted(self, name: str) -> str | None:
+        """See `RecordEngine`."""
+        return self.notes.get(name)
+
+    def note(self, notes: Mapping[str, str]) -> None:
+        """See `RecordEngine`."""
+        self.notes.update(notes)
 
     def stat(self) -> StoreStat:
         """See `RecordEngine`."""
@@ -135,8 +144,13 @@ class MemorySnapshots:
         """See `SnapshotEngine`."""
         return [self._engine.snapshots.get(user_id) for user_id in user_ids]
 
-    def write_many(self, snapshots: Sequence[tuple[bytes, bytes]]) -> None:
+    def write_many(self, snapshots: Sequence[tuple[bytes, bytes]], still_of: StillOf) -> None:
         """See `SnapshotEngine`."""
-        for user_id, raw in snapshots:
-            if user_id in self._engine.users:
+        for position, (user_id, raw) in enumerate(snapshots):
+            stored = self._engine.users.get(user_id)
+            if stored and still_of(position, stored.head):
                 self._engine.snapshots[user_id] = raw
+
+    def capacity(self) -> int | None:
+        """See `SnapshotEngine`."""
+        return None

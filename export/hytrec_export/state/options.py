@@ -6,13 +6,12 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from pathlib import Path
 from typing import TypeVar
 
 from hytrec_export.errors import OptionError
+from hytrec_export.state.url import StoreUrl
 
-STORE_VARIABLE = "HYTREC_STATE_STORE"
-PATH_VARIABLE = "HYTREC_STATE_PATH"
+URL_VARIABLE = "HYTREC_STATE_URL"
 DURABILITY_VARIABLE = "HYTREC_STATE_DURABILITY"
 MAX_BYTES_VARIABLE = "HYTREC_STATE_MAX_BYTES"
 TTL_VARIABLE = "HYTREC_STATE_TTL_S"
@@ -44,8 +43,7 @@ class StoreOptions:
     """Options of a state store.
 
     Args:
-        scheme: of the store's URL: sqlite, or memory for unit tests.
-        path: the store's folder; it is made when missing.
+        url: of the store; a folder is made when missing.
         durability: process or power.
         max_bytes: the largest size of heads and histories.
         ttl_s: a user not written for so many seconds is forgotten; None = never.
@@ -57,8 +55,7 @@ class StoreOptions:
         OptionError: a value is out of its range.
     """
 
-    path: Path
-    scheme: str = "sqlite"
+    url: StoreUrl
     durability: Durability = Durability.PROCESS
     max_bytes: int = DEFAULT_BYTES
     ttl_s: int | None = None
@@ -91,10 +88,9 @@ class StoreOptions:
             )
 
     def to_environment(self) -> dict[str, str]:
-        """Environment variables that `from_environment` reads; the path is made absolute."""
+        """Environment variables that `from_environment` reads; a folder's path is made absolute."""
         return {
-            STORE_VARIABLE: self.scheme,
-            PATH_VARIABLE: str(self.path.absolute()),
+            URL_VARIABLE: str(self.url.absolute()),
             DURABILITY_VARIABLE: self.durability.value,
             MAX_BYTES_VARIABLE: str(self.max_bytes),
             TTL_VARIABLE: "" if self.ttl_s is None else str(self.ttl_s),
@@ -105,7 +101,7 @@ class StoreOptions:
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] | None = None) -> StoreOptions:
-        """Read the variables; all but the path have defaults.
+        """Read the variables; all but the URL have defaults.
 
         Raises:
             OptionError: a variable is missing or has a value that is not allowed.
@@ -115,13 +111,12 @@ class StoreOptions:
         def number(variable: str, default: int) -> int:
             return _integer(variable, values.get(variable, "") or str(default))
 
-        path = values.get(PATH_VARIABLE, "")
-        if not path:
-            raise OptionError(f"{PATH_VARIABLE} is not set; set it to the folder of the state store")
+        url = values.get(URL_VARIABLE, "")
+        if not url:
+            raise OptionError(f"{URL_VARIABLE} is not set; set it to the folder or URL of the state store")
         ttl_s = values.get(TTL_VARIABLE, "")
         return cls(
-            path=Path(path),
-            scheme=values.get(STORE_VARIABLE, "") or cls.scheme,
+            url=StoreUrl.parse(url),
             durability=_member(DURABILITY_VARIABLE, values.get(DURABILITY_VARIABLE, "") or cls.durability, Durability),
             max_bytes=number(MAX_BYTES_VARIABLE, cls.max_bytes),
             ttl_s=_integer(TTL_VARIABLE, ttl_s) if ttl_s else None,

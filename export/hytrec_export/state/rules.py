@@ -6,15 +6,22 @@ import os
 import struct
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from hytrec.contract import StateStatus
 from hytrec_export.state.applied_requests import NO_REQUEST, AppliedRequests, TooManyClientsError
-from hytrec_export.state.engine import UserChange, UserRecords
+from hytrec_export.state.engine import Burial, UserChange, UserRecords
 from hytrec_export.state.event_codec import encode_events
 from hytrec_export.state.events import KeyTypes, StoredEvents
 from hytrec_export.state.head import CHUNK_EVENTS, INCARNATION_BYTES, Chunk, Head, unpack_head
 from hytrec_export.state.store import NO_REVISION, Outcome, UserWrite, WriteResult
+
+
+@dataclass
+class Expiry:
+    """Whether users expire at all; see `sweep`."""
+
+    off: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,12 +32,14 @@ class HistoryRules:
         ttl_s: users not written for so long are expired; None = never.
         max_events: of a history; older chunks go.
         clock: unix seconds.
+        expiry: while it is off, nobody has expired.
     """
 
     types: KeyTypes
     ttl_s: int | None
     max_events: int
     clock: Callable[[], float] = time.time
+    expiry: Expiry = field(default_factory=Expiry)
 
     def usable(self, user_id: bytes, raw: bytes | None) -> Head | StateStatus:
         """A head, or why it is not to be used: NEW, DAMAGED or EXPIRED."""
@@ -39,7 +48,14 @@ class HistoryRules:
         head = unpack_head(raw, user_id, self.types)
         if head is None:
             return StateStatus.DAMAGED
-        return StateStatus.EXPIRED if self.expired(head.written_at) else head
+        return StateStatus.EXPIRED if self.expired(head.written_at) and not self.expiry.off else head
+
+    def judged(self, user_id: bytes, raw: bytes) -> StateStatus:
+        """What a head would be if expiry were on: FOUND, DAMAGED or EXPIRED."""
+        head = unpack_head(raw, user_id, self.types)
+        if head is None:
+            return StateStatus.DAMAGED
+        return StateStatus.EXPIRED if self.expired(head.written_at) else StateStatus.FOUND
 
     def expired(self, written_at: int) -> bool:
         """Whether a last write is too long ago; one by a clock ahead of ours is not."""
@@ -52,9 +68,15 @@ class HistoryRules:
             return head.applied if head else AppliedRequests()
         return AppliedRequests() if records.tombstone is None else _unbury(records.tombstone)
 
-    def bury(self, user_id: bytes, records: UserRecords) -> bytes:
-        """The tombstone of a user."""
-        return self.applied(user_id, records).pack()
+    def bury(self, user_id: bytes, records: UserRecords, *, noted: bool) -> Burial:
+        """What is left of a user.
+
+        Args:
+            noted: whether a restored backup, too, is to hold nothing of the user.
+        """
+        head = None if records.head is None else unpack_head(records.head, user_id, self.types)
+        now_s = max(int(self.clock()), head.written_at if head else 0)  # the clock may have been set back
+        return Burial(tombstone=self.applied(user_id, records).pack(), noted_at=now_s if noted else None)
 
     def decide(self, write: UserWrite, records: UserRecords) -> tuple[WriteResult, UserChange | None]:
         """Compare-and-set."""

@@ -12,9 +12,11 @@ import sqlite3
 import struct
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 from hytrec_export.errors import StoreUnavailableError
+from hytrec_export.state.engine import StillOf
 from hytrec_export.state.sqlite_file import SqliteFile
 
 KEPT_MODELS = 2
@@ -22,6 +24,10 @@ _SUFFIX, _USED_SUFFIX = ".snapshots", ".used"
 _USED = struct.Struct("<I")
 _SAMPLED_SLOTS = 32
 """Of so many slots drawn at random the least recently used one goes: near enough to the least of all."""
+_FIND_USER = (
+    "SELECT users.id, users.head, snapshots.slot FROM users LEFT JOIN snapshots "
+    "ON snapshots.user = users.id AND snapshots.model = ? WHERE users.user_id = ?"
+)
 _FIND = "SELECT slot FROM snapshots WHERE model = ? AND user = (SELECT id FROM users WHERE user_id = ?)"
 
 
@@ -160,7 +166,7 @@ class SqliteSnapshots:
                 self._touch(slot)
         return [None if slot is None else self._pread(self._slot_bytes, slot) for slot in slots]
 
-    def write_many(self, snapshots: Sequence[tuple[bytes, bytes]]) -> None:
+    def write_many(self, snapshots: Sequence[tuple[bytes, bytes]], still_of: StillOf) -> None:
         """See `SnapshotEngine`.
 
         Raises:
@@ -171,8 +177,8 @@ class SqliteSnapshots:
             return
 
         def apply(connection: sqlite3.Connection) -> None:
-            for user_id, raw in snapshots:
-                slot = self._slot_for(connection, user_id)
+            for position, (user_id, raw) in enumerate(snapshots):
+                slot = self._slot_for(connection, user_id, partial(still_of, position))
                 if slot is not None:
                     os.pwrite(self._descriptors[0], raw, slot * self._slot_bytes)
                     self._touch(slot)
@@ -181,6 +187,10 @@ class SqliteSnapshots:
             self._file.change(apply)
         except OSError as error:
             raise StoreUnavailableError(f"cannot write a snapshot ({error.strerror}); check the disk") from error
+
+    def capacity(self) -> int:
+        """See `SnapshotEngine`."""
+        return self._max_slots
 
     def close(self) -> None:
         """Close the files."""
@@ -194,17 +204,19 @@ class SqliteSnapshots:
 
         return self._file.look(visit)
 
-    def _slot_for(self, connection: sqlite3.Connection, user_id: bytes) -> int | None:
+    def _slot_for(
+        self, connection: sqlite3.Connection, user_id: bytes, still_of: Callable[[bytes], bool]
+    ) -> int | None:
         """The slot of a user, taken if there is none yet; None for a user or a model that is gone."""
-        found = connection.execute(_FIND, (self._model, user_id)).fetchone()
-        if found:
-            return int(found[0])
-        user = connection.execute("SELECT id FROM users WHERE user_id = ?", (user_id,)).fetchone()
-        known = connection.execute("SELECT 1 FROM models WHERE id = ?", (self._model,)).fetchone()
-        if not user or not known:
+        found = connection.execute(_FIND_USER, (self._model, user_id)).fetchone()
+        if not found or not still_of(found[1]):
+            return None
+        if found[2] is not None:
+            return int(found[2])
+        if not connection.execute("SELECT 1 FROM models WHERE id = ?", (self._model,)).fetchone():
             return None
         slot = self._free_slot(connection)
-        connection.execute("INSERT INTO snapshots VALUES (?, ?, ?)", (user[0], self._model, slot))
+        connection.execute("INSERT INTO snapshots VALUES (?, ?, ?)", (found[0], self._model, slot))
         return slot
 
     def _free_slot(self, connection: sqlite3.Connection) -> int:

@@ -6,18 +6,16 @@ users, so that those it has can go on for a while.
 
 from __future__ import annotations
 
-import hmac
 import sqlite3
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from hytrec_export.errors import StateStoreError, StoreFullError, StoreUnavailableError
-from hytrec_export.state.engine import ChunksWanted, Decision, UserChange, UserRecords
+from hytrec_export.state.engine import Burial, ChunksWanted, Decision, UserChange, UserRecords
+from hytrec_export.state.forgotten import FORGOTTEN_FILE, ForgottenLog, hashed
 from hytrec_export.state.snapshot_file import SnapshotFiles
 from hytrec_export.state.sqlite_file import SqliteFile
 from hytrec_export.state.store import StoreStat
-
-_HASH_BYTES = 16
 
 TOMBSTONE_LIFE_S = 24 * 3600
 
@@ -33,6 +31,7 @@ class SqliteEngine:
     def __init__(self, file: SqliteFile, snapshots: SnapshotFiles) -> None:
         self.file = file
         self._snapshots = snapshots
+        self._forgotten = ForgottenLog(file.path.with_name(FORGOTTEN_FILE))
         self._salt: bytes = file.read(
             lambda connection: connection.execute("SELECT value FROM facts WHERE name = 'salt'").fetchone()[0]
         )
@@ -66,17 +65,19 @@ class SqliteEngine:
         if self.file.change(apply):
             self.file.purge()
 
-    def forget(self, user_id: bytes, bury: Callable[[UserRecords], bytes | None]) -> bool:
+    def forget(self, user_id: bytes, bury: Callable[[UserRecords], Burial | None]) -> bool:
         """See `RecordEngine`. What the log still holds is gone a moment later."""
+        burial: Burial | None = None
 
         def apply(connection: sqlite3.Connection) -> bool:
+            nonlocal burial
             row, records = self._stored(connection, user_id)
-            tombstone = bury(records)
-            if tombstone is None:
+            burial = bury(records)
+            if burial is None:
                 return False
             now_s = int(time.time())
             connection.execute("DELETE FROM tombstones WHERE made_at < ?", (now_s - TOMBSTONE_LIFE_S,))
-            buried = (self._hash(user_id), now_s, tombstone)
+            buried = (self._hash(user_id), now_s, burial.tombstone)
             connection.execute("INSERT OR REPLACE INTO tombstones VALUES (?, ?, ?)", buried)
             if row is None:
                 return False
@@ -89,12 +90,25 @@ class SqliteEngine:
         except StoreFullError:
             forgotten = self.file.change_when_full(apply)
         self.file.purge()
+        if burial is not None and burial.noted_at is not None:
+            self._forgotten.add(self._hash(user_id), burial.noted_at)
         return forgotten
 
     def heads_after(self, user_id: bytes, count: int) -> list[tuple[bytes, bytes]]:
         """See `RecordEngine`."""
         query = "SELECT user_id, head FROM users WHERE user_id > ? ORDER BY user_id LIMIT ?"
         return self.file.read(lambda connection: connection.execute(query, (user_id, count)).fetchall())
+
+    def noted(self, name: str) -> str | None:
+        """See `RecordEngine`."""
+        query = "SELECT value FROM facts WHERE name = ?"
+        found = self.file.look(lambda connection: connection.execute(query, (f"note {name}",)).fetchone())
+        return found[0] if found else None
+
+    def note(self, notes: Mapping[str, str]) -> None:
+        """See `RecordEngine`."""
+        rows = [(f"note {name}", value) for name, value in notes.items()]
+        self.file.change(lambda connection: connection.executemany("INSERT OR REPLACE INTO facts VALUES (?, ?)", rows))
 
     def stat(self) -> StoreStat:
         """See `RecordEngine`."""
@@ -116,6 +130,7 @@ class SqliteEngine:
             StoreUnavailableError: the disk has no room for the copy; the store is unchanged.
         """
         try:
+            self._forgotten.prune()
             self.file.vacuum()
         except StateStoreError as error:
             raise StoreUnavailableError(
@@ -171,4 +186,4 @@ class SqliteEngine:
 
     def _hash(self, user_id: bytes) -> bytes:
         """Stands for a user who was forgotten; without the store's salt it says nothing."""
-        return hmac.digest(self._salt, user_id, "sha256")[:_HASH_BYTES]
+        return hashed(self._salt, user_id)

@@ -55,6 +55,7 @@ class SqliteFile:
         self._closed = Event()
         self._purges, self._purged = int(maintained), 0  # at the start: one may have been killed after a forget
         self.chores: list[Callable[[], None]] = []
+        self.at_close: list[Callable[[], None]] = []
         self._write_lock = -1
         try:
             self._write_lock = os.open(folder.path / _LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -165,6 +166,8 @@ class SqliteFile:
         self._closed.set()
         if self._maintenance.is_alive():
             self._maintenance.join()
+        for ending in self.at_close:
+            ending()
         with self._lock:
             if self._purges > self._purged:
                 with suppress(StateStoreError):

@@ -12,6 +12,7 @@ from hytrec.contract import Sizes
 from hytrec_export.errors import StateStoreError
 from hytrec_export.state.engine import SnapshotEngine, UserRecords
 from hytrec_export.state.events import DIGEST_BYTES, KeyTypes
+from hytrec_export.state.head import unpack_head
 from hytrec_export.state.histories import HistoryStore
 from hytrec_export.state.history import History
 from hytrec_export.state.reading import ReadPlan
@@ -151,15 +152,27 @@ class StateStore:
         self._recent.drop_old()
 
     def write_snapshots(self, snapshots: Sequence[NewSnapshot]) -> int:
-        """Keep states; how many failed. They are a cache: a failure is logged and costs time, nothing else."""
+        """Keep states; how many failed. They are a cache: a failure is logged and costs time, nothing else.
+
+        Nothing is kept of a user who was forgotten meanwhile, or has another history by now.
+        """
         failed = 0
         packed = [(new.user_id, pack_snapshot(self._header_of(new), new.state, self._sizes)) for new in snapshots]
+
+        def still_of(position: int, raw: bytes) -> bool:
+            head = unpack_head(raw, packed[position][0], self.types)
+            return head is not None and head.incarnation == snapshots[position].revision[:DIGEST_BYTES]
+
         try:
-            self._snapshots.write_many(packed)
+            self._snapshots.write_many(packed, still_of)
         except StateStoreError as error:
             _LOG.warning("%s", error)
             failed = len(packed)
         return failed
+
+    def snapshot_capacity(self) -> int | None:
+        """States of this model that there is room for; None where nothing limits them."""
+        return self._snapshots.capacity()
 
     def forget(self, user_id: bytes) -> bool:
         """See `HistoryStore.forget`; states go too."""

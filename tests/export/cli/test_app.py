@@ -17,6 +17,7 @@ from hytrec_export.repository.manifest import Manifest
 from hytrec_export.server import ServerOptions
 from hytrec_export.settings import Limits
 from hytrec_export.state.options import Durability, StoreOptions
+from hytrec_export.state.url import StoreUrl
 from hytrec_export.verification.findings import Finding, failed
 
 Command = Callable[..., tuple[int, str, str]]
@@ -159,7 +160,7 @@ def test_a_live_server_is_verified_in_place_of_graphs(
 def test_a_server_needs_no_option(command: Command, asked: list[Any]) -> None:
     code, _, _ = command("serve")
     assert code == 0
-    environment = StoreOptions(path=Path("state")).to_environment()
+    environment = StoreOptions(url=StoreUrl.of_folder(Path("state"))).to_environment()
     assert asked == [ServerOptions(repository=Path("model_repository"), environment=environment)]
 
 
@@ -169,7 +170,7 @@ def test_every_server_option_arrives(command: Command, asked: list[Any], tmp_pat
     waits = ["--ready-timeout", 7, "--stop-timeout", 8, "--log", "--log-verbose", 1]
     crashes = ["--max-crashes", 3, "--crash-window", 60, "--restart-delay", 2, "--admin-key-file", "key"]
     command("serve", "repository", *store, *ports, *waits, *crashes)
-    options = StoreOptions(path=tmp_path, durability=Durability.POWER, max_bytes=2_000_000, ttl_s=60)
+    options = StoreOptions(url=StoreUrl.of_folder(tmp_path), durability=Durability.POWER, max_bytes=2_000_000, ttl_s=60)
     assert asked == [
         ServerOptions(
             repository=Path("repository"),
@@ -300,3 +301,19 @@ def test_a_builds_progress_goes_to_stderr_only(
     json.loads(out)
     assert "exporting the graphs" in err
     assert "3/3" in err
+
+
+@pytest.mark.parametrize(
+    ("state", "message"),
+    [
+        ("nosql://host/0", "error: the state store nosql://host/0 has the unknown scheme 'nosql'; it must be a folder"),
+        ("memory:", "error: the memory state store cannot be served: its models are several processes; give a folder"),
+        ("sqlite://state", "error: the state store sqlite://state names a host; write sqlite:FOLDER"),
+    ],
+)
+def test_a_store_that_no_server_can_use_is_one_line(
+    command: Command, asked: list[Any], state: str, message: str
+) -> None:
+    code, _, err = command("serve", "--state", state)
+    assert (code, asked, err.count("\n")) == (1, [], 1)
+    assert err.startswith(message)

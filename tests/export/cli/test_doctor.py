@@ -16,7 +16,7 @@ PORTS = ["--grpc-port", "0", "--http-port", "0", "--metrics-port", "0"]
 
 @pytest.fixture(autouse=True)
 def _no_store(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("HYTREC_STATE_PATH", raising=False)
+    monkeypatch.delenv("HYTREC_STATE_URL", raising=False)
 
 
 def test_a_machine_that_fits_ends_with_0(built: Path, tmp_path: Path) -> None:
@@ -35,7 +35,7 @@ def test_what_is_wrong_ends_with_1(repository: Path) -> None:
 
 
 def test_json(built: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HYTREC_STATE_PATH", str(tmp_path / "state"))
+    monkeypatch.setenv("HYTREC_STATE_URL", str(tmp_path / "state"))
     result = CliRunner().invoke(app, [str(built), "--json", *PORTS])
     answer = json.loads(result.stdout)
     assert answer["ok"] is True

@@ -15,6 +15,7 @@ from hytrec_export.settings import ServingSettings
 from hytrec_export.state.opening import open_store
 from hytrec_export.state.options import StoreOptions
 from hytrec_export.state.store import NO_REVISION, UserWrite
+from hytrec_export.state.url import StoreUrl
 
 Command = Callable[..., tuple[int, str, str]]
 
@@ -30,7 +31,7 @@ def store(tmp_path: Path, settings: ServingSettings, events_of: Any) -> Path:
         events=events_of(100, 101, 102, behavior=b"buy"),
     )
     folder = tmp_path / "store"
-    opened = open_store(StoreOptions(path=folder), store_model(settings))
+    opened = open_store(StoreOptions(url=StoreUrl.of_folder(folder)), store_model(settings))
     opened.write_many([write])
     opened.close()
     return folder
@@ -56,7 +57,7 @@ def test_a_store_is_shown(command: Command, store: Path) -> None:
     _, out, _ = command("show", "--json")
     told = json.loads(out)
     assert told["users"] == 1
-    assert told["path"] == str(store)
+    assert told["url"] == f"sqlite:{store}"
     assert told["ttl_s"] is None
     _, out, _ = command("show")
     assert "users           1\n" in out

@@ -139,3 +139,15 @@ def test_a_long_log_is_bounded_and_keeps_its_beginning_and_end(tmp_path: Path) -
     assert text.endswith("".join(f"line {number:04}\n" for number in range(994, 1000)))
     assert len(text) < 200
     log.finish()
+
+
+def test_notices_are_shown_without_the_log(tmp_path: Path) -> None:
+    notices, shown = io.StringIO(), io.StringIO()
+    text = b"I0101 a line of the server\nhytrec: a disk is dying\nhytrec is the name\n"
+    for number, echo in enumerate((None, shown)):
+        log = ServerLog(tmp_path / f"log{number}", echo=echo, notices=notices)
+        with log.path.open("ab") as file:
+            file.write(text)
+        log.finish()
+    assert notices.getvalue() == "hytrec: a disk is dying\n"
+    assert shown.getvalue() == text.decode()

@@ -18,7 +18,7 @@ import triton_python_backend_utils as pb_utils
 
 class TritonPythonModel:
     def initialize(self, args):
-        path = os.environ["HYTREC_STATE_PATH"]
+        path = os.environ["HYTREC_STATE_URL"].removeprefix("sqlite:")
         path.encode()
         os.makedirs(path, exist_ok=True)
         with sqlite3.connect(path + "/users.sqlite3") as connection:
@@ -88,7 +88,7 @@ def test_a_server_runs_with_hostile_paths(options: ServerOptions, tmp_path: Path
     options.repository.rename(folder / "repository")
     (folder / "repository" / "second" / "1" / "model.py").write_text(STATE_WRITER)
     changed = replace(
-        options, repository=folder / "repository", environment={"HYTREC_STATE_PATH": str(folder / "state")}
+        options, repository=folder / "repository", environment={"HYTREC_STATE_URL": str(folder / "state")}
     )
     with EmbeddedServer(changed):
         assert (folder / "state" / "users.sqlite3").exists()

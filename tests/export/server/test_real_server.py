@@ -117,8 +117,8 @@ def test_the_environment_reaches_the_models_and_the_log_is_shown(
     options: ServerOptions, capfd: pytest.CaptureFixture[str]
 ) -> None:
     model = options.repository / "first" / "1" / "model.py"
-    model.write_text("import os; raise ValueError(f'path is {os.environ[\"HYTREC_STATE_PATH\"]}')")
-    changed = replace(options, environment={"HYTREC_STATE_PATH": "/here"}, log=True)
+    model.write_text("import os; raise ValueError(f'path is {os.environ[\"HYTREC_STATE_URL\"]}')")
+    changed = replace(options, environment={"HYTREC_STATE_URL": "/here"}, log=True)
     with pytest.raises(ServerError, match="path is /here"), EmbeddedServer(changed):
         pass
     assert "path is /here" in capfd.readouterr().err

@@ -58,7 +58,7 @@ def test_a_changed_or_missing_file_is_not_served(tmp_path: Path) -> None:
             check_files(repository, where)
     with pytest.raises(RepositoryError, match=r"was changed after the build"):
         run_until_stopped(
-            ServerOptions(repository=repository, environment={"HYTREC_STATE_PATH": str(tmp_path / "state")})
+            ServerOptions(repository=repository, environment={"HYTREC_STATE_URL": str(tmp_path / "state")})
         )
     os.utime(graph, ns=(status.st_atime_ns, status.st_mtime_ns))
     check_files(repository, remembered)  # what looks the same is not read again

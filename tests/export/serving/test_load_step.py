@@ -1,5 +1,4 @@
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,6 +20,7 @@ from hytrec_export.state.event_codec import decode_events
 from hytrec_export.state.opening import open_store
 from hytrec_export.state.options import StoreOptions
 from hytrec_export.state.store import NO_REVISION, NewSnapshot, StoredUser, UserRead, UserWrite, WriteResult
+from hytrec_export.state.url import StoreUrl
 from hytrec_export.state.users import StateStore
 
 CLOCK_S = 1_700_000_000
@@ -398,7 +398,7 @@ def test_unknown_keys_are_counted(loader: LoadStep, counters: Any) -> None:
 def test_string_keys_of_a_whole_batch_are_mapped_at_once(settings: ServingSettings, counters: Any) -> None:
     vocabulary = Vocabulary([b"a", b"bb"])
     strings = replace(settings, item_key_type=DType.BYTES)
-    store = open_store(StoreOptions(path=Path("unused"), scheme="memory"), store_model(strings))
+    store = open_store(StoreOptions(url=StoreUrl.parse("memory:")), store_model(strings))
     loader = LoadStep(
         settings=strings, vocabulary=vocabulary, store=store, counters=counters, lengths=Lengths.of(strings)
     )

@@ -1,4 +1,3 @@
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,6 +19,7 @@ from hytrec_export.state.event_codec import encode_events
 from hytrec_export.state.opening import open_store
 from hytrec_export.state.options import MIN_BYTES, StoreOptions
 from hytrec_export.state.store import NO_REVISION, Outcome, UserRead, UserWrite, WriteResult
+from hytrec_export.state.url import StoreUrl
 from hytrec_export.state.users import StateStore
 
 
@@ -136,7 +136,7 @@ def test_nothing_is_kept_of_a_write_that_failed(saver: SaveStep, store: StateSto
 def test_a_state_that_cannot_be_kept_fails_no_call(
     saver: SaveStep, store: StateStore, counters: Any, finished: Finished, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(_: object) -> None:
+    def fail(*_: object) -> None:
         raise StateStoreError("the disk is gone")
 
     monkeypatch.setattr(store._snapshots, "write_many", fail)
@@ -186,7 +186,7 @@ def test_the_second_of_two_writers_is_told_to_retry(saver: SaveStep, counters: A
 def test_a_full_store_is_named_and_readers_are_answered(
     settings: ServingSettings, vocabulary: Vocabulary, counters: Any, finished: Finished
 ) -> None:
-    options = StoreOptions(path=Path("unused"), scheme="memory", max_bytes=MIN_BYTES)
+    options = StoreOptions(url=StoreUrl.parse("memory:"), max_bytes=MIN_BYTES)
     store = open_store(options, store_model(settings))
     vars(store.histories.engine)["_max_bytes"] = 10
     saver = SaveStep(settings=settings, vocabulary=vocabulary, store=store, counters=counters)
@@ -216,7 +216,7 @@ def test_a_crowd_of_clients_is_told(
 def test_a_failing_store_fails_the_writers_alone(
     saver: SaveStep, store: StateStore, finished: Finished, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(_: object) -> None:
+    def fail(*_: object) -> None:
         raise StateStoreError("the disk is gone")
 
     monkeypatch.setattr(store, "write_many", fail)

@@ -15,10 +15,12 @@ import numpy as np
 
 from hytrec.contract import DType, Sizes
 from hytrec_export.state.events import KeyTypes, StoredEvents
-from hytrec_export.state.opening import StoreModel, open_store
+from hytrec_export.state.kinds import StoreModel
+from hytrec_export.state.opening import open_store
 from hytrec_export.state.options import Durability, StoreOptions
 from hytrec_export.state.snapshot import SNAPSHOT
 from hytrec_export.state.store import NewSnapshot, Outcome, UserRead, UserWrite
+from hytrec_export.state.url import StoreUrl
 from hytrec_export.state.users import StateStore
 
 TYPES = KeyTypes(item=DType.INT64, behavior=DType.BYTES)
@@ -64,7 +66,9 @@ def append(store: StateStore, user_id: bytes, request_id: bytes) -> tuple[bool, 
 def main() -> None:
     path, durability, users, writes, seed = sys.argv[1:]
     rng = random.Random(int(seed))
-    options = StoreOptions(path=Path(path), durability=Durability(durability), snapshot_every=SNAPSHOT_EVERY)
+    options = StoreOptions(
+        url=StoreUrl.of_folder(Path(path)), durability=Durability(durability), snapshot_every=SNAPSHOT_EVERY
+    )
     store = open_store(options, MODEL)
     done = 0
     while not int(writes) or done < int(writes):

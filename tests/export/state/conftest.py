@@ -15,10 +15,12 @@ import pytest
 
 from hytrec.contract import DType, Sizes
 from hytrec_export.state.events import KeyTypes, StoredEvents
-from hytrec_export.state.opening import StoreModel, open_store
+from hytrec_export.state.kinds import StoreModel
+from hytrec_export.state.opening import open_store
 from hytrec_export.state.options import StoreOptions
 from hytrec_export.state.snapshot import SNAPSHOT
 from hytrec_export.state.store import NO_REVISION, NewSnapshot, StoredUser, UserRead, UserWrite, WriteResult
+from hytrec_export.state.url import StoreUrl
 from hytrec_export.state.users import StateStore
 
 APPENDER = Path(__file__).with_name("appender.py")
@@ -108,7 +110,7 @@ class Kit:
             name: changes.pop(name) for name in ("fingerprint", "precision", "sizes", "key_types") if name in changes
         }
         clock = {"clock": changes.pop("clock")} if "clock" in changes else {}
-        store = open_store(StoreOptions(path=path, **changes), self.model(**fields), **clock)
+        store = open_store(StoreOptions(url=StoreUrl.of_folder(path), **changes), self.model(**fields), **clock)
         try:
             yield store
         finally:

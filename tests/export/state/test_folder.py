@@ -12,10 +12,11 @@ from typing import Any
 import pytest
 
 from hytrec_export.errors import StoreInUseError, StoreUnavailableError
-from hytrec_export.state import opening
+from hytrec_export.state import sqlite_store
 from hytrec_export.state.folder import FolderSettings, StoreFolder
 from hytrec_export.state.opening import open_beside, open_store
 from hytrec_export.state.options import DEFAULT_BYTES, StoreOptions
+from hytrec_export.state.url import StoreUrl
 
 SHARE = """
 import sys
@@ -44,11 +45,11 @@ def held(tmp_path: Path, kit: Any, request: pytest.FixtureRequest) -> Iterator[P
 
 @pytest.mark.parametrize("held", ["share"], indirect=True)
 def test_a_shared_folder_is_opened_beside_but_not_alone(held: Path, kit: Any) -> None:
-    open_beside(held).close()
+    open_beside(StoreUrl.of_folder(held)).close()
     with pytest.raises(
         StoreInUseError, match=r"^the state store .* is open in another process; stop the server first$"
     ):
-        open_beside(held, alone=True)
+        open_beside(StoreUrl.of_folder(held), alone=True)
     with kit.open(held):
         pass
 
@@ -57,16 +58,16 @@ def test_a_shared_folder_is_opened_beside_but_not_alone(held: Path, kit: Any) ->
 def test_a_folder_held_alone_is_not_opened(held: Path, kit: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     message = r"^the state store .* is being compacted; try again when that is done$"
     with pytest.raises(StoreUnavailableError, match=message):
-        open_beside(held)
-    monkeypatch.setattr(opening, "OPEN_WAIT_S", 0.1)
+        open_beside(StoreUrl.of_folder(held))
+    monkeypatch.setattr(sqlite_store, "OPEN_WAIT_S", 0.1)
     with pytest.raises(StoreUnavailableError, match=message):
-        open_store(StoreOptions(path=held), kit.model())
+        open_store(StoreOptions(url=StoreUrl.of_folder(held)), kit.model())
 
 
 def test_a_server_waits_for_a_compaction(tmp_path: Path, kit: Any) -> None:
     with kit.open(tmp_path):
         pass
-    alone = open_beside(tmp_path, alone=True)
+    alone = open_beside(StoreUrl.of_folder(tmp_path), alone=True)
     release = threading.Timer(0.2, alone.close)
     release.start()
     with kit.open(tmp_path):
@@ -77,12 +78,12 @@ def test_a_server_waits_for_a_compaction(tmp_path: Path, kit: Any) -> None:
 def test_limits_are_remembered(tmp_path: Path, kit: Any) -> None:
     with kit.open(tmp_path, max_bytes=1 << 22, ttl_s=60):
         pass
-    store = open_beside(tmp_path)
+    store = open_beside(StoreUrl.of_folder(tmp_path))
     assert (store.stat().limit_bytes, store.rules.ttl_s) == (1 << 22, 60)
     store.close()
     with kit.open(tmp_path):
         pass
-    store = open_beside(tmp_path)
+    store = open_beside(StoreUrl.of_folder(tmp_path))
     assert (store.stat().limit_bytes, store.rules.ttl_s) == (DEFAULT_BYTES, None)
     store.close()
     assert FolderSettings(max_bytes=1).ttl_s is None
@@ -92,7 +93,7 @@ def test_without_its_settings_a_store_opens_with_the_default_limit(tmp_path: Pat
     with kit.open(tmp_path) as store:
         kit.fed(store, b"u", 1)
     (tmp_path / "store.json").unlink()
-    beside = open_beside(tmp_path)
+    beside = open_beside(StoreUrl.of_folder(tmp_path))
     assert (beside.stat().users, beside.stat().limit_bytes) == (1, DEFAULT_BYTES)
     beside.close()
 
@@ -110,7 +111,7 @@ def test_settings_that_cannot_be_read(tmp_path: Path, kit: Any, text: str, messa
     (tmp_path / "store.json").write_text(text)
     for _ in range(2):
         with pytest.raises(StoreUnavailableError, match=message):
-            open_store(StoreOptions(path=tmp_path), kit.model())
+            open_store(StoreOptions(url=StoreUrl.of_folder(tmp_path)), kit.model())
 
 
 def test_a_folder_of_an_earlier_version(tmp_path: Path, kit: Any) -> None:
@@ -121,9 +122,9 @@ def test_a_folder_of_an_earlier_version(tmp_path: Path, kit: Any) -> None:
         r"send the users' histories again with the client's backfill$"
     )
     with pytest.raises(StoreUnavailableError, match=message):
-        open_store(StoreOptions(path=tmp_path), kit.model())
+        open_store(StoreOptions(url=StoreUrl.of_folder(tmp_path)), kit.model())
     with pytest.raises(StoreUnavailableError, match=message):
-        open_beside(tmp_path)
+        open_beside(StoreUrl.of_folder(tmp_path))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["data.mdb", "store.json"]
 
 
@@ -137,7 +138,7 @@ def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
 def test_a_missing_store(tmp_path: Path) -> None:
     message = r"^there is no state store in .*nowhere; give the folder that the server was given$"
     with pytest.raises(StoreUnavailableError, match=message):
-        open_beside(tmp_path / "nowhere")
+        open_beside(StoreUrl.of_folder(tmp_path / "nowhere"))
     assert not (tmp_path / "nowhere").exists()
 
 
@@ -160,10 +161,10 @@ def test_nothing_stays_open(tmp_path: Path, kit: Any) -> None:
     with kit.open(tmp_path):
         pass
     with pytest.raises(StoreUnavailableError, match=r"^the state store .* holds item keys of type int64"):
-        open_store(StoreOptions(path=tmp_path), kit.model(key_types=kit.texts))
+        open_store(StoreOptions(url=StoreUrl.of_folder(tmp_path)), kit.model(key_types=kit.texts))
     (tmp_path / "users.sqlite3").write_bytes(b"garbage" * 1_000)
     with pytest.raises(
         StoreUnavailableError, match=r"^cannot open the state store .* \(.*not a database\); if its files"
     ):
-        open_store(StoreOptions(path=tmp_path), kit.model())
+        open_store(StoreOptions(url=StoreUrl.of_folder(tmp_path)), kit.model())
     assert opened() == before

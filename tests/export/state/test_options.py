@@ -9,15 +9,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hytrec_export.errors import OptionError
-from hytrec_export.state import opening
-from hytrec_export.state.opening import ENGINES, open_store, register
+from hytrec_export.errors import OptionError, StoreUnavailableError
+from hytrec_export.state import kinds
+from hytrec_export.state.kinds import KINDS, register
+from hytrec_export.state.opening import open_beside, open_beside_for, open_store, try_store
 from hytrec_export.state.options import Durability, StoreOptions
+from hytrec_export.state.url import StoreUrl
 
 options = st.builds(
     StoreOptions,
-    path=st.text("abc/ ", min_size=1).map(lambda name: Path("/", name)),
-    scheme=st.sampled_from(["sqlite", "memory"]),
+    url=st.text("abc/ ", min_size=1).map(lambda name: StoreUrl.of_folder(Path("/", name)))
+    | st.sampled_from(["memory:", "redis://host:6379/0"]).map(StoreUrl.parse),
     durability=st.sampled_from(Durability),
     max_bytes=st.integers(1 << 20, 1 << 50),
     ttl_s=st.none() | st.integers(1, 1 << 40),
@@ -33,18 +35,19 @@ def test_the_environment_brings_options_back(given_options: StoreOptions) -> Non
 
 
 def test_a_relative_path_is_made_absolute() -> None:
-    assert StoreOptions(path=Path("state")).to_environment()["HYTREC_STATE_PATH"] == str(Path.cwd() / "state")
+    environment = StoreOptions(url=StoreUrl.parse("state")).to_environment()
+    assert environment["HYTREC_STATE_URL"] == f"sqlite:{Path.cwd() / 'state'}"
 
 
-def test_the_path_alone_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HYTREC_STATE_PATH", "/somewhere")
-    assert StoreOptions.from_environment() == StoreOptions(path=Path("/somewhere"))
+def test_the_url_alone_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HYTREC_STATE_URL", "/somewhere")
+    assert StoreOptions.from_environment() == StoreOptions(url=StoreUrl.of_folder(Path("/somewhere")))
 
 
 @pytest.mark.parametrize(
     ("variable", "value", "message"),
     [
-        ("PATH", "", r"^HYTREC_STATE_PATH is not set; set it to the folder of the state store$"),
+        ("URL", "", r"^HYTREC_STATE_URL is not set; set it to the folder or URL of the state store$"),
         ("DURABILITY", "fsync", r"^HYTREC_STATE_DURABILITY is 'fsync'; it must be one of: process, power$"),
         ("MAX_BYTES", "1GB", r"^HYTREC_STATE_MAX_BYTES is '1GB'; it must be a whole number$"),
         ("MAX_BYTES", "1000", r"^the state store's max_bytes is 1000; it must be at least 1048576 \(1 MiB\)$"),
@@ -57,33 +60,85 @@ def test_the_path_alone_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_values_that_are_not_allowed(variable: str, value: str, message: str) -> None:
-    environment = {"HYTREC_STATE_PATH": "/somewhere", f"HYTREC_STATE_{variable}": value}
+    environment = {"HYTREC_STATE_URL": "/somewhere", f"HYTREC_STATE_{variable}": value}
     with pytest.raises(OptionError, match=message):
         StoreOptions.from_environment(environment)
 
 
 def test_plain_words_are_taken_and_wrong_ones_refused() -> None:
     plain: Any = StoreOptions
-    assert plain(path=Path("/x"), durability="power").durability is Durability.POWER
+    assert plain(url=StoreUrl.of_folder(Path("/x")), durability="power").durability is Durability.POWER
     with pytest.raises(
         OptionError, match=r"^the state store's durability is 'fsync'; it must be one of: process, power"
     ):
-        plain(path=Path("/x"), durability="fsync")
+        plain(url=StoreUrl.of_folder(Path("/x")), durability="fsync")
 
 
-def test_a_memory_store_cannot_be_served(kit: Any) -> None:
-    choice = StoreOptions(path=Path("unused"), scheme="memory")
+def test_a_memory_store_is_of_one_process(kit: Any) -> None:
+    choice = StoreOptions(url=StoreUrl.parse("memory:"))
     assert open_store(choice, kit.model()).stat().users == 0
-    with pytest.raises(OptionError, match=r"^the memory state store cannot be served: .* use sqlite$"):
+    with pytest.raises(OptionError, match=r"^the memory state store cannot be served: its models .*; give a folder$"):
         open_store(choice, kit.model(), served=True)
+    for attempt in (
+        lambda: open_beside(choice.url),
+        lambda: open_beside_for(choice.url, kit.model()),
+        lambda: try_store(choice, kit.model()),
+    ):
+        with pytest.raises(StoreUnavailableError, match=r"^the state store memory: is in its own process alone; give"):
+            attempt()
 
 
 def test_an_unknown_scheme(kit: Any) -> None:
-    with pytest.raises(OptionError, match=r"^the state store's scheme is 'redis'; it must be one of: memory, sqlite$"):
-        open_store(StoreOptions(path=Path("unused"), scheme="redis"), kit.model())
+    message = (
+        r"^the state store nosql://host/0 has the unknown scheme 'nosql'; it must be a folder, or one of: "
+        r".*sqlite:FOLDER; a folder of this name is ./nosql://host/0$"
+    )
+    url = StoreUrl.parse("nosql://host/0")
+    with pytest.raises(OptionError, match=message):
+        open_store(StoreOptions(url=url), kit.model())
+    with pytest.raises(OptionError, match=message):
+        open_beside(url)
 
 
 def test_a_store_registers_by_its_scheme(kit: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(opening, "ENGINES", dict(ENGINES))
-    register("other")(ENGINES["memory"])
-    assert open_store(StoreOptions(path=Path("unused"), scheme="other"), kit.model()).stat().users == 0
+    monkeypatch.setattr(kinds, "KINDS", dict(KINDS))
+    register("other")(type(KINDS["memory"]))
+    assert open_store(StoreOptions(url=StoreUrl.parse("other://host")), kit.model()).stat().users == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "folder"),
+    [
+        ("state", "state"),
+        ("./other:state", "other:state"),
+        ("/var/lib/state", "/var/lib/state"),
+        ("sqlite:state", "state"),
+        ("sqlite:../a state", "../a state"),
+        ("sqlite:/state", "/state"),
+        ("sqlite:///var/state/", "/var/state"),
+    ],
+)
+def test_folders_are_embedded_stores(text: str, folder: str) -> None:
+    url = StoreUrl.parse(text)
+    assert (url, url.folder) == (StoreUrl.of_folder(Path(folder)), Path(folder))
+    assert StoreUrl.parse(str(url)) == url
+    assert url.absolute().folder == Path(folder).absolute()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("sqlite://state", r"^the state store sqlite://state names a host; write sqlite:FOLDER or sqlite:///FOLDER$"),
+        ("sqlite:", r"^the state store 'sqlite:' names no folder; write sqlite:FOLDER, or FOLDER alone$"),
+        ("", r"^the state store '' names no folder; write sqlite:FOLDER, or FOLDER alone$"),
+    ],
+)
+def test_urls_without_a_folder(text: str, message: str) -> None:
+    with pytest.raises(OptionError, match=message):
+        StoreUrl.parse(text)
+
+
+def test_other_urls_have_no_folder() -> None:
+    url = StoreUrl.parse("redis://user@host:6379/0")
+    assert (url.scheme, url.location, url.folder) == ("redis", "//user@host:6379/0", None)
+    assert url.absolute() == url

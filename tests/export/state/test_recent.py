@@ -15,6 +15,7 @@ from hytrec_export.state.opening import open_store
 from hytrec_export.state.options import StoreOptions
 from hytrec_export.state.recent import LIFE_S, RecentState, RecentStates
 from hytrec_export.state.snapshot import SnapshotHeader
+from hytrec_export.state.url import StoreUrl
 from hytrec_export.state.users import StateStore
 
 EVERY = 64
@@ -56,7 +57,7 @@ def test_none_are_known_where_none_are_asked_for() -> None:
 
 @pytest.fixture
 def store(tmp_path: Path, kit: Any) -> Iterator[StateStore]:
-    options = StoreOptions(path=tmp_path, scheme="memory", snapshot_every=EVERY)
+    options = StoreOptions(url=StoreUrl.parse("memory:"), snapshot_every=EVERY)
     opened = open_store(options, kit.model(), recent=8)
     yield opened
     opened.close()
@@ -126,7 +127,7 @@ def test_a_replaced_history_does_not_use_it(store: StateStore, kit: Any) -> None
 
 def test_an_idle_process_lets_go_of_users(tmp_path: Path, kit: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whether or not another request comes."""
-    store = open_store(StoreOptions(path=tmp_path), kit.model(), recent=8)
+    store = open_store(StoreOptions(url=StoreUrl.of_folder(tmp_path)), kit.model(), recent=8)
     remember(store, kit, kit.fed(store, b"u", 100))
     assert list(store._recent._states) == [b"u"]
     monkeypatch.setattr("hytrec_export.state.recent.LIFE_S", 0.0)

@@ -16,6 +16,7 @@ from hytrec_export.state.opening import open_store
 from hytrec_export.state.options import StoreOptions
 from hytrec_export.state.snapshot import snapshot_bytes
 from hytrec_export.state.store import UserRead
+from hytrec_export.state.url import StoreUrl
 from hytrec_export.state.users import StateStore
 
 EVERY = 64
@@ -23,7 +24,7 @@ EVERY = 64
 
 @pytest.fixture(params=["memory", "sqlite"])
 def store(request: pytest.FixtureRequest, tmp_path: Path, kit: Any) -> Iterator[StateStore]:
-    options = StoreOptions(path=tmp_path / "state", scheme=request.param, snapshot_every=EVERY)
+    options = StoreOptions(url=StoreUrl(request.param, str(tmp_path / "state")), snapshot_every=EVERY)
     opened = open_store(options, kit.model())
     yield opened
     opened.close()
@@ -36,7 +37,7 @@ def snapshot_of(store: StateStore, user_id: bytes) -> bytes:
 
 
 def put(store: StateStore, user_id: bytes, raw: bytes) -> None:
-    store._snapshots.write_many([(user_id, raw)])
+    store._snapshots.write_many([(user_id, raw)], lambda *_: True)
 
 
 @pytest.mark.parametrize("count", [64, 127, 128, 129, 192, 300])
@@ -52,6 +53,19 @@ def test_the_state_and_the_events_since(store: StateStore, kit: Any, count: int,
     assert user.start <= count - kit.sizes.window
     assert (user.events.times - 10**9).tolist() == [*range(user.start, count + more)]
     assert user.due == (more >= EVERY)
+
+
+def test_nothing_is_kept_of_a_user_who_is_another_by_now(store: StateStore, kit: Any) -> None:
+    late = kit.snapshot(b"u", kit.fed(store, b"u", 100))
+    kit.fed(store, b"u", 1)
+    assert store.write_snapshots([late]) == 0
+    assert kit.user(store, b"u").base == 100  # still the same history
+    store.forget(b"u")
+    assert store.write_snapshots([late]) == 0
+    assert store.stat().snapshots == 0
+    kit.fed(store, b"u", 100)
+    assert store.write_snapshots([late]) == 0
+    assert store.stat().snapshots == 0
 
 
 def test_a_short_history_needs_none(store: StateStore, kit: Any) -> None:
@@ -117,7 +131,7 @@ def test_one_of_another_history_with_as_many_events_is_not_used(store: StateStor
 
 def test_a_snapshot_that_survives_lost_events_is_not_used(tmp_path: Path, kit: Any) -> None:
     """A store that was set back (power loss, a restored backup) goes on with other events behind the snapshot."""
-    options = StoreOptions(path=tmp_path, scheme="memory", snapshot_every=EVERY)
+    options = StoreOptions(url=StoreUrl.parse("memory:"), snapshot_every=EVERY)
     store = open_store(options, kit.model())
     engine: Any = store.histories.engine
     kit.fed(store, b"u", 290)
@@ -226,7 +240,7 @@ def test_a_file_that_cannot_be_made(tmp_path: Path, kit: Any) -> None:
     with pytest.raises(
         StoreUnavailableError, match=r"^cannot delete .*snapshots \(Is a directory\); delete it by hand$"
     ):
-        open_store(StoreOptions(path=tmp_path), kit.model(fingerprint="f" * 32))
+        open_store(StoreOptions(url=StoreUrl.of_folder(tmp_path)), kit.model(fingerprint="f" * 32))
 
 
 @pytest.mark.parametrize("deleted", ["*.snapshots", "*.used", "*"])
@@ -249,7 +263,7 @@ class TestDamagedHistory:
 
     @pytest.fixture
     def store(self, tmp_path: Path, kit: Any) -> StateStore:
-        options = StoreOptions(path=tmp_path, scheme="memory", snapshot_every=EVERY)
+        options = StoreOptions(url=StoreUrl.parse("memory:"), snapshot_every=EVERY)
         return open_store(options, kit.model())
 
     @pytest.mark.parametrize("chunk", [0, 1, 3])

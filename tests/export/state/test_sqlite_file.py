@@ -17,6 +17,7 @@ from hytrec_export.state import migrations, sqlite_engine, sqlite_file
 from hytrec_export.state.opening import open_beside, open_store
 from hytrec_export.state.options import StoreOptions
 from hytrec_export.state.store import Outcome
+from hytrec_export.state.url import StoreUrl
 
 DEADLINE_S = 60
 
@@ -61,7 +62,7 @@ def test_a_migration_that_fails_changes_nothing(tmp_path: Path, kit: Any, monkey
         with pytest.raises(
             StoreUnavailableError, match=r"^cannot open the state store .* \(out of luck\); if its files"
         ):
-            open_store(StoreOptions(path=tmp_path), kit.model())
+            open_store(StoreOptions(url=StoreUrl.of_folder(tmp_path)), kit.model())
     with kit.open(tmp_path) as store:
         assert kit.user(store, b"ada").event_count == 300
 
@@ -74,7 +75,7 @@ def test_a_newer_format_is_not_touched(tmp_path: Path, kit: Any) -> None:
         r"use the version that wrote it, or another folder$"
     )
     with pytest.raises(StoreUnavailableError, match=message):
-        open_store(StoreOptions(path=tmp_path), kit.model())
+        open_store(StoreOptions(url=StoreUrl.of_folder(tmp_path)), kit.model())
 
 
 def test_another_program_s_database_is_not_touched(tmp_path: Path, kit: Any) -> None:
@@ -82,7 +83,7 @@ def test_another_program_s_database_is_not_touched(tmp_path: Path, kit: Any) -> 
     with pytest.raises(
         StoreUnavailableError, match=r"users.sqlite3 is another program's database; give another folder$"
     ):
-        open_store(StoreOptions(path=tmp_path), kit.model())
+        open_store(StoreOptions(url=StoreUrl.of_folder(tmp_path)), kit.model())
 
 
 def test_keys_of_other_types_are_refused(tmp_path: Path, kit: Any) -> None:
@@ -92,7 +93,7 @@ def test_keys_of_other_types_are_refused(tmp_path: Path, kit: Any) -> None:
         r"int64; give a folder of its own, or build the model with the keys that the store has$"
     )
     with pytest.raises(StoreUnavailableError, match=message):
-        open_store(StoreOptions(path=tmp_path), kit.model(key_types=kit.texts))
+        open_store(StoreOptions(url=StoreUrl.of_folder(tmp_path)), kit.model(key_types=kit.texts))
     with kit.open(tmp_path / "texts", key_types=kit.texts) as store:
         (result,) = store.write_many([kit.write(b"u", 300, events=kit.events(300, types=kit.texts))])
         assert result.outcome is Outcome.WRITTEN
@@ -246,7 +247,7 @@ def test_tombstones_go_after_a_day(tmp_path: Path, kit: Any, monkeypatch: pytest
 def test_the_command_line_s_forget_leaves_no_trace_either(tmp_path: Path, kit: Any) -> None:
     with kit.open(tmp_path) as store:
         kit.fed(store, b"a-very-secret-user", 100)
-    beside = open_beside(tmp_path)
+    beside = open_beside(StoreUrl.of_folder(tmp_path))
     assert beside.forget(b"a-very-secret-user")
     beside.close()
     assert not traces(tmp_path, b"a-very-secret-user")

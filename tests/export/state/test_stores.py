@@ -16,6 +16,7 @@ from hytrec_export.state.head import CHUNK_EVENTS
 from hytrec_export.state.opening import open_store
 from hytrec_export.state.options import Durability, StoreOptions
 from hytrec_export.state.store import NO_REVISION, Outcome, UserRead
+from hytrec_export.state.url import StoreUrl
 from hytrec_export.state.users import StateStore
 
 WRITTEN, CONFLICT = Outcome.WRITTEN, Outcome.CONFLICT
@@ -31,8 +32,9 @@ def open_any(request: pytest.FixtureRequest, tmp_path: Path, kit: Any, clock: An
         before = stores.pop() if stores else None
         if before:
             before.close()
-        kind = {"scheme": "memory"} if request.param == "memory" else {"durability": request.param}
-        choice = StoreOptions(path=tmp_path / "state", **kind, **options)
+        url = StoreUrl.parse("memory:" if request.param == "memory" else str(tmp_path / "state"))
+        kind = {} if request.param == "memory" else {"durability": request.param}
+        choice = StoreOptions(url=url, **kind, **options)
         stores.append(open_store(choice, kit.model(fingerprint=fingerprint), clock=clock))
         if request.param == "memory" and before:
             vars(stores[0].histories.engine).update(
@@ -265,40 +267,6 @@ def test_a_write_keeps_a_user_alive_and_a_clock_that_went_back_does_no_harm(
     assert kit.user(store, b"u").status is StateStatus.FOUND
     clock.now -= 1_000
     assert kit.user(store, b"u").status is StateStatus.FOUND
-
-
-def test_writes_sweep_expired_users(open_any: OpenStore, kit: Any, clock: Any) -> None:
-    store = open_any()
-    store.write_many([kit.write(b"old-%02d" % i, 1) for i in range(40)])
-    clock.now += 1_000
-    store = open_any(ttl_s=100)
-    for _ in range(40):
-        kit.fed(store, b"live", 1)
-    assert [user.user_id for user in store.users()] == [b"live"]
-
-
-def test_a_user_who_writes_while_swept_stays(open_any: OpenStore, kit: Any, clock: Any) -> None:
-    store = open_any(ttl_s=100)
-    kit.fed(store, b"old", 1)
-    clock.now += 1_000
-    heads_after = store.histories.engine.heads_after
-
-    def then_written(user_id: bytes, count: int) -> Any:
-        heads = heads_after(user_id, count)
-        store.histories.engine.heads_after = heads_after  # type: ignore[method-assign]
-        kit.fed(store, b"old", 2)
-        return heads
-
-    store.histories.engine.heads_after = then_written  # type: ignore[method-assign]
-    kit.fed(store, b"live", 1)
-    assert kit.user(store, b"old").event_count == 2
-
-
-def test_without_a_time_to_live_nothing_is_swept(store: StateStore, kit: Any, clock: Any) -> None:
-    kit.fed(store, b"old", 1)
-    clock.now += 10**9
-    kit.fed(store, b"live", 1)
-    assert store.stat().users == 2
 
 
 def test_old_chunks_go(open_any: OpenStore, kit: Any) -> None:

@@ -40,12 +40,13 @@ class TritonPythonModel(StepModel):
         peers = PeerActivity(repository_of(args) / FILE_NAME)
         opened.callback(peers.close)
         graphs = {model.name: open_graph(files[model.name], model, peers_idle=peers.peers_idle).run for model in GRAPHS}
-        store = store_of(settings, opened, recent=RECENT_USERS)
+        counters = TritonCounters(model=STATE_LOAD, counters=LOAD_COUNTERS)
+        store = store_of(settings, opened, recent=RECENT_USERS, counters=counters)
         load = LoadStep(
             settings=settings,
             vocabulary=vocabulary,
             store=store,
-            counters=TritonCounters(model=STATE_LOAD, counters=LOAD_COUNTERS),
+            counters=counters,
             lengths=Lengths.of(settings, any_events=True, steps_per_octave=FINE_STEPS_PER_OCTAVE),
         )
         save = SaveStep(

@@ -23,12 +23,13 @@ class TritonPythonModel(StepModel):
     def open(self, args: Args, opened: ExitStack) -> Execute:
         """Open vocabulary and store."""
         settings = settings_of(args)
-        store = store_of(settings, opened)
+        counters = TritonCounters(model=STATE_LOAD, counters=LOAD_COUNTERS)
+        store = store_of(settings, opened, counters=counters)
         step = LoadStep(
             settings=settings,
             vocabulary=vocabulary_of(args),
             store=store,
-            counters=TritonCounters(model=STATE_LOAD, counters=LOAD_COUNTERS),
+            counters=counters,
             lengths=Lengths.of(settings, short_events=store.snapshot_every),
             encode=partial(infer, ENCODER),
         )

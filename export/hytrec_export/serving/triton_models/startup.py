@@ -6,7 +6,7 @@ import asyncio  # noqa: F401 - else the stub imports it on the model's first req
 import gc
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from functools import wraps
+from functools import partial, wraps
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,11 +19,13 @@ from hytrec_export.parent_death import die_with_parent, in_stub
 from hytrec_export.repository.layout import GRAPH_FILE
 from hytrec_export.runtime.chunked_encoder import open_runner
 from hytrec_export.serving.batched_graph import BatchedGraph
+from hytrec_export.serving.counters import NOTICE_COUNTERS, Counters
 from hytrec_export.serving.store_model import store_model
 from hytrec_export.serving.tuning import MAX_ELEMENTS, RUN_OVERHEAD
 from hytrec_export.settings import VOCABULARY_FILE, ServingSettings
 from hytrec_export.state.opening import open_store
 from hytrec_export.state.options import StoreOptions
+from hytrec_export.state.sweep import Notice
 from hytrec_export.state.users import StateStore
 
 _Returned = TypeVar("_Returned")
@@ -86,20 +88,28 @@ def vocabulary_of(args: Mapping[str, str]) -> Vocabulary:
     return Vocabulary.load(repository_of(args) / VOCABULARY_FILE)
 
 
-def store_of(settings: ServingSettings, opened: ExitStack, *, recent: int = 0) -> StateStore:
+def store_of(
+    settings: ServingSettings, opened: ExitStack, *, recent: int = 0, counters: Counters | None = None
+) -> StateStore:
     """The state store that the server's environment names; `opened` closes it.
 
     Args:
         recent: users whose last state this process remembers, see `open_store`.
+        counters: count what is found when the store is looked through, which one of the processes with counters does.
 
     Raises:
         OptionError: a variable is wrong, or names a store that cannot be shared between processes.
         StateStoreError: the store cannot be opened.
     """
     options = StoreOptions.from_environment()
-    store = open_store(options, store_model(settings), served=True, recent=recent)
+    tell = None if counters is None else partial(_count_notice, counters)
+    store = open_store(options, store_model(settings), served=True, recent=recent, tell=tell)
     opened.callback(store.close)
     return store
+
+
+def _count_notice(counters: Counters, notice: Notice, count: int) -> None:
+    counters.add(NOTICE_COUNTERS[notice], count)
 
 
 def repository_of(args: Mapping[str, str]) -> Path:

@@ -83,9 +83,10 @@ def check_store(stored: StoreOptions | None, state: StateKind, settings: Serving
     if state is StateKind.SEQUENCE:
         return skipped("state store: Triton keeps the sessions")
     if stored is None:
-        return skipped("state store: none is named; give --state FOLDER, or set HYTREC_STATE_PATH")
-    folder = stored.path.absolute()
-    if not folder.exists():
+        return skipped("state store: none is named; give --state URL, or set HYTREC_STATE_URL")
+    folder = stored.url.folder
+    if folder is not None and not folder.exists():
+        folder = folder.absolute()
         parent = next(above for above in folder.parents if above.exists())
         if os.access(parent, os.W_OK | os.X_OK):
             return ok(f"the state store {folder} will be made by the server")
@@ -94,8 +95,9 @@ def check_store(stored: StoreOptions | None, state: StateKind, settings: Serving
         stat = try_store(stored, store_model(settings))
     except HytrecError as error:
         return failed(f"{error}")
+    place = folder.absolute() if folder else stored.url
     used, limit = stat.used_bytes // _MIB, stat.limit_bytes // _MIB
-    return ok(f"the state store {folder} can be written, {stat.users} users take {used} MiB of {limit} MiB")
+    return ok(f"the state store {place} can be written, {stat.users} users take {used} MiB of {limit} MiB")
 
 
 def check_room(folder: Path, shared: Path, free: FreeBytes) -> Iterator[Finding]:

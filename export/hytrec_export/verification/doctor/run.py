@@ -83,7 +83,8 @@ def _findings(
     yield check_server(target)
     yield check_ports(server)
     yield check_store(store, state, settings)
-    yield from check_room(store.path if store else Path(), machine.shared, machine.free)
+    folder = store.url.folder if store else None
+    yield from check_room(folder or Path(), machine.shared, machine.free)
 
 
 def _kinds(manifest: Manifest) -> tuple[Target, Device, StateKind]:

@@ -36,6 +36,7 @@ from hytrec_export.serving.validation import Inputs
 from hytrec_export.settings import ServingSettings
 from hytrec_export.state.options import StoreOptions
 from hytrec_export.state.store import UserRead
+from hytrec_export.state.url import StoreUrl
 from hytrec_export.state.users import StateStore
 
 pytestmark = pytest.mark.usefixtures("pb_utils")
@@ -49,7 +50,9 @@ def repository(
     write_stand_in_repository: Any,
     monkeypatch: pytest.MonkeyPatch,
 ) -> Path:
-    for name, value in StoreOptions(path=tmp_path / "state", max_bytes=1 << 20).to_environment().items():
+    for name, value in (
+        StoreOptions(url=StoreUrl.of_folder(tmp_path / "state"), max_bytes=1 << 20).to_environment().items()
+    ):
         monkeypatch.setenv(name, value)
     path: Path = write_stand_in_repository(tmp_path, settings, vocabulary)
     return path
@@ -260,7 +263,7 @@ def test_an_encoder_that_fails_in_a_replay_fails_that_call(
 
 
 def test_a_session_needs_no_store(repository: Path, make_request: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("HYTREC_STATE_PATH")
+    monkeypatch.delenv("HYTREC_STATE_URL")
     models = {model.name: _start(repository, model) for model in (SESSION_LOAD, SESSION_SAVE)}
     chain = Chain(models, make_request)
     tensors = chain(SESSION_LOAD, item_keys=[[100, 101]], times=[[5, 6]], candidate_keys=[[102]])
@@ -317,7 +320,7 @@ def test_metrics_go_while_the_server_is_there(
 def test_a_store_of_one_process_is_rejected(
     repository: Path, model: Model, pb_utils: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("HYTREC_STATE_STORE", "memory")
+    monkeypatch.setenv("HYTREC_STATE_URL", "memory:")
     with pytest.raises(pb_utils.TritonModelException, match="the memory state store cannot be served"):
         _start(repository, model)
 

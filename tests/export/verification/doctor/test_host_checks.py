@@ -14,6 +14,7 @@ from hytrec_export.server.options import ServerOptions
 from hytrec_export.server.ports import free_port
 from hytrec_export.settings import ServingSettings
 from hytrec_export.state.options import StoreOptions
+from hytrec_export.state.url import StoreUrl
 from hytrec_export.verification.doctor.host_checks import (
     check_files,
     check_ports,
@@ -95,7 +96,7 @@ def test_ports(tmp_path: Path) -> None:
 
 def test_a_store_that_is_there(tmp_path: Path, settings: ServingSettings) -> None:
     folder = tmp_path / "state"
-    stored = StoreOptions(path=folder, max_bytes=8 * MIB)
+    stored = StoreOptions(url=StoreUrl.of_folder(folder), max_bytes=8 * MIB)
     assert str(check_store(stored, StateKind.STORE, settings)) == (
         f"ok      the state store {folder} will be made by the server"
     )
@@ -108,7 +109,7 @@ def test_a_store_that_is_there(tmp_path: Path, settings: ServingSettings) -> Non
 
 def test_a_store_that_cannot_be_opened(tmp_path: Path, settings: ServingSettings) -> None:
     (tmp_path / "state").touch()
-    line = str(check_store(StoreOptions(path=tmp_path / "state"), StateKind.STORE, settings))
+    line = str(check_store(StoreOptions(url=StoreUrl.of_folder(tmp_path / "state")), StateKind.STORE, settings))
     assert line.startswith("not ok  ")
     assert str(tmp_path / "state") in line
 
@@ -118,7 +119,7 @@ def test_a_store_that_cannot_be_made(
 ) -> None:
     monkeypatch.setattr("os.access", lambda *_: False)  # root may write everywhere
     folder = tmp_path / "a" / "b"
-    assert str(check_store(StoreOptions(path=folder), StateKind.STORE, settings)) == (
+    assert str(check_store(StoreOptions(url=StoreUrl.of_folder(folder)), StateKind.STORE, settings)) == (
         f"not ok  the state store {folder} cannot be made, {tmp_path} is not writable; change its owner or --state"
     )
 
@@ -126,7 +127,7 @@ def test_a_store_that_cannot_be_made(
 def test_what_has_no_store(settings: ServingSettings) -> None:
     assert str(check_store(None, StateKind.SEQUENCE, settings)) == "skipped state store: Triton keeps the sessions"
     assert str(check_store(None, StateKind.STORE, settings)) == (
-        "skipped state store: none is named; give --state FOLDER, or set HYTREC_STATE_PATH"
+        "skipped state store: none is named; give --state URL, or set HYTREC_STATE_URL"
     )
 
 

@@ -11,13 +11,16 @@ from hytrec_export.errors import RepositoryError
 from hytrec_export.repository.manifest import Manifest
 from hytrec_export.server.options import ServerOptions
 from hytrec_export.state.options import StoreOptions
+from hytrec_export.state.url import StoreUrl
 from hytrec_export.verification.doctor import Machine, run_doctor
 from hytrec_export.verification.engines import engines_of
 
 
 def examined(repository: Path, folder: Path, machine: Machine) -> list[tuple[str, str]]:
     server = ServerOptions(repository=repository, grpc_port=0, http_port=0, metrics_port=0)
-    findings = run_doctor(repository, server=server, store=StoreOptions(path=folder), machine=machine)
+    findings = run_doctor(
+        repository, server=server, store=StoreOptions(url=StoreUrl.of_folder(folder)), machine=machine
+    )
     return [(finding.status.value, finding.text) for finding in findings]
 
 

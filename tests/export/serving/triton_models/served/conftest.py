@@ -23,6 +23,7 @@ from hytrec_export.settings import ServingSettings
 from hytrec_export.state.opening import open_store
 from hytrec_export.state.options import StoreOptions
 from hytrec_export.state.store import StoredUser, UserRead
+from hytrec_export.state.url import StoreUrl
 from hytrec_export.state.users import StateStore
 
 grpc_client: Any = importlib.import_module("tritonclient.grpc")
@@ -105,7 +106,9 @@ def serve(tmp_path_factory: pytest.TempPathFactory, write_stand_in_repository: A
         folder = tmp_path_factory.mktemp("served")
         repository = write_stand_in_repository(folder, settings, vocabulary, execution)
         edit(repository)
-        stored = StoreOptions(path=folder / "state", max_bytes=max_bytes, snapshot_every=snapshot_every)
+        stored = StoreOptions(
+            url=StoreUrl.of_folder(folder / "state"), max_bytes=max_bytes, snapshot_every=snapshot_every
+        )
         options = ServerOptions(
             repository=repository, grpc_port=0, http_port=0, metrics_port=0, environment=stored.to_environment()
         )

@@ -27,6 +27,7 @@ from hytrec_export.server.options import ServerOptions
 from hytrec_export.serving.health import answers
 from hytrec_export.settings import ServingSettings
 from hytrec_export.state.options import StoreOptions
+from hytrec_export.state.url import StoreUrl
 
 pytestmark = pytest.mark.e2e
 
@@ -93,7 +94,7 @@ def serve_backends(
             grpc_port=0,
             http_port=0,
             metrics_port=0,
-            environment=StoreOptions(path=folder / "state").to_environment(),
+            environment=StoreOptions(url=StoreUrl.of_folder(folder / "state")).to_environment(),
         )
         server = EmbeddedServer(options)
         try:

@@ -1,0 +1,110 @@
+"""Encodes many users' stored events in batches of like length."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hytrec.data.histories import History
+from hytrec.data.vocabulary import Vocabulary
+from hytrec.signature import ENCODER, EVENT_COUNT, STATE
+from hytrec_export.errors import GraphError, RepositoryError
+from hytrec_export.repository.layout import graph_files
+from hytrec_export.runtime.chunked_encoder import open_runner
+from hytrec_export.runtime.model_chain import MAX_ROWS, ModelChain, batches, split_every
+from hytrec_export.runtime.runners import Arrays
+from hytrec_export.serving.loaded_request import stored_rows
+from hytrec_export.serving.stored_state import absent_state, state_tensors
+from hytrec_export.settings import VOCABULARY_FILE, ServingSettings
+from hytrec_export.state.snapshot import SNAPSHOT
+from hytrec_export.state.store import StoredUser
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class EncodedState:
+    """A user's state after all stored events.
+
+    Args:
+        position: of the user among those given.
+        tensors: of `snapshot.SNAPSHOT`, no batch axis.
+    """
+
+    position: int
+    tensors: dict[str, NDArray[Any]]
+
+
+class UserEncoder:
+    """Encodes what users' states have not absorbed yet.
+
+    Args:
+        chain: has the encoder's runner, open.
+    """
+
+    def __init__(self, chain: ModelChain, *, vocabulary: Vocabulary, settings: ServingSettings) -> None:
+        self.settings = settings
+        self._chain = chain
+        self._vocabulary = vocabulary
+        self._absent = absent_state(settings.sizes)
+
+    @classmethod
+    @contextmanager
+    def of_repository(cls, repository: Path) -> Iterator[Self]:
+        """The encoder of a built repository, run by onnxruntime.
+
+        Raises:
+            RepositoryError: it holds no graphs, or onnxruntime cannot load one.
+            MissingPackageError: onnxruntime is not installed.
+        """
+        settings = ServingSettings.load(repository)
+        graph = graph_files(repository)[ENCODER.name]
+        if not graph.is_file():
+            raise RepositoryError(
+                f"{repository} holds no graph of the encoder but an engine, which is run by Triton alone; "
+                "its server encodes every user at the first request"
+            )
+        with open_runner(ENCODER, graph) as runner:
+            chain = ModelChain({ENCODER.name: runner}, sizes=settings.sizes)
+            yield cls(chain, vocabulary=Vocabulary.load(repository / VOCABULARY_FILE), settings=settings)
+
+    def encode(self, users: Sequence[StoredUser]) -> Iterator[list[EncodedState]]:
+        """States after all stored events, batch by batch, shortest gaps first.
+
+        Args:
+            users: each `complete`, with a gap.
+
+        Raises:
+            GraphError: the encoder made a state that cannot be.
+        """
+        rows = stored_rows(users, self._vocabulary, window=self.settings.sizes.window)
+        gaps = [own[len(own) - user.gap :] for own, user in zip(rows, users, strict=True)]
+        histories = [History(item_rows=gap.items, behavior_rows=gap.behaviors, times=gap.times) for gap in gaps]
+        states = [
+            state_tensors(user, own[: len(own) - user.gap], self._absent) for own, user in zip(rows, users, strict=True)
+        ]
+        max_events = self.settings.limits.max_events
+        for batch in batches(histories, max_rows=MAX_ROWS, max_events=max_events):
+            before = {tensor.name: np.stack([states[place][tensor.name] for place in batch]) for tensor in STATE}
+            chunks = [split_every(histories[place], max_events) for place in batch]
+            after = self._chain.replay(chunks, state=before).state
+            _check(after, [users[place].event_count for place in batch])
+            yield [
+                EncodedState(position=place, tensors={tensor.name: after[tensor.name][row] for tensor in SNAPSHOT})
+                for row, place in enumerate(batch)
+            ]
+
+
+def _check(state: Arrays, event_counts: Sequence[int]) -> None:
+    if state[EVENT_COUNT.name][:, 0].tolist() != list(event_counts):
+        raise GraphError("the encoder counted other events than it was given; build the repository again")
+    for tensor in SNAPSHOT:
+        if not np.isfinite(state[tensor.name]).all():
+            raise GraphError(
+                f"the encoder's {tensor.name.replace('_', ' ')} are not finite numbers, so nothing was stored; "
+                "run: hytrec-export verify REPOSITORY"
+            )

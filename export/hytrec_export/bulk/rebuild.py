@@ -1,0 +1,154 @@
+"""Makes the states of a new model for all users of a store, while the old model serves.
+
+Nobody's history is written: only snapshots of the new model, which its server would make at every user's first request.
+Users who have one already are passed over, so a run that was killed goes on where it was.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from hytrec.contract import StateStatus
+from hytrec_export.bulk.encoding import UserEncoder
+from hytrec_export.errors import StoreFullError
+from hytrec_export.progress import Advance, Progress, silent
+from hytrec_export.server.served_repository import check_files
+from hytrec_export.serving.store_model import store_model
+from hytrec_export.settings import ServingSettings
+from hytrec_export.state.head import Head
+from hytrec_export.state.opening import open_beside_for
+from hytrec_export.state.store import NewSnapshot, StoredUser, UserRead
+from hytrec_export.state.url import StoreUrl
+from hytrec_export.state.users import StateStore
+
+_OPEN_WAIT_S = 2.0
+_HEADS = 256
+"""Heads that are read at once."""
+_PAGE_USERS, _PAGE_EVENTS = 512, 1 << 20
+"""Users, and events of theirs, among whom those of like length are sought."""
+_READ_USERS = 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rebuild:
+    """What `state rebuild` did.
+
+    Args:
+        users: in the store.
+        rebuilt: got a state of the new model.
+        kept: had one already.
+        short: have too few events for a state to be kept.
+        unusable: have a damaged or an expired head.
+        left: those for whose states there is no room.
+        events: encoded.
+    """
+
+    users: int
+    rebuilt: int
+    kept: int
+    short: int
+    unusable: int
+    left: int
+    events: int
+    seconds: float
+    users_per_second: float
+    events_per_second: float
+
+
+def rebuild(repository: Path, url: StoreUrl, *, progress: Progress = silent) -> Rebuild:
+    """Keep a state of a repository's model for every user of a store who has events enough for one.
+
+    Args:
+        repository: of the new model; the store may be served by another one.
+
+    Raises:
+        RepositoryError: a file of the repository is missing or was changed, or it holds no graphs.
+        GraphError: the encoder made a state that cannot be.
+        StoreUnavailableError: there is no store, it cannot be opened, or holds keys of other types.
+        StoreFullError: states cannot be kept.
+        MissingPackageError: onnxruntime is not installed.
+    """
+    check_files(repository)
+    with UserEncoder.of_repository(repository) as encoder:
+        store = open_beside_for(url, store_model(ServingSettings.load(repository)), wait_s=_OPEN_WAIT_S)
+        try:
+            return rebuild_users(store, encoder, progress=progress)
+        finally:
+            store.close()
+
+
+def rebuild_users(store: StateStore, encoder: UserEncoder, *, progress: Progress = silent) -> Rebuild:
+    """`rebuild` on an open store and encoder of one model."""
+    start = time.monotonic()
+    counts: Counter[str] = Counter()
+    with progress("encoding users", store.stat().users) as advance:
+        for page in _pages(store, counts, advance):
+            _rebuild_page(page, store, encoder, counts, advance)
+    seconds = time.monotonic() - start
+    names = ("rebuilt", "kept", "short", "unusable", "left")
+    return Rebuild(
+        users=sum(counts[name] for name in names),
+        **{name: counts[name] for name in names},
+        events=counts["events"],
+        seconds=round(seconds, 3),
+        users_per_second=round(counts["rebuilt"] / seconds, 1),
+        events_per_second=round(counts["events"] / seconds, 1),
+    )
+
+
+def _pages(store: StateStore, counts: Counter[str], advance: Advance) -> Iterator[list[bytes]]:
+    """Ids of users who have events enough, some hundred at a time; the others are counted."""
+    page: list[bytes] = []
+    events = 0
+    after = b""
+    while heads := store.histories.engine.heads_after(after, _HEADS):
+        for user_id, raw in heads:
+            head = store.histories.rules.usable(user_id, raw)
+            if isinstance(head, Head) and head.event_count - head.first >= store.snapshot_every:
+                page.append(user_id)
+                events += head.event_count - head.first
+            else:
+                counts["short" if isinstance(head, Head) else "unusable"] += 1
+                advance(1)
+            if len(page) == _PAGE_USERS or events >= _PAGE_EVENTS:
+                yield page
+                page, events = [], 0
+        after = heads[-1][0]
+    if page:
+        yield page
+
+
+def _rebuild_page(
+    page: Sequence[bytes], store: StateStore, encoder: UserEncoder, counts: Counter[str], advance: Advance
+) -> None:
+    due: list[tuple[bytes, StoredUser]] = []
+    for start in range(0, len(page), _READ_USERS):
+        user_ids = page[start : start + _READ_USERS]
+        for user_id, user in zip(user_ids, store.read_many([UserRead(user_id=one) for one in user_ids]), strict=True):
+            if user.due:
+                due.append((user_id, user))
+            else:
+                counts["short" if user.status is StateStatus.NEW else "kept"] += 1
+                advance(1)
+    capacity = store.snapshot_capacity()
+    room = len(due) if capacity is None else max(0, capacity - counts["kept"] - counts["rebuilt"])
+    counts["left"] += len(due[room:])
+    advance(len(due[room:]))
+    for batch in encoder.encode([user for _, user in due[:room]]):
+        made = [(*due[encoded.position], encoded.tensors) for encoded in batch]
+        snapshots = [
+            NewSnapshot(user_id=user_id, revision=user.revision, event_count=user.event_count, state=state)
+            for user_id, user, state in made
+        ]
+        if store.write_snapshots(snapshots):
+            raise StoreFullError(
+                f"the states of {len(made)} users could not be kept, see the warning above; free disk, then run this "
+                "again: it goes on where it was"
+            )
+        counts["rebuilt"] += len(made)
+        counts["events"] += sum(user.gap for _, user, _ in made)
+        advance(len(made))

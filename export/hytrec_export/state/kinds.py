@@ -1,0 +1,91 @@
+"""Kinds of stores, registered by the scheme of their URL. A new kind joins with a module of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
+
+from hytrec.contract import Sizes
+from hytrec_export.errors import OptionError
+from hytrec_export.state.events import KeyTypes
+from hytrec_export.state.histories import HistoryStore
+from hytrec_export.state.options import StoreOptions
+from hytrec_export.state.rules import HistoryRules
+from hytrec_export.state.store import StoreStat
+from hytrec_export.state.sweep import Tell
+from hytrec_export.state.url import StoreUrl
+from hytrec_export.state.users import StateStore
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoreModel:
+    """The model that a store is opened for.
+
+    Args:
+        fingerprint: 32 hex digits.
+        precision: class of the graphs' numbers; states of one are not used by another.
+        key_types: of the vocabulary.
+    """
+
+    fingerprint: str
+    precision: str
+    sizes: Sizes
+    key_types: KeyTypes
+
+
+class StoreKind(Protocol):
+    """Opens stores of one kind."""
+
+    form: str
+    """How a URL is written, for messages."""
+    served: bool
+    """Whether the processes of a server can share a store."""
+
+    def open(
+        self,
+        options: StoreOptions,
+        model: StoreModel,
+        rules: HistoryRules,
+        *,
+        recent: int,
+        served: bool,
+        tell: Tell | None,
+    ) -> StateStore:
+        """The store that the options name, for a model that is served; see `opening.open_store`."""
+
+    def check(self, options: StoreOptions, model: StoreModel) -> StoreStat:
+        """Open a store as a server would, and close it; its snapshots stay as they are."""
+
+    def beside(self, url: StoreUrl, *, wait_s: float, alone: bool) -> HistoryStore:
+        """The histories of an existing store; see `opening.open_beside`."""
+
+    def beside_for(self, url: StoreUrl, model: StoreModel, *, wait_s: float) -> StateStore:
+        """An existing store with another model's snapshots; see `opening.open_beside_for`."""
+
+
+KINDS: dict[str, StoreKind] = {}
+"""By URL scheme."""
+KindT = TypeVar("KindT", bound=StoreKind)
+
+
+def register(scheme: str) -> Callable[[type[KindT]], type[KindT]]:
+    """Class decorator: URLs of a scheme are opened by an instance of the class."""
+
+    def registered(kind: type[KindT]) -> type[KindT]:
+        KINDS[scheme] = kind()
+        return kind
+
+    return registered
+
+
+def kind_of(url: StoreUrl) -> StoreKind:
+    """Raises: OptionError: no kind of store has the URL's scheme."""
+    kind = KINDS.get(url.scheme)
+    if kind is None:
+        forms = ", ".join(KINDS[scheme].form for scheme in sorted(KINDS) if KINDS[scheme].served)
+        raise OptionError(
+            f"the state store {url} has the unknown scheme {url.scheme!r}; it must be a folder, or one of: {forms}; "
+            f"a folder of this name is ./{url}"
+        )
+    return kind
