@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
 import re
 import tomllib
 from pathlib import Path
@@ -12,6 +13,8 @@ from typing import Any
 import pytest
 
 from hytrec_export.repository.triton_image import GRAPH_TAG, IMAGES, REGISTRY, image_for
+from hytrec_export.server.access import AccessOptions
+from hytrec_export.server.container import HTTP_SOCKET, access_of
 from hytrec_export.server.installation import MALLOC
 from hytrec_export.state.options import PATH_VARIABLE, StoreOptions
 
@@ -75,18 +78,29 @@ def test_what_is_copied_exists(instructions: list[tuple[str, str]]) -> None:
 
 def test_health_is_an_answer(instructions: list[tuple[str, str]]) -> None:
     check = dict(instructions)["HEALTHCHECK"]
-    assert json.loads(check[check.index("[") :])[:3] == ["python3", "-m", "hytrec_export.serving.health"]
+    user = next(value for name, value in instructions if name == "RUN" and "useradd" in value)
+    (number,) = re.findall(r"--uid (\d+)", user)
+    socket = str(HTTP_SOCKET).replace(f"-{os.geteuid()}/", f"-{number}/")
+    command = ["python3", "-m", "hytrec_export.serving.health", f"unix:{socket}"]
+    assert json.loads(check[check.index("[") :]) == command
+
+
+def test_tls_and_a_token_are_what_compose_asks_for(service: dict[str, Any]) -> None:
+    access = access_of(service["environment"] | {"HYTREC_SERVER_TLS_CLIENT_CA": ""})
+    files = {"tls_cert": "server.pem", "tls_key": "server-key.pem", "token_file": "token"}
+    assert access == AccessOptions(**{name: Path("/certs", file) for name, file in files.items()})
 
 
 def test_compose_reserves_a_gpu_and_keeps_the_state(service: dict[str, Any]) -> None:
     (device,) = service["deploy"]["resources"]["reservations"]["devices"]
     assert (device["driver"], device["capabilities"]) == ("nvidia", ["gpu"])
-    repository, state = service["volumes"]
+    repository, state, certificates = service["volumes"]
+    assert certificates == "${HYTREC_CERTS:-./certs}:/certs:ro"
     assert repository.endswith(":/repository:ro")
     assert state == "state:/state"
     assert StoreOptions.from_environment(service["environment"]).path == Path("/state")
     assert service["environment"][PATH_VARIABLE] == "/state"
-    assert all(port.startswith("${HYTREC_ADDRESS:-127.0.0.1}:") for port in service["ports"])
+    assert service["ports"] == ["${HYTREC_ADDRESS:-127.0.0.1}:8001:8001", "127.0.0.1:8002:8002"]
     assert service["shm_size"] == "1g"
     assert (DEPLOY / service["build"]["context"] / service["build"]["dockerfile"]).is_file()
 

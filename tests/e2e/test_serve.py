@@ -55,7 +55,7 @@ def command(built: Any, serve_command: Run, tmp_path: Path) -> Run:
 
 def grpc_url(process: "subprocess.Popen[str]") -> str:
     assert process.stdout
-    endpoints = dict(process.stdout.readline().split() for _ in range(3))
+    endpoints = dict(process.stdout.readline().split() for _ in range(2))
     return str(endpoints["gRPC"])
 
 

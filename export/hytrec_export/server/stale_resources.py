@@ -33,6 +33,8 @@ _LOCK_NAME = re.compile(r"hytrec_([0-9a-f]{16})\.lock")
 _UNNAMED_LOCK = re.compile(r"hytrec_[0-9a-f]{16}\.new")
 _SERVER_PROGRAM = "tritonserver"
 _POLL_S = 0.01
+_MAX_FOLDER_CHARACTERS = 60
+"""The path of a Unix socket has 107 characters at most."""
 _STARTING_S = 60.0
 """Within this time a folder may belong to a server that has just started."""
 
@@ -193,6 +195,7 @@ def _remove_if_dead(lock: Path) -> bool:
 
 
 def _folder_of(token: str) -> Path:
-    """A server's temporary folder, in TMPDIR if that is a plain path (see `plain_paths`)."""
+    """A server's temporary folder, in TMPDIR if its path is plain (see `plain_paths`) and short enough for sockets."""
     temporary = Path(tempfile.gettempdir())
-    return (temporary if is_plain(temporary) else ENVIRONMENTS) / f"hytrec-server-{token}"
+    usable = is_plain(temporary) and len(str(temporary)) <= _MAX_FOLDER_CHARACTERS
+    return (temporary if usable else ENVIRONMENTS) / f"hytrec-server-{token}"

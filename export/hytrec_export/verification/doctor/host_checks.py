@@ -70,12 +70,15 @@ def check_server(target: Target, container: Path = CONTAINER_SERVER) -> Finding:
 
 def check_ports(options: ServerOptions) -> Finding:
     """Whether the ports are free."""
-    ports = f"ports {options.grpc_port} (gRPC), {options.http_port} (HTTP) and {options.metrics_port} (metrics)"
+    named = {"gRPC": options.grpc_port, "HTTP": options.http_port, "metrics": options.metrics_port}
+    if not options.http:
+        del named["HTTP"]
+    *first, last = (f"{port} ({name})" for name, port in named.items())
     try:
         Ports.take(options)
     except HytrecError as error:
         return failed(str(error))
-    return ok(f"{ports} are free on {options.host}")
+    return ok(f"ports {', '.join(first)} and {last} are free on {options.host}")
 
 
 def check_store(stored: StoreOptions | None, state: StateKind, settings: ServingSettings) -> Finding:

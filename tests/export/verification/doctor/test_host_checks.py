@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import socket
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -83,7 +84,10 @@ def test_ports(tmp_path: Path) -> None:
     for _ in range(3):
         taken.add(free_port("127.0.0.1", taken))
     grpc, http, metrics = sorted(taken)
-    options = ServerOptions(repository=tmp_path, grpc_port=grpc, http_port=http, metrics_port=metrics)
+    options = ServerOptions(repository=tmp_path, grpc_port=grpc, http=True, http_port=http, metrics_port=metrics)
+    assert str(check_ports(replace(options, http=False))) == (
+        f"ok      ports {grpc} (gRPC) and {metrics} (metrics) are free on 127.0.0.1"
+    )
     assert str(check_ports(options)) == (
         f"ok      ports {grpc} (gRPC), {http} (HTTP) and {metrics} (metrics) are free on 127.0.0.1"
     )
