@@ -87,8 +87,9 @@ def test_health_is_an_answer(instructions: list[tuple[str, str]]) -> None:
 
 def test_tls_and_a_token_are_what_compose_asks_for(service: dict[str, Any]) -> None:
     access = access_of(service["environment"] | {"HYTREC_SERVER_TLS_CLIENT_CA": ""})
-    files = {"tls_cert": "server.pem", "tls_key": "server-key.pem", "token_file": "token"}
-    assert access == AccessOptions(**{name: Path("/certs", file) for name, file in files.items()})
+    assert access == AccessOptions(
+        tls_cert=Path("/certs/server.pem"), tls_key=Path("/certs/server-key.pem"), token_file=Path("/certs/token")
+    )
 
 
 def test_compose_reserves_a_gpu_and_keeps_the_state(service: dict[str, Any]) -> None:

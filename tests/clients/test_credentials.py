@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -84,10 +85,10 @@ def test_every_field_has_its_variable(monkeypatch: pytest.MonkeyPatch) -> None:
         "HYTREC_TLS_KEY": "key",
         "HYTREC_TOKEN_FILE": "file",
     }
-    files = {"tls_ca": Path("ca"), "tls_cert": Path("cert"), "tls_key": Path("key")}
-    assert Credentials.from_environment(values) == Credentials(tls=True, token_file=Path("file"), **files)
+    files = Credentials(tls=True, tls_ca=Path("ca"), tls_cert=Path("cert"), tls_key=Path("key"))
+    assert Credentials.from_environment(values) == replace(files, token_file=Path("file"))
     both = values | {"HYTREC_TOKEN": TOKEN}
-    assert Credentials.from_environment(both) == Credentials(tls=True, token=TOKEN, **files)
+    assert Credentials.from_environment(both) == replace(files, token=TOKEN)
     monkeypatch.setenv("HYTREC_TOKEN", TOKEN)
     own = Credentials(tls_ca=Path("own"))
     assert own.or_environment() is own

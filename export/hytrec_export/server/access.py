@@ -14,7 +14,15 @@ from hytrec_export.errors import OptionError, ServerError
 
 _TOKEN = re.compile(r"[A-Za-z0-9_.~-]{16,512}")
 """What stands in Triton's `protocols:header=value` as it is, and cannot be guessed."""
-_OPEN_TO_OTHERS = 0o077
+_OTHERS = 0o077
+
+
+def open_to_others(path: Path) -> str | None:
+    """What to do about a file or folder of secrets that others may read or write; None where only its owner may."""
+    mode = path.stat().st_mode & 0o777
+    if not mode & _OTHERS:
+        return None
+    return f"{path} is open to other users (mode {mode:o}); run: chmod {mode & ~_OTHERS:o} {path}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,11 +92,9 @@ class AccessOptions:
                 "(hytrec-export certs DIR makes the files), listen on 127.0.0.1, or say --insecure"
             )
 
-    def open_files(self) -> Iterator[Path]:
-        """Files with a secret that others can read too."""
-        for path in (self.tls_key, self.token_file):
-            if path is not None and path.stat().st_mode & _OPEN_TO_OTHERS:
-                yield path
+    def secret_files(self) -> Iterator[Path]:
+        """Files that only their owner should read."""
+        yield from (path for path in (self.tls_key, self.token_file) if path is not None)
 
     def grpc_arguments(self) -> Iterator[str]:
         """Arguments of tritonserver for TLS."""

@@ -23,6 +23,7 @@ from hytrec_export.repository.manifest import Manifest
 from hytrec_export.server.access import AccessOptions
 from hytrec_export.server.arguments import new_admin_key, shared_arguments
 from hytrec_export.server.options import ServerOptions
+from hytrec_export.server.process import PRIVATE_UMASK
 
 EXIT_TIMEOUT_S = 30
 INSECURE = "HYTREC_SERVER_INSECURE"
@@ -78,6 +79,7 @@ def main() -> None:
     arguments = [*container_arguments(Path(repository), access_of(os.environ)), *further]
     HTTP_SOCKET.parent.mkdir(mode=0o700, exist_ok=True)
     HTTP_SOCKET.unlink(missing_ok=True)
+    os.umask(PRIVATE_UMASK)
     os.execv(program, [program, *arguments])  # noqa: S606
 
 

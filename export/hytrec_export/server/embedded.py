@@ -157,6 +157,7 @@ class EmbeddedServer:
             reason = log.server_failure() or f"{describe_exit(ended)}; see the server's log with --log"
             self._clean_up()
             raise ServerError(f"tritonserver ended while starting: {reason}")
+        _started(self._lease).make_private()
         if not self._hidden and log.path.stat().st_size:  # it has read its arguments when it prints
             self._hidden = hide_arguments(process.pid, [self._admin_key, self._token or ""])
         models = read_index(self._http_address(), admin_key=self._admin_key)
@@ -168,6 +169,7 @@ class EmbeddedServer:
             raise ServerError(f"{failure} (see all of the server's log with --log)")
         if not responds_ready(self._http_address(), token=self._token):
             return False
+        _started(self._lease).make_private()  # what the models made since the beginning of this poll
         self._python_models = python_models(process.pid)
         self._record.became_ready(seconds=time.monotonic() - self._started_at)
         return True

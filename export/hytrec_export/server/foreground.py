@@ -15,6 +15,7 @@ from rich.console import Console
 
 from hytrec.private_file import private_file
 from hytrec_export.errors import ExportError, ServerError
+from hytrec_export.server.access import open_to_others
 from hytrec_export.server.embedded import EmbeddedServer
 from hytrec_export.server.metrics_endpoint import CrashCause
 from hytrec_export.server.options import ServerOptions
@@ -164,8 +165,10 @@ def _print_notes(options: ServerOptions, stderr: Console) -> None:
             + ("anyone who reaches it can send requests" if "a token" in lacking else "others can read requests"),
             soft_wrap=True,
         )
-    for path in access.open_files():
-        stderr.print(f"{path} can be read by other users; run: chmod 600 {path}", markup=False, soft_wrap=True)
+    state = options.environment.get(PATH_VARIABLE)
+    for path in (*access.secret_files(), *([Path(state)] if state else [])):
+        if path.exists() and (advice := open_to_others(path)):
+            stderr.print(advice, markup=False, soft_wrap=True)
     stderr.print("Ctrl-C stops the server")
 
 

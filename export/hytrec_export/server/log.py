@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import threading
 from pathlib import Path
@@ -60,6 +61,7 @@ class ServerLog:
         self._omitted = 0
         self._lock = threading.Lock()
         self._file = path.open("a+b", buffering=0)
+        os.fchmod(self._file.fileno(), 0o600)
         self._file.seek(0)
         self._finish = threading.Event()
         self._thread = threading.Thread(target=self._run, name="server-log", daemon=True)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import datetime as dt
+import os
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from stat import S_ISDIR
 from typing import Any
 
 import pytest
@@ -18,9 +20,10 @@ from hytrec_clients.credentials import connect
 from hytrec_export.errors import OptionError, ServerError
 from hytrec_export.optional import require
 from hytrec_export.server import EmbeddedServer, ServerOptions
-from hytrec_export.server.access import AccessOptions
+from hytrec_export.server.access import AccessOptions, open_to_others
 from hytrec_export.server.arguments import GRPC_PREFIX, TOKEN_HEADER
 from hytrec_export.server.certificates import CertificateFiles, write_certificates
+from hytrec_export.server.stale_resources import SHARED_MEMORY
 
 grpc: Any = require("grpc", extra="client")
 triton_grpc: Any = require("tritonclient.grpc", extra="client")
@@ -265,6 +268,26 @@ def test_certificates_that_do_not_fit(files: CertificateFiles, tmp_path: Path) -
 
 
 def test_secrets_that_others_can_read_are_named(files: CertificateFiles) -> None:
-    assert list(access_of(files).open_files()) == []
+    secret = list(access_of(files).secret_files())
+    assert secret == [files.server_key, files.token]
+    assert [open_to_others(path) for path in secret] == [None, None]
     files.token.chmod(0o640)
-    assert list(access_of(files).open_files()) == [files.token]
+    message = f"{files.token} is open to other users (mode 640); run: chmod 600 {files.token}"
+    assert open_to_others(files.token) == message
+    files.token.parent.chmod(0o755)
+    assert str(open_to_others(files.token.parent)).endswith(f"(mode 755); run: chmod 700 {files.token.parent}")
+
+
+@pytest.mark.e2e
+def test_what_the_server_makes_is_its_owners_alone_whatever_the_umask(options: ServerOptions) -> None:
+    before = os.umask(0)
+    try:
+        with serving(options) as server:
+            assert server._lease is not None
+            made = [*SHARED_MEMORY.glob(f"{server._lease.shm_prefix}*"), *server._lease.folder.iterdir()]
+            modes = {path.name: path.lstat().st_mode for path in made if not path.is_symlink()}
+    finally:
+        os.umask(before)
+    assert {"http.sock", "metrics.sock"} <= set(modes)
+    assert sum(name.startswith("hytrec_") for name in modes) >= 2
+    assert {name: oct(mode) for name, mode in modes.items() if not S_ISDIR(mode) and mode & 0o077} == {}

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from hytrec.errors import HytrecError
 from hytrec_export.options import StateKind, Target
 from hytrec_export.progress import Progress
 from hytrec_export.repository.manifest import Manifest
+from hytrec_export.server.access import open_to_others
 from hytrec_export.server.installation import Installation
 from hytrec_export.server.options import ServerOptions
 from hytrec_export.server.ports import Ports
@@ -23,6 +25,10 @@ from hytrec_export.verification.repository import verify_files
 
 CONTAINER_SERVER = Path("/opt/tritonserver")
 BACKENDS = {Target.TENSORRT: "tensorrt", Target.ONNXRUNTIME: "onnxruntime"}
+PIP_RELEASE = "24.10"
+RELEASE_VARIABLE = "NVIDIA_TRITON_SERVER_VERSION"
+"""NVIDIA's images say their release in it."""
+MENDED_RELEASE = (25, 7)
 MIN_SHARED_BYTES = 256 << 20
 """Triton's python models exchange tensors through shared memory, of which a container has 64 MiB by default."""
 MIN_DISK_BYTES = 1 << 30
@@ -68,6 +74,25 @@ def check_server(target: Target, container: Path = CONTAINER_SERVER) -> Finding:
         return failed(str(error))
 
 
+def check_release(target: Target, environment: Mapping[str, str] = os.environ) -> Finding:
+    """Whether the server's release is one that a single known request can end (SECURITY.md)."""
+    if target is Target.EMBEDDED:
+        return skipped(
+            f"known crashes: Triton {PIP_RELEASE} of nvidia-pytriton has some, and pip has no newer one; leave --http "
+            "off (CVE-2025-23310, CVE-2025-23311), and let only clients with a token in (INT64 shapes of 2^61 and more, "
+            "classification of string keys)"
+        )
+    release = environment.get(RELEASE_VARIABLE, "")
+    if not (found := re.match(r"(\d+)\.(\d+)", release)):
+        return skipped(f"known crashes: {RELEASE_VARIABLE} does not say the server's release")
+    if (int(found[1]), int(found[2])) < MENDED_RELEASE:
+        return failed(
+            f"Triton {release} is ended by one HTTP request (CVE-2025-23310, CVE-2025-23311); use an image from "
+            f"{MENDED_RELEASE[0]}.{MENDED_RELEASE[1]:02} on"
+        )
+    return ok(f"Triton {release} has the fixes of CVE-2025-23310 and CVE-2025-23311")
+
+
 def check_ports(options: ServerOptions) -> Finding:
     """Whether the ports are free."""
     named = {"gRPC": options.grpc_port, "HTTP": options.http_port, "metrics": options.metrics_port}
@@ -97,6 +122,8 @@ def check_store(stored: StoreOptions | None, state: StateKind, settings: Serving
         stat = try_store(stored, store_model(settings))
     except HytrecError as error:
         return failed(f"{error}")
+    if advice := open_to_others(folder):
+        return failed(f"the state store {advice}")
     used, limit = stat.used_bytes // _MIB, stat.limit_bytes // _MIB
     return ok(f"the state store {folder} can be written, {stat.users} users take {used} MiB of {limit} MiB")
 
