@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import configparser
 import importlib
 import json
 import os
@@ -11,11 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.main import get_command
 
+from hytrec_export.cli.app import app
 from hytrec_export.repository.triton_image import GRAPH_TAG, IMAGES, REGISTRY, image_for
 from hytrec_export.server.access import AccessOptions
 from hytrec_export.server.container import HTTP_SOCKET, access_of
 from hytrec_export.server.installation import MALLOC
+from hytrec_export.server.options import ServerOptions
 from hytrec_export.state.options import PATH_VARIABLE, StoreOptions
 
 yaml: Any = importlib.import_module("yaml")
@@ -104,6 +108,21 @@ def test_compose_reserves_a_gpu_and_keeps_the_state(service: dict[str, Any]) -> 
     assert service["ports"] == ["${HYTREC_ADDRESS:-127.0.0.1}:8001:8001", "127.0.0.1:8002:8002"]
     assert service["shm_size"] == "1g"
     assert (DEPLOY / service["build"]["context"] / service["build"]["dockerfile"]).is_file()
+
+
+def test_the_service_starts_what_serve_understands() -> None:
+    unit = configparser.ConfigParser(interpolation=None, strict=False)
+    unit.optionxform = str  # type: ignore[assignment,method-assign]
+    unit.read(DEPLOY / "hytrec.service")
+    program, command, *arguments = unit["Service"]["ExecStart"].split()
+    assert (Path(program).name, command) == ("hytrec-export", "serve")
+    context = get_command(app).commands[command].make_context(command, arguments)  # type: ignore[attr-defined]
+    given = {name: context.params[name] for name in ("tls_cert", "tls_key", "token_file", "state")}
+    assert all(given.values())
+    assert given["state"].is_relative_to(Path("/var/lib", unit["Service"]["StateDirectory"]))
+    assert not context.params["insecure"]
+    assert float(unit["Service"]["TimeoutStopSec"]) > ServerOptions.stop_timeout_s
+    assert (unit["Service"]["UMask"], unit["Service"]["Restart"]) == ("0077", "on-failure")
 
 
 def test_the_extra_brings_the_tensorrt_of_the_image(service: dict[str, Any]) -> None:

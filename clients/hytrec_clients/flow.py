@@ -66,8 +66,10 @@ _TRANSIENT = {
     "UNKNOWN": re.compile(r"stream removed", re.IGNORECASE),
     "INTERNAL": re.compile(r"RST_STREAM|GOAWAY|socket closed|connection reset|is not healthy", re.IGNORECASE),
     "NOT_FOUND": re.compile(r"has no available versions"),
+    "INVALID_ARGUMENT": re.compile(r"incomplete string data"),
 }
-"""Other transient failures: a connection cut in mid-request, a python model that died, a server that stops."""
+"""Other transient failures: a connection cut in mid-request, a python model that died, a server that stops, another's
+truncated string in the same server batch, all of which Triton 2.51 fails (our own strings are whole)."""
 RESTRICTED = re.compile(r"protocol is restricted")
 TLS_FAILED = re.compile(
     r"Tls handshake failed|CERTIFICATE_VERIFY_FAILED|SSL_ERROR_SSL|Hostname Verification|not in peer certificate",

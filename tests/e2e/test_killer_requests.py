@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from hytrec_benchmarks.faults.bad_neighbors import good_beside_bad
 from hytrec_benchmarks.faults.killer_requests import (
     HTTP_KILLERS,
     Killer,
@@ -56,6 +57,14 @@ def test_no_kind_ends_the_server(serve: Any, built: Any) -> None:
         }
         assert client.append("ada", Events([1001], [20]), expected_event_count=1).event_count == 2
         assert (server.pid, server.dead_models()) == (pid, [])
+
+
+def test_good_requests_do_not_pay_for_malformed_ones_in_their_batches(serve: Any, built: Any) -> None:
+    with serve(built.repository) as served:
+        figures = good_beside_bad(served.url, requests=400)
+        assert figures["good_calls_failed_beside_bad"] == 0
+        assert figures["good_calls_broken_once_beside_bad"] > 0
+        assert served.server.dead_models() == []
 
 
 def test_without_the_token_nothing_reaches_what_a_shape_can_end(built: Any, tmp_path: Any) -> None:

@@ -13,6 +13,8 @@ _NO_GPU_NOISE = re.compile(
     r"|Failed to initialize NVML|DCGM unable to start|^\s*$"
 )
 """What tritonserver 2.51 says on a machine without a GPU; none of it means anything there."""
+_SOCKET_NOISE = re.compile(r"evhtp\.c.*NODELAY NOT SUPPORTED")
+"""What its HTTP library says of every connection to a socket file."""
 _TABLE = re.compile(r"[|+]")
 _GPU_DEVICE = Path("/dev/nvidiactl")
 
@@ -151,5 +153,6 @@ def has_gpu() -> bool:
 
 
 def filter_noise(lines: list[str]) -> list[str]:
-    """Leave out the warnings about CUDA, NVML and DCGM that every start on a machine without a GPU prints."""
+    """Leave out what means nothing: of socket files, and of CUDA, NVML and DCGM on a machine without a GPU."""
+    lines = [line for line in lines if not _SOCKET_NOISE.search(line)]
     return lines if has_gpu() else [line for line in lines if not _NO_GPU_NOISE.search(line)]

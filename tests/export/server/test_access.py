@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from hytrec_benchmarks.faults.outsiders import HEALTH_CHECK, call_everything, service_methods
 from hytrec_clients import Credentials, HytrecClient, NotAuthenticated, RetryPolicy, ServerMismatch, Unavailable
 from hytrec_clients.credentials import TOKEN_HEADER as CLIENT_TOKEN_HEADER
 from hytrec_clients.credentials import connect
@@ -27,10 +28,8 @@ from hytrec_export.server.stale_resources import SHARED_MEMORY
 
 grpc: Any = require("grpc", extra="client")
 triton_grpc: Any = require("tritonclient.grpc", extra="client")
-service_pb2: Any = require("tritonclient.grpc.service_pb2", extra="client")
 
 EVERY_NETWORK = "0.0.0.0"  # noqa: S104 - not listened on
-HEALTH = "/grpc.health.v1.Health"
 YEARS_AGO = dt.datetime.now(dt.UTC) - dt.timedelta(days=700)
 
 
@@ -59,31 +58,6 @@ def serving(options: ServerOptions) -> Iterator[EmbeddedServer]:
         server.kill()
 
 
-def methods() -> list[tuple[str, Any]]:
-    """Every method of Triton's gRPC service, and gRPC's health service."""
-    service = service_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"]
-    own = [(f"/{service.full_name}/{method.name}", method.input_type._concrete_class()) for method in service.methods]
-    return [*own, (f"{HEALTH}/Check", service_pb2.ServerLiveRequest())]
-
-
-def answered(channel: Any, metadata: list[tuple[str, str]]) -> dict[str, str]:
-    """What every method says; "" where it answers."""
-    said = {}
-    for path, message in methods():
-        call = channel.stream_stream if path.endswith("StreamInfer") else channel.unary_unary
-        send = call(path, request_serializer=lambda one: one.SerializeToString(), response_deserializer=bytes)
-        try:
-            reply = send(iter([message]) if path.endswith("StreamInfer") else message, metadata=metadata, timeout=10)
-            if path.endswith("StreamInfer"):
-                next(reply)
-            said[path] = ""
-        except grpc.RpcError as error:
-            said[path] = error.details()
-        except StopIteration:
-            said[path] = ""
-    return said
-
-
 def channel_to(server: EmbeddedServer, credentials: Credentials) -> Any:
     return grpc.secure_channel(server.grpc_url, credentials.channel())
 
@@ -103,23 +77,23 @@ def test_no_method_answers_without_the_token_and_a_certificate(
         assert token.encode() not in Path(f"/proc/{pid}/cmdline").read_bytes()
         with channel_to(server, known) as channel:
             for metadata in ([], [(CLIENT_TOKEN_HEADER, "x" * len(token))], [(TOKEN_HEADER, token)]):
-                said = answered(channel, metadata)
+                said = call_everything(channel, metadata)
                 assert len(said) >= 20
                 assert [path for path, text in said.items() if "This protocol is restricted" not in text] == []
-            right = answered(channel, [(CLIENT_TOKEN_HEADER, token)])
+            right = call_everything(channel, [(CLIENT_TOKEN_HEADER, token)])
         assert right["/inference.GRPCInferenceService/ServerReady"] == ""
-        assert right[f"{HEALTH}/Check"] == ""
+        assert right[HEALTH_CHECK] == ""
         assert "This protocol is restricted" in right["/inference.GRPCInferenceService/SystemSharedMemoryStatus"]
         with grpc.insecure_channel(server.grpc_url) as plain:
-            assert {*answered(plain, [(CLIENT_TOKEN_HEADER, token)])} == {path for path, _ in methods()}
-            assert all("Socket closed" in text for text in answered(plain, []).values())
+            assert {*call_everything(plain, [(CLIENT_TOKEN_HEADER, token)])} == set(service_methods())
+            assert all("Socket closed" in text for text in call_everything(plain, []).values())
         if mutual:
             for shown in (
                 Credentials(tls_ca=files.ca, token_file=files.token),
                 replace(known, tls_cert=foreign.client_cert, tls_key=foreign.client_key),
             ):
                 with channel_to(server, shown) as channel:
-                    assert all(answered(channel, [(CLIENT_TOKEN_HEADER, token)]).values())
+                    assert all(call_everything(channel, [(CLIENT_TOKEN_HEADER, token)]).values())
         assert server.pid == pid
         assert server.returncode is None
 
@@ -240,8 +214,9 @@ def test_a_server_beyond_loopback_is_not_even_started(options: ServerOptions) ->
     ],
 )
 def test_files_that_need_others(given: set[str], message: str) -> None:
+    files: dict[str, Any] = dict.fromkeys(given, Path("c"))
     with pytest.raises(OptionError, match=f"^{re.escape(message)}$"):
-        AccessOptions(**dict.fromkeys(given, Path("c")))
+        AccessOptions(**files)
 
 
 @pytest.mark.parametrize("text", ["short", "with blanks in the middle of it", "x" * 513, "commas,divide,protocols"])

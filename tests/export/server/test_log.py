@@ -139,3 +139,11 @@ def test_a_long_log_is_bounded_and_keeps_its_beginning_and_end(tmp_path: Path) -
     assert text.endswith("".join(f"line {number:04}\n" for number in range(994, 1000)))
     assert len(text) < 200
     log.finish()
+
+
+def test_what_the_http_library_says_of_socket_files_is_left_out_on_every_machine(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(log, "has_gpu", lambda: True)
+    noise = "[\x1b[1;33mWARN\x1b[0;39m]  \x1b[33mevhtp.c:4050     \x1b[39mNODELAY NOT SUPPORTED :: (errno: x)"
+    assert log.filter_noise(["before", noise, "after"]) == ["before", "after"]

@@ -79,7 +79,7 @@ def check_release(target: Target, environment: Mapping[str, str] = os.environ) -
     if target is Target.EMBEDDED:
         return skipped(
             f"known crashes: Triton {PIP_RELEASE} of nvidia-pytriton has some, and pip has no newer one; leave --http "
-            "off (CVE-2025-23310, CVE-2025-23311), and let only clients with a token in (INT64 shapes of 2^61 and more, "
+            "off (CVE-2025-23310, CVE-2025-23311), and let only clients with a token in (INT64 shapes from 2^61 on, "
             "classification of string keys)"
         )
     release = environment.get(RELEASE_VARIABLE, "")
