@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import configparser
 import importlib
 import json
+import os
 import re
 import tomllib
 from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.main import get_command
 
+from hytrec_export.cli.app import app
 from hytrec_export.repository.triton_image import GRAPH_TAG, IMAGES, REGISTRY, image_for
+from hytrec_export.server.access import AccessOptions
+from hytrec_export.server.container import HTTP_SOCKET, access_of
 from hytrec_export.server.installation import MALLOC
-from hytrec_export.state.options import StoreOptions
+from hytrec_export.server.options import ServerOptions
+from hytrec_export.state.options import URL_VARIABLE, StoreOptions
 
 yaml: Any = importlib.import_module("yaml")
 
@@ -75,19 +82,47 @@ def test_what_is_copied_exists(instructions: list[tuple[str, str]]) -> None:
 
 def test_health_is_an_answer(instructions: list[tuple[str, str]]) -> None:
     check = dict(instructions)["HEALTHCHECK"]
-    assert json.loads(check[check.index("[") :])[:3] == ["python3", "-m", "hytrec_export.serving.health"]
+    user = next(value for name, value in instructions if name == "RUN" and "useradd" in value)
+    (number,) = re.findall(r"--uid (\d+)", user)
+    socket = str(HTTP_SOCKET).replace(f"-{os.geteuid()}/", f"-{number}/")
+    command = ["python3", "-m", "hytrec_export.serving.health", f"unix:{socket}"]
+    assert json.loads(check[check.index("[") :]) == command
+
+
+def test_tls_and_a_token_are_what_compose_asks_for(service: dict[str, Any]) -> None:
+    access = access_of(service["environment"] | {"HYTREC_SERVER_TLS_CLIENT_CA": ""})
+    assert access == AccessOptions(
+        tls_cert=Path("/certs/server.pem"), tls_key=Path("/certs/server-key.pem"), token_file=Path("/certs/token")
+    )
 
 
 def test_compose_reserves_a_gpu_and_keeps_the_state(service: dict[str, Any]) -> None:
     (device,) = service["deploy"]["resources"]["reservations"]["devices"]
     assert (device["driver"], device["capabilities"]) == ("nvidia", ["gpu"])
-    repository, state = service["volumes"]
+    repository, state, certificates = service["volumes"]
+    assert certificates == "${HYTREC_CERTS:-./certs}:/certs:ro"
     assert repository.endswith(":/repository:ro")
     assert state == "state:/state"
     assert StoreOptions.from_environment(service["environment"]).url.folder == Path("/state")
-    assert all(port.startswith("${HYTREC_ADDRESS:-127.0.0.1}:") for port in service["ports"])
+    assert service["environment"][URL_VARIABLE] == "sqlite:/state"
+    assert service["ports"] == ["${HYTREC_ADDRESS:-127.0.0.1}:8001:8001", "127.0.0.1:8002:8002"]
     assert service["shm_size"] == "1g"
     assert (DEPLOY / service["build"]["context"] / service["build"]["dockerfile"]).is_file()
+
+
+def test_the_service_starts_what_serve_understands() -> None:
+    unit = configparser.ConfigParser(interpolation=None, strict=False)
+    unit.optionxform = str  # type: ignore[assignment,method-assign]
+    unit.read(DEPLOY / "hytrec.service")
+    program, command, *arguments = unit["Service"]["ExecStart"].split()
+    assert (Path(program).name, command) == ("hytrec-export", "serve")
+    context = get_command(app).commands[command].make_context(command, arguments)  # type: ignore[attr-defined]
+    given = {name: context.params[name] for name in ("tls_cert", "tls_key", "token_file", "state")}
+    assert all(given.values())
+    assert given["state"].is_relative_to(Path("/var/lib", unit["Service"]["StateDirectory"]))
+    assert not context.params["insecure"]
+    assert float(unit["Service"]["TimeoutStopSec"]) > ServerOptions.stop_timeout_s
+    assert (unit["Service"]["UMask"], unit["Service"]["Restart"]) == ("0077", "on-failure")
 
 
 def test_the_extra_brings_the_tensorrt_of_the_image(service: dict[str, Any]) -> None:

@@ -20,6 +20,7 @@ from typer.main import get_command
 from hytrec.contract import StateStatus
 from hytrec_benchmarks.quality.report import markdown_page
 from hytrec_export.cli.app import app
+from hytrec_export.server.metrics_endpoint import ServerRecord
 from hytrec_export.serving.counters import ServerCounter
 
 ROOT = Path(__file__).parent.parent
@@ -61,7 +62,9 @@ def test_the_states_are_those_of_the_contract() -> None:
 
 
 def test_the_metrics_are_those_of_the_server() -> None:
-    assert set(re.findall(r"`(hytrec_\w+_total)`", README)) == {counter.value for counter in ServerCounter}
+    listed = set(re.findall(r"`(hytrec_(?:\w+_total|server_\w+))`", README))
+    own = set(re.findall(r"^# TYPE (\w+) ", ServerRecord().text(), re.MULTILINE))
+    assert listed == {counter.value for counter in ServerCounter} | own
 
 
 def test_the_quality_table_is_the_reports() -> None:
@@ -87,13 +90,13 @@ def quality_table() -> str:
 
 
 @contextmanager
-def serving(command: str, folder: Path) -> Iterator[None]:
+def serving(command: str, folder: Path, credentials: str = "") -> Iterator[None]:
     with (
         (folder / "serve.log").open("w") as log,
         subprocess.Popen(run_by(command), cwd=folder, stdout=log, stderr=log) as process,
     ):
         try:
-            ready = "hytrec-client ready --wait 120"
+            ready = f"hytrec-client ready --wait 120 {credentials}"
             subprocess.run(run_by(ready), cwd=folder, check=True, capture_output=True)
             yield
         finally:
@@ -135,7 +138,7 @@ def test_the_commands_run_as_printed(tmp_path: Path) -> None:
     if taken:
         pytest.skip(f"README's commands use the default ports, and port {taken[0]} is taken on this machine")
     write_events(tmp_path / "events.csv")
-    building, calling = (block.strip().splitlines() for block in blocks("sh")[1:])
+    building, calling, networked = (commands_of(block) for block in blocks("sh")[1:])
     assert building[-1].startswith("hytrec-export serve")
     printed = [run(command, tmp_path) for command in building[:-1]]
     assert "item-knn" in printed[1]
@@ -143,10 +146,25 @@ def test_the_commands_run_as_printed(tmp_path: Path) -> None:
     with serving(building[-1], tmp_path):
         for command in calling:
             run(command, tmp_path)
-        (script,) = blocks("python")
-        done = subprocess.run([sys.executable, "-c", script], check=False, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
-        assert done.stdout.strip().endswith(" 4")
+        assert run_script(blocks("python")[0], tmp_path).endswith(" 4")
+    certificates, networked_serve, call = networked
+    run(certificates, tmp_path)
+    credentials = call[call.index("--url") :]
+    with serving(networked_serve, tmp_path, credentials):
+        assert "event count: 0" in run(call, tmp_path)  # the last of the calls before was forget
+        assert run_script(blocks("python")[1], tmp_path) == "0"
+        plain = subprocess.run(run_by(f"{call.partition(' --url')[0]} --timeout 1"), check=False, capture_output=True)
+        assert b"the server closes every connection, as one does that wants TLS" in plain.stderr
+
+
+def commands_of(block: str) -> list[str]:
+    return block.replace("\\\n", "").strip().splitlines()
+
+
+def run_script(script: str, folder: Path) -> str:
+    done = subprocess.run([sys.executable, "-c", script], cwd=folder, check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
 
 
 def test_the_first_two_commands_are_the_whole_set_up() -> None:

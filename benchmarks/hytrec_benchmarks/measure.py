@@ -36,6 +36,7 @@ SUITES = (
     "engines",
     "served",
     "durability",
+    "attacks",
     "precision",
     "load",
     "peers",

@@ -6,6 +6,7 @@ Neither torch nor onnxruntime is imported, and tritonclient only when a client i
 from hytrec_clients.aio import AsyncHytrecClient
 from hytrec_clients.client import HytrecClient
 from hytrec_clients.codec import KeyTypes
+from hytrec_clients.credentials import Credentials
 from hytrec_clients.errors import (
     ClientClosed,
     ClientError,
@@ -13,6 +14,7 @@ from hytrec_clients.errors import (
     InvalidRequest,
     MissingPackageError,
     ModelChanged,
+    NotAuthenticated,
     ServerFailed,
     ServerMismatch,
     Unavailable,
@@ -31,6 +33,7 @@ __all__ = [
     "AsyncHytrecClient",
     "ClientClosed",
     "ClientError",
+    "Credentials",
     "DeadlineExceeded",
     "Events",
     "HytrecClient",
@@ -40,6 +43,7 @@ __all__ = [
     "Keys",
     "MissingPackageError",
     "ModelChanged",
+    "NotAuthenticated",
     "Ranking",
     "Receipt",
     "Recommendation",

@@ -7,8 +7,9 @@ from collections.abc import Callable, Coroutine
 from functools import wraps
 from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 
+from hytrec_clients.credentials import Credentials, connect
 from hytrec_clients.errors import ClientClosed, ClientError
-from hytrec_clients.flow import Flow, FlowRun, channel_options, require, with_signature_of
+from hytrec_clients.flow import Flow, FlowRun, require, with_signature_of
 from hytrec_clients.requests import Requests
 from hytrec_clients.retry import DEFAULT_TIMEOUT_S, RetryPolicy
 from hytrec_clients.session import DEFAULT_URL
@@ -48,11 +49,13 @@ class AsyncHytrecClient:
         timeout_s: float = DEFAULT_TIMEOUT_S,
         retry: RetryPolicy | None = None,
         model_fingerprint: str | None = None,
+        credentials: Credentials | None = None,
     ) -> None:
         self._session = Requests(
             url=url, timeout_s=timeout_s, policy=retry or RetryPolicy(), model_fingerprint=model_fingerprint
         )
         self._library = require("tritonclient.grpc.aio")
+        self._credentials = credentials
         self._triton: Any = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._closed = False
@@ -91,8 +94,7 @@ class AsyncHytrecClient:
         if self._closed:
             raise ClientClosed("the client is closed; make a new AsyncHytrecClient")
         if self._triton is None:  # made here because a channel belongs to the running event loop
-            url = self._session.url
-            self._triton = self._library.InferenceServerClient(url, channel_args=channel_options(url))
+            self._triton = connect(self._library, self._session.url, self._credentials)
             self._loop = asyncio.get_running_loop()
         if self._loop is not asyncio.get_running_loop():
             raise ClientError(

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Any
 
 import typer
@@ -16,6 +17,7 @@ from hytrec.command_options import expand_options
 from hytrec.program import AsJson, program, run_program
 from hytrec.signature import DEFAULT_TOP_K
 from hytrec_clients.client import HytrecClient
+from hytrec_clients.credentials import Credentials
 from hytrec_clients.errors import InvalidRequest
 from hytrec_clients.events import Events
 from hytrec_clients.results import Key, Receipt
@@ -66,10 +68,11 @@ class Connection:
 
     url: Annotated[str, "host:port of the server's gRPC endpoint."] = DEFAULT_URL
     timeout_s: Annotated[float, "Seconds for the request, all attempts together."] = DEFAULT_TIMEOUT_S
+    credentials: Credentials = field(default_factory=Credentials)
 
     def open(self) -> HytrecClient:
         """The client."""
-        return HytrecClient(self.url, timeout_s=self.timeout_s)
+        return HytrecClient(self.url, timeout_s=self.timeout_s, credentials=self.credentials.or_environment())
 
 
 @app.command()
@@ -140,14 +143,16 @@ def forget(user_id: UserId, *, connection: Connection, as_json: AsJson = False) 
 
 
 @app.command()
+@expand_options
 def ready(
     url: Annotated[str, typer.Option(help="host:port of the server's gRPC endpoint.")] = DEFAULT_URL,
     wait_s: Annotated[float, typer.Option("--wait", help="Seconds to keep polling.")] = 0.0,
     *,
+    credentials: Credentials,
     as_json: AsJson = False,
 ) -> None:
     """Whether the server is ready; exit code 1 if not."""
-    with HytrecClient(url) as client:
+    with HytrecClient(url, credentials=credentials.or_environment()) as client:
         is_ready = client.ready(wait_s=wait_s)
     _show({"ready": is_ready}, as_json=as_json)
     raise typer.Exit(0 if is_ready else 1)
@@ -203,4 +208,5 @@ def _show(facts: dict[str, Any], scored: Sequence[tuple[Key, float]] | None = No
 
 def main() -> None:
     """Run the command line."""
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # it writes failed handshakes to stderr beside our one line
     run_program(app, extras={})

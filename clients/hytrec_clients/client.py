@@ -7,8 +7,9 @@ from collections.abc import Callable
 from functools import wraps
 from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 
+from hytrec_clients.credentials import Credentials, connect
 from hytrec_clients.errors import ClientClosed
-from hytrec_clients.flow import Flow, FlowRun, channel_options, require, with_signature_of
+from hytrec_clients.flow import Flow, FlowRun, require, with_signature_of
 from hytrec_clients.requests import Requests
 from hytrec_clients.retry import DEFAULT_TIMEOUT_S, RetryPolicy
 from hytrec_clients.session import DEFAULT_URL
@@ -39,7 +40,7 @@ class HytrecClient:
     retried until it succeeds or its time is over, and its events are applied at most once however often it is sent.
     Every method may raise these:
 
-        InvalidRequest, Unavailable, DeadlineExceeded, ServerMismatch, ServerFailed, ClientClosed
+        InvalidRequest, Unavailable, DeadlineExceeded, NotAuthenticated, ServerMismatch, ServerFailed, ClientClosed
 
     Users keep their histories when the server gets a new model; the first request of each takes longer. A client that
     pins a model raises `ModelChanged` then, in every method that returns a receipt.
@@ -49,10 +50,12 @@ class HytrecClient:
         timeout_s: time for a request, all attempts together, where the request gives none.
         retry: when to retry.
         model_fingerprint: the model to expect, 32 hex digits; None takes any.
+        credentials: TLS, client certificate and token; those of the environment where None, see `Credentials`.
 
     Raises:
         MissingPackageError: tritonclient is not installed.
-        InvalidRequest: `url` is not `host:port`, or `timeout_s` is not over 0.
+        InvalidRequest: `url` is not `host:port`, `timeout_s` is not over 0, or a file of the credentials cannot be
+            read.
     """
 
     def __init__(
@@ -62,12 +65,13 @@ class HytrecClient:
         timeout_s: float = DEFAULT_TIMEOUT_S,
         retry: RetryPolicy | None = None,
         model_fingerprint: str | None = None,
+        credentials: Credentials | None = None,
     ) -> None:
         self._session = Requests(
             url=url, timeout_s=timeout_s, policy=retry or RetryPolicy(), model_fingerprint=model_fingerprint
         )
         library = require("tritonclient.grpc")
-        self._triton = library.InferenceServerClient(url, channel_args=channel_options(url))
+        self._triton = connect(library, url, credentials)
         self._closed = False
 
     @property

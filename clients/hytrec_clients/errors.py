@@ -7,6 +7,7 @@ HytrecError
       Unavailable         the last attempt was rejected: conflict, store full, server away
       DeadlineExceeded    the last attempt had no response (also a TimeoutError)
     ModelChanged          the server runs another model than this client is pinned to
+    NotAuthenticated      server or client does not accept the other's token or certificate
     ServerMismatch        the server lacks the ensembles, or speaks another contract
     ServerFailed          the server failed in a way that is not retried
     ClientClosed          the client was used after it was closed
@@ -26,6 +27,7 @@ __all__ = [
     "InvalidRequest",
     "MissingPackageError",
     "ModelChanged",
+    "NotAuthenticated",
     "ServerFailed",
     "ServerMismatch",
     "Unavailable",
@@ -89,6 +91,10 @@ class ModelChanged(ClientError):
         self.new = new
         self.result = result
         self.receipt = result if isinstance(result, Receipt) else result.receipt
+
+
+class NotAuthenticated(ClientError):
+    """The server did not accept the token, or TLS failed between the two; not retried."""
 
 
 class ServerMismatch(ClientError):

@@ -66,8 +66,16 @@ _TRANSIENT = {
     "UNKNOWN": re.compile(r"stream removed", re.IGNORECASE),
     "INTERNAL": re.compile(r"RST_STREAM|GOAWAY|socket closed|connection reset|is not healthy", re.IGNORECASE),
     "NOT_FOUND": re.compile(r"has no available versions"),
+    "INVALID_ARGUMENT": re.compile(r"incomplete string data"),
 }
-"""Other transient failures: a connection cut in mid-request, a python model that died, a server that stops."""
+"""Other transient failures: a connection cut in mid-request, a python model that died, a server that stops, another's
+truncated string in the same server batch, all of which Triton 2.51 fails (our own strings are whole)."""
+RESTRICTED = re.compile(r"protocol is restricted")
+TLS_FAILED = re.compile(
+    r"Tls handshake failed|CERTIFICATE_VERIFY_FAILED|SSL_ERROR_SSL|Hostname Verification|not in peer certificate",
+    re.IGNORECASE,
+)
+"""Of UNAVAILABLE failures, those that a retry does not change: no token, or a certificate that is not accepted."""
 _PREFIX = re.compile(r"^(\[request id: [^]]*\] |in ensemble '[^']*', )+")
 
 
@@ -82,8 +90,15 @@ class RpcFailure(Exception):  # noqa: N818 - internal: caught by every flow
     @property
     def retryable(self) -> bool:
         """Whether the same request may succeed a moment later."""
+        if self.not_authenticated:
+            return False
         transient = _TRANSIENT.get(self.code)
         return self.code in _RETRYABLE or (transient is not None and bool(transient.search(self.message)))
+
+    @property
+    def not_authenticated(self) -> bool:
+        """Whether a token or a certificate was not accepted."""
+        return bool(RESTRICTED.search(self.message) or TLS_FAILED.search(self.message))
 
 
 def failure_of(error: Exception) -> RpcFailure:

@@ -7,6 +7,7 @@ from typing import TypedDict, Unpack
 from hytrec import signature
 from hytrec.contract import Limit
 from hytrec_clients import codec
+from hytrec_clients.error_mapping import rejection
 from hytrec_clients.errors import InvalidRequest
 from hytrec_clients.events import Events, Keys, as_sequence
 from hytrec_clients.flow import Flow, RemoteCall, RpcFailure, Wait
@@ -191,6 +192,9 @@ class Requests(Session):
 
         Args:
             wait_s: how long to keep polling.
+
+        Raises:
+            NotAuthenticated: it cannot be asked.
         """
         end = self.clock() + wait_s
         while True:
@@ -210,7 +214,9 @@ class Requests(Session):
             try:
                 if not (yield RemoteCall("is_model_ready", endpoint.name, (), _READY_TIMEOUT_S)):
                     return False
-            except RpcFailure:
+            except RpcFailure as failure:
+                if failure.not_authenticated:
+                    raise rejection(endpoint.name, self.url, failure) from None
                 return False
         return True
 

@@ -53,6 +53,7 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
         self.users: dict[bytes, User] = {}
         self.calls: list[tuple[str, dict[str, NDArray[Any]]]] = []
         self.metadata_calls: list[str] = []
+        self.token: str | None = None
         self.config_calls: list[str] = []
         self.limits: dict[str, str] | None = {}
         self.script: deque[Trouble] = deque()
@@ -86,10 +87,19 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
         keys = tensor.dtype in {DType.ITEM_KEY, DType.BEHAVIOR_KEY}
         return self.datatypes.get(tensor.name) or (self.keys if keys else NAMES[tensor.dtype])
 
+    def check_token(self, context: Any) -> None:
+        """Refuse a call without the token, in Triton's words."""
+        given = dict(context.invocation_metadata()).get("triton-grpc-protocol-hytrec-token")
+        if given != self.token:
+            text = "This protocol is restricted, expecting header 'triton-grpc-protocol-hytrec-token'"
+            context.abort(grpc.StatusCode.UNAVAILABLE, text)
+
     def ModelReady(self, request: Any, context: Any) -> Any:  # noqa: N802 - gRPC's name
+        self.check_token(context)
         return pb.ModelReadyResponse(ready=request.name in ENDPOINTS)
 
     def ModelMetadata(self, request: Any, context: Any) -> Any:  # noqa: N802 - gRPC's name
+        self.check_token(context)
         self.metadata_calls.append(request.name)
         endpoint = ENDPOINTS[request.name]
         described = [
@@ -104,6 +114,7 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
         return pb.ModelMetadataResponse(name=request.name, inputs=described[0], outputs=described[1])
 
     def ModelConfig(self, request: Any, context: Any) -> Any:  # noqa: N802 - gRPC's name
+        self.check_token(context)
         self.config_calls.append(request.name)
         if self.limits is None:
             context.abort(grpc.StatusCode.UNIMPLEMENTED, "unknown method ModelConfig")
@@ -113,6 +124,7 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
         return response
 
     def ModelInfer(self, request: Any, context: Any) -> Any:  # noqa: N802 - gRPC's name
+        self.check_token(context)
         inputs = {
             tensor.name: _read(tensor, raw)
             for tensor, raw in zip(request.inputs, request.raw_input_contents, strict=True)

@@ -29,6 +29,7 @@ def test_messages_are_one_line_without_the_ensemble(message: str, stripped: str)
         ("UNKNOWN", "Stream removed", True),
         ("INTERNAL", "Received RST_STREAM with error code 2", True),
         ("INTERNAL", "Stub process 'hytrec_encoder_0_0' is not healthy.", True),
+        ("INVALID_ARGUMENT", "incomplete string data for inference input 'user_id', expecting 9 bytes", True),
         ("INTERNAL", "out of memory", False),
         ("UNKNOWN", "", False),
         ("INVALID_ARGUMENT", "Socket closed", False),

@@ -41,6 +41,7 @@ def test_conflicts_are_retried_with_the_same_request_id(client: Any, fake: Any, 
         (grpc.StatusCode.UNKNOWN, "Stream removed"),
         (grpc.StatusCode.INTERNAL, "Received RST_STREAM with error code 2"),
         (grpc.StatusCode.INTERNAL, "Stub process 'hytrec_state_save_0_0' is not healthy."),
+        (grpc.StatusCode.INVALID_ARGUMENT, "in ensemble 'hytrec_append', incomplete string data for input 'user_id'"),
     ],
 )
 def test_a_response_lost_after_the_write_applies_once(

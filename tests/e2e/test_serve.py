@@ -55,7 +55,7 @@ def command(built: Any, serve_command: Run, tmp_path: Path) -> Run:
 
 def grpc_url(process: "subprocess.Popen[str]") -> str:
     assert process.stdout
-    endpoints = dict(process.stdout.readline().split() for _ in range(3))
+    endpoints = dict(process.stdout.readline().split() for _ in range(2))
     return str(endpoints["gRPC"])
 
 
@@ -83,6 +83,27 @@ def test_it_serves_until_sigterm_and_keeps_the_state(command: Run) -> None:
     second.kill()  # SIGKILL: no clean-up
     while not all(map(has_ended, processes)):  # the test's own time limit ends it
         time.sleep(0.02)
+
+
+def test_the_state_is_its_owners_alone_whatever_the_umask_and_an_open_folder_is_told(
+    command: Run, tmp_path: Path
+) -> None:
+    state = tmp_path / "state"
+    before = os.umask(0)
+    try:
+        state.mkdir(mode=0o755)
+        process = command(*ANY_PORTS)
+    finally:
+        os.umask(before)
+    with HytrecClient(grpc_url(process)) as client:
+        events = Events(list(range(1000, 1090)), list(range(1, 91)))
+        assert client.append("ada", events).event_count == 90
+    process.send_signal(signal.SIGTERM)
+    _, stderr = process.communicate()
+    assert f"{state} is open to other users (mode 755); run: chmod 700 {state}\n" in stderr
+    files = [path for path in state.rglob("*") if path.is_file()]
+    assert len(files) >= 3
+    assert [path.name for path in files if path.stat().st_mode & 0o077] == []
 
 
 def test_a_taken_port_is_one_line(served: Any, command: Run) -> None:

@@ -64,7 +64,7 @@ def soak(repository: Path, folder: Path, *, seconds: float, seed: int = 0) -> So
     )
     invalid = bad_requests(settings, vocabulary.item_keys[:1])
     samples: list[ResourceSample] = []
-    with serving(repository, folder) as (server, store):
+    with serving(repository, folder, http=True) as (server, store):
 
         async def run() -> int:
             watching = asyncio.create_task(watch(server.pid, store, ledger, samples, workload.over))
@@ -107,7 +107,7 @@ async def _act(
             )
         ]
         triton = await stack.enter_async_context(library.InferenceServerClient(server.grpc_url))
-        ports = {"grpc": server.grpc_url, "http": server.http_url.removeprefix("http://")}
+        ports = {"grpc": server.grpc_url, "http": (server.http_url or "").removeprefix("http://")}
         turns = itertools.cycle(invalid)
         shared, cut, hasty = (SharedUserClient(workload, client, first) for first in (client, cut_off, short))
         acts: list[tuple[Actor, Callable[[], Awaitable[str]]]] = [

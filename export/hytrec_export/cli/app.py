@@ -6,6 +6,7 @@ Nothing heavy is imported here: `--help` needs neither torch nor onnx.
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -14,6 +15,7 @@ import typer
 
 from hytrec.command_options import expand_options
 from hytrec.program import AsJson, program, run_program
+from hytrec_export.cli.certs import certs
 from hytrec_export.cli.doctor import doctor
 from hytrec_export.cli.loadtest import loadtest
 from hytrec_export.cli.serve import serve
@@ -26,6 +28,7 @@ app = program(
     "Results go to stdout, progress to stderr; a known error is one line and exit code 1."
 )
 app.add_typer(state_app, name="state")
+app.command()(certs)
 app.command()(doctor)
 app.command()(loadtest)
 app.command()(serve)
@@ -60,7 +63,10 @@ def verify(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Check file hashes, and the graphs against PyTorch's golden outputs; exit code 1 if a check fails."""
+    """Check file hashes, and the graphs against PyTorch's golden outputs; exit code 1 if a check fails.
+
+    A server with TLS or a token: HYTREC_TLS_CA, HYTREC_TLS_CERT, HYTREC_TLS_KEY and HYTREC_TOKEN_FILE name the files.
+    """
     from hytrec.progress_bar import progress_bar  # noqa: PLC0415
     from hytrec_export.repository.manifest import Manifest  # noqa: PLC0415 - numpy, for all of these
     from hytrec_export.verification.repository import verify as verify_repository  # noqa: PLC0415
@@ -78,4 +84,5 @@ def verify(
 
 def main() -> None:
     """Run the command line."""
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # it writes failed handshakes to stderr beside our one line
     run_program(app, extras=EXTRAS)

@@ -26,6 +26,7 @@ def doctor(
     ] = None,
     host: Annotated[str, typer.Option(help="Address on which the server will listen.")] = ServerOptions.host,
     grpc_port: Port = ServerOptions.grpc_port,
+    http: Annotated[bool, typer.Option("--http", help="The server will listen on HTTP too.")] = ServerOptions.http,
     http_port: Port = ServerOptions.http_port,
     metrics_port: Port = ServerOptions.metrics_port,
     as_json: AsJson = False,
@@ -35,7 +36,12 @@ def doctor(
     from hytrec_export.verification.doctor import run_doctor  # noqa: PLC0415 - numpy
 
     server = ServerOptions(
-        repository=repository, host=host, grpc_port=grpc_port, http_port=http_port, metrics_port=metrics_port
+        repository=repository,
+        host=host,
+        grpc_port=grpc_port,
+        http=http,
+        http_port=http_port,
+        metrics_port=metrics_port,
     )
     findings = run_doctor(repository, server=server, store=_store(state), progress=progress_bar)
     print(report(findings, as_json=as_json))  # noqa: T201

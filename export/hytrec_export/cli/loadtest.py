@@ -23,6 +23,7 @@ def loadtest(*, options: LoadTestOptions, as_json: AsJson = False) -> None:
 
     Exit code 3: the report has problems (a run failed or is unstable, a rate was not reached).
     4: worse than --compare.
+    A server with TLS or a token: HYTREC_TLS_CA, HYTREC_TLS_CERT, HYTREC_TLS_KEY and HYTREC_TOKEN_FILE name the files.
     """
     from hytrec.progress_bar import progress_bar  # noqa: PLC0415 - --help is not to wait for rich
     from hytrec_export.loadtest.run import run_and_report  # noqa: PLC0415 - numpy

@@ -14,7 +14,7 @@ from typing import Any
 from hytrec_export.errors import LoadTestError
 from hytrec_export.loadtest.figures import Window
 from hytrec_export.loadtest.input_data import RequestFactory, write_input_data
-from hytrec_export.loadtest.perf_analyzer import Running, command_line
+from hytrec_export.loadtest.perf_analyzer import Running, command_line, credential_arguments
 from hytrec_export.loadtest.plan import Job
 from hytrec_export.loadtest.profile import Profile, overlap, read_profile
 from hytrec_export.loadtest.sampling import Sampler, find_server
@@ -60,11 +60,14 @@ class ServerWindows:
         number, inputs = len(self._analyzer.commands), self._analyzer.inputs or folder
         commands = [self._command(job, inputs / f"{number:03}-{job.endpoint.name}.json", folder) for job in jobs]
         self._analyzer.commands.extend(shlex.join(command) for command in commands)
+        credentials = self._server.credentials
+        token = credentials.read_token()
+        commands = [[*command, *credential_arguments(credentials, token)] for command in commands]
         try:
             before = self._server.statistics()
         except LoadTestError as error:
             return Window(failure=str(error))
-        window = self._run(jobs, commands, folder)
+        window = self._run(jobs, commands, folder, token)
         try:
             window.models = difference(self._server.statistics(), before)
             if window.failure is None:
@@ -73,7 +76,7 @@ class ServerWindows:
             window.failure = window.failure or str(error)
         return window
 
-    def _run(self, jobs: Sequence[Job], commands: Sequence[Sequence[str]], folder: Path) -> Window:
+    def _run(self, jobs: Sequence[Job], commands: Sequence[Sequence[str]], folder: Path, token: str | None) -> Window:
         """All perf_analyzers of a window at once."""
         window = Window()
         deadline = time.monotonic() + self._analyzer.timeout_s
@@ -81,7 +84,7 @@ class ServerWindows:
             running: list[Running] = []
             try:
                 for job, command in zip(jobs, commands, strict=True):
-                    running.append(Running(command, log=folder / f"{job.endpoint.name}.log"))
+                    running.append(Running(command, log=folder / f"{job.endpoint.name}.log", secret=token))
                 endings = [one.ending(deadline) for one in running]
             finally:
                 for one in running:

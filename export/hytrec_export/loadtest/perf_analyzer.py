@@ -7,13 +7,17 @@ import re
 import shutil
 import signal
 import subprocess
+import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from hytrec_clients import Credentials
+from hytrec_clients.credentials import TOKEN_HEADER
 from hytrec_export.errors import LoadTestError
 from hytrec_export.loadtest.options import RATE_THREADS, Load, LoadKind
+from hytrec_export.secret_arguments import hide_arguments
 
 PROGRAM = "perf_analyzer"
 FOLDER = ".perf_analyzer"
@@ -22,6 +26,7 @@ _PROJECT = Path(__file__).resolve().parents[3]
 _DELAYED = re.compile(r"([0-9.]+)% of the requests were delayed")
 _WORKER_ERROR = re.compile(r"Thread \[\d+\] had error: (.*)")
 _STOP_S = 5.0
+_HIDE_POLL_S = 0.02
 
 
 def find_perf_analyzer(given: Path | None, *, folders: Sequence[Path] = (Path(), _PROJECT)) -> Path:
@@ -67,6 +72,20 @@ def command_line(
     ]
 
 
+def credential_arguments(credentials: Credentials, token: str | None) -> list[str]:
+    """Arguments for TLS and a token; perf_analyzer takes headers from its command line only (see `Running`)."""
+    files = {
+        "root-certifications": credentials.tls_ca,
+        "private-key": credentials.tls_key,
+        "certificate-chain": credentials.tls_cert,
+    }
+    arguments = ["--ssl-grpc-use-ssl"] if credentials.secure else []
+    for name, path in files.items():
+        if path is not None:
+            arguments.append(f"--ssl-grpc-{name}-file={path.absolute()}")
+    return arguments if token is None else [*arguments, "-H", f"{TOKEN_HEADER}:{token}"]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Ending:
     """How a run ended.
@@ -81,14 +100,27 @@ class Ending:
 
 
 class Running:
-    """A running perf_analyzer; killed with all its threads when the block ends before it does."""
+    """A running perf_analyzer; killed with all its threads when the block ends before it does.
 
-    def __init__(self, command: Sequence[str], *, log: Path) -> None:
+    Args:
+        secret: overwritten in its command line once it has read it.
+    """
+
+    def __init__(self, command: Sequence[str], *, log: Path, secret: str | None = None) -> None:
         self._log = log
         self._file = log.open("wb")
         self._process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=self._file, stderr=subprocess.STDOUT, start_new_session=True
         )
+        if secret is not None:
+            threading.Thread(target=self._hide, args=(secret,), daemon=True).start()
+
+    def _hide(self, secret: str) -> None:
+        """It has read its arguments when it prints."""
+        while self._process.poll() is None:
+            if self._log.stat().st_size and hide_arguments(self._process.pid, [secret]):
+                return
+            time.sleep(_HIDE_POLL_S)
 
     def ending(self, deadline: float) -> Ending:
         """Wait for the end, until `deadline` on the monotonic clock."""

@@ -8,9 +8,11 @@ from typing import Any, Self
 
 from hytrec.contract import Ensemble, Limit
 from hytrec.signature import APPEND, ENSEMBLES, RECOMMEND
-from hytrec_clients import ClientError, HytrecClient, KeyTypes, RetryPolicy, ServerMismatch
+from hytrec_clients import ClientError, Credentials, HytrecClient, KeyTypes, RetryPolicy, ServerMismatch
 from hytrec_clients.codec import Contract, limits_of
-from hytrec_clients.flow import channel_options, failure_of
+from hytrec_clients.credentials import connect
+from hytrec_clients.error_mapping import rejection
+from hytrec_clients.flow import failure_of
 from hytrec_export.errors import LoadTestError
 from hytrec_export.loadtest.statistics import ModelTimes, times_of
 from hytrec_export.optional import require
@@ -31,6 +33,7 @@ class LiveServer:
 
     Attributes:
         client: for requests of users.
+        credentials: TLS and token, from the environment.
 
     Raises:
         MissingPackageError: tritonclient is not installed.
@@ -38,10 +41,11 @@ class LiveServer:
 
     def __init__(self, endpoint: str) -> None:
         self.endpoint = endpoint
+        self.credentials = Credentials.from_environment()
         grpc = require("tritonclient.grpc", extra="client")
-        self.client = HytrecClient(endpoint, timeout_s=REQUEST_TIMEOUT_S, retry=RETRY)
+        self.client = HytrecClient(endpoint, timeout_s=REQUEST_TIMEOUT_S, retry=RETRY, credentials=self.credentials)
         self._failure: type[Exception] = grpc.InferenceServerException
-        self._triton: Any = grpc.InferenceServerClient(endpoint, channel_args=channel_options(endpoint))
+        self._triton: Any = connect(grpc, endpoint, self.credentials)
 
     def __enter__(self) -> Self:
         return self
@@ -110,7 +114,10 @@ class LiveServer:
         try:
             return getattr(self._triton, method)(*arguments, client_timeout=_TIMEOUT_S)
         except self._failure as error:
-            said = failure_of(error).message
+            failure = failure_of(error)
+            if failure.not_authenticated:
+                raise LoadTestError(str(rejection("", self.endpoint, failure))) from error
+            said = failure.message
             if arguments:
                 raise LoadTestError(
                     f"the server at {self.endpoint} does not serve {arguments[0]} ({said}); name a server that was "

@@ -6,11 +6,15 @@ import secrets
 from collections.abc import Iterator
 
 ADMIN_HEADER = "hytrec-admin-key"
-GRPC_ADMIN_HEADER = f"triton-grpc-protocol-{ADMIN_HEADER}"
-"""Triton puts its own prefix before the name of a gRPC header."""
+TOKEN_HEADER = "hytrec-token"  # noqa: S105 - a header's name
+GRPC_PREFIX = "triton-grpc-protocol-"
+"""Triton puts it before the name of a gRPC header."""
+GRPC_ADMIN_HEADER = f"{GRPC_PREFIX}{ADMIN_HEADER}"
 RESTRICTED_APIS = ("shared-memory", "model-repository", "logging", "trace")
-"""APIs that change the server or reach other clients' memory. `statistics` stays open: it only reads, says what the
-open metrics say too, and perf_analyzer needs it."""
+"""APIs that change the server or reach other clients' memory: for the one who started the server."""
+CLIENT_APIS = ("health", "metadata", "inference", "model-config", "statistics")
+"""All others, for clients: the token opens them where there is one. `statistics` only reads, says what the metrics say
+too, and perf_analyzer needs it."""
 
 
 def new_admin_key() -> str:
@@ -18,13 +22,17 @@ def new_admin_key() -> str:
     return secrets.token_hex(32)
 
 
-def shared_arguments(*, admin_key: str, shm_bytes: int) -> Iterator[str]:
+def shared_arguments(
+    *, admin_key: str, shm_bytes: int, token: str | None = None, http_token: bool = True
+) -> Iterator[str]:
     """Arguments of tritonserver that do not depend on where it runs.
 
     Args:
         admin_key: what a client must send in `ADMIN_HEADER` (HTTP) or `GRPC_ADMIN_HEADER` to use a restricted API.
-            Triton takes it from its command line only, so other users of the machine may read it.
+            Triton takes it, and the token, from its command line only (`hytrec_export.secret_arguments`).
         shm_bytes: first size of the memory that the server shares with each python model.
+        token: what a client must send in `TOKEN_HEADER` to use any other API; None asks for nothing.
+        http_token: whether HTTP asks for the token too; not where only the server's own user reaches it.
     """
     yield "--model-control-mode=none"
     # Completing configs would start every python model twice, and ours are complete.
@@ -32,4 +40,9 @@ def shared_arguments(*, admin_key: str, shm_bytes: int) -> Iterator[str]:
     apis = ",".join(RESTRICTED_APIS)
     yield f"--http-restricted-api={apis}:{ADMIN_HEADER}={admin_key}"
     yield f"--grpc-restricted-protocol={apis}:{ADMIN_HEADER}={admin_key}"
+    if token is not None:
+        apis = ",".join(CLIENT_APIS)
+        yield f"--grpc-restricted-protocol={apis}:{TOKEN_HEADER}={token}"
+        if http_token:
+            yield f"--http-restricted-api={apis}:{TOKEN_HEADER}={token}"
     yield f"--backend-config=python,shm-default-byte-size={shm_bytes}"

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-import math
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Self, TypeVar
 
 from hytrec_export.errors import ServerError
-from hytrec_export.server.arguments import new_admin_key, shared_arguments
+from hytrec_export.local_http import HttpAddress
+from hytrec_export.secret_arguments import hide_arguments
+from hytrec_export.server.arguments import new_admin_key
+from hytrec_export.server.command_line import HTTP_SOCKET, METRICS_SOCKET, server_arguments
 from hytrec_export.server.installation import Installation
-from hytrec_export.server.log import ServerLog, has_gpu
+from hytrec_export.server.log import ServerLog
+from hytrec_export.server.metrics_endpoint import CrashCause, MetricsEndpoint, ServerRecord
 from hytrec_export.server.options import ServerOptions
-from hytrec_export.server.plain_paths import ascii_state_folder, plain_repository
-from hytrec_export.server.ports import Ports, address_of, connect_host
+from hytrec_export.server.plain_paths import ascii_state_folder
+from hytrec_export.server.ports import Listener, Ports, address_of, connect_host
 from hytrec_export.server.process import ServerProcess, describe_exit
 from hytrec_export.server.readiness import failure_of, read_index, responds_ready
 from hytrec_export.server.served_repository import check_models
@@ -48,7 +51,11 @@ class EmbeddedServer:
         self._ports: Ports | None = None
         self._log: ServerLog | None = None
         self._admin_key = ""
+        self._token: str | None = None
+        self._hidden = False
         self._started_at = 0.0
+        self._record = ServerRecord()
+        self._metrics: MetricsEndpoint | None = None
         self._python_models: dict[int, str] = {}
 
     def __enter__(self) -> Self:
@@ -67,26 +74,45 @@ class EmbeddedServer:
         """Start tritonserver and return at once; `wait_ready` waits for the models.
 
         Raises:
-            ServerError: it runs already, a port is taken, or a part of the installation is missing.
+            ServerError: it runs already, a port is taken, a part of the installation is missing, or the address asks
+                for TLS and a token (`AccessOptions`).
             RepositoryError: the repository is not a folder of models.
             MissingPackageError: nvidia-pytriton is not installed.
         """
         if self._process is not None and self._process.returncode is None:
             raise ServerError(f"the server runs already (process {self._process.pid}); stop it first")
         self._clean_up()
+        self._options.access.check(self._options.host, address=address_of(self._options.host))
+        self._token = self._options.access.token()
         remove_stale_resources()
         check_models(self._options.repository)
         installation = Installation.find()
         self._ports = self._choose_ports()
         self._admin_key = new_admin_key()
         self._started_at = time.monotonic()
+        self._hidden = False
         lease = self._lease = ServerLease()
         backends = installation.link(lease.folder)
         echo = sys.stderr if self._options.log else None
         log = self._log = ServerLog(lease.folder / "tritonserver.log", echo=echo, notices=sys.stderr)
+        if self._metrics is None:
+            listener = self._ports.metrics
+            self._metrics = MetricsEndpoint(
+                address_of(listener.host), listener.port, record=self._record, triton=self._triton_metrics
+            )
         with lease.handed_over() as lock_file:
             self._process = ServerProcess(
-                [str(installation.program), *self._arguments(backends, lease)],
+                [
+                    str(installation.program),
+                    *server_arguments(
+                        self._options,
+                        self._ports,
+                        lease,
+                        backends=backends,
+                        admin_key=self._admin_key,
+                        token=self._token,
+                    ),
+                ],
                 environment=self._environment(installation, lease.folder),
                 log=log.path,
                 lock_file=lock_file,
@@ -133,17 +159,21 @@ class EmbeddedServer:
             reason = log.server_failure() or f"{describe_exit(ended)}; see the server's log with --log"
             self._clean_up()
             raise ServerError(f"tritonserver ended while starting: {reason}")
-        host, port = connect_host(self._options.host), _started(self._ports).http
-        models = read_index(host, port, admin_key=self._admin_key)
+        _started(self._lease).make_private()
+        if not self._hidden and log.path.stat().st_size:  # it has read its arguments when it prints
+            self._hidden = hide_arguments(process.pid, [self._admin_key, self._token or ""])
+        models = read_index(self._http_address(), admin_key=self._admin_key)
         if models is None or any(model.loading for model in models):
             return False
         if failed := [model.name for model in models if model.failed]:
             failure = failure_of(models) or log.load_failure() or f"model {', '.join(failed)} failed to load"
             self.kill()
             raise ServerError(f"{failure} (see all of the server's log with --log)")
-        if not responds_ready(host, port):
+        if not responds_ready(self._http_address(), token=self._token):
             return False
+        _started(self._lease).make_private()  # what the models made since the beginning of this poll
         self._python_models = python_models(process.pid)
+        self._record.became_ready(seconds=time.monotonic() - self._started_at)
         return True
 
     def dead_models(self) -> list[str]:
@@ -154,10 +184,19 @@ class EmbeddedServer:
         """Let in-flight requests finish, end the server and remove its resources; does nothing when it does not run."""
         if self._process is not None:
             self._process.stop(self._options.stop_timeout_s + _STOP_MARGIN_S)
+        self._close_metrics()
         self._clean_up()
 
     def kill(self) -> None:
         """SIGKILL the server as a crash would, wait for its python models' end and remove its resources."""
+        if self._process is not None:
+            self._process.kill()
+        self._close_metrics()
+        self._clean_up()
+
+    def end_crashed(self, cause: CrashCause) -> None:
+        """`kill` a server that crashed and is started again; its metrics stay readable, and count the crash."""
+        self._record.crashed(cause)
         if self._process is not None:
             self._process.kill()
         self._clean_up()
@@ -175,17 +214,18 @@ class EmbeddedServer:
     @property
     def grpc_url(self) -> str:
         """Address of the gRPC endpoint, as clients take it: host:port."""
-        return f"{connect_host(self._options.host)}:{_started(self._ports).grpc}"
+        return _joined(_started(self._ports).grpc)
 
     @property
-    def http_url(self) -> str:
-        """Address of the HTTP endpoint."""
-        return f"http://{connect_host(self._options.host)}:{_started(self._ports).http}"
+    def http_url(self) -> str | None:
+        """Address of the HTTP endpoint; None without one."""
+        listener = _started(self._ports).http
+        return None if listener is None else f"http://{_joined(listener)}"
 
     @property
     def metrics_url(self) -> str:
         """Address of the metrics, for Prometheus."""
-        return f"http://{connect_host(self._options.host)}:{_started(self._ports).metrics}/metrics"
+        return f"http://{_joined(_started(self._ports).metrics)}/metrics"
 
     @property
     def admin_key(self) -> str:
@@ -195,30 +235,6 @@ class EmbeddedServer:
     def log_tail(self, lines: int = 30) -> str:
         """Last lines of the server's log; after its end, of its last run."""
         return self._log.tail(lines) if self._log else ""
-
-    def _arguments(self, backends: Path, lease: ServerLease) -> Iterator[str]:
-        options, ports = self._options, _started(self._ports)
-        address = address_of(options.host)
-        values = {
-            "model-repository": plain_repository(options.repository, lease.folder),
-            "backend-directory": backends,
-            # A model that fails to load is reported by the repository index, with its reason.
-            "exit-on-error": "false",
-            "model-load-thread-count": options.load_threads,
-            "exit-timeout-secs": math.ceil(options.stop_timeout_s),
-            "grpc-address": address,
-            "http-address": address,
-            "metrics-address": address,
-            "grpc-port": ports.grpc,
-            "http-port": ports.http,
-            "metrics-port": ports.metrics,
-            "log-verbose": options.log_verbose,
-        }
-        if not has_gpu():
-            values |= {"allow-gpu-metrics": "false", "pinned-memory-pool-byte-size": 0}
-        yield from (f"--{name}={value}" for name, value in values.items())
-        yield from shared_arguments(admin_key=self._admin_key, shm_bytes=options.shm_bytes)
-        yield f"--backend-config=python,shm-region-prefix-name={lease.shm_prefix}"
 
     def _environment(self, installation: Installation, folder: Path) -> Mapping[str, str]:
         variables = installation.environment(folder) | dict(self._options.environment)
@@ -230,11 +246,28 @@ class EmbeddedServer:
     def _choose_ports(self) -> Ports:
         if self._ports is None:
             return Ports.take(self._options)
-        self._ports.check(self._options.host)
+        self._ports.check(metrics=self._metrics is None)
         return self._ports
+
+    def _http_address(self) -> HttpAddress:
+        listener = _started(self._ports).http
+        if listener is not None:
+            return connect_host(listener.host), listener.port
+        return _started(self._lease).folder / HTTP_SOCKET
+
+    def _triton_metrics(self) -> HttpAddress | None:
+        """Called by the thread of the metrics endpoint."""
+        lease = self._lease
+        return None if lease is None else lease.folder / METRICS_SOCKET
+
+    def _close_metrics(self) -> None:
+        if self._metrics is not None:
+            self._metrics.close()
+        self._metrics = None
 
     def _clean_up(self) -> None:
         """Remove the resources of the ended process."""
+        self._record.ended()
         if self._log is not None:
             self._log.finish()
         if self._lease is not None and not self._lease.remove(wait_s=_GONE_TIMEOUT_S):
@@ -243,6 +276,10 @@ class EmbeddedServer:
                 f"find it with: ps -ef | grep {self._lease.shm_prefix}"
             )
         self._lease = None
+
+
+def _joined(listener: Listener) -> str:
+    return f"{connect_host(listener.host)}:{listener.port}"
 
 
 def _started(part: PartT | None) -> PartT:

@@ -7,6 +7,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
@@ -14,7 +15,9 @@ from rich.console import Console
 
 from hytrec.private_file import private_file
 from hytrec_export.errors import ExportError, ServerError
+from hytrec_export.server.access import open_to_others
 from hytrec_export.server.embedded import EmbeddedServer
+from hytrec_export.server.metrics_endpoint import CrashCause
 from hytrec_export.server.options import ServerOptions
 from hytrec_export.server.ports import address_of
 from hytrec_export.server.process import describe_exit
@@ -29,10 +32,19 @@ _POLL_S = 0.05
 _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Crash:
+    """How a server ended: for the metrics, and in words."""
+
+    cause: CrashCause
+    text: str
+
+
 def print_endpoints(server: EmbeddedServer) -> None:
     """Print on stdout where the server listens."""
     print(f"gRPC     {server.grpc_url}")  # noqa: T201 - the command's result
-    print(f"HTTP     {server.http_url}")  # noqa: T201
+    if server.http_url is not None:
+        print(f"HTTP     {server.http_url}")  # noqa: T201
     print(f"metrics  {server.metrics_url}", flush=True)  # noqa: T201
 
 
@@ -49,9 +61,9 @@ def run_until_stopped(options: ServerOptions, *, announce: Callable[[EmbeddedSer
         RepositoryError: the repository is of another target, or no repository, or a file of it was changed.
         ServerError: the server could not start, or crashed too often; the tail of its log was printed on stderr.
     """
+    options.access.check(options.host, address=address_of(options.host))
     check_target(options.repository)
-    state = options.environment.get(URL_VARIABLE)
-    folder = StoreUrl.parse(state).folder if state else None
+    folder = _state_folder(options)
     check_files(options.repository, folder / CHECKED_FILE if folder else None)
     stderr = Console(stderr=True, highlight=False)
     server = EmbeddedServer(options)
@@ -91,20 +103,21 @@ def _serve(
         except ExportError as error:
             if not announced:
                 raise
-            crash = str(error)
+            crash = Crash(cause=CrashCause.START, text=str(error))
         if crash is None:
             break
         delay_s = policy.delay_after_crash()
         if delay_s is None:
             raise ServerError(
-                f"{crash}; it crashed {policy.crashes} times within {options.crash_window_s:g} s and is not started "
-                "again; see its log above, or with --log, and raise --max-crashes only if such crashes are expected"
+                f"{crash.text}; it crashed {policy.crashes} times within {options.crash_window_s:g} s and is not "
+                "started again; see its log above, or with --log, and raise --max-crashes only if such crashes are "
+                "expected"
             )
-        server.kill()
+        server.end_crashed(crash.cause)
         _print_tail(server, options, stderr)
         stderr.print(
-            f"{crash}; starting it again in {delay_s:g} s (crash {policy.crashes}, gives up at {options.max_crashes} "
-            f"within {options.crash_window_s:g} s)",
+            f"{crash.text}; starting it again in {delay_s:g} s (crash {policy.crashes}, gives up at "
+            f"{options.max_crashes} within {options.crash_window_s:g} s)",
             soft_wrap=True,
         )
         _sleep(delay_s, signals)
@@ -120,16 +133,18 @@ def _start(server: EmbeddedServer, options: ServerOptions, signals: list[int], s
         return server.wait_ready(cancelled=lambda: bool(signals))
 
 
-def _crash_of(server: EmbeddedServer, signals: list[int]) -> str | None:
+def _crash_of(server: EmbeddedServer, signals: list[int]) -> Crash | None:
     """Wait until the server or one of its python models ends, and say how; None when a stop signal came first."""
     dead: list[str] = []
     while not signals:
         if (returncode := server.returncode) is not None:
-            return f"tritonserver ended by itself ({describe_exit(returncode)})"
+            cause = CrashCause.SIGNAL if returncode < 0 else CrashCause.EXIT
+            return Crash(cause=cause, text=f"tritonserver ended by itself ({describe_exit(returncode)})")
         if dead:
-            return (
-                f"python model {', '.join(dead)} ended by itself (killed, or out of memory); tritonserver does not "
-                "replace it and requests to it would wait for ever, so the server is ended too"
+            return Crash(
+                cause=CrashCause.PYTHON_MODEL,
+                text=f"python model {', '.join(dead)} ended by itself (killed, or out of memory); tritonserver does "
+                "not replace it and requests to it would wait for ever, so the server is ended too",
             )
         dead = server.dead_models()  # reported one poll later: a server that died took its models along
         time.sleep(_POLL_S)
@@ -142,12 +157,25 @@ def _sleep(seconds: float, signals: list[int]) -> None:
         time.sleep(_POLL_S)
 
 
+def _state_folder(options: ServerOptions) -> Path | None:
+    """Of the embedded store; None of another one, and of sessions."""
+    state = options.environment.get(URL_VARIABLE)
+    return StoreUrl.parse(state).folder if state else None
+
+
 def _print_notes(options: ServerOptions, stderr: Console) -> None:
-    if not ipaddress.ip_address(address_of(options.host)).is_loopback:
+    access = options.access
+    lacking = [name for name, value in (("TLS", access.tls_cert), ("a token", access.token_file)) if value is None]
+    if lacking and not ipaddress.ip_address(address_of(options.host)).is_loopback:
         stderr.print(
-            f"listening on {options.host}: there is no authentication, anyone who reaches it can send requests",
+            f"listening on {options.host} without {' and '.join(lacking)}, as --insecure says: "
+            + ("anyone who reaches it can send requests" if "a token" in lacking else "others can read requests"),
             soft_wrap=True,
         )
+    state = _state_folder(options)
+    for path in (*access.secret_files(), *([state] if state else [])):
+        if path.exists() and (advice := open_to_others(path)):
+            stderr.print(advice, markup=False, soft_wrap=True)
     stderr.print("Ctrl-C stops the server")
 
 

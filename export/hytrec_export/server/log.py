@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import threading
 from pathlib import Path
@@ -14,6 +15,8 @@ _NO_GPU_NOISE = re.compile(
     r"|Failed to initialize NVML|DCGM unable to start|^\s*$"
 )
 """What tritonserver 2.51 says on a machine without a GPU; none of it means anything there."""
+_SOCKET_NOISE = re.compile(r"evhtp\.c.*NODELAY NOT SUPPORTED")
+"""What its HTTP library says of every connection to a socket file."""
 _TABLE = re.compile(r"[|+]")
 _GPU_DEVICE = Path("/dev/nvidiactl")
 
@@ -63,6 +66,7 @@ class ServerLog:
         self._omitted = 0
         self._lock = threading.Lock()
         self._file = path.open("a+b", buffering=0)
+        os.fchmod(self._file.fileno(), 0o600)
         self._file.seek(0)
         self._finish = threading.Event()
         self._thread = threading.Thread(target=self._run, name="server-log", daemon=True)
@@ -154,5 +158,6 @@ def has_gpu() -> bool:
 
 
 def filter_noise(lines: list[str]) -> list[str]:
-    """Leave out the warnings about CUDA, NVML and DCGM that every start on a machine without a GPU prints."""
+    """Leave out what means nothing: of socket files, and of CUDA, NVML and DCGM on a machine without a GPU."""
+    lines = [line for line in lines if not _SOCKET_NOISE.search(line)]
     return lines if has_gpu() else [line for line in lines if not _NO_GPU_NOISE.search(line)]

@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Annotated
 
 from hytrec_export.errors import OptionError
+from hytrec_export.server.access import AccessOptions
 
 MAX_PORT = 65_535
 ANY_PORT = 0
 MIN_SHM_BYTES = 1 << 20
+LOOPBACK = "127.0.0.1"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,7 +23,9 @@ class ServerOptions:
 
     Args:
         repository: folder of a built model repository.
-        host: by default loopback, for the endpoints have no authentication.
+        host: by default loopback; beyond it TLS and a token are asked for, see `access`.
+        http: its front end can be ended by one request (SECURITY.md), and clients do not need it. It has no TLS, so it
+            listens on `host` only where that is a loopback address, or with `access.insecure`.
         stop_timeout_s: the server is killed after it.
         max_crashes: of `run_until_stopped`; 1 never starts it again.
         shm_bytes: first size of the memory that the server shares with each python model; it grows on demand.
@@ -31,10 +35,13 @@ class ServerOptions:
     """
 
     repository: Path
-    host: Annotated[str, "Address to listen on."] = "127.0.0.1"
+    host: Annotated[str, "Address on which gRPC listens; beyond loopback it takes TLS and a token."] = LOOPBACK
     grpc_port: Annotated[int, "0 takes any free port."] = 8001
-    http_port: Annotated[int, "0 takes any free port."] = 8000
+    http: Annotated[bool, "Serve HTTP too; without TLS, on loopback (on --host with --insecure)."] = False
+    http_port: Annotated[int, "Port of --http; 0 takes any free port."] = 8000
+    metrics_host: Annotated[str, "Address on which the metrics are read; they name no users."] = LOOPBACK
     metrics_port: Annotated[int, "0 takes any free port."] = 8002
+    access: AccessOptions = field(default_factory=AccessOptions)
     ready_timeout_s: Annotated[float, "Maximum seconds to load the models."] = 120.0
     stop_timeout_s: Annotated[float, "Seconds that in-flight requests get at a stop."] = 10.0
     max_crashes: Annotated[
@@ -53,13 +60,20 @@ class ServerOptions:
 
     def __post_init__(self) -> None:
         """Raises: OptionError: an option is out of its range."""
+        for name in ("host", "metrics_host"):
+            if not getattr(self, name).strip():
+                raise OptionError(
+                    f"{name} is empty; give {LOOPBACK} for this machine alone, or 0.0.0.0 for every network"
+                )
         for name in ("grpc_port", "http_port", "metrics_port"):
             port = getattr(self, name)
             if not 0 <= port <= MAX_PORT:
                 raise OptionError(f"{name} is {port}; it must be 1 to {MAX_PORT}, or 0 for any free port")
-        fixed = [port for port in (self.grpc_port, self.http_port, self.metrics_port) if port != ANY_PORT]
+        http = [self.http_port] if self.http else []
+        fixed = [port for port in (self.grpc_port, *http, self.metrics_port) if port != ANY_PORT]
         if len(set(fixed)) < len(fixed):
-            raise OptionError(f"two endpoints share a port (grpc, http, metrics: {fixed}); give each its own, or 0")
+            names = "grpc, http, metrics" if self.http else "grpc, metrics"
+            raise OptionError(f"two endpoints share a port ({names}: {fixed}); give each its own, or 0")
         for name in ("ready_timeout_s", "stop_timeout_s", "crash_window_s", "restart_delay_s"):
             value = getattr(self, name)
             if not (math.isfinite(value) and value > 0):

@@ -38,7 +38,7 @@ def ascii_state_folder(state: Path, folder: Path) -> Path:
     if str(state).isascii():
         return state
     try:
-        state.mkdir(parents=True, exist_ok=True)
+        state.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
         raise ServerError(f"the state store's folder cannot be made ({error}); choose another with --state") from error
     return _linked(state.absolute(), folder / "state")

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import errno
+import ipaddress
 import random
 import socket
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 from hytrec_export.errors import ServerError
-from hytrec_export.server.options import ANY_PORT, ServerOptions
+from hytrec_export.server.options import ANY_PORT, LOOPBACK, ServerOptions
 
 # Below the range from which the kernel takes the ports of outgoing connections, so that a client's connection cannot
 # take a chosen port in the moment before the server does.
@@ -18,12 +19,20 @@ _ANY_ADDRESS = "0.0.0.0"  # noqa: S104 - compared with, not bound to
 
 
 @dataclass(frozen=True, kw_only=True)
-class Ports:
-    """The three ports of a server."""
+class Listener:
+    """Where an endpoint listens."""
 
-    grpc: int
-    http: int
-    metrics: int
+    host: str
+    port: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ports:
+    """Where a server listens; HTTP only where it was asked for."""
+
+    grpc: Listener
+    http: Listener | None
+    metrics: Listener
 
     @classmethod
     def take(cls, options: ServerOptions) -> Ports:
@@ -32,20 +41,38 @@ class Ports:
         Raises:
             ServerError: a port cannot be listened on.
         """
+        hosts = {"grpc": options.host, "http": http_host(options), "metrics": options.metrics_host}
         wanted = {"grpc": options.grpc_port, "http": options.http_port, "metrics": options.metrics_port}
+        if not options.http:
+            del wanted["http"]
         taken = {port for port in wanted.values() if port != ANY_PORT}
         for name, port in wanted.items():
             if port == ANY_PORT:
-                wanted[name] = free_port(options.host, taken)
+                wanted[name] = free_port(hosts[name], taken)
                 taken.add(wanted[name])
-        ports = cls(**wanted)
-        ports.check(options.host)
+        found = {name: Listener(host=hosts[name], port=port) for name, port in wanted.items()}
+        ports = cls(grpc=found["grpc"], http=found.get("http"), metrics=found["metrics"])
+        ports.check()
         return ports
 
-    def check(self, host: str) -> None:
-        """Raises: ServerError: a port cannot be listened on."""
-        for name, port in asdict(self).items():
-            _check(host, port, option=f"--{name}-port")
+    def check(self, *, metrics: bool = True) -> None:
+        """See whether the ports can be listened on.
+
+        Args:
+            metrics: not where this process listens on that port already.
+
+        Raises:
+            ServerError: one cannot.
+        """
+        for name in ("grpc", "http", "metrics") if metrics else ("grpc", "http"):
+            if (listener := getattr(self, name)) is not None:
+                _check(listener.host, listener.port, option=f"--{name}-port")
+
+
+def http_host(options: ServerOptions) -> str:
+    """Where HTTP listens: it knows no TLS, so beyond loopback only where that was wanted in so many words."""
+    reachable = not ipaddress.ip_address(address_of(options.host)).is_loopback
+    return LOOPBACK if reachable and not options.access.insecure else options.host
 
 
 def free_port(host: str, taken: set[int]) -> int:

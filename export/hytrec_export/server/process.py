@@ -14,6 +14,9 @@ from pathlib import Path
 from hytrec_export import parent_death
 from hytrec_export.errors import ServerError
 
+PRIVATE_UMASK = 0o077
+"""Of tritonserver and its python models: shared memory and files that they make are their owner's alone."""
+
 
 class ServerProcess:
     """A running tritonserver.
@@ -46,6 +49,7 @@ class ServerProcess:
                     stderr=subprocess.STDOUT,
                     env=self._environment,
                     pass_fds=(self._lock_file,),
+                    umask=PRIVATE_UMASK,
                     start_new_session=True,  # a Ctrl-C in the terminal is handled by this process
                 )
         except OSError as error:

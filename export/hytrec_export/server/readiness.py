@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import http.client
+import http
 import json
-from collections.abc import Mapping
-from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
-from hytrec_export.server.arguments import ADMIN_HEADER
+from hytrec_export.local_http import HttpAddress, request
+from hytrec_export.server.arguments import ADMIN_HEADER, TOKEN_HEADER
 from hytrec_export.server.log import first_line
 
-_TIMEOUT_S = 2.0
 _READY, _LOADING = "READY", "LOADING"
 
 
@@ -40,12 +38,12 @@ class ModelStatus:
         return self.state not in {_READY, _LOADING}
 
 
-def read_index(host: str, port: int, *, admin_key: str) -> list[ModelStatus] | None:
+def read_index(address: HttpAddress, *, admin_key: str) -> list[ModelStatus] | None:
     """The repository index of a server; None while its HTTP endpoint does not respond.
 
     Triton opens its endpoints once every model is loaded or has failed.
     """
-    reply = _request(host, port, "POST", "/v2/repository/index", {ADMIN_HEADER: admin_key})
+    reply = request(address, "POST", "/v2/repository/index", {ADMIN_HEADER: admin_key})
     if reply is None:
         return None
     status, body = reply
@@ -58,9 +56,9 @@ def read_index(host: str, port: int, *, admin_key: str) -> list[ModelStatus] | N
     ]
 
 
-def responds_ready(host: str, port: int) -> bool:
+def responds_ready(address: HttpAddress, *, token: str | None = None) -> bool:
     """Whether the server says that it is ready."""
-    reply = _request(host, port, "GET", "/v2/health/ready", {})
+    reply = request(address, "GET", "/v2/health/ready", {TOKEN_HEADER: token} if token else None)
     return reply is not None and reply[0] == http.HTTPStatus.OK
 
 
@@ -70,14 +68,3 @@ def failure_of(models: list[ModelStatus]) -> str | None:
         if model.failed and model.reason:
             return f"model {model.name} failed to load: {first_line(model.reason)}"
     return None
-
-
-def _request(host: str, port: int, method: str, path: str, headers: Mapping[str, str]) -> tuple[int, bytes] | None:
-    """Status and body; None without a response. http.client knows no proxies."""
-    with closing(http.client.HTTPConnection(host, port, timeout=_TIMEOUT_S)) as connection:
-        try:
-            connection.request(method, path, headers=dict(headers))
-            response = connection.getresponse()
-            return response.status, response.read()
-        except (OSError, http.client.HTTPException):
-            return None

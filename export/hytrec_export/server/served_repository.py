@@ -6,6 +6,7 @@ import json
 from contextlib import suppress
 from pathlib import Path
 
+from hytrec.private_file import private_file
 from hytrec_export.errors import RepositoryError
 from hytrec_export.options import Target
 from hytrec_export.repository.target_note import TARGET_NOTE
@@ -66,7 +67,8 @@ def check_files(repository: Path, remembered: Path | None = None) -> None:
     if remembered and found != known:
         with suppress(OSError):  # a check takes longer next time
             remembered.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            remembered.write_text(json.dumps(found))
+            with private_file(remembered) as stream:
+                stream.write(json.dumps(found).encode())
 
 
 def _remembered(path: Path | None) -> dict[str, list[object]]:

@@ -14,6 +14,7 @@ import os
 import re
 import secrets
 import shutil
+import stat
 import tempfile
 import time
 from collections.abc import Iterator
@@ -32,7 +33,10 @@ _STEM = "hytrec_"
 _LOCK_NAME = re.compile(r"hytrec_([0-9a-f]{16})\.lock")
 _UNNAMED_LOCK = re.compile(r"hytrec_[0-9a-f]{16}\.new")
 _SERVER_PROGRAM = "tritonserver"
+_PRIVATE_MODE = 0o600
 _POLL_S = 0.01
+_MAX_FOLDER_CHARACTERS = 60
+"""The path of a Unix socket has 107 characters at most."""
 _STARTING_S = 60.0
 """Within this time a folder may belong to a server that has just started."""
 
@@ -71,6 +75,13 @@ class ServerLease:
             yield self._lock_file
         finally:
             self._close()
+
+    def make_private(self) -> None:
+        """Let the owner alone open the server's shared memory: boost gives it mode 0644, whatever the umask (seen)."""
+        for region in self._path.parent.glob(f"{self.shm_prefix}*"):
+            with suppress(OSError):
+                if stat.S_IMODE(region.stat().st_mode) != _PRIVATE_MODE:
+                    region.chmod(_PRIVATE_MODE)
 
     def _close(self) -> None:
         if self._lock_file is not None:
@@ -193,6 +204,7 @@ def _remove_if_dead(lock: Path) -> bool:
 
 
 def _folder_of(token: str) -> Path:
-    """A server's temporary folder, in TMPDIR if that is a plain path (see `plain_paths`)."""
+    """A server's temporary folder, in TMPDIR if its path is plain (see `plain_paths`) and short enough for sockets."""
     temporary = Path(tempfile.gettempdir())
-    return (temporary if is_plain(temporary) else ENVIRONMENTS) / f"hytrec-server-{token}"
+    usable = is_plain(temporary) and len(str(temporary)) <= _MAX_FOLDER_CHARACTERS
+    return (temporary if usable else ENVIRONMENTS) / f"hytrec-server-{token}"

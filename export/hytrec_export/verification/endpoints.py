@@ -28,7 +28,9 @@ from hytrec.signature import (
 )
 from hytrec_clients import Events, HytrecClient, Ranking, Receipt, Recommendation, RetryPolicy
 from hytrec_clients.codec import Contract, encode
-from hytrec_clients.flow import channel_options, failure_of
+from hytrec_clients.credentials import connect
+from hytrec_clients.error_mapping import rejection
+from hytrec_clients.flow import failure_of
 from hytrec_export.errors import OptionError, ServerError
 from hytrec_export.optional import require
 
@@ -39,7 +41,7 @@ _SESSION_APPEND, _SESSION_RANK, _SESSION_RECOMMEND = SESSION_ENSEMBLES
 
 
 class Endpoints:
-    """A connection to a server.
+    """A connection to a server; TLS and token are those of the environment (`hytrec_clients.Credentials`).
 
     Args:
         url: host:port of its gRPC endpoint, with or without grpc:// before it.
@@ -56,7 +58,7 @@ class Endpoints:
         grpc = require("tritonclient.grpc", extra="client")
         self.url = parts.netloc
         self._failure: type[Exception] = grpc.InferenceServerException
-        self._triton: Any = grpc.InferenceServerClient(self.url, channel_args=channel_options(self.url))
+        self._triton: Any = connect(grpc, self.url, None)
         self._client = HytrecClient(self.url, timeout_s=TIMEOUT_S, retry=RetryPolicy(max_attempts=ATTEMPTS))
         self._contracts: dict[str, Contract] = {}
 
@@ -70,8 +72,10 @@ class Endpoints:
         try:
             ready = self._triton.is_server_ready(client_timeout=TIMEOUT_S)
         except self._failure as error:
+            if (failure := failure_of(error)).not_authenticated:
+                raise ServerError(str(rejection("", self.url, failure))) from error
             raise ServerError(
-                f"no Triton server answers at {self.url} ({failure_of(error).message}); start it, or give its gRPC port"
+                f"no Triton server answers at {self.url} ({failure.message}); start it, or give its gRPC port"
             ) from error
         if not ready:
             raise ServerError(f"the server at {self.url} is not ready; wait until it has loaded its models")

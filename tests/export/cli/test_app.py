@@ -15,6 +15,7 @@ from hytrec_export.errors import BuildError, ServerError
 from hytrec_export.options import BuildOptions, Device, EngineOptions, Lowering, Samples, StateKind, Target
 from hytrec_export.repository.manifest import Manifest
 from hytrec_export.server import ServerOptions
+from hytrec_export.server.access import AccessOptions
 from hytrec_export.settings import Limits
 from hytrec_export.state.options import Durability, StoreOptions
 from hytrec_export.state.url import StoreUrl
@@ -166,18 +167,29 @@ def test_a_server_needs_no_option(command: Command, asked: list[Any]) -> None:
 
 def test_every_server_option_arrives(command: Command, asked: list[Any], tmp_path: Path) -> None:
     store = ["--state", tmp_path, "--durability", "power", "--state-max-bytes", 2_000_000, "--state-ttl", 60]
-    ports = ["--host", "0.0.0.0", "--grpc-port", 0, "--http-port", 5, "--metrics-port", 6]  # noqa: S104
+    ports = ["--host", "0.0.0.0", "--grpc-port", 0, "--http", "--http-port", 5, "--metrics-port", 6]  # noqa: S104
+    access = ["--tls-cert", "c", "--tls-key", "k", "--tls-client-ca", "a", "--token-file", "t", "--insecure"]
+    access += ["--metrics-host", "127.0.0.2"]
     waits = ["--ready-timeout", 7, "--stop-timeout", 8, "--log", "--log-verbose", 1]
     crashes = ["--max-crashes", 3, "--crash-window", 60, "--restart-delay", 2, "--admin-key-file", "key"]
-    command("serve", "repository", *store, *ports, *waits, *crashes)
+    command("serve", "repository", *store, *ports, *access, *waits, *crashes)
     options = StoreOptions(url=StoreUrl.of_folder(tmp_path), durability=Durability.POWER, max_bytes=2_000_000, ttl_s=60)
     assert asked == [
         ServerOptions(
             repository=Path("repository"),
             host="0.0.0.0",  # noqa: S104
             grpc_port=0,
+            http=True,
             http_port=5,
+            metrics_host="127.0.0.2",
             metrics_port=6,
+            access=AccessOptions(
+                tls_cert=Path("c"),
+                tls_key=Path("k"),
+                tls_client_ca=Path("a"),
+                token_file=Path("t"),
+                insecure=True,
+            ),
             ready_timeout_s=7,
             stop_timeout_s=8,
             max_crashes=3,

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import re
+import urllib.error
+import urllib.request
 from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -142,3 +144,18 @@ def python_models() -> Callable[[int], list[int]]:
 @pytest.fixture
 def alive() -> Callable[[int], bool]:
     return is_alive
+
+
+@pytest.fixture
+def status() -> Callable[[str, dict[str, str]], int]:
+    """The status with which a GET of an address is answered."""
+
+    def get(url: str, headers: dict[str, str]) -> int:
+        try:
+            with urllib.request.urlopen(urllib.request.Request(url, headers=headers)) as reply:  # noqa: S310
+                return int(reply.status)
+        except urllib.error.HTTPError as error:
+            with error:
+                return error.code
+
+    return get

@@ -3,13 +3,16 @@
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from hytrec_export.errors import OptionError, ServerError
 from hytrec_export.repository.manifest import describe
-from hytrec_export.server.container import VERSION_COMPATIBLE, container_arguments
+from hytrec_export.server.access import AccessOptions
+from hytrec_export.server.container import VERSION_COMPATIBLE, access_of, container_arguments
 from hytrec_export.server.options import ServerOptions
 
 
@@ -30,18 +33,23 @@ def test_engines_with_a_runtime_of_their_own_may_run_it(
     tmp_path: Path, engines: dict[str, dict[str, Any]] | None, given: bool
 ) -> None:
     save_manifest(tmp_path, engines)
-    arguments = list(container_arguments(tmp_path))
+    arguments = list(container_arguments(tmp_path, AccessOptions(insecure=True)))
     assert VERSION_COMPATIBLE == "--backend-config=tensorrt,version-compatible=true"
     assert (VERSION_COMPATIBLE in arguments) == given
     assert f"--model-repository={tmp_path}" in arguments
     assert "--model-control-mode=none" in arguments
+    assert any(argument.startswith("--http-address=unix:/") for argument in arguments)
     assert "--disable-auto-complete-config" in arguments
     assert f"--backend-config=python,shm-default-byte-size={ServerOptions.shm_bytes}" in arguments
 
 
 def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "hytrec_export.server.container", *arguments]
-    environment = os.environ | {"PATH": f"{folder}:{os.environ['PATH']}"}
+    environment = os.environ | {
+        "PATH": f"{folder}:{os.environ['PATH']}",
+        "TMPDIR": str(folder),
+        "HYTREC_SERVER_INSECURE": "1",
+    }
     return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
 
 
@@ -60,6 +68,22 @@ def test_it_becomes_the_server_with_another_key_each_time(tmp_path: Path) -> Non
     keys = [line.rpartition("=")[2] for line in (*lines, *second.stdout.splitlines()) if "restricted" in line]
     assert [len(key) for key in keys] == [64] * 4
     assert keys[0] == keys[1] != keys[2] == keys[3]
+
+
+def test_the_environment_names_what_a_client_must_have(tmp_path: Path) -> None:
+    save_manifest(tmp_path, None)
+    (tmp_path / "token").write_text("t" * 32)
+    access = access_of({"HYTREC_SERVER_TOKEN_FILE": str(tmp_path / "token"), "HYTREC_SERVER_TLS_CLIENT_CA": ""})
+    with pytest.raises(
+        ServerError, match=r"^host 0\.0\.0\.0 is reached from other machines, and --tls-cert --tls-key "
+    ):
+        list(container_arguments(tmp_path, access))
+    arguments = container_arguments(tmp_path, replace(access, insecure=True))
+    assert [argument for argument in arguments if argument.endswith("hytrec-token=" + "t" * 32)] == [
+        "--grpc-restricted-protocol=health,metadata,inference,model-config,statistics:hytrec-token=" + "t" * 32
+    ]
+    with pytest.raises(OptionError, match=r"^HYTREC_SERVER_INSECURE is 'yes'; it must be 1 or 0$"):
+        access_of({"HYTREC_SERVER_INSECURE": "yes"})
 
 
 def test_what_is_missing_is_one_line(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -17,12 +18,16 @@ import sys
 from pathlib import Path
 from hytrec_export.errors import ServerError
 from hytrec_export.server import ServerOptions, run_until_stopped
+from hytrec_export.server.access import AccessOptions
 
-options = {"grpc_port": 0, "http_port": 0, "metrics_port": 0, "restart_delay_s": 0.05, "max_crashes": int(sys.argv[3])}
+options = {"access": AccessOptions(insecure=True)}
+options |= {"grpc_port": 0, "metrics_port": 0, "restart_delay_s": 0.05, "max_crashes": int(sys.argv[3])}
 key_file = Path(sys.argv[1]).with_name("key")
 try:
     run_until_stopped(
-        ServerOptions(repository=Path(sys.argv[1]), host=sys.argv[2], admin_key_file=key_file, **options)
+        ServerOptions(
+            repository=Path(sys.argv[1]), host=sys.argv[2], admin_key_file=key_file, **options
+        )
     )
 except ServerError as error:
     sys.exit(f"Error: {error}")
@@ -65,7 +70,7 @@ def start(repository: Path) -> Iterator[Start]:
 
 def endpoints(process: subprocess.Popen[str]) -> dict[str, str]:
     assert process.stdout is not None
-    return dict(process.stdout.readline().split() for _ in range(3))
+    return dict(process.stdout.readline().split() for _ in range(2))
 
 
 def until(process: subprocess.Popen[str], wanted: str) -> list[str]:
@@ -96,7 +101,7 @@ def test_a_stop_signal_ends_everything(
     process = start(EVERY_NETWORK if number == signal.SIGTERM else "localhost")
     urls = endpoints(process)
     assert ask(urls["gRPC"], 1 - 41) == -38
-    assert urls["HTTP"].startswith(("http://127.0.0.1:", "http://localhost:"))
+    assert "HTTP" not in urls
     assert urls["metrics"].endswith("/metrics")
     pid = server_of(process, python_models)
     models = python_models(pid)
@@ -105,9 +110,8 @@ def test_a_stop_signal_ends_everything(
     assert process.returncode == 0
     assert not any(map(alive, [pid, *models]))
     assert "Ctrl-C stops the server" in stderr
-    assert ("there is no authentication, anyone who reaches it can send requests" in stderr) == (
-        number == signal.SIGTERM
-    )
+    told = "without TLS and a token, as --insecure says: anyone who reaches it can send requests"
+    assert (told in stderr) == (number == signal.SIGTERM)
 
 
 @pytest.mark.e2e
@@ -127,6 +131,11 @@ def test_a_server_that_was_killed_is_started_again_on_the_same_ports(
         )
         assert ask(urls["gRPC"], 40) == 42
         assert key_file.read_text() != key
+    with urllib.request.urlopen(urls["metrics"]) as page:  # noqa: S310
+        metrics = page.read().decode()
+    assert 'hytrec_server_restarts_total{cause="signal"} 2\n' in metrics
+    assert "hytrec_server_up 1\n" in metrics
+    assert "nv_inference_count" in metrics
     process.send_signal(signal.SIGTERM)
     _, stderr = process.communicate()
     assert process.returncode == 0, stderr

@@ -151,3 +151,11 @@ def test_notices_are_shown_without_the_log(tmp_path: Path) -> None:
         log.finish()
     assert notices.getvalue() == "hytrec: a disk is dying\n"
     assert shown.getvalue() == text.decode()
+
+
+def test_what_the_http_library_says_of_socket_files_is_left_out_on_every_machine(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(log, "has_gpu", lambda: True)
+    noise = "[\x1b[1;33mWARN\x1b[0;39m]  \x1b[33mevhtp.c:4050     \x1b[39mNODELAY NOT SUPPORTED :: (errno: x)"
+    assert log.filter_noise(["before", noise, "after"]) == ["before", "after"]

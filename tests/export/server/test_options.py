@@ -9,7 +9,8 @@ from hytrec_export.server import ServerOptions
 
 
 def test_it_listens_on_loopback_by_default() -> None:
-    assert ServerOptions(repository=Path("x")).host == "127.0.0.1"
+    options = ServerOptions(repository=Path("x"))
+    assert (options.host, options.metrics_host, options.http) == ("127.0.0.1", "127.0.0.1", False)
 
 
 def test_several_ports_may_be_left_open() -> None:
@@ -22,8 +23,17 @@ def test_several_ports_may_be_left_open() -> None:
         ({"grpc_port": -1}, "grpc_port is -1; it must be 1 to 65535, or 0 for any free port"),
         ({"http_port": 65_536}, "http_port is 65536; it must be 1 to 65535, or 0 for any free port"),
         (
-            {"http_port": 8001},
+            {"http": True, "http_port": 8001},
             "two endpoints share a port (grpc, http, metrics: [8001, 8001, 8002]); give each its own, or 0",
+        ),
+        (
+            {"http_port": 8001, "metrics_port": 8001},
+            "two endpoints share a port (grpc, metrics: [8001, 8001]); give each its own, or 0",
+        ),
+        ({"host": ""}, "host is empty; give 127.0.0.1 for this machine alone, or 0.0.0.0 for every network"),
+        (
+            {"metrics_host": " "},
+            "metrics_host is empty; give 127.0.0.1 for this machine alone, or 0.0.0.0 for every network",
         ),
         ({"ready_timeout_s": 0.0}, "ready_timeout_s is 0.0; it must be a positive number of seconds"),
         ({"stop_timeout_s": float("nan")}, "stop_timeout_s is nan; it must be a positive number of seconds"),

@@ -9,6 +9,7 @@ import pytest
 
 from hytrec_export.errors import ServerError
 from hytrec_export.server import ServerOptions, ports
+from hytrec_export.server.access import AccessOptions
 from hytrec_export.server.ports import Ports, address_of, connect_host, free_port
 
 
@@ -28,13 +29,33 @@ def test_a_taken_port_is_named_with_its_option(name: str, taken_port: int) -> No
         f"or choose another port with --{name}-port (0 takes any free one)"
     )
     with pytest.raises(ServerError, match=f"^{re.escape(message)}$"):
-        Ports.take(ServerOptions(repository=Path(), **open_ports))
+        Ports.take(ServerOptions(repository=Path(), http=True, **open_ports))
 
 
 def test_free_ports_differ() -> None:
-    chosen = Ports.take(ServerOptions(repository=Path(), grpc_port=0, http_port=0, metrics_port=0))
-    assert len({chosen.grpc, chosen.http, chosen.metrics}) == 3
-    assert 0 not in {chosen.grpc, chosen.http, chosen.metrics}
+    chosen = Ports.take(ServerOptions(repository=Path(), grpc_port=0, http=True, http_port=0, metrics_port=0))
+    assert chosen.http is not None
+    assert len({chosen.grpc.port, chosen.http.port, chosen.metrics.port}) == 3
+    assert 0 not in {chosen.grpc.port, chosen.http.port, chosen.metrics.port}
+
+
+@pytest.mark.parametrize(
+    ("host", "insecure", "http"),
+    [("127.0.0.1", False, "127.0.0.1"), ("0.0.0.0", False, "127.0.0.1"), ("0.0.0.0", True, "0.0.0.0")],  # noqa: S104
+)
+def test_http_leaves_loopback_only_where_that_is_said(host: str, insecure: bool, http: str) -> None:
+    access = AccessOptions(insecure=insecure)
+    options = ServerOptions(
+        repository=Path(), host=host, grpc_port=0, http=True, http_port=0, metrics_port=0, access=access
+    )
+    chosen = Ports.take(options)
+    assert chosen.http is not None
+    assert (chosen.grpc.host, chosen.http.host, chosen.metrics.host) == (host, http, "127.0.0.1")
+
+
+def test_a_taken_http_port_does_not_matter_without_http(taken_port: int) -> None:
+    options = ServerOptions(repository=Path(), grpc_port=0, http_port=taken_port, metrics_port=0)
+    assert Ports.take(options).http is None
 
 
 @pytest.mark.parametrize("host", ["192.0.2.1", "no.such.host.invalid"])

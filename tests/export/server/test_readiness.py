@@ -1,3 +1,5 @@
+from pathlib import Path
+
 from hytrec_export.server.readiness import ModelStatus, failure_of, read_index, responds_ready
 
 
@@ -19,6 +21,7 @@ def test_models_that_load_have_not_failed() -> None:
     assert failure_of([model("chain", "")]) is None
 
 
-def test_a_port_where_nobody_listens_is_not_ready() -> None:
-    assert read_index("127.0.0.1", 1, admin_key="k") is None
-    assert not responds_ready("127.0.0.1", 1)
+def test_a_port_where_nobody_listens_is_not_ready(tmp_path: Path) -> None:
+    assert read_index(tmp_path / "http.sock", admin_key="k") is None
+    assert read_index(("127.0.0.1", 1), admin_key="k") is None
+    assert not responds_ready(("127.0.0.1", 1))

@@ -26,7 +26,7 @@ def fetch(url: str) -> str:
 def test_it_serves_and_stops_without_a_trace(
     options: ServerOptions, ask: Ask, python_models: Processes, alive: Alive
 ) -> None:
-    with EmbeddedServer(options) as server:
+    with EmbeddedServer(replace(options, http=True)) as server:
         assert ask(server.grpc_url, 40) == 42
         assert "nv_inference_count" in fetch(server.metrics_url)
         assert '"chain"' in fetch(f"{server.http_url}/v2/models/chain")
@@ -131,7 +131,7 @@ def test_a_taken_port_is_said_before_anything_starts(options: ServerOptions) -> 
         port = listener.getsockname()[1]
         with (
             pytest.raises(ServerError, match=rf"^port {port} on 127.0.0.1 is taken; .* with --http-port"),
-            EmbeddedServer(replace(options, http_port=port)),
+            EmbeddedServer(replace(options, http=True, http_port=port)),
         ):
             pass
 

@@ -4,13 +4,15 @@ import json
 import urllib.error
 import urllib.request
 from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 from tritonclient.utils import InferenceServerException
 
 from hytrec_export.optional import require
-from hytrec_export.server import EmbeddedServer
+from hytrec_export.server import EmbeddedServer, ServerOptions
 from hytrec_export.server.arguments import ADMIN_HEADER, GRPC_ADMIN_HEADER, shared_arguments
 
 grpc: Any = require("tritonclient.grpc", extra="client")
@@ -57,7 +59,17 @@ def status(server: EmbeddedServer, method: str, path: str, headers: dict[str, st
 
 
 @pytest.mark.e2e
-def test_only_the_key_opens_the_restricted_apis(server: EmbeddedServer, ask: Callable[[str, int], int]) -> None:
+def test_only_the_key_opens_the_restricted_apis(options: ServerOptions, ask: Callable[[str, int], int]) -> None:
+    server = EmbeddedServer(replace(options, http=True))
+    try:
+        server.start()
+        server.wait_ready()
+        check_the_key(server, ask)
+    finally:
+        server.kill()
+
+
+def check_the_key(server: EmbeddedServer, ask: Callable[[str, int], int]) -> None:
     assert ask(server.grpc_url, 40) == 42
     with grpc.InferenceServerClient(server.grpc_url) as client:
         for name, arguments in GRPC_CALLS.items():
@@ -75,6 +87,7 @@ def test_only_the_key_opens_the_restricted_apis(server: EmbeddedServer, ask: Cal
         assert status(server, method, path, {ADMIN_HEADER: "0" * 64}) == 403, path
     assert status(server, "GET", "logging", {ADMIN_HEADER: server.admin_key}) == 200
     assert status(server, "GET", "models/chain/stats", {}) == 200
+    assert server.admin_key.encode() not in Path(f"/proc/{server.pid}/cmdline").read_bytes()
     first = server.admin_key
     server.kill()
     server.start()

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from hytrec.errors import HytrecError
 from hytrec_export.options import StateKind, Target
 from hytrec_export.progress import Progress
 from hytrec_export.repository.manifest import Manifest
+from hytrec_export.server.access import open_to_others
 from hytrec_export.server.installation import Installation
 from hytrec_export.server.options import ServerOptions
 from hytrec_export.server.ports import Ports
@@ -23,6 +25,10 @@ from hytrec_export.verification.repository import verify_files
 
 CONTAINER_SERVER = Path("/opt/tritonserver")
 BACKENDS = {Target.TENSORRT: "tensorrt", Target.ONNXRUNTIME: "onnxruntime"}
+PIP_RELEASE = "24.10"
+RELEASE_VARIABLE = "NVIDIA_TRITON_SERVER_VERSION"
+"""NVIDIA's images say their release in it."""
+MENDED_RELEASE = (25, 7)
 MIN_SHARED_BYTES = 256 << 20
 """Triton's python models exchange tensors through shared memory, of which a container has 64 MiB by default."""
 MIN_DISK_BYTES = 1 << 30
@@ -68,14 +74,36 @@ def check_server(target: Target, container: Path = CONTAINER_SERVER) -> Finding:
         return failed(str(error))
 
 
+def check_release(target: Target, environment: Mapping[str, str] = os.environ) -> Finding:
+    """Whether the server's release is one that a single known request can end (SECURITY.md)."""
+    if target is Target.EMBEDDED:
+        return skipped(
+            f"known crashes: Triton {PIP_RELEASE} of nvidia-pytriton has some, and pip has no newer one; leave --http "
+            "off (CVE-2025-23310, CVE-2025-23311), and let only clients with a token in (INT64 shapes from 2^61 on, "
+            "classification of string keys)"
+        )
+    release = environment.get(RELEASE_VARIABLE, "")
+    if not (found := re.match(r"(\d+)\.(\d+)", release)):
+        return skipped(f"known crashes: {RELEASE_VARIABLE} does not say the server's release")
+    if (int(found[1]), int(found[2])) < MENDED_RELEASE:
+        return failed(
+            f"Triton {release} is ended by one HTTP request (CVE-2025-23310, CVE-2025-23311); use an image from "
+            f"{MENDED_RELEASE[0]}.{MENDED_RELEASE[1]:02} on"
+        )
+    return ok(f"Triton {release} has the fixes of CVE-2025-23310 and CVE-2025-23311")
+
+
 def check_ports(options: ServerOptions) -> Finding:
     """Whether the ports are free."""
-    ports = f"ports {options.grpc_port} (gRPC), {options.http_port} (HTTP) and {options.metrics_port} (metrics)"
+    named = {"gRPC": options.grpc_port, "HTTP": options.http_port, "metrics": options.metrics_port}
+    if not options.http:
+        del named["HTTP"]
+    *first, last = (f"{port} ({name})" for name, port in named.items())
     try:
         Ports.take(options)
     except HytrecError as error:
         return failed(str(error))
-    return ok(f"{ports} are free on {options.host}")
+    return ok(f"ports {', '.join(first)} and {last} are free on {options.host}")
 
 
 def check_store(stored: StoreOptions | None, state: StateKind, settings: ServingSettings) -> Finding:
@@ -95,6 +123,8 @@ def check_store(stored: StoreOptions | None, state: StateKind, settings: Serving
         stat = try_store(stored, store_model(settings))
     except HytrecError as error:
         return failed(f"{error}")
+    if folder and (advice := open_to_others(folder)):
+        return failed(f"the state store {advice}")
     place = folder.absolute() if folder else stored.url
     used, limit = stat.used_bytes // _MIB, stat.limit_bytes // _MIB
     return ok(f"the state store {place} can be written, {stat.users} users take {used} MiB of {limit} MiB")

@@ -19,6 +19,7 @@ from hytrec_export.verification.doctor.host_checks import (
     FreeBytes,
     check_files,
     check_ports,
+    check_release,
     check_room,
     check_server,
     check_store,
@@ -81,6 +82,7 @@ def _findings(
         yield skipped(f"driver and GPU: target {target.value} runs on the CPU")
     yield from check_tensorrt(machine.tensorrt() if engines else None, engines)
     yield check_server(target)
+    yield check_release(target)
     yield check_ports(server)
     yield check_store(store, state, settings)
     folder = store.url.folder if store else None

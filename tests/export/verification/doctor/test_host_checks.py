@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import socket
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from hytrec_export.state.url import StoreUrl
 from hytrec_export.verification.doctor.host_checks import (
     check_files,
     check_ports,
+    check_release,
     check_room,
     check_server,
     check_store,
@@ -79,12 +81,37 @@ def test_no_server_loads_engines_for_rtx() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("release", "line"),
+    [
+        (None, "skipped known crashes: NVIDIA_TRITON_SERVER_VERSION does not say the server's release"),
+        (
+            "25.06",
+            (
+                "not ok  Triton 25.06 is ended by one HTTP request (CVE-2025-23310, CVE-2025-23311); use an image from "
+                "25.07 on"
+            ),
+        ),
+        ("26.04", "ok      Triton 26.04 has the fixes of CVE-2025-23310 and CVE-2025-23311"),
+    ],
+)
+def test_a_release_with_known_crashes_is_named(release: str | None, line: str) -> None:
+    environment = {} if release is None else {"NVIDIA_TRITON_SERVER_VERSION": release}
+    assert str(check_release(Target.TENSORRT, environment)) == line
+    assert str(check_release(Target.EMBEDDED, environment)).startswith(
+        "skipped known crashes: Triton 24.10 of nvidia-pytriton has some, and pip has no newer one; leave --http off"
+    )
+
+
 def test_ports(tmp_path: Path) -> None:
     taken: set[int] = set()
     for _ in range(3):
         taken.add(free_port("127.0.0.1", taken))
     grpc, http, metrics = sorted(taken)
-    options = ServerOptions(repository=tmp_path, grpc_port=grpc, http_port=http, metrics_port=metrics)
+    options = ServerOptions(repository=tmp_path, grpc_port=grpc, http=True, http_port=http, metrics_port=metrics)
+    assert str(check_ports(replace(options, http=False))) == (
+        f"ok      ports {grpc} (gRPC) and {metrics} (metrics) are free on 127.0.0.1"
+    )
     assert str(check_ports(options)) == (
         f"ok      ports {grpc} (gRPC), {http} (HTTP) and {metrics} (metrics) are free on 127.0.0.1"
     )
@@ -101,9 +128,13 @@ def test_a_store_that_is_there(tmp_path: Path, settings: ServingSettings) -> Non
         f"ok      the state store {folder} will be made by the server"
     )
     assert not folder.exists()
-    folder.mkdir()
+    folder.mkdir(mode=0o700)
     assert str(check_store(stored, StateKind.STORE, settings)) == (
         f"ok      the state store {folder} can be written, 0 users take 0 MiB of 8 MiB"
+    )
+    folder.chmod(0o750)
+    assert str(check_store(stored, StateKind.STORE, settings)) == (
+        f"not ok  the state store {folder} is open to other users (mode 750); run: chmod 700 {folder}"
     )
 
 

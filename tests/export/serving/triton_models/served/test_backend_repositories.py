@@ -92,6 +92,7 @@ def serve_backends(
         options = ServerOptions(
             repository=repository,
             grpc_port=0,
+            http=True,
             http_port=0,
             metrics_port=0,
             environment=StoreOptions(url=StoreUrl.of_folder(folder / "state")).to_environment(),
@@ -155,7 +156,7 @@ def test_a_server_warms_up_from_the_written_files(serve_backends: Serve) -> None
             candidate_keys=[[119, 100, 7]],
         )
         assert answer["scores"] == [[2980, 2999, 2979]]
-        assert answers(server.http_url)
+        assert answers(str(server.http_url))
         client.close()
 
 
@@ -227,7 +228,7 @@ def test_a_call_without_its_session_is_rejected(client: Any) -> None:
 
 def test_a_server_of_sessions_is_healthy(session_server: EmbeddedServer, client: Any) -> None:
     before = executions(client, "hytrec_session_save")
-    assert answers(session_server.http_url)
+    assert answers(str(session_server.http_url))
     give_up = time.monotonic() + 10  # Triton answers first and counts afterwards
     while executions(client, "hytrec_session_save") == before and time.monotonic() < give_up:
         time.sleep(0.01)
