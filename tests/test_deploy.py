@@ -119,7 +119,7 @@ def test_the_service_starts_what_serve_understands() -> None:
     context = get_command(app).commands[command].make_context(command, arguments)  # type: ignore[attr-defined]
     given = {name: context.params[name] for name in ("tls_cert", "tls_key", "token_file", "state")}
     assert all(given.values())
-    assert given["state"].is_relative_to(Path("/var/lib", unit["Service"]["StateDirectory"]))
+    assert given["state"].folder.is_relative_to(Path("/var/lib", unit["Service"]["StateDirectory"]))
     assert not context.params["insecure"]
     assert float(unit["Service"]["TimeoutStopSec"]) > ServerOptions.stop_timeout_s
     assert (unit["Service"]["UMask"], unit["Service"]["Restart"]) == ("0077", "on-failure")

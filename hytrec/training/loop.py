@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -99,12 +100,8 @@ def train(
     device = chosen_device(options.device)
     precision = chosen_precision(options, device)
     known = training(histories, split, behaviors=behaviors)
-    parts = {
-        part: evaluation(
-            histories, part, items=config.items, allow_repeats=allow_repeats, split=split, behaviors=behaviors
-        )
-        for part in Part
-    }
+    predicted = partial(evaluation, items=config.items, allow_repeats=allow_repeats, split=split, behaviors=behaviors)
+    parts = {part: predicted(histories, part) for part in Part}
     validation = parts[Part.VALIDATION]
     _check_enough(histories, training_users(known).size, parts, split, some=bool(behaviors))
     targets = [str(key) for key in behavior_names(vocabulary, behaviors)]

@@ -21,6 +21,7 @@ EXTRAS = {
     for name, lines in PROJECT["optional-dependencies"].items()
 }
 IMPORTS = {
+    "cryptography": "cryptography",
     "grpcio": "grpc",
     "jinja2": "jinja2",
     "matplotlib": "matplotlib",
