@@ -152,6 +152,7 @@ class _Cursor:
     def __init__(self, cursor: Any, connection: apsw.Connection) -> None:
         self._rows = list(cursor)
         self.lastrowid = connection.last_insert_rowid()
+        self.rowcount = connection.changes()
 
     def fetchone(self) -> Any:
         return self._rows[0] if self._rows else None
