@@ -35,6 +35,7 @@ SUITES = (
     "lowering",
     "engines",
     "served",
+    "history",
     "durability",
     "attacks",
     "precision",

@@ -240,7 +240,9 @@ class EmbeddedServer:
         variables = installation.environment(folder) | dict(self._options.environment)
         state = variables.get(URL_VARIABLE)
         if state and (state_folder := StoreUrl.parse(state).folder):
-            variables[URL_VARIABLE] = str(StoreUrl.of_folder(ascii_state_folder(state_folder, folder)))
+            plain_folder = ascii_state_folder(state_folder, folder)
+            if plain_folder != state_folder:
+                variables[URL_VARIABLE] = str(StoreUrl.of_folder(plain_folder))
         return variables
 
     def _choose_ports(self) -> Ports:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, TypeAlias
 
+from hytrec_export.state.snapshot import Buffer
 from hytrec_export.state.store import StoreStat
 
 
@@ -112,11 +113,11 @@ StillOf: TypeAlias = Callable[[int, bytes], bool]
 class SnapshotEngine(Protocol):
     """Snapshots of one model, one for a user. Any of them may vanish at any time."""
 
-    def read_headers(self, user_ids: Sequence[bytes], size: int) -> list[bytes | None]:
+    def read_headers(self, user_ids: Sequence[bytes], size: int) -> list[Buffer | None]:
         """The first `size` bytes of each user's snapshot."""
 
-    def read_many(self, user_ids: Sequence[bytes]) -> list[bytes | None]:
-        """Each user's snapshot."""
+    def read_many(self, user_ids: Sequence[bytes]) -> list[Buffer | None]:
+        """Each user's snapshot; a buffer that can be written is the caller's own."""
 
     def write_many(self, snapshots: Sequence[tuple[bytes, bytes]], still_of: StillOf) -> None:
         """Store a snapshot for each user id; of a user who is not there, or another by now, nothing is stored."""

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 from isal.isal_zlib import crc32
 
@@ -32,6 +32,8 @@ from hytrec_export.state.events import DIGEST_BYTES, KeyTypes, StoredEvents
 CHUNK_EVENTS = 128
 HEAD_VERSION = 1
 INCARNATION_BYTES = DIGEST_BYTES
+_DECODED = 1_024
+"""Heads, and chunks, that are remembered decoded: some 10 MB."""
 _CHECKSUM = struct.Struct("<I")
 _FIXED = struct.Struct(f"<H{INCARNATION_BYTES}sqq{DIGEST_BYTES}s{DIGEST_BYTES}sq")
 
@@ -104,8 +106,12 @@ class Head:
         return _CHECKSUM.pack(crc32(user_id, crc32(body))) + body
 
 
+@lru_cache(maxsize=_DECODED)
 def unpack_head(raw: bytes, user_id: bytes, types: KeyTypes) -> Head | None:
-    """What `Head.pack` wrote for this user; None where the bytes are damaged, or of a newer version."""
+    """What `Head.pack` wrote for this user; None where the bytes are damaged, or of a newer version.
+
+    The last ones are remembered, see `drop_decoded`: a request reads its user's head more than once.
+    """
     if len(raw) < _CHECKSUM.size + _FIXED.size:
         return None
     body = memoryview(raw)[_CHECKSUM.size :]
@@ -152,11 +158,23 @@ class Chunk:
         """The chunk as bytes: the digest, then the events."""
         return self.start_digest + encode_events(self.events)
 
+    @cached_property
+    def end_digest(self) -> bytes:
+        """Of all events up to the last one."""
+        return self.events.digest(self.start_digest)
 
+
+@lru_cache(maxsize=_DECODED)
 def unpack_chunk(raw: bytes, types: KeyTypes) -> Chunk | None:
-    """What `Chunk.pack` wrote; None where the bytes are damaged."""
+    """What `Chunk.pack` wrote; None where the bytes are damaged. The last ones are remembered, as heads are."""
     try:
         events = decode_events(raw[DIGEST_BYTES:], types)
     except DamagedEventsError:
         return None
     return Chunk(start_digest=raw[:DIGEST_BYTES], events=events) if len(events) == CHUNK_EVENTS else None
+
+
+def drop_decoded() -> None:
+    """Drop what is remembered of heads and chunks: a user may have been forgotten."""
+    unpack_head.cache_clear()
+    unpack_chunk.cache_clear()

@@ -46,7 +46,7 @@ class History:
             if chunk is None or (end_digest is not None and chunk.start_digest != end_digest):
                 damaged = True
                 kept.clear()
-            end_digest = None if chunk is None else chunk.events.digest(chunk.start_digest)
+            end_digest = None if chunk is None else chunk.end_digest
             if chunk is not None:
                 kept[number] = chunk
         if kept and end_digest != head.chunk_digest:

@@ -8,6 +8,7 @@ from threading import RLock
 
 from hytrec_export.errors import StoreFullError
 from hytrec_export.state.engine import Burial, ChunksWanted, Decision, StillOf, UserChange, UserRecords
+from hytrec_export.state.snapshot import Buffer
 from hytrec_export.state.store import StoreStat
 
 
@@ -136,11 +137,11 @@ class MemorySnapshots:
     def __init__(self, engine: MemoryEngine) -> None:
         self._engine = engine
 
-    def read_headers(self, user_ids: Sequence[bytes], size: int) -> list[bytes | None]:
+    def read_headers(self, user_ids: Sequence[bytes], size: int) -> list[Buffer | None]:
         """See `SnapshotEngine`."""
         return [None if raw is None else raw[:size] for raw in self.read_many(user_ids)]
 
-    def read_many(self, user_ids: Sequence[bytes]) -> list[bytes | None]:
+    def read_many(self, user_ids: Sequence[bytes]) -> list[Buffer | None]:
         """See `SnapshotEngine`."""
         return [self._engine.snapshots.get(user_id) for user_id in user_ids]
 

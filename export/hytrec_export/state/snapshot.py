@@ -116,10 +116,14 @@ def unpack_header(raw: Buffer) -> SnapshotHeader | None:
 
 
 def unpack_state(raw: Buffer, sizes: Sizes) -> dict[str, NDArray[Any]] | None:
-    """The tensors of a snapshot, copied; None where it is damaged, half written or of another size."""
+    """The tensors of a snapshot, writable; None where it is damaged, half written or of another size.
+
+    They are views of the buffer, or of a copy where it cannot be written.
+    """
     if len(raw) != snapshot_bytes(sizes):
         return None
-    body = np.frombuffer(raw, np.uint8).copy()
+    body = np.frombuffer(raw, np.uint8)
+    body = body if body.flags.writeable else body.copy()
     if crc32(body[_CHECKED_FROM:].data) != _HEADER.unpack_from(raw)[1]:
         return None
     return {

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from hytrec_export.errors import StoreUnavailableError
 from hytrec_export.state.engine import StillOf
+from hytrec_export.state.snapshot import Buffer
 from hytrec_export.state.sqlite_file import SqliteFile
 
 KEPT_MODELS = 2
@@ -154,11 +155,11 @@ class SqliteSnapshots:
                 f"cannot open {paths[len(self._descriptors)]} ({error.strerror}); check the folder's permissions"
             ) from error
 
-    def read_headers(self, user_ids: Sequence[bytes], size: int) -> list[bytes | None]:
+    def read_headers(self, user_ids: Sequence[bytes], size: int) -> list[Buffer | None]:
         """See `SnapshotEngine`."""
         return [None if slot is None else self._pread(size, slot) for slot in self._slots(user_ids)]
 
-    def read_many(self, user_ids: Sequence[bytes]) -> list[bytes | None]:
+    def read_many(self, user_ids: Sequence[bytes]) -> list[Buffer | None]:
         """See `SnapshotEngine`."""
         slots = self._slots(user_ids)
         for slot in slots:
@@ -234,8 +235,10 @@ class SqliteSnapshots:
         connection.execute("DELETE FROM snapshots WHERE model = ? AND slot = ?", (self._model, victim))
         return victim
 
-    def _pread(self, size: int, slot: int) -> bytes:
-        return os.pread(self._descriptors[0], size, slot * self._slot_bytes)
+    def _pread(self, size: int, slot: int) -> bytearray:
+        raw = bytearray(size)
+        found = os.preadv(self._descriptors[0], [raw], slot * self._slot_bytes)
+        return raw if found == size else raw[:found]
 
     def _touch(self, slot: int) -> None:
         now = _USED.pack(int(self._clock()) & 0xFFFFFFFF)

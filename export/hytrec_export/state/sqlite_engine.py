@@ -49,12 +49,14 @@ class SqliteEngine:
 
         It is decided before the transaction, and again only where another process was faster: others wait for less.
         """
-        seen = self.file.look(lambda connection: [self._stored(connection, user_id)[1] for user_id in user_ids])
-        changes = [decide(records) for decide, records in zip(decisions, seen, strict=True)]
+        seen = self.file.look(lambda connection: [self._stored(connection, user_id) for user_id in user_ids])
+        changes = [decide(records) for decide, (_, records) in zip(decisions, seen, strict=True)]
 
         def apply(connection: sqlite3.Connection) -> bool:
             dropped = False
-            for user_id, decide, before, decided in zip(user_ids, decisions, seen, changes, strict=True):
+            for user_id, decide, (row_before, before), decided in zip(user_ids, decisions, seen, changes, strict=True):
+                if decided and _replaced(connection, row_before, before, decided):
+                    continue
                 row, records = self._stored(connection, user_id)
                 change = decided if records == before else decide(records)
                 if change:
@@ -171,10 +173,7 @@ class SqliteEngine:
             if change.fresh:
                 self._drop(connection, row)
             connection.execute("UPDATE users SET head = ? WHERE id = ?", (change.head, row))
-        if change.keep_from:
-            connection.execute("DELETE FROM chunks WHERE user = ? AND number < ?", (row, change.keep_from))
-        for number, record in change.closed.items():
-            connection.execute("INSERT OR REPLACE INTO chunks VALUES (?, ?, ?)", (row, number, record))
+        _store_chunks(connection, row, change)
 
     def _drop(self, connection: sqlite3.Connection, row: int) -> None:
         """Delete a user's chunks and snapshots."""
@@ -187,3 +186,21 @@ class SqliteEngine:
     def _hash(self, user_id: bytes) -> bytes:
         """Stands for a user who was forgotten; without the store's salt it says nothing."""
         return hashed(self._salt, user_id)
+
+
+def _replaced(connection: sqlite3.Connection, row: int | None, before: UserRecords, change: UserChange) -> bool:
+    """Store a change of a user's head if it is still the one that was seen: most appends, by one statement."""
+    if row is None or change.fresh:
+        return False
+    update = "UPDATE users SET head = ? WHERE id = ? AND head = ?"
+    if not connection.execute(update, (change.head, row, before.head)).rowcount:
+        return False
+    _store_chunks(connection, row, change)
+    return True
+
+
+def _store_chunks(connection: sqlite3.Connection, row: int | None, change: UserChange) -> None:
+    if change.keep_from:
+        connection.execute("DELETE FROM chunks WHERE user = ? AND number < ?", (row, change.keep_from))
+    for number, record in change.closed.items():
+        connection.execute("INSERT OR REPLACE INTO chunks VALUES (?, ?, ?)", (row, number, record))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -12,13 +13,14 @@ from hytrec.contract import Sizes
 from hytrec_export.errors import StateStoreError
 from hytrec_export.state.engine import SnapshotEngine, UserRecords
 from hytrec_export.state.events import DIGEST_BYTES, KeyTypes
-from hytrec_export.state.head import unpack_head
+from hytrec_export.state.head import drop_decoded, unpack_head
 from hytrec_export.state.histories import HistoryStore
 from hytrec_export.state.history import History
 from hytrec_export.state.reading import ReadPlan
 from hytrec_export.state.recent import RecentState, RecentStates
 from hytrec_export.state.snapshot import (
     HEADER_BYTES,
+    Buffer,
     SnapshotHeader,
     pack_snapshot,
     unpack_header,
@@ -34,15 +36,17 @@ from hytrec_export.state.store import (
     WriteResult,
 )
 
+_DECODED_LIFE_S = 30.0
 _LOG = logging.getLogger(__name__)
 
 
 class _Source(NamedTuple):
-    """Where a user's state may come from: a header, its tensors if they are at hand, and events of the stored one."""
+    """Where a user's state may come from: a header, its tensors or bytes if at hand, and events of the stored one."""
 
     header: SnapshotHeader | None
     state: dict[str, NDArray[Any]] | None
     kept: int | None
+    raw: Buffer | None = None
 
 
 class StateStore:
@@ -70,6 +74,7 @@ class StateStore:
         self.types: KeyTypes = histories.rules.types
         self._snapshots = snapshots
         self._recent = RecentStates(recent)
+        self._decoded_until = 0.0
         self._rules = histories.rules
         self._sizes = sizes
         self._fingerprint = fingerprint
@@ -99,9 +104,17 @@ class StateStore:
         return [_Source(one.header, one.state, one.kept) if one else None for one in recent]
 
     def _stored_states(self, reads: Sequence[UserRead]) -> list[_Source | None]:
-        raws = self._snapshots.read_headers([read.user_id for read in reads], HEADER_BYTES)
-        headers = [self._header(raw) for raw in raws]
-        return [_Source(header, None, None) if header else None for header in headers]
+        """The whole snapshot of a user whose state is needed in any case, and else the header alone."""
+        whole = [read.user_id for read in reads if not read.append_only]
+        heads = [read.user_id for read in reads if read.append_only]
+        raws = iter(self._snapshots.read_many(whole) if whole else [])
+        starts = iter(self._snapshots.read_headers(heads, HEADER_BYTES) if heads else [])
+        sources: list[_Source | None] = []
+        for read in reads:
+            raw = next(starts if read.append_only else raws)
+            header = self._header(raw)
+            sources.append(_Source(header, None, None, None if read.append_only else raw) if header else None)
+        return sources
 
     def _no_states(self, reads: Sequence[UserRead]) -> list[_Source | None]:
         return [_Source(None, None, None) for _ in reads]
@@ -125,13 +138,17 @@ class StateStore:
             for read, source in zip(reads, sources, strict=True)
         ]
         records = self.histories.engine.read_many(user_ids, lambda position, raw: plans[position].chunks(raw))
-        wanted = [place for place, plan in enumerate(plans) if plan.complete and plan.header and plan.state is None]
-        raws = self._snapshots.read_many([user_ids[position] for position in wanted]) if wanted else []
-        snapshots = dict(zip(wanted, raws, strict=True))
-        return [
-            self._user(plan, record, snapshots.get(position))
-            for position, (plan, record) in enumerate(zip(plans, records, strict=True))
+        snapshots = [source.raw for source in sources]
+        wanted = [
+            position
+            for position, plan in enumerate(plans)
+            if plan.complete and plan.header and plan.state is None and snapshots[position] is None
         ]
+        if wanted:
+            raws = self._snapshots.read_many([user_ids[position] for position in wanted])
+            for position, raw in zip(wanted, raws, strict=True):
+                snapshots[position] = raw
+        return [self._user(*found) for found in zip(plans, records, snapshots, strict=True)]
 
     def history(self, user_id: bytes) -> History | None:
         """Everything stored of a user's history; None where there is no usable head."""
@@ -150,6 +167,9 @@ class StateStore:
     def drop_old_states(self) -> None:
         """Drop what has been at hand for a minute: the user may have been forgotten by another process."""
         self._recent.drop_old()
+        if time.monotonic() >= self._decoded_until:
+            self._decoded_until = time.monotonic() + _DECODED_LIFE_S
+            drop_decoded()
 
     def write_snapshots(self, snapshots: Sequence[NewSnapshot]) -> int:
         """Keep states; how many failed. They are a cache: a failure is logged and costs time, nothing else.
@@ -177,6 +197,7 @@ class StateStore:
     def forget(self, user_id: bytes) -> bool:
         """See `HistoryStore.forget`; states go too."""
         self._recent.drop(user_id)
+        drop_decoded()
         return self.histories.forget(user_id)
 
     def users(self) -> Iterator[UserSummary]:
@@ -199,11 +220,11 @@ class StateStore:
             fingerprint=self._fingerprint,
         )
 
-    def _header(self, raw: bytes | None) -> SnapshotHeader | None:
+    def _header(self, raw: Buffer | None) -> SnapshotHeader | None:
         header = None if raw is None else unpack_header(raw)
         return header if header and header.fingerprint == self._fingerprint else None
 
-    def _user(self, plan: ReadPlan, records: UserRecords, snapshot: bytes | None) -> StoredUser | None:
+    def _user(self, plan: ReadPlan, records: UserRecords, snapshot: Buffer | None) -> StoredUser | None:
         absent = plan.absent(records)
         if absent or not plan.complete:
             return absent or plan.partial()

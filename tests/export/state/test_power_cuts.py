@@ -7,6 +7,7 @@ what was not synced then may be on the disk or not, in any order, and torn at 51
 from __future__ import annotations
 
 import random
+import shutil
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,6 +25,7 @@ from hytrec_export.state.store import Outcome
 
 SECTOR_BYTES = 512
 CUTS = 250
+LONG_CUTS = 1_000
 USERS = 3
 
 
@@ -152,6 +154,7 @@ class _Cursor:
     def __init__(self, cursor: Any, connection: apsw.Connection) -> None:
         self._rows = list(cursor)
         self.lastrowid = connection.last_insert_rowid()
+        self.rowcount = connection.changes()
 
     def fetchone(self) -> Any:
         return self._rows[0] if self._rows else None
@@ -181,9 +184,12 @@ def recording(monkeypatch: pytest.MonkeyPatch, name: str) -> Iterator[Disk]:
     vfs.unregister()
 
 
+@pytest.mark.parametrize("cuts", [CUTS, pytest.param(LONG_CUTS, marks=[pytest.mark.long, pytest.mark.timeout(1800)])])
 @pytest.mark.parametrize("durability", list(Durability))
-def test_power_cuts(tmp_path: Path, kit: Any, monkeypatch: pytest.MonkeyPatch, durability: Durability) -> None:
-    rng = random.Random(7)
+def test_power_cuts(
+    tmp_path: Path, kit: Any, monkeypatch: pytest.MonkeyPatch, durability: Durability, cuts: int
+) -> None:
+    rng = random.Random(7 + cuts)
     written = tmp_path / "written"
     acknowledged: list[tuple[int, bytes, int]] = []
     with (
@@ -202,7 +208,7 @@ def test_power_cuts(tmp_path: Path, kit: Any, monkeypatch: pytest.MonkeyPatch, d
         settings = (written / "store.json").read_bytes()
     assert len(disk.operations) - begun > 200
     lost = 0
-    for cut in range(CUTS):
+    for cut in range(cuts):
         moment = rng.randrange(begun, len(disk.operations) + 1)
         folder = tmp_path / f"cut-{cut}"
         folder.mkdir()
@@ -222,4 +228,5 @@ def test_power_cuts(tmp_path: Path, kit: Any, monkeypatch: pytest.MonkeyPatch, d
                 assert times == [*range(user.event_count)]
                 assert history is None or not history.damaged
             kit.fed(store, b"user-0", 1)
-    assert lost == 0 if durability is Durability.POWER else 0 < lost < CUTS * USERS
+        shutil.rmtree(folder)
+    assert lost == 0 if durability is Durability.POWER else 0 < lost < cuts * USERS

@@ -33,7 +33,7 @@ def store(request: pytest.FixtureRequest, tmp_path: Path, kit: Any) -> Iterator[
 def snapshot_of(store: StateStore, user_id: bytes) -> bytes:
     (raw,) = store._snapshots.read_many([user_id])
     assert raw is not None
-    return raw
+    return bytes(raw)
 
 
 def put(store: StateStore, user_id: bytes, raw: bytes) -> None:
