@@ -22,7 +22,7 @@ from hytrec_export.server.options import ServerOptions
 from hytrec_export.server.ports import address_of
 from hytrec_export.server.process import describe_exit
 from hytrec_export.server.restarts import RestartPolicy
-from hytrec_export.server.served_repository import check_files, check_target
+from hytrec_export.server.served_repository import check_files, check_target, described_build
 from hytrec_export.state.options import PATH_VARIABLE
 
 CHECKED_FILE = "repository.json"
@@ -66,6 +66,7 @@ def run_until_stopped(options: ServerOptions, *, announce: Callable[[EmbeddedSer
     check_files(options.repository, Path(state) / CHECKED_FILE if state else None)
     stderr = Console(stderr=True, highlight=False)
     server = EmbeddedServer(options)
+    server.record.info = described_build(options.repository)
     with _stop_signals() as signals, _removed_at_end(options.admin_key_file):
         try:
             _serve(server, options, announce, signals, stderr)
