@@ -82,7 +82,7 @@ def test_it_serves_until_sigterm_and_keeps_the_state(command: Run) -> None:
         receipt = client.append("ada", Events([1000, 1001], [10, 20]))
         assert receipt.event_count == 2
     expected = {
-        'hytrec_requests_total{code="OK",endpoint="hytrec_append"} 1',
+        'hytrec_requests_total{endpoint="hytrec_append",code="OK"} 1',
         'hytrec_applied_events_total{endpoint="hytrec_append"} 2',
         'hytrec_states_total{status="new"} 1',
         'hytrec_request_duration_seconds_count{endpoint="hytrec_append"} 1',

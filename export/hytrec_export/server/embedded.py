@@ -24,7 +24,7 @@ from hytrec_export.server.readiness import failure_of, read_index, responds_read
 from hytrec_export.server.served_repository import check_models
 from hytrec_export.server.stale_resources import ServerLease, remove_stale_resources
 from hytrec_export.server.stub_processes import has_ended, python_models
-from hytrec_export.settings import CALL_KEY_VARIABLE
+from hytrec_export.settings import CALL_KEY_VARIABLE, METRICS_FOLDER_VARIABLE
 from hytrec_export.state.options import PATH_VARIABLE
 
 PartT = TypeVar("PartT")
@@ -101,7 +101,11 @@ class EmbeddedServer:
         if self._metrics is None:
             listener = self._ports.metrics
             self._metrics = MetricsEndpoint(
-                address_of(listener.host), listener.port, record=self.record, triton=self._triton_metrics
+                address_of(listener.host),
+                listener.port,
+                record=self.record,
+                triton=self._triton_metrics,
+                models=self._models_folder,
             )
         with lease.handed_over() as lock_file:
             self._process = ServerProcess(
@@ -240,7 +244,8 @@ class EmbeddedServer:
         return self._log.tail(lines) if self._log else ""
 
     def _environment(self, installation: Installation, folder: Path) -> Mapping[str, str]:
-        variables = installation.environment(folder) | {CALL_KEY_VARIABLE: new_key()} | dict(self._options.environment)
+        variables = installation.environment(folder) | dict(self._options.environment)
+        variables |= {CALL_KEY_VARIABLE: new_key(), METRICS_FOLDER_VARIABLE: str(folder)}
         if state := variables.get(PATH_VARIABLE):
             variables[PATH_VARIABLE] = str(ascii_state_folder(Path(state), folder))
         return variables
@@ -261,6 +266,11 @@ class EmbeddedServer:
         """Called by the thread of the metrics endpoint."""
         lease = self._lease
         return None if lease is None else lease.folder / METRICS_SOCKET
+
+    def _models_folder(self) -> Path | None:
+        """As `_triton_metrics`."""
+        lease = self._lease
+        return None if lease is None else lease.folder
 
     def _close_metrics(self) -> None:
         if self._metrics is not None:

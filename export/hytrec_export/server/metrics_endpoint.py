@@ -19,6 +19,7 @@ from typing import Any
 
 from hytrec_export.errors import ServerError
 from hytrec_export.local_http import HttpAddress, request
+from hytrec_export.server.model_metrics import model_metrics_text
 
 PATH = "/metrics"
 MAX_CONNECTIONS = 16
@@ -121,16 +122,26 @@ class MetricsEndpoint:
         host: IPv4 address to listen on.
         record: of the server.
         triton: asked at every scrape for the address of tritonserver's own metrics; None while it does not run.
+        models: the same of the folder where its python models leave theirs.
 
     Raises:
         ServerError: the port cannot be listened on.
     """
 
-    def __init__(self, host: str, port: int, *, record: ServerRecord, triton: Callable[[], HttpAddress | None]) -> None:
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        *,
+        record: ServerRecord,
+        triton: Callable[[], HttpAddress | None],
+        models: Callable[[], Path | None] = lambda: None,
+    ) -> None:
         def page() -> bytes:
             address = triton()
             reply = None if address is None else request(address, "GET", PATH)
-            own = record.text().encode()
+            folder = models()
+            own = ((model_metrics_text(folder) if folder else "") + record.text()).encode()
             return reply[1] + own if reply is not None and reply[0] == http.HTTPStatus.OK else own
 
         try:

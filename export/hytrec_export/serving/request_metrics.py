@@ -1,14 +1,16 @@
-"""What an operator asks of the requests of a fused model, added up between two publications. No user ids."""
+"""What an operator asks of the requests of a fused model. No user ids."""
 
 from __future__ import annotations
 
 import time
-from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from enum import StrEnum
+from itertools import accumulate
 from threading import Lock
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from hytrec.contract import StateStatus
 from hytrec.signature import APPLIED, STATE_STATUS, TIMES
@@ -67,18 +69,12 @@ FAMILIES = (REQUESTS, APPLIED_EVENTS, STATES, REQUEST_SECONDS, STEP_SECONDS, BAT
 
 Series: TypeAlias = tuple[Family, tuple[str, ...]]
 """A metric and the values of its labels."""
-
-
-@dataclass(kw_only=True)
-class Amounts:
-    """What was added since the last publication."""
-
-    counts: Counter[Series] = field(default_factory=Counter)
-    observed: defaultdict[Series, list[float]] = field(default_factory=lambda: defaultdict(list))
+Sample: TypeAlias = tuple[str, dict[str, str], float]
+"""Suffix of the metric's name, labels, value."""
 
 
 class RequestMetrics:
-    """Adds up what happened to requests. Safe to share between threads.
+    """Adds up what happened to requests since the process began. Safe to share between threads.
 
     Args:
         clock: seconds.
@@ -87,13 +83,33 @@ class RequestMetrics:
     def __init__(self, *, clock: Callable[[], float] = time.perf_counter) -> None:
         self._clock = clock
         self._lock = Lock()
-        self._amounts = Amounts()
+        self._counts: Counter[Series] = Counter()
+        self._observed: dict[Series, _Histogram] = {}
 
-    def take(self) -> Amounts:
-        """What was added since it was taken last."""
+    def described(self) -> list[dict[str, Any]]:
+        """Every family with name, help, type and samples: suffix of the name, labels, value; as JSON takes it."""
+        samples: dict[str, list[Sample]] = {family.name: [] for family in FAMILIES}
         with self._lock:
-            taken, self._amounts = self._amounts, Amounts()
-        return taken
+            for (family, values), count in self._counts.items():
+                samples[family.name].append(("", dict(zip(family.labels, map(str, values), strict=True)), count))
+            for (family, values), histogram in self._observed.items():
+                labels = dict(zip(family.labels, map(str, values), strict=True))
+                samples[family.name] += histogram.samples(labels)
+        return [
+            {
+                "name": family.name,
+                "help": family.help,
+                "type": "histogram" if family.buckets else "counter",
+                "samples": samples[family.name],
+            }
+            for family in FAMILIES
+        ]
+
+    def _observe(self, family: Family, values: tuple[str, ...], value: float) -> None:
+        series = family, values
+        if series not in self._observed:
+            self._observed[series] = _Histogram(family.buckets)
+        self._observed[series].add(value)
 
     def timing(self, name: str, step: RunStep) -> RunStep:
         """A step whose time is observed."""
@@ -105,7 +121,7 @@ class RequestMetrics:
             finally:
                 seconds = self._clock() - start
                 with self._lock:
-                    self._amounts.observed[STEP_SECONDS, (name,)].append(seconds)
+                    self._observe(STEP_SECONDS, (name,), seconds)
 
         return run
 
@@ -117,7 +133,7 @@ class RequestMetrics:
             results = run(batch)
             seconds = self._clock() - start
             with self._lock:
-                self._amounts.observed[BATCH_SIZE, ()].append(float(len(batch)))
+                self._observe(BATCH_SIZE, (), len(batch))
                 for request, result in zip(batch, results, strict=True):
                     self._add(request, result, seconds)
             return results
@@ -127,14 +143,34 @@ class RequestMetrics:
     def _add(self, request: PipelineRequest, result: StepResult, seconds: float) -> None:
         if isinstance(result, ReplayNeededError):
             return
-        endpoint, counts = (request.endpoint.name,), self._amounts.counts
+        endpoint, counts = (request.endpoint.name,), self._counts
         counts[REQUESTS, (*endpoint, code_of(result))] += 1
-        self._amounts.observed[REQUEST_SECONDS, endpoint].append(seconds)
+        self._observe(REQUEST_SECONDS, endpoint, seconds)
         if isinstance(result, Exception):
             return
         counts[STATES, (StateStatus(int(result[STATE_STATUS.name].item())).label,)] += 1
         if result[APPLIED.name].item():
             counts[APPLIED_EVENTS, endpoint] += request.inputs[TIMES.name].size
+
+
+class _Histogram:
+    """How many values lie at or below each bound, and their sum."""
+
+    def __init__(self, bounds: tuple[float, ...]) -> None:
+        self._bounds = bounds
+        self._counts = [0] * (len(bounds) + 1)
+        self._sum = 0.0
+
+    def add(self, value: float) -> None:
+        self._counts[bisect_left(self._bounds, value)] += 1
+        self._sum += value
+
+    def samples(self, labels: dict[str, str]) -> Iterator[Sample]:
+        ends = [*(f"{bound:g}" for bound in self._bounds), "+Inf"]
+        for end, count in zip(ends, accumulate(self._counts), strict=True):
+            yield "_bucket", labels | {"le": end}, count
+        yield "_sum", labels, self._sum
+        yield "_count", labels, sum(self._counts)
 
 
 def code_of(result: StepResult) -> Code:

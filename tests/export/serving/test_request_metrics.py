@@ -21,7 +21,7 @@ from hytrec_export.serving.request_metrics import (
     REQUESTS,
     STATES,
     STEP_SECONDS,
-    Code,
+    Family,
     RequestMetrics,
 )
 
@@ -34,6 +34,12 @@ def metrics() -> RequestMetrics:
 
 def request(endpoint: Ensemble, events: int) -> PipelineRequest:
     return PipelineRequest(endpoint=endpoint, inputs={TIMES.name: np.ones((1, events), np.int64)} if events else {})
+
+
+def values(metrics: RequestMetrics, family: Family, suffix: str = "") -> list[tuple[dict[str, str], float]]:
+    """Labels and values of a family's samples."""
+    (described,) = (one for one in metrics.described() if one["name"] == family.name)
+    return [(labels, value) for end, labels, value in described["samples"] if end == suffix]
 
 
 def success(*, applied: bool, status: int = 1) -> StepResult:
@@ -52,32 +58,39 @@ def test_requests_by_endpoint_and_code(metrics: RequestMetrics) -> None:
         ValueError("a bug"),
     ]
     assert metrics.counting(lambda _: results)(batch) is results
-    amounts = metrics.take()
-    assert dict(amounts.counts) == {
-        (REQUESTS, (APPEND.name, Code.OK)): 2,
-        (REQUESTS, (RANK.name, Code.OK)): 1,
-        (REQUESTS, (RANK.name, Code.INVALID_ARGUMENT)): 1,
-        (REQUESTS, (RANK.name, Code.UNAVAILABLE)): 1,
-        (REQUESTS, (RANK.name, Code.INTERNAL)): 2,
-        (STATES, ("new",)): 1,
-        (STATES, ("found",)): 1,
-        (STATES, ("rebuilt",)): 1,
-        (APPLIED_EVENTS, (APPEND.name,)): 3,
-    }
-    assert dict(amounts.observed) == {
-        (BATCH_SIZE, ()): [7.0],
-        (REQUEST_SECONDS, (APPEND.name,)): [0.5] * 2,
-        (REQUEST_SECONDS, (RANK.name,)): [0.5] * 5,
-    }
-    assert not metrics.take().counts
+    rank, append = {"endpoint": RANK.name}, {"endpoint": APPEND.name}
+    assert sorted(values(metrics, REQUESTS), key=str) == sorted(
+        [
+            (append | {"code": "OK"}, 2),
+            (rank | {"code": "OK"}, 1),
+            (rank | {"code": "INVALID_ARGUMENT"}, 1),
+            (rank | {"code": "UNAVAILABLE"}, 1),
+            (rank | {"code": "INTERNAL"}, 2),
+        ],
+        key=str,
+    )
+    assert values(metrics, STATES) == [({"status": name}, 1) for name in ("new", "found", "rebuilt")]
+    assert values(metrics, APPLIED_EVENTS) == [(append, 3)]
+    assert values(metrics, REQUEST_SECONDS, "_count") == [(append, 2), (rank, 5)]
+    assert values(metrics, REQUEST_SECONDS, "_sum") == [(append, 1.0), (rank, 2.5)]
+    buckets = {"1": 0, "2": 0, "4": 0, "8": 1, "16": 1, "32": 1, "64": 1, "+Inf": 1}
+    assert values(metrics, BATCH_SIZE, "_bucket") == [({"le": end}, count) for end, count in buckets.items()]
+
+
+def test_a_histogram_counts_what_is_at_or_below_each_bound(metrics: RequestMetrics) -> None:
+    for size in (1, 2, 2, 3, 100):
+        metrics.counting(lambda batch: [ReplayNeededError()] * len(batch))([request(RANK, 1)] * size)
+    counts = [count for _, count in values(metrics, BATCH_SIZE, "_bucket")]
+    assert counts == [1, 3, 4, 4, 4, 4, 4, 5]
+    assert values(metrics, BATCH_SIZE, "_sum") == [({}, 108)]
+    assert values(metrics, BATCH_SIZE, "_count") == [({}, 5)]
 
 
 def test_a_request_that_runs_again_is_counted_when_it_ends(metrics: RequestMetrics) -> None:
-    again: list[StepResult] = [ReplayNeededError()]
-    metrics.counting(lambda _: again)([request(RANK, 1)])
-    assert not metrics.take().counts
+    metrics.counting(lambda _: [ReplayNeededError()])([request(RANK, 1)])
+    assert values(metrics, REQUESTS) == []
     metrics.counting(lambda _: [success(applied=True)])([request(RANK, 1)])
-    assert metrics.take().counts[REQUESTS, (RANK.name, Code.OK)] == 1
+    assert values(metrics, REQUESTS) == [({"endpoint": RANK.name, "code": "OK"}, 1)]
 
 
 def test_steps_are_timed_though_they_fail(metrics: RequestMetrics) -> None:
@@ -90,7 +103,7 @@ def test_steps_are_timed_though_they_fail(metrics: RequestMetrics) -> None:
     assert timed([{}]) == []
     with pytest.raises(ValueError, match="nothing"):
         timed([])
-    assert metrics.take().observed == {(STEP_SECONDS, (ENCODER.name,)): [0.5, 0.5]}
+    assert values(metrics, STEP_SECONDS, "_sum") == [({"step": ENCODER.name}, 1.0)]
 
 
 def test_names_follow_prometheus_and_name_no_user() -> None:

@@ -13,12 +13,12 @@ from hytrec_export.serving.counters import LOAD_COUNTERS, SAVE_COUNTERS
 from hytrec_export.serving.fused_pipeline import FusedPipeline, PipelineRequest, endpoint_of
 from hytrec_export.serving.lengths import Lengths
 from hytrec_export.serving.load_step import LoadStep
+from hytrec_export.serving.metrics_file import MetricsFile
 from hytrec_export.serving.peer_activity import PeerActivity
 from hytrec_export.serving.request_metrics import RequestMetrics
 from hytrec_export.serving.save_step import SaveStep
 from hytrec_export.serving.triton_models.long_request_queue import LongRequestQueue, is_long
 from hytrec_export.serving.triton_models.metrics import TritonCounters
-from hytrec_export.serving.triton_models.publisher import Publisher
 from hytrec_export.serving.triton_models.responses import tensors_of
 from hytrec_export.serving.triton_models.startup import (
     open_graph,
@@ -57,7 +57,7 @@ class TritonPythonModel(StepModel):
             counters=TritonCounters(model=STATE_SAVE, counters=SAVE_COUNTERS),
         )
         metrics = RequestMetrics()
-        opened.callback(Publisher(metrics).close)
+        opened.callback(MetricsFile(metrics).close)
         short, long = (
             metrics.counting(
                 FusedPipeline(

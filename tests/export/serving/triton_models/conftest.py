@@ -200,32 +200,24 @@ class FakeLogger:
     log_warn = log_error
 
 
-class FakeMetric:
-    """A metric; a histogram's value is how much was observed."""
-
-    def __init__(self, name: str, published: dict[str, float]) -> None:
-        self._name, self._published = name, published
-        published[name] = 0
-
-    def increment(self, value: float) -> None:
-        self._published[self._name] += value
-
-    observe = increment
-
-
 class FakeFamily:
-    """pb_utils.MetricFamily; `published` holds every value by name."""
+    """pb_utils.MetricFamily and its metric; `published` holds every value by name."""
 
-    COUNTER, HISTOGRAM = "counter", "histogram"
+    COUNTER = "counter"
     published: dict[str, float] = {}  # noqa: RUF012  one registry for all
 
     def __init__(self, name: str, description: str, kind: str) -> None:
         assert description
-        self._name, self._kind = name, kind
+        assert kind == self.COUNTER
+        self._name = name
 
-    def Metric(self, labels: dict[str, str], buckets: list[float] | None = None) -> FakeMetric:  # noqa: N802
-        assert (buckets is not None) == (self._kind == self.HISTOGRAM)
-        return FakeMetric(self._name + str(labels), self.published)
+    def Metric(self, labels: dict[str, str]) -> FakeFamily:  # noqa: N802  Triton's name
+        self._name += str(labels)
+        self.published[self._name] = 0
+        return self
+
+    def increment(self, value: float) -> None:
+        self.published[self._name] += value
 
 
 class FakeModelError(Exception):
