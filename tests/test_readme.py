@@ -22,6 +22,7 @@ from hytrec_benchmarks.quality.report import markdown_page
 from hytrec_export.cli.app import app
 from hytrec_export.server.metrics_endpoint import ServerRecord
 from hytrec_export.serving.counters import ServerCounter
+from hytrec_export.serving.request_metrics import FAMILIES
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -62,9 +63,12 @@ def test_the_states_are_those_of_the_contract() -> None:
 
 
 def test_the_metrics_are_those_of_the_server() -> None:
-    listed = set(re.findall(r"`(hytrec_(?:\w+_total|server_\w+))`", README))
-    own = set(re.findall(r"^# TYPE (\w+) ", ServerRecord().text(), re.MULTILINE))
-    assert listed == {counter.value for counter in ServerCounter} | own
+    record = ServerRecord(ROOT)
+    record.info = {"version": "1"}
+    own = set(re.findall(r"^# TYPE (\w+) ", record.text(), re.MULTILINE))
+    listed = set(re.findall(r"^\| (`hytrec_.+?`) \|", README, re.MULTILINE))
+    names = {name for cell in listed for name in re.findall(r"`(hytrec_\w+)`", cell)}
+    assert names == {counter.value for counter in ServerCounter} | own | {family.name for family in FAMILIES}
 
 
 def test_the_quality_table_is_the_reports() -> None:

@@ -18,6 +18,10 @@ if TYPE_CHECKING:  # numpy: --help is not to wait for it
 
 FILE_NAME = "serving.json"
 VOCABULARY_FILE = "vocabulary.npz"
+CALL_KEY_VARIABLE = "HYTREC_CALL_CONTEXT_KEY"
+"""Environment variable of the server: hex digits of the key that signs call contexts, made anew at each start."""
+METRICS_FOLDER_VARIABLE = "HYTREC_METRICS_FOLDER"
+"""Environment variable of the server: the folder where its python models leave their metrics."""
 FORMAT_VERSION = 1
 _ELEMENT_BYTES = {
     DType.FLOAT32: 4,

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from hytrec_benchmarks.faults.bad_neighbors import good_beside_bad
+from hytrec_benchmarks.faults.fuzzing import fuzz_grpc, fuzz_http
 from hytrec_benchmarks.faults.killer_requests import (
     HTTP_KILLERS,
     Killer,
@@ -17,6 +18,7 @@ from hytrec_benchmarks.faults.killer_requests import (
     send_bytes,
     send_grpc,
 )
+from hytrec_benchmarks.fixtures.serving import server_options
 from hytrec_clients import Credentials, Events, HytrecClient
 from hytrec_export.server import EmbeddedServer, ServerOptions
 from hytrec_export.server.access import AccessOptions
@@ -58,6 +60,19 @@ def test_no_kind_ends_the_server(serve: Any, built: Any) -> None:
         }
         assert client.append("ada", Events([1001], [20]), expected_event_count=1).event_count == 2
         assert (server.pid, server.dead_models()) == (pid, [])
+
+
+def test_mutated_requests_do_not_end_the_server(built: Any, tmp_path: Any) -> None:
+    stored = StoreOptions(path=tmp_path / "state")
+    with EmbeddedServer(server_options(built.repository, stored, http=True)) as server:
+        pid = server.pid
+        codes = fuzz_grpc(server.grpc_url, requests=2_000, seed=16)
+        statuses = fuzz_http(str(server.http_url).removeprefix("http://"), requests=400, seed=16)
+        assert not ended(server, pid), server.log_tail()
+        assert (codes.total(), statuses.total()) == (2_000, 400)
+        assert min(codes["OK"], codes["INVALID_ARGUMENT"], statuses["200"], statuses["400"]) > 10
+        with HytrecClient(server.grpc_url) as client:
+            assert client.append("ada", Events([1000], [10])).event_count == 1
 
 
 def test_good_requests_do_not_pay_for_malformed_ones_in_their_batches(serve: Any, built: Any) -> None:

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -53,10 +54,18 @@ def command(built: Any, serve_command: Run, tmp_path: Path) -> Run:
     return lambda *options: serve_command(str(built.repository), "--state", str(tmp_path / "state"), *options)
 
 
-def grpc_url(process: "subprocess.Popen[str]") -> str:
+def endpoints(process: "subprocess.Popen[str]") -> dict[str, str]:
     assert process.stdout
-    endpoints = dict(process.stdout.readline().split() for _ in range(2))
-    return str(endpoints["gRPC"])
+    return dict(process.stdout.readline().split() for _ in range(2))
+
+
+def grpc_url(process: "subprocess.Popen[str]") -> str:
+    return endpoints(process)["gRPC"]
+
+
+def metric_lines(url: str) -> set[str]:
+    with urllib.request.urlopen(url) as page:  # noqa: S310
+        return set(page.read().decode().splitlines())
 
 
 def processes_of(process: "subprocess.Popen[str]") -> dict[int, str]:
@@ -68,8 +77,25 @@ def processes_of(process: "subprocess.Popen[str]") -> dict[int, str]:
 
 def test_it_serves_until_sigterm_and_keeps_the_state(command: Run) -> None:
     first = command(*ANY_PORTS)
-    with HytrecClient(grpc_url(first)) as client:
-        assert client.append("ada", Events([1000, 1001], [10, 20])).event_count == 2
+    urls = endpoints(first)
+    with HytrecClient(urls["gRPC"]) as client:
+        receipt = client.append("ada", Events([1000, 1001], [10, 20]))
+        assert receipt.event_count == 2
+    expected = {
+        'hytrec_requests_total{endpoint="hytrec_append",code="OK"} 1',
+        'hytrec_applied_events_total{endpoint="hytrec_append"} 2',
+        'hytrec_states_total{status="new"} 1',
+        'hytrec_request_duration_seconds_count{endpoint="hytrec_append"} 1',
+        'hytrec_step_duration_seconds_count{step="hytrec_state_save"} 1',
+        "hytrec_server_up 1",
+    }
+    while not expected <= (lines := metric_lines(urls["metrics"])):  # published once a second
+        time.sleep(0.1)
+    (info,) = (line for line in lines if line.startswith("hytrec_build_info{"))
+    assert f'model_fingerprint="{receipt.model_fingerprint}"' in info
+    assert 'target="embedded"' in info
+    assert any(line.startswith('hytrec_state_bytes{file="users.sqlite3"} ') for line in lines)
+    assert not [line for line in lines if "ada" in line]
     processes = processes_of(first)
     assert sorted(processes.values()) == ["hytrec_forget", "hytrec_fused", "hytrec_fused", "tritonserver"]
     first.send_signal(signal.SIGTERM)

@@ -22,6 +22,7 @@ EXTRAS = {
 }
 IMPORTS = {
     "cryptography": "cryptography",
+    "grafana-foundation-sdk": "grafana_foundation_sdk",
     "grpcio": "grpc",
     "jinja2": "jinja2",
     "matplotlib": "matplotlib",
@@ -70,6 +71,8 @@ def test_every_optional_package_may_be_missing(module: str) -> None:
         ("hytrec-export build run", "export"),
         ("hytrec-export serve .", "embedded"),
         ("hytrec-export loadtest", "loadtest"),
+        ("hytrec-export certs folder", "embedded"),
+        ("hytrec-export dashboards folder", "dashboards"),
         ("hytrec-client ready", "client"),
     ],
 )

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from hytrec_benchmarks.faults.bad_neighbors import good_beside_bad
+from hytrec_benchmarks.faults.fuzzing import fuzz_grpc, fuzz_http
 from hytrec_benchmarks.faults.killer_requests import HTTP_KILLERS, grpc_killers, send_bytes, send_grpc
 from hytrec_benchmarks.faults.outsiders import call_everything
 from hytrec_benchmarks.fixtures.bounds import Figure
@@ -31,6 +32,8 @@ from hytrec_export.server.certificates import CertificateFiles, write_certificat
 from hytrec_export.state.options import StoreOptions
 from hytrec_export.state.url import StoreUrl
 
+MUTATED, QUICK_MUTATED = (100_000, 20_000), (400, 40)
+"""gRPC and HTTP."""
 GOOD_REQUESTS, QUICK_GOOD_REQUESTS = 10_000, 200
 PAIRED_REQUESTS, QUICK_PAIRED_REQUESTS = 2_000, 50
 KILLS, QUICK_KILLS = 10, 1
@@ -45,6 +48,9 @@ def measure(context: Context) -> dict[str, Figure]:
     say("requests that ended a server before")
     with serving(repository, folder / "killers") as (server, _):
         figures = survive(server)
+    say("mutated requests")
+    with serving(repository, folder / "mutated", http=True) as (server, _):
+        figures |= _fuzz(server, context)
     say("good requests beside malformed ones")
     with serving(repository, folder / "neighbors") as (server, _):
         requests = QUICK_GOOD_REQUESTS if context.quick else GOOD_REQUESTS
@@ -70,6 +76,18 @@ def survive(server: EmbeddedServer) -> dict[str, Figure]:
             ended += 1
             break
     return {"killer_requests_kinds": sent, "killer_requests_that_ended_service": ended}
+
+
+def _fuzz(server: EmbeddedServer, context: Context) -> dict[str, Figure]:
+    grpc_requests, http_requests = QUICK_MUTATED if context.quick else MUTATED
+    pid = server.pid
+    sent = fuzz_grpc(server.grpc_url, requests=grpc_requests, seed=context.seed).total()
+    ended = server.returncode is not None or server.pid != pid or bool(server.dead_models())
+    if not ended:
+        address = (server.http_url or "").removeprefix("http://")
+        sent += fuzz_http(address, requests=http_requests, seed=context.seed).total()
+        ended = server.returncode is not None or bool(server.dead_models())
+    return {"mutated_requests": sent, "mutated_requests_ended_service": int(ended)}
 
 
 def _access(repository: Path, folder: Path, *, requests: int) -> dict[str, Figure]:

@@ -16,6 +16,7 @@ import typer
 from hytrec.command_options import expand_options
 from hytrec.program import AsJson, program, run_program
 from hytrec_export.cli.certs import certs
+from hytrec_export.cli.dashboards import dashboards
 from hytrec_export.cli.doctor import doctor
 from hytrec_export.cli.loadtest import loadtest
 from hytrec_export.cli.serve import serve
@@ -29,6 +30,7 @@ app = program(
 )
 app.add_typer(state_app, name="state")
 app.command()(certs)
+app.command()(dashboards)
 app.command()(doctor)
 app.command()(loadtest)
 app.command()(serve)

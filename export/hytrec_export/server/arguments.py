@@ -17,8 +17,8 @@ CLIENT_APIS = ("health", "metadata", "inference", "model-config", "statistics")
 too, and perf_analyzer needs it."""
 
 
-def new_admin_key() -> str:
-    """A random key for the restricted APIs of one run of a server."""
+def new_key() -> str:
+    """A random key of one run of a server, 64 hex digits: of the restricted APIs, or of the call contexts."""
     return secrets.token_hex(32)
 
 

@@ -21,9 +21,10 @@ from hytrec.program import run_program
 from hytrec_export.errors import OptionError, ServerError
 from hytrec_export.repository.manifest import Manifest
 from hytrec_export.server.access import AccessOptions
-from hytrec_export.server.arguments import new_admin_key, shared_arguments
+from hytrec_export.server.arguments import new_key, shared_arguments
 from hytrec_export.server.options import ServerOptions
 from hytrec_export.server.process import PRIVATE_UMASK
+from hytrec_export.settings import CALL_KEY_VARIABLE
 
 EXIT_TIMEOUT_S = 30
 INSECURE = "HYTREC_SERVER_INSECURE"
@@ -64,7 +65,7 @@ def container_arguments(repository: Path, access: AccessOptions) -> Iterator[str
     yield f"--metrics-address={_EVERY_ADDRESS}"
     yield from access.grpc_arguments()
     yield from shared_arguments(
-        admin_key=new_admin_key(), shm_bytes=ServerOptions.shm_bytes, token=access.token(), http_token=False
+        admin_key=new_key(), shm_bytes=ServerOptions.shm_bytes, token=access.token(), http_token=False
     )
     if any(engine.get("version_compatible") for engine in (manifest.engines or {}).values()):
         yield VERSION_COMPATIBLE
@@ -80,6 +81,7 @@ def main() -> None:
     HTTP_SOCKET.parent.mkdir(mode=0o700, exist_ok=True)
     HTTP_SOCKET.unlink(missing_ok=True)
     os.umask(PRIVATE_UMASK)
+    os.environ[CALL_KEY_VARIABLE] = new_key()
     os.execv(program, [program, *arguments])  # noqa: S606
 
 

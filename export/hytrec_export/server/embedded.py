@@ -11,7 +11,7 @@ from typing import Self, TypeVar
 from hytrec_export.errors import ServerError
 from hytrec_export.local_http import HttpAddress
 from hytrec_export.secret_arguments import hide_arguments
-from hytrec_export.server.arguments import new_admin_key
+from hytrec_export.server.arguments import new_key
 from hytrec_export.server.command_line import HTTP_SOCKET, METRICS_SOCKET, server_arguments
 from hytrec_export.server.installation import Installation
 from hytrec_export.server.log import ServerLog
@@ -24,6 +24,7 @@ from hytrec_export.server.readiness import failure_of, read_index, responds_read
 from hytrec_export.server.served_repository import check_models
 from hytrec_export.server.stale_resources import ServerLease, remove_stale_resources
 from hytrec_export.server.stub_processes import has_ended, python_models
+from hytrec_export.settings import CALL_KEY_VARIABLE, METRICS_FOLDER_VARIABLE
 from hytrec_export.state.options import URL_VARIABLE
 from hytrec_export.state.url import StoreUrl
 
@@ -42,6 +43,9 @@ class EmbeddedServer:
 
         with EmbeddedServer(ServerOptions(repository=Path("model_repository"))) as server:
             client = tritonclient.grpc.InferenceServerClient(server.grpc_url)
+
+    Attributes:
+        record: what is counted across its crashes.
     """
 
     def __init__(self, options: ServerOptions) -> None:
@@ -54,7 +58,7 @@ class EmbeddedServer:
         self._token: str | None = None
         self._hidden = False
         self._started_at = 0.0
-        self._record = ServerRecord()
+        self.record = ServerRecord(options.state_folder)
         self._metrics: MetricsEndpoint | None = None
         self._python_models: dict[int, str] = {}
 
@@ -88,7 +92,7 @@ class EmbeddedServer:
         check_models(self._options.repository)
         installation = Installation.find()
         self._ports = self._choose_ports()
-        self._admin_key = new_admin_key()
+        self._admin_key = new_key()
         self._started_at = time.monotonic()
         self._hidden = False
         lease = self._lease = ServerLease()
@@ -98,7 +102,11 @@ class EmbeddedServer:
         if self._metrics is None:
             listener = self._ports.metrics
             self._metrics = MetricsEndpoint(
-                address_of(listener.host), listener.port, record=self._record, triton=self._triton_metrics
+                address_of(listener.host),
+                listener.port,
+                record=self.record,
+                triton=self._triton_metrics,
+                models=self._models_folder,
             )
         with lease.handed_over() as lock_file:
             self._process = ServerProcess(
@@ -173,7 +181,7 @@ class EmbeddedServer:
             return False
         _started(self._lease).make_private()  # what the models made since the beginning of this poll
         self._python_models = python_models(process.pid)
-        self._record.became_ready(seconds=time.monotonic() - self._started_at)
+        self.record.became_ready(seconds=time.monotonic() - self._started_at)
         return True
 
     def dead_models(self) -> list[str]:
@@ -196,7 +204,7 @@ class EmbeddedServer:
 
     def end_crashed(self, cause: CrashCause) -> None:
         """`kill` a server that crashed and is started again; its metrics stay readable, and count the crash."""
-        self._record.crashed(cause)
+        self.record.crashed(cause)
         if self._process is not None:
             self._process.kill()
         self._clean_up()
@@ -238,11 +246,10 @@ class EmbeddedServer:
 
     def _environment(self, installation: Installation, folder: Path) -> Mapping[str, str]:
         variables = installation.environment(folder) | dict(self._options.environment)
-        state = variables.get(URL_VARIABLE)
-        if state and (state_folder := StoreUrl.parse(state).folder):
-            plain_folder = ascii_state_folder(state_folder, folder)
-            if plain_folder != state_folder:
-                variables[URL_VARIABLE] = str(StoreUrl.of_folder(plain_folder))
+        variables |= {CALL_KEY_VARIABLE: new_key(), METRICS_FOLDER_VARIABLE: str(folder)}
+        state_folder = self._options.state_folder
+        if state_folder and (plain_folder := ascii_state_folder(state_folder, folder)) != state_folder:
+            variables[URL_VARIABLE] = str(StoreUrl.of_folder(plain_folder))
         return variables
 
     def _choose_ports(self) -> Ports:
@@ -262,6 +269,11 @@ class EmbeddedServer:
         lease = self._lease
         return None if lease is None else lease.folder / METRICS_SOCKET
 
+    def _models_folder(self) -> Path | None:
+        """As `_triton_metrics`."""
+        lease = self._lease
+        return None if lease is None else lease.folder
+
     def _close_metrics(self) -> None:
         if self._metrics is not None:
             self._metrics.close()
@@ -269,7 +281,7 @@ class EmbeddedServer:
 
     def _clean_up(self) -> None:
         """Remove the resources of the ended process."""
-        self._record.ended()
+        self.record.ended()
         if self._log is not None:
             self._log.finish()
         if self._lease is not None and not self._lease.remove(wait_s=_GONE_TIMEOUT_S):

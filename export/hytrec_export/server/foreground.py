@@ -22,9 +22,7 @@ from hytrec_export.server.options import ServerOptions
 from hytrec_export.server.ports import address_of
 from hytrec_export.server.process import describe_exit
 from hytrec_export.server.restarts import RestartPolicy
-from hytrec_export.server.served_repository import check_files, check_target
-from hytrec_export.state.options import URL_VARIABLE
-from hytrec_export.state.url import StoreUrl
+from hytrec_export.server.served_repository import check_files, check_target, described_build
 
 CHECKED_FILE = "repository.json"
 """In the folder of the state store: what was found right of the repository's files."""
@@ -63,10 +61,11 @@ def run_until_stopped(options: ServerOptions, *, announce: Callable[[EmbeddedSer
     """
     options.access.check(options.host, address=address_of(options.host))
     check_target(options.repository)
-    folder = _state_folder(options)
+    folder = options.state_folder
     check_files(options.repository, folder / CHECKED_FILE if folder else None)
     stderr = Console(stderr=True, highlight=False)
     server = EmbeddedServer(options)
+    server.record.info = described_build(options.repository)
     with _stop_signals() as signals, _removed_at_end(options.admin_key_file):
         try:
             _serve(server, options, announce, signals, stderr)
@@ -157,12 +156,6 @@ def _sleep(seconds: float, signals: list[int]) -> None:
         time.sleep(_POLL_S)
 
 
-def _state_folder(options: ServerOptions) -> Path | None:
-    """Of the embedded store; None of another one, and of sessions."""
-    state = options.environment.get(URL_VARIABLE)
-    return StoreUrl.parse(state).folder if state else None
-
-
 def _print_notes(options: ServerOptions, stderr: Console) -> None:
     access = options.access
     lacking = [name for name, value in (("TLS", access.tls_cert), ("a token", access.token_file)) if value is None]
@@ -172,7 +165,7 @@ def _print_notes(options: ServerOptions, stderr: Console) -> None:
             + ("anyone who reaches it can send requests" if "a token" in lacking else "others can read requests"),
             soft_wrap=True,
         )
-    state = _state_folder(options)
+    state = options.state_folder
     for path in (*access.secret_files(), *([state] if state else [])):
         if path.exists() and (advice := open_to_others(path)):
             stderr.print(advice, markup=False, soft_wrap=True)

@@ -10,13 +10,16 @@ import http
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from enum import StrEnum
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 from hytrec_export.errors import ServerError
 from hytrec_export.local_http import HttpAddress, request
+from hytrec_export.server.model_metrics import model_metrics_text
 
 PATH = "/metrics"
 MAX_CONNECTIONS = 16
@@ -39,9 +42,18 @@ class CrashCause(StrEnum):
 
 
 class ServerRecord:
-    """What is counted of a server across its crashes. Safe to share between threads."""
+    """What is counted of a server across its crashes. Safe to share between threads.
 
-    def __init__(self) -> None:
+    Args:
+        state: folder of the state store, whose files' sizes are metrics; None where there is none.
+
+    Attributes:
+        info: labels of the info metric, such as the model's fingerprint; no metric while it is empty.
+    """
+
+    def __init__(self, state: Path | None = None) -> None:
+        self.info: Mapping[str, str] = {}
+        self._state = state
         self._restarts: Counter[CrashCause] = Counter()
         self._ready_since: float | None = None
         self._last_ready_s = 0.0
@@ -76,7 +88,31 @@ class ServerRecord:
             "# TYPE hytrec_server_start_duration_seconds gauge",
             f"hytrec_server_start_duration_seconds {self._last_ready_s:.3f}",
         ]
-        return "\n".join([*lines, ""])
+        return "\n".join([*lines, *self._info_lines(), *self._state_lines(), ""])
+
+    def _info_lines(self) -> Iterator[str]:
+        if self.info:
+            labels = ",".join(f'{name}="{_escaped(value)}"' for name, value in self.info.items())
+            yield "# HELP hytrec_build_info What is served; the value is always 1."
+            yield "# TYPE hytrec_build_info gauge"
+            yield f"hytrec_build_info{{{labels}}} 1"
+
+    def _state_lines(self) -> Iterator[str]:
+        """Bytes that the files take on the disk: those of snapshots have holes."""
+        if self._state is None:
+            return
+        yield "# HELP hytrec_state_bytes Bytes on disk of the state store's files."
+        yield "# TYPE hytrec_state_bytes gauge"
+        with suppress(OSError):
+            for path in sorted(self._state.iterdir()):
+                with suppress(OSError):
+                    if path.is_file():
+                        yield f'hytrec_state_bytes{{file="{_escaped(path.name)}"}} {path.stat().st_blocks * 512}'
+
+
+def _escaped(text: str) -> str:
+    """A label's value in Prometheus's text format."""
+    return text.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")
 
 
 class MetricsEndpoint:
@@ -86,16 +122,26 @@ class MetricsEndpoint:
         host: IPv4 address to listen on.
         record: of the server.
         triton: asked at every scrape for the address of tritonserver's own metrics; None while it does not run.
+        models: the same of the folder where its python models leave theirs.
 
     Raises:
         ServerError: the port cannot be listened on.
     """
 
-    def __init__(self, host: str, port: int, *, record: ServerRecord, triton: Callable[[], HttpAddress | None]) -> None:
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        *,
+        record: ServerRecord,
+        triton: Callable[[], HttpAddress | None],
+        models: Callable[[], Path | None] = lambda: None,
+    ) -> None:
         def page() -> bytes:
             address = triton()
             reply = None if address is None else request(address, "GET", PATH)
-            own = record.text().encode()
+            folder = models()
+            own = ((model_metrics_text(folder) if folder else "") + record.text()).encode()
             return reply[1] + own if reply is not None and reply[0] == http.HTTPStatus.OK else own
 
         try:

@@ -10,6 +10,8 @@ from typing import Annotated
 
 from hytrec_export.errors import OptionError
 from hytrec_export.server.access import AccessOptions
+from hytrec_export.state.options import URL_VARIABLE
+from hytrec_export.state.url import StoreUrl
 
 MAX_PORT = 65_535
 ANY_PORT = 0
@@ -57,6 +59,12 @@ class ServerOptions:
     log: Annotated[bool, "Show the server's log."] = False
     log_verbose: Annotated[int, "tritonserver's --log-verbose."] = 0
     environment: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def state_folder(self) -> Path | None:
+        """Folder of the embedded state store; None of another store, and of sessions."""
+        state = self.environment.get(URL_VARIABLE)
+        return StoreUrl.parse(state).folder if state else None
 
     def __post_init__(self) -> None:
         """Raises: OptionError: an option is out of its range."""

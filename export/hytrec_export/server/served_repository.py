@@ -6,6 +6,7 @@ import json
 from contextlib import suppress
 from pathlib import Path
 
+from hytrec import __version__
 from hytrec.private_file import private_file
 from hytrec_export.errors import RepositoryError
 from hytrec_export.options import Target
@@ -35,6 +36,22 @@ def check_target(repository: Path) -> None:
             f"{Target.EMBEDDED.value} only; {repository / TARGET_NOTE} says how to serve it, "
             f"or build again with: hytrec-export build RUN --target {Target.EMBEDDED.value}"
         )
+
+
+def described_build(repository: Path) -> dict[str, str]:
+    """Labels that say what a repository holds: versions, target, precision, the model's fingerprint.
+
+    Raises:
+        RepositoryError: the manifest is damaged.
+    """
+    from hytrec_export.repository.manifest import FILE_NAME, Manifest  # noqa: PLC0415 - numpy: --help is not to wait
+
+    labels = {"version": __version__}
+    if (repository / FILE_NAME).exists():
+        manifest = Manifest.load(repository)
+        labels |= {"model_fingerprint": manifest.fingerprint, "built": manifest.built_at}
+        labels |= {name: str(manifest.options[name]) for name in ("target", "precision") if name in manifest.options}
+    return labels
 
 
 def check_files(repository: Path, remembered: Path | None = None) -> None:

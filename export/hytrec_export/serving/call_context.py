@@ -1,9 +1,16 @@
-"""The call context: what the save step needs to know of a request, packed by the load step as opaque bytes."""
+"""The call context: what the save step needs to know of a request, packed by the load step as opaque bytes.
+
+It is signed (keyed BLAKE2b) with a key of each start of the server, which its processes have in their environment.
+Where every step is a model, any client may call `hytrec_state_save` itself, and could else write whatever it likes.
+"""
 
 from __future__ import annotations
 
+import os
 import struct
 from dataclasses import dataclass
+from hashlib import blake2b
+from hmac import compare_digest
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,10 +18,12 @@ from numpy.typing import NDArray
 from hytrec.contract import StateStatus
 from hytrec.signature import MAX_USER_ID_BYTES, REQUEST_ID_BYTES
 from hytrec_export.errors import InputError
+from hytrec_export.settings import CALL_KEY_VARIABLE
 from hytrec_export.state.store import REVISION_BYTES
 
 _STATUSES = frozenset(StateStatus)
-_MARK = b"HYT2"
+_MARK = b"HYT3"
+_SIGNATURE_BYTES = 16
 _FIXED = struct.Struct(f"<4s{REQUEST_ID_BYTES}s{REVISION_BYTES}sqqqIB??IiH")
 
 NO_CANDIDATES = -1
@@ -61,7 +70,7 @@ class CallContext:
         return self.events if self.replace else self.event_count + self.events
 
     def pack(self) -> NDArray[np.uint8]:
-        """The context as (Z,) uint8: a fixed part, the user id, the new events."""
+        """The context as (Z,) uint8: a signature of the rest, a fixed part, the user id, the new events."""
         fixed = _FIXED.pack(
             _MARK,
             self.request_id,
@@ -77,18 +86,20 @@ class CallContext:
             self.candidate_count,
             len(self.user_id),
         )
-        return np.frombuffer(fixed + self.user_id + self.new_events, np.uint8)
+        body = fixed + self.user_id + self.new_events
+        return np.frombuffer(_signature(body) + body, np.uint8)
 
     @classmethod
     def unpack(cls, packed: NDArray[np.uint8]) -> CallContext:
         """Read what `pack` wrote, (Z,) uint8.
 
         Raises:
-            InputError: it is no call context; only a request that bypasses the load step can bring one.
+            InputError: it is no call context of this server; only a request that bypasses the load step can bring one.
         """
-        data = packed.tobytes()
-        if len(data) < _FIXED.size or not data.startswith(_MARK):
-            raise _unknown(len(data))
+        whole = packed.tobytes()
+        signature, data = whole[:_SIGNATURE_BYTES], whole[_SIGNATURE_BYTES:]
+        if len(data) < _FIXED.size or not data.startswith(_MARK) or not compare_digest(signature, _signature(data)):
+            raise _unknown(len(whole))
         (
             _,
             request_id,
@@ -106,7 +117,7 @@ class CallContext:
         ) = _FIXED.unpack_from(data)
         end = _FIXED.size + size
         if not 1 <= size <= MAX_USER_ID_BYTES or len(data) < end:
-            raise _unknown(len(data))
+            raise _unknown(len(whole))
         if status not in _STATUSES:
             raise InputError(f"call_context has the unknown state_status {status}; use an ensemble instead")
         return cls(
@@ -124,6 +135,13 @@ class CallContext:
             candidate_count=candidate_count,
             new_events=data[end:],
         )
+
+
+def _signature(body: bytes) -> bytes:
+    """Of the server's key; without one, as in a test, it only finds damage."""
+    return blake2b(
+        body, digest_size=_SIGNATURE_BYTES, key=bytes.fromhex(os.environ.get(CALL_KEY_VARIABLE, ""))
+    ).digest()
 
 
 def _unknown(size: int) -> InputError:

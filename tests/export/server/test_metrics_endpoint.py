@@ -7,6 +7,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
 from threading import Thread
 
 import pytest
@@ -79,8 +80,26 @@ def test_crashes_are_counted_by_cause_and_readable_while_the_server_is_down(
     assert counted == ['cause="signal"} 2', 'cause="exit"} 0', 'cause="python_model"} 1', 'cause="start"} 0']
 
 
-def test_every_family_has_its_help_and_type() -> None:
-    lines = ServerRecord().text().splitlines()
+def test_what_is_served_and_what_the_store_takes_is_said(tmp_path: Path) -> None:
+    record = ServerRecord(tmp_path / "state")
+    assert "hytrec_state_bytes{" not in record.text()
+    (tmp_path / "state").mkdir()
+    (tmp_path / "state" / "users.sqlite3").write_bytes(bytes(8192))
+    with (tmp_path / "state" / "holes").open("wb") as file:
+        file.truncate(1 << 30)
+    (tmp_path / "state" / "folder").mkdir()
+    record.info = {"model_fingerprint": "0" * 32, "built": 'a "b"\nc\\'}
+    lines = record.text().splitlines()
+    assert f'hytrec_build_info{{model_fingerprint="{"0" * 32}",built="a \\"b\\"\\nc\\\\"}} 1' in lines
+    sizes = [line for line in lines if line.startswith("hytrec_state_bytes{")]
+    assert sizes == ['hytrec_state_bytes{file="holes"} 0', 'hytrec_state_bytes{file="users.sqlite3"} 8192']
+
+
+def test_every_family_has_its_help_and_type(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    record = ServerRecord(tmp_path)
+    record.info = {"version": "1"}
+    lines = record.text().splitlines()
     families = {line.partition("{")[0].partition(" ")[0] for line in lines if not line.startswith("#")}
     for kind in ("HELP", "TYPE"):
         assert {line.split()[2] for line in lines if line.startswith(f"# {kind} ")} == families

@@ -1,3 +1,6 @@
+import os
+from unittest.mock import patch
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -5,7 +8,8 @@ from hypothesis import strategies as st
 
 from hytrec.contract import StateStatus
 from hytrec_export.errors import InputError
-from hytrec_export.serving.call_context import NO_CANDIDATES, CallContext
+from hytrec_export.serving.call_context import NO_CANDIDATES, CallContext, _signature
+from hytrec_export.settings import CALL_KEY_VARIABLE
 
 CONTEXTS = st.builds(
     CallContext,
@@ -32,7 +36,36 @@ def test_a_call_context_comes_back_whole(call_context: CallContext) -> None:
     assert CallContext.unpack(packed) == call_context
 
 
-@pytest.mark.parametrize("packed", [b"", b"HYT2", b"x" * 90, b"HYT2" + bytes(400), b"HYT2" + bytes(63) + b"\xff" * 3])
+@given(CONTEXTS)
+def test_a_context_of_another_server_or_a_changed_one_is_rejected(call_context: CallContext) -> None:
+    first, second = "11" * 32, "22" * 32
+    with patch.dict(os.environ, {CALL_KEY_VARIABLE: first}):
+        packed = call_context.pack()
+        assert CallContext.unpack(packed) == call_context
+        for place in (0, 15, 16, len(packed) // 2, len(packed) - 1):
+            changed = packed.copy()
+            changed[place] ^= 1
+            with pytest.raises(InputError, match="is not one of hytrec_state_load; use an ensemble instead"):
+                CallContext.unpack(changed)
+    for environment in ({CALL_KEY_VARIABLE: second}, {CALL_KEY_VARIABLE: ""}):
+        with (
+            patch.dict(os.environ, environment),
+            pytest.raises(InputError, match="is not one of hytrec_state_load; use an ensemble instead"),
+        ):
+            CallContext.unpack(packed)
+
+
+def signed(body: bytes) -> bytes:
+    return _signature(body) + body
+
+
+@pytest.mark.parametrize(
+    "packed",
+    [
+        *(b"", b"HYT3", b"x" * 90, bytes(16) + b"HYT3" + bytes(400)),
+        *map(signed, (b"", b"HYT3", b"x" * 90, b"HYT3" + bytes(400), b"HYT3" + bytes(63) + b"\xff" * 3)),
+    ],
+)
 def test_other_bytes_are_rejected(packed: bytes) -> None:
     with pytest.raises(
         InputError, match=rf"^call_context of {len(packed)} bytes is not one of hytrec_state_load; use an en"
@@ -43,6 +76,7 @@ def test_other_bytes_are_rejected(packed: bytes) -> None:
 @given(CONTEXTS)
 def test_an_unknown_status_is_rejected(call_context: CallContext) -> None:
     packed = call_context.pack().copy()
-    packed[4 + 16 + 16 + 8 + 8 + 8 + 4] = 9
+    packed[16 + 4 + 16 + 16 + 8 + 8 + 8 + 4] = 9
+    packed = np.frombuffer(signed(packed.tobytes()[16:]), np.uint8)
     with pytest.raises(InputError, match=r"^call_context has the unknown state_status 9; use an ensemble instead$"):
         CallContext.unpack(packed)

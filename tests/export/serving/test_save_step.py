@@ -1,3 +1,4 @@
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -281,11 +282,20 @@ def test_a_wrong_count_of_events_is_never_stored(saver: SaveStep, store: StateSt
 
 
 def test_a_forged_call_context_fails_alone(saver: SaveStep, finished: Finished) -> None:
-    without_events = finished()["call_context"][:, :-1]
-    bad, cut, good = saver.run(
-        [finished(call_context=np.zeros((1, 9), np.uint8)), finished(call_context=without_events), finished()]
+    whole = finished()["call_context"]
+    signed = CallContext.unpack(whole[0])
+    without_events = replace(signed, new_events=signed.new_events[:-1]).pack()[None]
+    bad, unsigned, cut, good = saver.run(
+        [
+            finished(call_context=np.zeros((1, 9), np.uint8)),
+            finished(call_context=whole[:, :-1]),
+            finished(call_context=without_events),
+            finished(),
+        ]
     )
     assert isinstance(bad, InputError)
+    assert isinstance(unsigned, InputError)
+    assert str(unsigned).endswith("is not one of hytrec_state_load; use an ensemble instead")
     assert isinstance(cut, InputError)
     assert str(cut) == "call_context holds no events; use an ensemble instead"
     assert isinstance(good, dict)

@@ -13,7 +13,9 @@ from hytrec_export.serving.counters import LOAD_COUNTERS, SAVE_COUNTERS
 from hytrec_export.serving.fused_pipeline import FusedPipeline, PipelineRequest, endpoint_of
 from hytrec_export.serving.lengths import Lengths
 from hytrec_export.serving.load_step import LoadStep
+from hytrec_export.serving.metrics_file import MetricsFile
 from hytrec_export.serving.peer_activity import PeerActivity
+from hytrec_export.serving.request_metrics import RequestMetrics
 from hytrec_export.serving.save_step import SaveStep
 from hytrec_export.serving.triton_models.long_request_queue import LongRequestQueue, is_long
 from hytrec_export.serving.triton_models.metrics import TritonCounters
@@ -55,8 +57,19 @@ class TritonPythonModel(StepModel):
             store=store,
             counters=TritonCounters(model=STATE_SAVE, counters=SAVE_COUNTERS),
         )
+        metrics = RequestMetrics()
+        opened.callback(MetricsFile(metrics).close)
         short, long = (
-            FusedPipeline(graphs | {STATE_LOAD.name: partial(load.run, long=long), STATE_SAVE.name: save.run}).run
+            metrics.counting(
+                FusedPipeline(
+                    {
+                        name: metrics.timing(name, step)
+                        for name, step in (
+                            graphs | {STATE_LOAD.name: partial(load.run, long=long), STATE_SAVE.name: save.run}
+                        ).items()
+                    }
+                ).run
+            )
             for long in (False, True)
         )
         queue = LongRequestQueue(

@@ -8,12 +8,14 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
-from hytrec.contract import Model
+from hytrec.contract import DType, Model, StateStatus
 from hytrec.data.vocabulary import Vocabulary
-from hytrec.signature import ENCODER, RERANKER, RETRIEVER, STATE_LOAD, STATE_SAVE
+from hytrec.signature import CALL_CONTEXT, ENCODER, RERANKER, RETRIEVER, STATE_LOAD, STATE_SAVE
 from hytrec_export.repository.layout import MODULES
+from hytrec_export.serving.call_context import CallContext
 from hytrec_export.settings import ServingSettings
 
 pytestmark = pytest.mark.e2e
@@ -23,6 +25,8 @@ THREADS = 4
 STEPS = (STATE_LOAD, ENCODER, RETRIEVER, RERANKER, STATE_SAVE)
 RAISING_ROW = {model.name: 5 + 2 * place for place, model in enumerate(STEPS)}
 """An event of this item makes the step raise for its whole batch; one of the next item, for that call alone."""
+
+TYPES = {DType.FLOAT32: np.float32, DType.INT64: np.int64}
 
 FAULTY_SHIM = """
 from hytrec_export.serving.triton_models import responses
@@ -56,6 +60,34 @@ def _make_faulty(repository: Path) -> None:
 def faulty(serve: Any, settings: ServingSettings, vocabulary: Vocabulary) -> Iterator[Any]:
     with serve(settings, vocabulary, _make_faulty) as running:
         yield running
+
+
+def test_a_forged_call_context_writes_nothing(faulty: Any, settings: ServingSettings) -> None:
+    faulty("hytrec_append", user_id=b"victim", item_keys=[[100, 101]], times=[[1, 2]])
+    before = faulty.user(b"victim")
+    forged = CallContext(
+        user_id=b"victim",
+        request_id=b"1" * 16,
+        revision=before.revision,
+        event_count=2,
+        events=1,
+        status=StateStatus.FOUND,
+        top_k=1,
+        replace=True,
+    )
+    state = {
+        tensor.name: np.zeros((1, *map(settings.sizes.axis, tensor.axes)), TYPES[tensor.dtype])
+        for tensor in STATE_SAVE.inputs
+        if not tensor.optional and tensor is not CALL_CONTEXT
+    }
+    for packed in (forged.pack(), np.zeros(200, np.uint8)):
+        code, message = faulty.refusal("hytrec_state_save", **state, call_context=packed[None])
+        assert (code, message.partition("bytes ")[2]) == (
+            "INVALID_ARGUMENT",
+            "is not one of hytrec_state_load; use an ensemble instead",
+        )
+    after = faulty.user(b"victim")
+    assert (after.revision, faulty.keys(b"victim")) == (before.revision, [100, 101])
 
 
 @pytest.mark.parametrize("model", STEPS, ids=lambda model: model.name)

@@ -1,0 +1,1 @@
+"""Dashboards and alerts of the metrics that a server publishes."""
