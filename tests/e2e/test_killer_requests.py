@@ -63,7 +63,7 @@ def test_no_kind_ends_the_server(serve: Any, built: Any) -> None:
 
 
 def test_mutated_requests_do_not_end_the_server(built: Any, tmp_path: Any) -> None:
-    stored = StoreOptions(path=tmp_path / "state")
+    stored = StoreOptions(url=StoreUrl.of_folder(tmp_path / "state"))
     with EmbeddedServer(server_options(built.repository, stored, http=True)) as server:
         pid = server.pid
         codes = fuzz_grpc(server.grpc_url, requests=2_000, seed=16)
