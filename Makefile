@@ -1,6 +1,7 @@
 # Every target works on a fresh Debian with Python 3.11, make and gcc; `.venv` is made on first use.
 PYTHON ?= python3.11
 BIN := .venv/bin
+export PATH := $(CURDIR)/.prometheus:$(PATH)
 
 # Processes that run tests; one more than two cores, as many tests wait for a server.
 WORKERS ?= 3
@@ -10,15 +11,16 @@ PERF_ANALYZER := .perf_analyzer/perf_analyzer
 # Every server and command of the tests would otherwise compile the modules again, where the environment says so.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test test-long unit lint style types format measure peers quality baselines perf-analyzer clean
+.PHONY: demo test test-long unit lint style types format measure peers quality baselines perf-analyzer prometheus clean
 
 demo: .venv/ready
 	$(BIN)/python examples/demo.py
 
-# Without perf_analyzer the tests that need it are skipped, and say so; `measure` leaves out the figures under load.
+# Without perf_analyzer or prometheus the tests that need it are skipped, and say so; `measure` leaves out the figures
+# under load.
 # The type checker runs beside the tests, and ends long before them.
 test: .venv/ready
-	-$(MAKE) --no-print-directory perf-analyzer
+	-$(MAKE) --no-print-directory --keep-going perf-analyzer prometheus
 	$(MAKE) --no-print-directory style
 	$(MAKE) --no-print-directory --jobs=2 types unit
 
@@ -60,6 +62,11 @@ perf-analyzer: $(PERF_ANALYZER)
 
 $(PERF_ANALYZER): .ci/perf-analyzer
 	PYTHON=$(firstword $(wildcard $(BIN)/python) $(PYTHON)) .ci/perf-analyzer .perf_analyzer
+
+prometheus: .prometheus/prometheus
+
+.prometheus/prometheus: .ci/prometheus
+	.ci/prometheus .prometheus
 
 .venv/ready: pyproject.toml .ci/install
 	PYTHON=$(PYTHON) .ci/install .venv
