@@ -80,9 +80,7 @@ def test_no_server() -> None:
 def test_a_server_that_does_not_accept_the_token_is_named_as_such() -> None:
     restricted = ("UNAVAILABLE", "This protocol is restricted, expecting header 'triton-grpc-protocol-hytrec-token'")
     one, _ = live(is_server_live=[restricted])
-    with pytest.raises(
-        LoadTestError, match=r"^host:1 got no token, or a wrong one; give the server's own by --tok"
-    ):
+    with pytest.raises(LoadTestError, match=r"^host:1 got no token, or a wrong one; give the server's own by --tok"):
         one.check(ENSEMBLES)
 
 
