@@ -1,13 +1,21 @@
 from __future__ import annotations
 
+import sys
 import time
 from pathlib import Path
 
 import pytest
 
+from hytrec_clients import Credentials
 from hytrec_export.errors import LoadTestError
 from hytrec_export.loadtest.options import Load, LoadKind
-from hytrec_export.loadtest.perf_analyzer import Running, command_line, ending_of, find_perf_analyzer
+from hytrec_export.loadtest.perf_analyzer import (
+    Running,
+    command_line,
+    credential_arguments,
+    ending_of,
+    find_perf_analyzer,
+)
 
 
 def program(folder: Path, code: str = "exit 0") -> Path:
@@ -90,3 +98,28 @@ def test_what_it_prints_is_kept(tmp_path: Path) -> None:
     running = Running([str(program(tmp_path, "echo error: no such model >&2; exit 3"))], log=tmp_path / "log")
     ending = running.ending(time.monotonic() + 30)
     assert ending.failure == "perf_analyzer said: error: no such model (exit status 3)"
+
+
+def test_tls_and_token_are_arguments() -> None:
+    assert credential_arguments(Credentials(), None) == []
+    assert credential_arguments(Credentials(tls=True), None) == ["--ssl-grpc-use-ssl"]
+    files = Credentials(tls_ca=Path("/c/ca"), tls_cert=Path("/c/cert"), tls_key=Path("/c/key"))
+    assert credential_arguments(files, "t") == [
+        "--ssl-grpc-use-ssl",
+        "--ssl-grpc-root-certifications-file=/c/ca",
+        "--ssl-grpc-private-key-file=/c/key",
+        "--ssl-grpc-certificate-chain-file=/c/cert",
+        "-H",
+        "triton-grpc-protocol-hytrec-token:t",
+    ]
+
+
+def test_a_token_leaves_the_command_line_once_it_is_read(tmp_path: Path) -> None:
+    token = "0123456789abcdef"  # noqa: S105 - of this test
+    code = "import sys, time; print('read', flush=True); time.sleep(60)"
+    running = Running([sys.executable, "-c", code, f"header:{token}"], log=tmp_path / "log", secret=token)
+    line = Path(f"/proc/{running._process.pid}/cmdline")
+    while b"header:" + b"x" * len(token) not in line.read_bytes():  # the test's own time limit ends it
+        time.sleep(0.01)
+    assert token.encode() not in line.read_bytes()
+    running.kill()

@@ -77,6 +77,13 @@ def test_no_server() -> None:
         one.check(ENSEMBLES)
 
 
+def test_a_server_that_does_not_accept_the_token_is_named_as_such() -> None:
+    restricted = ("UNAVAILABLE", "This protocol is restricted, expecting header 'triton-grpc-protocol-hytrec-token'")
+    one, _ = live(is_server_live=[restricted])
+    with pytest.raises(LoadTestError, match=r"^host:1 got no token, or a wrong one; give the server's own by --tok"):
+        one.check(ENSEMBLES)
+
+
 def test_a_server_of_other_models() -> None:
     one, _ = live(get_model_metadata=[("NOT_FOUND", "unknown model")])
     with pytest.raises(LoadTestError, match=r"host:1 does not serve hytrec_append \(unknown model\); name a server"):

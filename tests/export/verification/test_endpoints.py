@@ -97,6 +97,15 @@ def test_what_is_no_address(url: str) -> None:
         Endpoints(url)
 
 
+def test_a_server_that_does_not_accept_the_token(endpoints: Endpoints) -> None:
+    text = "This protocol is restricted, expecting header 'triton-grpc-protocol-hytrec-token'"
+    triton_of(endpoints).ready = grpc_client.InferenceServerException(text, status="StatusCode.UNAVAILABLE")
+    with pytest.raises(
+        ServerError, match=r"^there:8001 got no token, or a wrong one; give the server's own by --token"
+    ):
+        endpoints.check_ready()
+
+
 def test_a_server_that_does_not_answer(endpoints: Endpoints) -> None:
     triton_of(endpoints).ready = Failure("failed to connect", status="StatusCode.UNAVAILABLE")
     with pytest.raises(
