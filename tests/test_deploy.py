@@ -21,6 +21,7 @@ from hytrec_export.server.container import HTTP_SOCKET, access_of
 from hytrec_export.server.installation import MALLOC
 from hytrec_export.server.options import ServerOptions
 from hytrec_export.state.options import URL_VARIABLE, StoreOptions
+from hytrec_export.state.url import StoreUrl
 
 yaml: Any = importlib.import_module("yaml")
 
@@ -119,7 +120,9 @@ def test_the_service_starts_what_serve_understands() -> None:
     context = get_command(app).commands[command].make_context(command, arguments)  # type: ignore[attr-defined]
     given = {name: context.params[name] for name in ("tls_cert", "tls_key", "token_file", "state")}
     assert all(given.values())
-    assert given["state"].folder.is_relative_to(Path("/var/lib", unit["Service"]["StateDirectory"]))
+    folder = StoreUrl.parse(given["state"]).folder
+    assert folder is not None
+    assert folder.is_relative_to(Path("/var/lib", unit["Service"]["StateDirectory"]))
     assert not context.params["insecure"]
     assert float(unit["Service"]["TimeoutStopSec"]) > ServerOptions.stop_timeout_s
     assert (unit["Service"]["UMask"], unit["Service"]["Restart"]) == ("0077", "on-failure")

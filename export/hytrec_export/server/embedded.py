@@ -18,7 +18,7 @@ from hytrec_export.server.log import ServerLog
 from hytrec_export.server.metrics_endpoint import CrashCause, MetricsEndpoint, ServerRecord
 from hytrec_export.server.options import ServerOptions
 from hytrec_export.server.plain_paths import ascii_state_folder
-from hytrec_export.server.ports import Listener, Ports, address_of, connect_host
+from hytrec_export.server.ports import Ports, address_of, connect_host
 from hytrec_export.server.process import ServerProcess, describe_exit
 from hytrec_export.server.readiness import failure_of, read_index, responds_ready
 from hytrec_export.server.served_repository import check_models
@@ -222,18 +222,18 @@ class EmbeddedServer:
     @property
     def grpc_url(self) -> str:
         """Address of the gRPC endpoint, as clients take it: host:port."""
-        return _joined(_started(self._ports).grpc)
+        return _started(self._ports).grpc.url
 
     @property
     def http_url(self) -> str | None:
         """Address of the HTTP endpoint; None without one."""
         listener = _started(self._ports).http
-        return None if listener is None else f"http://{_joined(listener)}"
+        return None if listener is None else f"http://{listener.url}"
 
     @property
     def metrics_url(self) -> str:
         """Address of the metrics, for Prometheus."""
-        return f"http://{_joined(_started(self._ports).metrics)}/metrics"
+        return f"http://{_started(self._ports).metrics.url}/metrics"
 
     @property
     def admin_key(self) -> str:
@@ -290,10 +290,6 @@ class EmbeddedServer:
                 f"find it with: ps -ef | grep {self._lease.shm_prefix}"
             )
         self._lease = None
-
-
-def _joined(listener: Listener) -> str:
-    return f"{connect_host(listener.host)}:{listener.port}"
 
 
 def _started(part: PartT | None) -> PartT:

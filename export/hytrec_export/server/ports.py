@@ -25,6 +25,11 @@ class Listener:
     host: str
     port: int
 
+    @property
+    def url(self) -> str:
+        """host:port by which this machine reaches it."""
+        return f"{connect_host(self.host)}:{self.port}"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Ports:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -42,7 +41,6 @@ class StepModel(ABC):
         """Close what was opened, and let go of metrics while Triton is there: at the process's end they crash it."""
         self._opened.close()
         vars(self).pop("_execute", None)
-        gc.collect()
 
 
 class GraphModel(StepModel):
