@@ -26,6 +26,8 @@ from hytrec_export.state.options import StoreOptions
 from hytrec_export.state.url import StoreUrl
 from hytrec_export.state.users import StateStore
 
+pytestmark = pytest.mark.xdist_group(name="history suite")
+
 
 @pytest.fixture
 def vocabulary(built: Path) -> Vocabulary:
