@@ -56,7 +56,7 @@ def new_trainer(log: Histories, *, window: int = 6, **changes: int) -> Trainer:
     return trainer
 
 
-def steps(log: Histories, max_history: int) -> list[StepBatch]:
+def steps(log: Histories, max_history: int, weights: TargetWeights | None = None) -> list[StepBatch]:
     return [
         StepBatch.of(batch)
         for batch in training_batches(
@@ -67,6 +67,7 @@ def steps(log: Histories, max_history: int) -> list[StepBatch]:
             positions=OPTIONS.positions,
             unknown_rate=0.0,
             random=np.random.default_rng(0),
+            weights=weights,
         )
     ]
 
@@ -165,20 +166,10 @@ def test_no_gradient_and_no_memory_of_earlier_stretches_is_kept() -> None:
 def test_events_of_other_behaviors_are_no_targets_at_weight_0(max_history: int) -> None:
     """Their loss has no part in a step, in whole histories and in stretches."""
     log = history_log(40, 33, seed=3)
-    weighed = TargetWeights(behaviors=(2,), other=0.0)
-    drawn = training_batches(
-        log,
-        items=ITEMS,
-        max_history=max_history,
-        batch_events=OPTIONS.batch_events,
-        positions=OPTIONS.positions,
-        unknown_rate=0.0,
-        random=np.random.default_rng(0),
-        weights=weighed,
-    )
     one, other = new_trainer(log), new_trainer(log)
-    for batch in drawn:
-        assert batch.weights is not None
-        alone = replace(batch, weights=None, targets=batch.targets * (batch.weights > 0))
-        for loss, want in zip(one.losses(StepBatch.of(batch)), other.losses(StepBatch.of(alone)), strict=True):
+    for step in steps(log, max_history, TargetWeights(behaviors=(2,), other=0.0)):
+        weights = step.batch.weights
+        assert weights is not None
+        alone = replace(step.batch, weights=None, targets=step.batch.targets * (weights > 0))
+        for loss, want in zip(one.losses(step), other.losses(StepBatch.of(alone)), strict=True):
             torch.testing.assert_close(loss, want)
