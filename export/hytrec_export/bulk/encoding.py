@@ -20,7 +20,7 @@ from hytrec_export.runtime.chunked_encoder import open_runner
 from hytrec_export.runtime.model_chain import MAX_ROWS, ModelChain, batches, split_every
 from hytrec_export.runtime.runners import Arrays
 from hytrec_export.serving.loaded_request import stored_rows
-from hytrec_export.serving.stored_state import absent_state, state_tensors
+from hytrec_export.serving.stored_state import absent_state, check_encoded, state_tensors
 from hytrec_export.settings import VOCABULARY_FILE, ServingSettings
 from hytrec_export.state.snapshot import SNAPSHOT
 from hytrec_export.state.store import StoredUser
@@ -102,9 +102,4 @@ class UserEncoder:
 def _check(state: Arrays, event_counts: Sequence[int]) -> None:
     if state[EVENT_COUNT.name][:, 0].tolist() != list(event_counts):
         raise GraphError("the encoder counted other events than it was given; build the repository again")
-    for tensor in SNAPSHOT:
-        if not np.isfinite(state[tensor.name]).all():
-            raise GraphError(
-                f"the encoder's {tensor.name.replace('_', ' ')} are not finite numbers, so nothing was stored; "
-                "run: hytrec-export verify REPOSITORY"
-            )
+    check_encoded(state)

@@ -30,6 +30,7 @@ from hytrec_export.runtime.top_k import best_items
 from hytrec_export.serving.call_context import NO_CANDIDATES, CallContext
 from hytrec_export.serving.counters import Counters, ServerCounter
 from hytrec_export.serving.load_step import StepResult
+from hytrec_export.serving.stored_state import check_encoded, check_finite
 from hytrec_export.serving.validation import Inputs
 from hytrec_export.settings import ServingSettings
 from hytrec_export.state.applied_requests import CLIENT_SLOT_LIFE_S, MAX_CLIENT_SLOTS
@@ -130,7 +131,7 @@ class SaveStep:
             return outputs
         if call_context.candidate_count != NO_CANDIDATES:
             scores = raw_scores[:, : call_context.candidate_count]
-            _check_finite(scores, "the reranker's scores")
+            check_finite(scores, "the reranker's scores")
             return outputs | {SCORES.name: scores}
         rows, scores = best_items(inputs[CANDIDATE_ROWS.name][0], raw_scores[0], call_context.top_k)
         keys = self._vocabulary.keys_of(rows)
@@ -161,8 +162,7 @@ def _check_state(inputs: Inputs, call_context: CallContext) -> None:
     counted = inputs.get(next_name(EVENT_COUNT.name))
     if counted is None or not (call_context.events or call_context.due):
         return
-    for tensor in SNAPSHOT:
-        _check_finite(inputs[next_name(tensor.name)], f"the encoder's {tensor.name.replace('_', ' ')}")
+    check_encoded({tensor.name: inputs[next_name(tensor.name)] for tensor in SNAPSHOT})
     found, expected = int(counted[0, 0]), call_context.next_event_count
     if found != expected:
         raise GraphError(f"the encoder counted {found} events instead of {expected}; build the repository again")
@@ -195,8 +195,3 @@ def _write_error(write: UserWrite, result: WriteResult) -> Exception | None:
             "and no more are remembered; write through fewer clients at a time, or retry later with the same request_id"
         )
     return None
-
-
-def _check_finite(values: NDArray[Any], name: str) -> None:
-    if not np.isfinite(values).all():
-        raise GraphError(f"{name} are not finite numbers, so nothing was stored; run: hytrec-export verify REPOSITORY")

@@ -20,6 +20,7 @@ from hytrec.signature import (
     WINDOW_ITEMS,
     WINDOW_TIMES,
 )
+from hytrec_export.errors import GraphError
 from hytrec_export.state.snapshot import SNAPSHOT
 from hytrec_export.state.store import StoredUser
 
@@ -97,3 +98,15 @@ def closed_gap(user: StoredUser, state: Arrays, gap: EventRows, encode: Encode, 
         tensors = {tensor.name: outputs[next_name(tensor.name)] for tensor in STATE}
     absorbed = {tensor.name: tensors[tensor.name][0] for tensor in SNAPSHOT}
     return replace(user, base=user.event_count, state=absorbed)
+
+
+def check_encoded(state: Arrays) -> None:
+    """Raises: GraphError: a tensor of `snapshot.SNAPSHOT` that the encoder made holds numbers that are not finite."""
+    for tensor in SNAPSHOT:
+        check_finite(state[tensor.name], f"the encoder's {tensor.name.replace('_', ' ')}")
+
+
+def check_finite(values: NDArray[Any], name: str) -> None:
+    """Raises: GraphError: a graph made numbers that are not finite; `name` says which ones."""
+    if not np.isfinite(values).all():
+        raise GraphError(f"{name} are not finite numbers, so nothing was stored; run: hytrec-export verify REPOSITORY")
