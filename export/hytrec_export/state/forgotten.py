@@ -44,7 +44,7 @@ class ForgottenLog:
         Raises:
             StoreFullError: the line cannot be written.
         """
-        line = b"\n%d %s" % (at, user.hex().encode())  # the break comes first: a torn line spoils no other
+        line = _line(user, at)
         try:
             new = not self.path.exists()
             descriptor = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -84,7 +84,7 @@ class ForgottenLog:
         """Write the file anew, for its owner alone."""
         with private_file(self.path) as stream:
             for user, at in found.items():
-                stream.write(b"\n%d %s" % (at, user.hex().encode()))
+                stream.write(_line(user, at))
 
     def prune(self) -> None:
         """Drop what is older than any backup should be; nobody else has the store open."""
@@ -92,3 +92,8 @@ class ForgottenLog:
         kept = {user: at for user, at in found.items() if at > time.time() - KEPT_S}
         if kept != found:
             self.replace(kept)
+
+
+def _line(user: bytes, at: int) -> bytes:
+    """The break comes first: a torn line spoils no other."""
+    return b"\n%d %s" % (at, user.hex().encode())
