@@ -104,11 +104,10 @@ def train(
     parts = {part: predicted(histories, part) for part in Part}
     validation = parts[Part.VALIDATION]
     _check_enough(histories, training_users(known).size, parts, split, some=bool(behaviors))
-    targets = [str(key) for key in behavior_names(vocabulary, behaviors)]
     protocol = {
         "--repeats": Repeats.of(allowed=allow_repeats).value,
         "--split": split.value,
-        "--target-behavior": targets,
+        "--target-behavior": behavior_names(vocabulary, behaviors),
     }
     resumable = Resumable.of(output, config=config, options=options, vocabulary=vocabulary, protocol=protocol)
     fresh = None if resume else resumable.start()
@@ -155,14 +154,15 @@ def _check_enough(
 ) -> None:
     """Raises: DataError: nobody can be trained on, or predicted in one of the parts; by `some` behaviors alone."""
     short = [part.value for part, found in parts.items() if not len(found)]
-    if split is Split.TIME and (short or not trainable):
+    lacking = (*short, *(() if trainable else ("training",)))
+    if lacking and split is Split.TIME:
         raise DataError(
-            f"none of {len(histories)} users is left for the {(*short, 'training')[0]}: by time, users need events "
+            f"none of {len(histories)} users is left for the {lacking[0]}: by time, users need events "
             "before the cut and after it; give --split last, or a log in which users come back"
         )
-    if some and (short or not trainable):
+    if lacking and some:
         raise DataError(
-            f"none of {len(histories)} users is left for the {(*short, 'training')[0]}: users need two events of a "
+            f"none of {len(histories)} users is left for the {lacking[0]}: users need two events of a "
             "--target-behavior and other events before them; name more behaviors, or give --repeats allow where the "
             "items were all had before"
         )
