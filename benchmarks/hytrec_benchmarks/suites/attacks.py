@@ -25,6 +25,7 @@ from hytrec_benchmarks.fixtures.context import Context, Log, Weights
 from hytrec_benchmarks.fixtures.progress import say
 from hytrec_benchmarks.fixtures.serving import server_options, serving
 from hytrec_clients import Credentials, Events, HytrecClient
+from hytrec_clients.credentials import TOKEN_HEADER
 from hytrec_export.optional import require
 from hytrec_export.server import EmbeddedServer
 from hytrec_export.server.access import AccessOptions
@@ -125,7 +126,7 @@ def _unauthenticated(url: str, files: CertificateFiles) -> list[str]:
     with grpc.insecure_channel(url) as channel:
         said += call_everything(channel, []).values()
     with grpc.secure_channel(url, Credentials(tls_ca=files.ca).channel()) as channel:
-        for metadata in ([], [("triton-grpc-protocol-hytrec-token", "x" * 43)]):
+        for metadata in ([], [(TOKEN_HEADER, "x" * 43)]):
             said += call_everything(channel, metadata).values()
     return said
 
