@@ -149,6 +149,10 @@ class RecordedConnection:
     def close(self) -> None:
         """Left open: the power goes first."""
 
+    def release(self) -> None:
+        """Close the files, which their VFS must outlive."""
+        self._connection.close()
+
 
 class _Cursor:
     def __init__(self, cursor: Any, connection: apsw.Connection) -> None:
@@ -181,6 +185,10 @@ def recording(monkeypatch: pytest.MonkeyPatch, name: str) -> Iterator[Disk]:
         patch.setattr(sqlite_file, "_CHECKPOINT_EVERY_S", 10**6)
         patch.setattr(sqlite_file, "sync_folder", lambda _: disk.sync_names())
         yield disk
+    recorded = len(disk.operations)
+    for connection in connections.values():
+        connection.release()
+    del disk.operations[recorded:]
     vfs.unregister()
 
 
