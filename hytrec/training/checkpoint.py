@@ -21,7 +21,7 @@ __all__ = ["CHECKPOINT_FILE", "Epoch", "Progress", "Resumable", "Sums"]
 
 CHECKPOINT_FILE = "training.pt"
 _FORMAT_VERSION = 4
-_MAY_CHANGE = ("max_minutes", "patience", "device", "precision", "log_steps", "checkpoint_minutes")
+_MAY_CHANGE = ("max_minutes", "patience", "device", "precision", "log_steps", "checkpoint_minutes", "test_users")
 """Options that say when to stop, where to compute and what to write: a resumed training may have others."""
 
 

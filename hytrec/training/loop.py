@@ -38,8 +38,6 @@ __all__ = ["Epoch", "Observer", "Silent", "Trained", "train"]
 
 METRICS_FILE = "metrics.json"
 MEMORY_FILE = "memory.json"
-_MEASURED_USERS = {Part.VALIDATION: 10_000, Part.TEST: 25_000}
-"""Of each part, at the end; `hytrec evaluate` takes all. What was chosen on validation flatters itself."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -209,12 +207,11 @@ def _conclude(
 ) -> Trained:
     """Fit the reranker on the validation part, measure, and write the run folder."""
     output, options, progress = session.resumable.file.parent, session.options, session.progress
+    session.observer.finishing("fitting the reranker")
     scales = fit_neighbors(model, parts[Part.VALIDATION])
     fitted = fit_correction(model, parts[Part.VALIDATION], candidates=options.rerank_candidates, seed=options.seed)
-    measured = {part: own.thinned(_MEASURED_USERS[part]) for part, own in parts.items()}
-    ranks = {
-        part.value: ranked(model, own, progress=lambda _: session.stop_if_asked()) for part, own in measured.items()
-    }
+    measured = {Part.VALIDATION: session.validation, Part.TEST: parts[Part.TEST].thinned(options.test_users)}
+    ranks = {part.value: ranked(model, own, progress=session.measuring(part, own)) for part, own in measured.items()}
     metrics = {part: {name: own.result() for name, own in found.items()} for part, found in ranks.items()}
     samples = sampled_histories(histories)
     half_lives = memory_half_lives(model, samples)

@@ -20,6 +20,7 @@ _WHOLE = (
     "negatives",
     "rerank_candidates",
     "validation_users",
+    "test_users",
     "log_steps",
 )
 
@@ -64,7 +65,7 @@ class TrainingOptions:
         item_rate: at the full rate the item table forgets its spectral start.
         reversal: auto turns it on where items tell about those before them about what they tell about those after.
         average_decay: the moving average is what is evaluated and kept.
-        validation_users: maximum, evenly spaced.
+        validation_users, test_users: maximum, evenly spaced; `hytrec evaluate` takes all.
         checkpoint_minutes: a killed training loses no more than that; an interrupted one loses nothing.
         precision: weights, state, norms, softmax and losses are float32 in any case.
     """
@@ -88,6 +89,7 @@ class TrainingOptions:
     other_weight: Annotated[float, "What an event of no --target-behavior counts in the losses."] = 0.2
     rerank_candidates: Annotated[int, "Retrieved items of a list that the reranker's correction learns from."] = 100
     validation_users: Annotated[int, "Users evaluated after each epoch."] = 3_000
+    test_users: Annotated[int, "Users of the test part that the finished model is measured on."] = 10_000
     log_steps: Annotated[int, "Steps between two lines of metrics.jsonl."] = 50
     checkpoint_minutes: Annotated[float, "Minutes between checkpoints within an epoch."] = 10.0
     device: Annotated[str, "auto, cpu, cuda or cuda:N; auto takes a GPU where there is one."] = "auto"

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from hytrec.data.split import Evaluation
+from hytrec.data.split import Evaluation, Part
 from hytrec.errors import Interrupted, TrainingError
 from hytrec.evaluation.evaluate import RETRIEVER, evaluate
 from hytrec.training.checkpoint import Epoch, Progress, Resumable, Sums
@@ -29,6 +29,9 @@ class Observer(Protocol):
     def epoch(self, epoch: Epoch) -> None:
         """After every epoch and its validation."""
 
+    def finishing(self, work: str, share: float = 0.0) -> None:
+        """After the last epoch: what is done now, and what share of it is."""
+
 
 class Silent:
     """An observer that does nothing."""
@@ -37,6 +40,9 @@ class Silent:
         """Nothing."""
 
     def epoch(self, epoch: Epoch) -> None:
+        """Nothing."""
+
+    def finishing(self, work: str, share: float = 0.0) -> None:
         """Nothing."""
 
 
@@ -115,6 +121,19 @@ class Session:
         progress.epochs.append(epoch)
         self.journal.validation(self.trainer.steps, epoch, best=best)
         self.observer.epoch(epoch)
+
+    def measuring(self, part: Part, users: Evaluation) -> Callable[[int], None]:
+        """What to call with the number of users of every batch that is measured."""
+        work, done = f"measuring {len(users):,} users of the {part.value} part", 0
+        self.observer.finishing(work)
+
+        def measured(batch: int) -> None:
+            nonlocal done
+            done += batch
+            self.observer.finishing(work, done / len(users))
+            self.stop_if_asked()
+
+        return measured
 
     def stop_if_asked(self) -> None:
         """Raises: Interrupted: a stop was asked for."""

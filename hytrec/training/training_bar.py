@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from typing import Self
 
@@ -24,14 +23,13 @@ class TrainingBar:
         self._start = time.monotonic()
         self._first: float | None = None
         self._progress = Progress(
-            TextColumn("epoch {task.fields[epoch]} of " + str(options.epochs)),
+            TextColumn("{task.description}"),
             BarColumn(),
-            TextColumn("loss {task.fields[loss]:.3f}"),
-            TextColumn("{task.fields[speed]:,.0f} events/s"),
-            TextColumn("{task.fields[left]}"),
+            TextColumn("{task.fields[details]}"),
             console=self._console,
         )
-        self._task = self._progress.add_task("training", total=1.0, epoch=0, loss=math.nan, speed=0.0, left="")
+        self._epochs = options.epochs
+        self._task = self._progress.add_task(f"epoch 0 of {self._epochs}", total=1.0, details="")
 
     def __enter__(self) -> Self:
         self._progress.start()
@@ -46,7 +44,10 @@ class TrainingBar:
             self._start, self._first = time.monotonic(), loss.done
         left = time_left(time.monotonic() - self._start, since=self._first, done=loss.done)
         self._progress.update(
-            self._task, completed=loss.epoch_share, epoch=epoch, loss=loss.total, speed=events_per_s, left=left
+            self._task,
+            description=f"epoch {epoch} of {self._epochs}",
+            completed=loss.epoch_share,
+            details=f"loss {loss.total:.3f} {events_per_s:,.0f} events/s {left}",
         )
 
     def epoch(self, epoch: Epoch) -> None:
@@ -56,7 +57,11 @@ class TrainingBar:
             f"validation NDCG@10 {epoch.validation:.4f} of {epoch.validation_users:,} users, "
             f"{epoch.events_per_s:,.0f} events/s"
         )
-        self._progress.update(self._task, completed=0, epoch=epoch.number + 1)
+        self._progress.update(self._task, completed=0, description=f"epoch {epoch.number + 1} of {self._epochs}")
+
+    def finishing(self, work: str, share: float = 0.0) -> None:
+        """After the last epoch."""
+        self._progress.update(self._task, completed=share, description=work, details="")
 
 
 def time_left(elapsed_s: float, *, since: float, done: float) -> str:

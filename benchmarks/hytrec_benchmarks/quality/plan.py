@@ -124,8 +124,12 @@ def training_options(job: Job, *, epochs: int | None = None) -> TrainingOptions:
         positions=8,
         learning_rate=4e-3,
         average_decay=0.99,
+        test_users=25_000,
         device="cpu",
     )
+
+
+_NO_PRESET = {"device", "test_users"}
 
 
 def preset() -> dict[str, int | float]:
@@ -133,7 +137,7 @@ def preset() -> dict[str, int | float]:
     job = Job(log=LOGS[0], branches=Branches.BOTH, seed=0)
     chosen = model_config(job, items=1, behaviors=0).to_dict() | training_options(job).to_dict()
     usual = ModelConfig(items=1).to_dict() | TrainingOptions().to_dict()
-    return {name: value for name, value in chosen.items() if value != usual[name] and name != "device"}
+    return {name: value for name, value in chosen.items() if value != usual[name] and name not in _NO_PRESET}
 
 
 def log_path(data: Path, log: QualityLog) -> Path:

@@ -44,9 +44,13 @@ class KilledIn(Silent):
 class Lines(Silent):
     def __init__(self) -> None:
         self.epochs: list[Epoch] = []
+        self.finished: dict[str, float] = {}
 
     def epoch(self, epoch: Epoch) -> None:
         self.epochs.append(epoch)
+
+    def finishing(self, work: str, share: float = 0.0) -> None:
+        self.finished[work] = share
 
 
 def batches(log: Histories, options: TrainingOptions, seed: int = 0) -> Iterator[TrainingBatch]:
@@ -427,12 +431,16 @@ def test_a_training_measures_some_users_of_a_large_log(
     config: ModelConfig,
     options: TrainingOptions,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("hytrec.training.loop._MEASURED_USERS", {Part.VALIDATION: 7, Part.TEST: 11})
-    found = train(log, vocabulary, output=tmp_path, config=config, options=replace(options, epochs=1))
+    some, lines = replace(options, epochs=1, validation_users=7, test_users=11), Lines()
+    found = train(log, vocabulary, output=tmp_path, config=config, options=some, observer=lines)
     users = {part: {own["users"] for own in metrics.values()} for part, metrics in found.metrics.items()}
     assert users == {"validation": {7}, "test": {11}}
+    assert [*lines.finished.items()] == [
+        ("fitting the reranker", 0.0),
+        ("measuring 7 users of the validation part", 1.0),
+        ("measuring 11 users of the test part", 1.0),
+    ]
 
 
 def test_users_without_a_target_behavior_are_told(vocabulary: Vocabulary, config: ModelConfig, tmp_path: Path) -> None:

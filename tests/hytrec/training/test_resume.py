@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import threading
 from collections.abc import Callable
@@ -262,6 +263,8 @@ def test_the_bar_tells_the_time_left(options: TrainingOptions, capsys: pytest.Ca
             loss = StepLoss(long=1, user=1, events=5, users=1, epoch_share=share, done=share)
             bar.step(0, loss, 100.0)
         task = bar._progress.tasks[0]
-        assert str(task.fields["left"]).endswith(" left")
-        assert (task.completed, task.fields["loss"]) == (0.2, 2)
+        assert re.fullmatch(r"loss 2\.000 100 events/s at most .* left", task.fields["details"])
+        assert (task.completed, task.description) == (0.2, f"epoch 0 of {options.epochs}")
+        bar.finishing("fitting the reranker", 0.3)
+        assert (task.completed, task.description, task.fields["details"]) == (0.3, "fitting the reranker", "")
     assert capsys.readouterr().out == ""
