@@ -13,7 +13,7 @@ import pytest
 from hytrec.data.histories import History
 from hytrec.data.vocabulary import Vocabulary
 from hytrec.signature import APPEND, RANK
-from hytrec_benchmarks.before_history import REVISION
+from hytrec_benchmarks.before_history.revision import REVISION
 from hytrec_benchmarks.fixtures.bounds import BOUNDS
 from hytrec_benchmarks.fixtures.context import Context, Log
 from hytrec_benchmarks.fixtures.stored_users import feed, opened_pipeline, stored_events
