@@ -16,7 +16,7 @@ from hytrec.config import ModelConfig
 from hytrec.data.logs.options import LogOptions
 from hytrec.data.split import Part, Repeats, Split
 from hytrec.errors import ConfigError, RunError
-from hytrec.event_log import read_events
+from hytrec.event_log import read_events, with_items
 from hytrec.option_file import OPTION_FILE, read_options
 from hytrec.program import AsJson, program, run_program
 from hytrec.training.options import Precision, TrainingOptions, check_device_name
@@ -95,6 +95,10 @@ def train(
         Split, typer.Option(help="What is held out: every user's last two events, or all events after a time.")
     ] = Split.LAST,
     target_behavior: TargetBehaviorOption = None,
+    item_table: Annotated[
+        Path | None,
+        typer.Option(help="Table of the items: their keys, and columns that say what they have in common."),
+    ] = None,
     sizes: Annotated[dict[str, Any], ModelConfig],
     options: TrainingOptions,
     threads: Threads = 0,
@@ -108,6 +112,8 @@ def train(
 
         chosen_precision(options, chosen_device(options.device))  # what is not there fails before the log is read
     log = read_events(events, log_options)
+    if item_table is not None:
+        log = with_items(log, item_table)
     from hytrec.commands import train_run  # noqa: PLC0415 - torch
 
     result = train_run(

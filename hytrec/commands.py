@@ -79,11 +79,13 @@ def train_run(
         "repeats": Repeats.of(allowed=allow_repeats).value,
         "split": split.value,
         "target_behavior": list(target_behaviors) or None,
+        "item_table": None if log.item_table is None else str(Path(log.item_table["path"]).absolute()),
         **sizes,
         **options.to_dict(),
         "threads": threads,
     }
-    documents = {LOG_FILE: json.dumps(log.report.to_dict(), indent=2) + "\n", OPTION_FILE: option_text(given)}
+    told = log.report.to_dict() | ({} if log.item_table is None else {"item_table": log.item_table})
+    documents = {LOG_FILE: json.dumps(told, indent=2) + "\n", OPTION_FILE: option_text(given)}
     Console(stderr=True, highlight=False).print(
         f"training on {device_name(device)}, precision {precision}", markup=False, soft_wrap=True
     )
@@ -100,12 +102,13 @@ def train_run(
             allow_repeats=allow_repeats,
             split=split,
             behaviors=behaviors,
+            features=log.features,
             documents=documents,
             stop=lambda: signals.received,
         )
     values = {
         "run": str(output),
-        "log": log.report.to_dict(),
+        "log": told,
         "device": device_name(device),
         "precision": precision.value,
         "repeats": Repeats.of(allowed=allow_repeats).value,

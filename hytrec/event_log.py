@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from rich.console import Console
 
 from hytrec.data.histories import Histories, read_histories
@@ -14,18 +16,28 @@ from hytrec.data.logs.report import LogReport
 from hytrec.data.split import Repeats
 from hytrec.data.vocabulary import Vocabulary
 
-__all__ = ["EventLog", "read_events", "suggested_repeats"]
+if TYPE_CHECKING:
+    from hytrec.data.item_features import ItemFeatures
+
+__all__ = ["EventLog", "read_events", "suggested_repeats", "with_items"]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class EventLog:
-    """Events, the keys behind their rows, where they came from, and what was read."""
+    """Events, the keys behind their rows, where they came from, and what was read.
+
+    Args:
+        features: of the items; None without a table of them.
+        item_table: what was read of that table, JSON-able.
+    """
 
     paths: Sequence[Path]
     options: LogOptions
     histories: Histories
     vocabulary: Vocabulary
     report: LogReport
+    features: ItemFeatures | None = None
+    item_table: dict[str, Any] | None = None
 
 
 def read_events(paths: Sequence[Path], options: LogOptions, *, vocabulary: Vocabulary | None = None) -> EventLog:
@@ -48,6 +60,51 @@ def read_events(paths: Sequence[Path], options: LogOptions, *, vocabulary: Vocab
     for line in report.lines():
         console.print(line, markup=False, soft_wrap=True)
     return EventLog(paths=paths, options=options, histories=histories, vocabulary=vocabulary, report=report)
+
+
+def with_items(log: EventLog, path: Path) -> EventLog:
+    """Read a table of a log's items, and tell on stderr what was read.
+
+    Args:
+        path: file, folder or pattern.
+
+    Returns:
+        The log with features; its vocabulary has the table's items too.
+
+    Raises:
+        DataError: the table cannot be read, or says nothing that items share.
+    """
+    from hytrec.data.logs.item_table import read_item_table  # noqa: PLC0415 - duckdb
+
+    console = Console(stderr=True, highlight=False)
+    before = log.vocabulary
+    with console.status("reading the items"):
+        table = read_item_table(
+            path,
+            key_type=before.item_key_type,
+            item_column=log.report.columns.get("item"),
+            encoding=log.options.encoding,
+        )
+    vocabulary = table.joined(before)
+    features = table.features(vocabulary)
+    rows = np.append(vocabulary.item_rows(before.item_keys), len(vocabulary.item_keys) + 1)
+    histories = replace(log.histories, item_rows=rows[log.histories.item_rows - 1])
+    told = {
+        "path": str(path),
+        "rows": len(table.keys),
+        "without_events": len(vocabulary.item_keys) - len(before.item_keys),
+        "without_row": int(np.sum(~np.isin(before.item_keys, table.keys))),
+        "features": len(features),
+        "columns": table.columns,
+    }
+    columns = ", ".join(f"{name} ({what})" for name, what in table.columns.items())
+    counts = (
+        f"{path}: {told['rows']:,} items, {told['without_events']:,} of them without an event in the log; "
+        f"{told['without_row']:,} items of the log are not in it"
+    )
+    for line in (counts, f"features of items: {len(features):,}, from {columns}"):
+        console.print(line, markup=False, soft_wrap=True)
+    return replace(log, histories=histories, vocabulary=vocabulary, features=features, item_table=told)
 
 
 def suggested_repeats(share: float, target_behaviors: Sequence[str] = ()) -> Repeats:

@@ -13,6 +13,7 @@ from scipy import sparse
 
 from hytrec.config import ModelConfig
 from hytrec.data.histories import Histories
+from hytrec.data.item_features import ItemFeatures
 from hytrec.data.proximity import neighbor_table, proximity
 from hytrec.data.sampling import TargetWeights, sampled_histories, training_users
 from hytrec.data.split import Evaluation, Part, Repeats, Split, evaluation, training
@@ -31,6 +32,7 @@ from hytrec.training.devices import chosen_device, chosen_precision, device_name
 from hytrec.training.journal import JOURNAL_FILE, Journal
 from hytrec.training.options import TrainingOptions
 from hytrec.training.session import Observer, Session, Silent
+from hytrec.training.side_information import add_features, plain_weights
 from hytrec.training.start import Start, begin, kept_neighbors
 from hytrec.training.trainer import Trainer
 
@@ -71,6 +73,7 @@ def train(
     allow_repeats: bool = False,
     split: Split = Split.LAST,
     behaviors: Sequence[int] = (),
+    features: ItemFeatures | None = None,
     documents: Mapping[str, str] | None = None,
     stop: Callable[[], int | None] = lambda: None,
 ) -> Trained:
@@ -85,6 +88,7 @@ def train(
         allow_repeats: whether items that a user had before are ranked in validation and test; kept in the run's config.
         split: how the log is cut; kept in the run's config.
         behaviors: rows of the behaviors to predict; none: all events are; kept in the run's config.
+        features: of the items, a second input to their rows; the only one of items that nobody had in training.
         documents: texts by file name, written to `output` before the first step.
         stop: number of the signal that asked for a stop, asked after every step and in validations.
 
@@ -94,32 +98,32 @@ def train(
         Interrupted: a stop was asked for; a checkpoint is saved.
         TrainingError: the device is not there, or the loss is not finite.
     """
-    options, observer = options or TrainingOptions(), observer or Silent()
+    options = options or TrainingOptions()
     device = chosen_device(options.device)
     precision = chosen_precision(options, device)
     known = training(histories, split, behaviors=behaviors)
     predicted = partial(evaluation, items=config.items, allow_repeats=allow_repeats, split=split, behaviors=behaviors)
     parts = {part: predicted(histories, part) for part in Part}
-    validation = parts[Part.VALIDATION]
     _check_enough(histories, training_users(known).size, parts, split, some=bool(behaviors))
-    protocol = {
-        "--repeats": Repeats.of(allowed=allow_repeats).value,
-        "--split": split.value,
-        "--target-behavior": behavior_names(vocabulary, behaviors),
-    }
+    protocol = _protocol(allow_repeats, split, behavior_names(vocabulary, behaviors), features)
     resumable = Resumable.of(output, config=config, options=options, vocabulary=vocabulary, protocol=protocol)
     fresh = None if resume else resumable.start()
     torch.manual_seed(options.seed)
-    sample = validation.thinned(options.validation_users)
+    sample = parts[Part.VALIDATION].thinned(options.validation_users)
     near = proximity(known, items=config.items, keep=kept_neighbors(config.items, config.neighbors))
     model = build_model(replace(config, neighbors=0))
     start = begin(model, known, near, sample, options)
-    weights = TargetWeights(behaviors=behaviors, other=options.other_weight) if behaviors else None
-    trainer = Trainer(model.to(device), known, options, precision=precision, reversal=start.reversal, weights=weights)
+    trainer = Trainer(
+        model.to(device),
+        known,
+        options,
+        precision=precision,
+        reversal=start.reversal,
+        weights=TargetWeights(behaviors=behaviors, other=options.other_weight) if behaviors else None,
+        cold=None if features is None else add_features(model, features, known),
+    )
     progress = fresh or resumable.restore(trainer)
-    output.mkdir(parents=True, exist_ok=True)
-    for name, text in (documents or {}).items():
-        write_text(output / name, text)
+    _write(output, documents or {})
     journal = Journal(output / JOURNAL_FILE, every=options.log_steps, steps=trainer.steps, epochs=len(progress.epochs))
     session = Session(
         trainer=trainer,
@@ -127,15 +131,36 @@ def train(
         progress=progress,
         resumable=resumable,
         options=options,
-        observer=observer,
+        observer=observer or Silent(),
         journal=journal,
         stop=stop,
     )
     while not _finished(progress, options):
         session.train_epoch()
-    best = _with_neighbors(config, progress.best_weights, near).to(device)
+    best = _with_neighbors(config, plain_weights(trainer.average, progress.best_weights), near).to(device)
     place = {"device": device_name(device), "precision": precision.value}
     return _conclude(best, histories, vocabulary, config, session, source, parts, start, place)
+
+
+def _protocol(
+    allow_repeats: bool,  # noqa: FBT001 - positional, as all of them
+    split: Split,
+    behaviors: Sequence[str],
+    features: ItemFeatures | None,
+) -> dict[str, Any]:
+    """What a checkpoint must have been written with, by option."""
+    return {
+        "--repeats": Repeats.of(allowed=allow_repeats).value,
+        "--split": split.value,
+        "--target-behavior": behaviors,
+        "--item-table": None if features is None else features.digest(),
+    }
+
+
+def _write(folder: Path, documents: Mapping[str, str]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, text in documents.items():
+        write_text(folder / name, text)
 
 
 def _with_neighbors(config: ModelConfig, weights: Mapping[str, torch.Tensor], near: sparse.csr_matrix) -> HyTRec:

@@ -31,9 +31,15 @@ class Negatives:
     log_expected: Tensor | None
 
     @classmethod
-    def drawn(cls, popularity: Tensor, *, count: int) -> Self:
-        """`count` rows by popularity (I,), with replacement; all items where `count` reaches I."""
+    def drawn(cls, popularity: Tensor, *, count: int, among: Tensor | None = None) -> Self:
+        """`count` rows by popularity (I,), with replacement; all items where `count` reaches I.
+
+        Args:
+            among: rows of the items of a popularity over 0, where others are never negatives.
+        """
         items = popularity.numel()
+        if count >= items and among is not None:
+            return cls(rows=among, log_expected=popularity.new_zeros(among.numel()))
         if count >= items:
             return cls(rows=torch.arange(1, items + 1, device=popularity.device), log_expected=None)
         rows = torch.multinomial(popularity, count, replacement=True)

@@ -9,6 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
+from torch.nn.utils import parametrize
+
 from hytrec.data.split import Evaluation, Part
 from hytrec.errors import Interrupted, TrainingError
 from hytrec.evaluation.evaluate import RETRIEVER, evaluate
@@ -100,9 +102,10 @@ class Session:
     def _validate(self, number: int, sums: Sums) -> None:
         """Evaluate the averaged weights, and keep them if they are the best so far."""
         progress, start = self.progress, time.monotonic()
-        measured = evaluate(
-            self.trainer.average, self.validation, ks=(10,), rerank=False, progress=lambda _: self.stop_if_asked()
-        )
+        with parametrize.cached():
+            measured = evaluate(
+                self.trainer.average, self.validation, ks=(10,), rerank=False, progress=lambda _: self.stop_if_asked()
+            )
         gain = measured[RETRIEVER]["ndcg@10"]
         best = gain > progress.best
         if best:

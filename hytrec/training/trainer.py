@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
+from torch.nn.utils import parametrize
 
 from hytrec.data.histories import Histories
 from hytrec.data.sampling import TargetWeights, TrainingBatch, training_batches, training_users
@@ -21,6 +23,8 @@ from hytrec.training.options import Precision, TrainingOptions
 from hytrec.training.prefetch import StepBatch, on_device
 
 __all__ = ["StepLoss", "Trainer"]
+
+BoolArray = npt.NDArray[np.bool_]
 
 _MAX_GRADIENT_NORM = 1.0
 _POPULARITY_POWER = 0.75
@@ -62,6 +66,8 @@ class Trainer:
         precision: of the products, as `hytrec.training.devices.chosen_precision` says; never AUTO.
         reversal: whether every second epoch reads histories backwards.
         weights: of targets by behavior; None: all the same.
+        cold: (I,) bool, items that are ranked by their features alone: no negatives, which would push those away that
+            they share features with.
     """
 
     def __init__(
@@ -73,6 +79,7 @@ class Trainer:
         precision: Precision = Precision.FLOAT32,
         reversal: bool = False,
         weights: TargetWeights | None = None,
+        cold: BoolArray | None = None,
     ) -> None:
         self.model = model
         self.average = copy.deepcopy(model).eval().requires_grad_(False)
@@ -89,7 +96,12 @@ class Trainer:
         self._reversal = reversal
         self._weights = weights
         counts = np.bincount(histories.item_rows, minlength=model.items + 2)[1 : model.items + 1]
-        self._popularity = torch.from_numpy((counts + 1.0) ** _POPULARITY_POWER).float().to(self.device)
+        popularity = (counts + 1.0) ** _POPULARITY_POWER
+        self._among: Tensor | None = None
+        if cold is not None:
+            popularity[cold] = 0
+            self._among = torch.from_numpy(np.flatnonzero(~cold) + 1).to(self.device)
+        self._popularity = torch.from_numpy(popularity).float().to(self.device)
         self._optimizer = torch.optim.AdamW(
             _parameter_groups(model, options), lr=options.learning_rate, betas=(0.9, 0.98)
         )
@@ -161,10 +173,11 @@ class Trainer:
         Returns:
             Losses of long vector and user vector: two scalars.
         """
-        long, user = self.losses(step)
-        self.steps += 1
         self._optimizer.zero_grad(set_to_none=True)
-        (long + user).backward()
+        with parametrize.cached():  # an item table with features is summed once a step
+            long, user = self.losses(step)
+            (long + user).backward()
+        self.steps += 1
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), _MAX_GRADIENT_NORM)
         self._optimizer.step()
         self._move_average()
@@ -177,7 +190,7 @@ class Trainer:
             Losses of long vector and user vector: two scalars.
         """
         batch = step.batch
-        negatives = Negatives.drawn(self._popularity, count=self.options.negatives)
+        negatives = Negatives.drawn(self._popularity, count=self.options.negatives, among=self._among)
         state = self._begun(batch)
         encoded = encode_batch(self.model, batch, state)
         if state is not None:
@@ -247,15 +260,17 @@ class Trainer:
 def _parameter_groups(model: HyTRec, options: TrainingOptions) -> list[dict[str, Any]]:
     """Weight decay on matrices and tables only: never on norms, biases and what makes up the memory's decay.
 
-    `share` of a group is its learning rate over the model's: the item table has its own.
+    `share` of a group is its learning rate over the model's: the item table, features included, has its own.
     """
     decayed: list[Tensor] = []
     free: list[Tensor] = []
+    tables = list(model.item_table.parameters())
+    of_tables = {id(table) for table in tables}
     for name, parameter in model.named_parameters():
-        if parameter is not model.item_table.weight:
+        if id(parameter) not in of_tables:
             (free if parameter.ndim < 2 or ".decay." in name else decayed).append(parameter)
     return [
         {"params": decayed, "weight_decay": options.weight_decay, "share": 1.0},
         {"params": free, "weight_decay": 0.0, "share": 1.0},
-        {"params": [model.item_table.weight], "weight_decay": options.weight_decay, "share": options.item_rate},
+        {"params": tables, "weight_decay": options.weight_decay, "share": options.item_rate},
     ]

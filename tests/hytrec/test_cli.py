@@ -14,6 +14,7 @@ import pytest
 
 from hytrec import cli
 from hytrec.data.histories import Histories
+from hytrec.run_folder import load_run
 
 TINY = [
     "--width=8",
@@ -129,7 +130,7 @@ def test_a_run_writes_the_options_that_reproduce_it(
     assert (options["user-column"], options["epochs"], options["repeats"]) == ("who", 2, "remove")
     stated = {name.replace("_", "-") for name in inspect.signature(cli.train).parameters}
     of_a_log = {"behavior-column", "columns", "separator", "header", "encoding", "time-unit"}
-    of_a_log.add("target-behavior")  # None: not given
+    of_a_log |= {"target-behavior", "item-table"}  # None: not given
     assert stated - options.keys() == {"output", "config", "resume", "as-json", "max-minutes", *of_a_log}
     arguments = ["train", f"--config={run / 'run.toml'}", f"--output={tmp_path / 'again'}"]
     assert call(monkeypatch, *arguments) == 0
@@ -365,3 +366,32 @@ def test_the_defaults_of_the_command_line_are_those_of_the_options() -> None:
     defaults = {name: p.default for name, p in inspect.signature(cli.train).parameters.items()}
     stated = vars(TrainingOptions()) | {n: v for n, v in vars(ModelConfig(items=1)).items() if n in defaults}
     assert {name: defaults[name] for name in stated} == stated
+
+
+def test_items_of_a_table_that_nobody_had_can_be_ranked(
+    events: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with events.open(newline="") as file:
+        keys = sorted({line["what"] for line in csv.DictReader(file)})
+    table = tmp_path / "items.csv"
+    rows = [f"{key},{'odd' if key[-1] in '13579' else 'even'}" for key in (*keys[1:], "new-1", "new-2")]
+    table.write_text("what,kind\n" + "\n".join(rows) + "\n")
+    run = tmp_path / "run"
+    given = [*COLUMNS, *TINY, f"--item-table={table}"]
+    assert call(monkeypatch, "train", str(events), f"--output={run}", *given) == 0
+    err = capsys.readouterr().err
+    assert f"{table}: {len(rows)} items, 2 of them without an event in the log; 1 items of the log are not in it" in err
+    assert "features of items: 2, from kind (category of 2 shared values)" in err
+    told = json.loads((run / "log.json").read_text())["item_table"]
+    assert (told["rows"], told["without_events"], told["without_row"], told["features"]) == (len(rows), 2, 1, 2)
+    found = load_run(run)
+    assert found.vocabulary.item_keys.tolist() == [key.encode() for key in (*keys, "new-1", "new-2")]
+    table_rows = found.model.item_table.weight
+    assert float(table_rows[-3:-1].norm(dim=1).min()) > 0
+    assert tomllib.loads((run / "run.toml").read_text())["item-table"] == str(table)
+    assert call(monkeypatch, "train", f"--resume={run}") == 0
+    assert call(monkeypatch, "evaluate", str(run)) == 0
+    assert (
+        call(monkeypatch, "train", str(events), f"--output={tmp_path / 'other'}", *given[:-1], "--item-table=no") == 1
+    )
+    assert "no is not there" in capsys.readouterr().err

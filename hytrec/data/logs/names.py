@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from hytrec.data.logs.options import LogOptions
 from hytrec.errors import DataError
 
-__all__ = ["ROLES", "Roles", "chosen_columns", "is_well_known"]
+__all__ = ["ROLES", "Roles", "chosen_columns", "is_well_known", "well_known"]
 
 ROLES = ("user", "item", "time", "behavior")
 _WELL_KNOWN: dict[str, tuple[str, ...]] = {
@@ -133,6 +133,11 @@ def _position(path: str, names: list[str] | None, width: int, given: str, *, rol
         f"{path} has no column {given!r}; it has {', '.join(names) or 'none'}; name the column to use with "
         f"--{role}-column, or all with --columns"
     )
+
+
+def well_known(role: str, names: list[str]) -> list[str]:
+    """Those of the names that stand for a role, the best known first."""
+    return [names[place] for place in _fitting(names, role, taken=set())]
 
 
 def _fitting(names: list[str], role: str, *, taken: set[int]) -> list[int]:

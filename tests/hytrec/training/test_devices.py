@@ -20,6 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from hytrec.config import ModelConfig
 from hytrec.data.histories import Histories
+from hytrec.data.item_features import ItemFeatures
 from hytrec.data.sampling import training_batches
 from hytrec.errors import ConfigError, TrainingError
 from hytrec.modeling.delta_rule import DeltaRule, chunk_by_chunk, chunked
@@ -28,6 +29,7 @@ from hytrec.training import devices, losses
 from hytrec.training.devices import chosen_device, chosen_precision, multiply_in_bfloat16
 from hytrec.training.options import Precision, TrainingOptions
 from hytrec.training.prefetch import StepBatch, in_background
+from hytrec.training.side_information import add_features
 from hytrec.training.trainer import StepLoss, Trainer
 
 ITEMS = 60
@@ -123,6 +125,19 @@ def test_a_whole_step_stays_on_the_device(
     }
     assert host.found == []
     assert host.seen > 500
+
+
+def test_a_step_with_features_stays_on_the_device(log: Histories) -> None:
+    features = ItemFeatures.of(["odd", "even"], np.arange(1, ITEMS + 1), np.arange(ITEMS) % 2, items=ITEMS)
+    model = new_model("cpu")
+    cold = add_features(model, features, log)
+    trainer = Trainer(model.to("meta"), log, OPTIONS, cold=cold)
+    batch = next(batches(log, OPTIONS)).map(lambda tensor: tensor.to("meta"))
+    trainer.model.train()
+    trainer.step(batch)
+    with FromTheHost() as host:
+        trainer.step(batch)
+    assert host.found == []
 
 
 def test_a_tensor_from_the_host_is_found(log: Histories, monkeypatch: pytest.MonkeyPatch) -> None:
