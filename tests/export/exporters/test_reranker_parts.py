@@ -16,18 +16,19 @@ from hytrec.data.vocabulary import Vocabulary
 from hytrec.modeling.model import UserFeatures
 from hytrec.modeling.reranker import RerankerPart
 from hytrec.run_folder import CONFIG_FILE, Run, load_run
-from hytrec.signature import RERANKER
+from hytrec.signature import CANDIDATE_ROWS, RAW_SCORES, RERANKER
 from hytrec_export.errors import OptionError
 from hytrec_export.exporters.onnx_graph import export_graphs
 from hytrec_export.exporters.reranker_parts import trim_reranker
 from hytrec_export.options import BuildOptions, Lowering, Precision, RerankerKind
 from hytrec_export.pipeline import build
-from hytrec_export.repository.layout import graph_files
 from hytrec_export.repository.manifest import Manifest
+from hytrec_export.runtime.chunked_encoder import open_runner
 from hytrec_export.settings import Limits, ServingSettings
 
 CONFIG = ModelConfig(items=7, width=16, tadn_layers=1, softmax_layers=1, window=5, experts=3, dropout=0.0)
 CLEAR, UNCLEAR = {"gain": 0.01, "error": 0.002}, {"gain": 0.01, "error": 0.005}
+LIMITS = Limits(max_events=64, max_candidates=9, max_excluded=2, max_batch=2)
 ALL = dict.fromkeys(("neighbors", "memory", "window", "experts", "correction"), CLEAR)
 
 
@@ -100,30 +101,50 @@ def weights_of(graph: Path) -> int:
     return sum(int(np.prod(tensor.dims)) for tensor in onnx.load(graph).graph.initializer)
 
 
+@pytest.mark.usefixtures("traced_once")
 @pytest.mark.parametrize(
-    ("without", "lowering", "fp16"),
-    [
-        (["experts"], Lowering.FUSED, False),
-        (["window", "experts"], Lowering.CHUNKED, True),
-        (["memory", "window", "experts"], Lowering.FUSED, True),
-        (["neighbors"], Lowering.CHUNKED, False),
-    ],
-    ids=["no experts", "memory alone, half", "neighbors alone, half", "no neighbors"],
+    "without",
+    [["experts"], ["window", "experts"], ["memory", "window", "experts"], ["neighbors"]],
+    ids=["no experts", "memory alone", "neighbors alone", "no neighbors"],
 )
-def test_lean_passes_the_gate_and_has_less_in_its_graph(
-    run_of: Callable[..., Run], without: list[str], lowering: Lowering, fp16: bool, tmp_path: Path
+def test_a_lean_graph_is_smaller_and_scores_as_the_lean_model(
+    run_of: Callable[..., Run], without: list[str], tmp_path: Path
 ) -> None:
     run = run_of(ALL | dict.fromkeys(without, UNCLEAR))
-    limits = Limits(max_events=64, max_candidates=9, max_excluded=2, max_batch=2)
-    settings = ServingSettings.of(run.fingerprint, run.config, run.vocabulary, limits)
-    whole = export_graphs(
-        run.model, tmp_path, settings=settings, lowering=lowering, precision=Precision.FLOAT32, graphs=(RERANKER,)
-    )
+    settings = ServingSettings.of(run.fingerprint, run.config, run.vocabulary, LIMITS)
+    graphs = []
+    for kind in (RerankerKind.FULL, RerankerKind.LEAN):
+        trim_reranker(run, kind)
+        (tmp_path / kind.value).mkdir()
+        exported = export_graphs(
+            run.model,
+            tmp_path / kind.value,
+            settings=settings,
+            lowering=Lowering.FUSED,
+            precision=Precision.FLOAT32,
+            graphs=(RERANKER,),
+        )
+        graphs.append(exported[RERANKER.name])
+    assert weights_of(graphs[1]) < weights_of(graphs[0])
+    rows = torch.tensor([[1, 2, 7, 3], [5, 5, 8, 0]])
+    events = torch.tensor([[3, 4, 1], [6, 0, 0]])
+    state, memory = run.model.encode(run.model.empty_state(2), events, events * 0, events + 1_000 * (events > 0))
+    features = UserFeatures.of(state, memory, torch.tensor([[2_000], [3_000]]))
+    expected = run.model.rerank(run.model.read(features), rows)
+    with open_runner(RERANKER, graphs[1]) as runner:
+        feed = {name: tensor.numpy() for name, tensor in features._asdict().items()}
+        found = runner.infer(feed | {CANDIDATE_ROWS.name: rows.numpy()})
+    there = rows.numpy() > 0
+    np.testing.assert_allclose(found[RAW_SCORES.name][there], expected.numpy()[there], atol=1e-5)
+
+
+def test_lean_passes_the_gate_and_says_what_is_left_out(run_of: Callable[..., Run], tmp_path: Path) -> None:
+    without = ["window", "experts"]
+    run = run_of(ALL | dict.fromkeys(without, UNCLEAR))
     output = tmp_path / "repository"
-    options = BuildOptions(run=run.path, output=output, limits=limits, lowering=lowering, fp16=fp16)
+    options = BuildOptions(run=run.path, output=output, limits=LIMITS, lowering=Lowering.CHUNKED, fp16=True)
     manifest = build(replace(options, reranker=RerankerKind.LEAN))
     assert manifest.worst_difference <= 1e-4
-    assert weights_of(graph_files(output)[RERANKER.name]) < weights_of(whole[RERANKER.name])
     assert manifest == Manifest.load(output)
     assert manifest.options["reranker"] == "lean"
     lines = [line for line in manifest.summary_lines() if "multiply-adds, left out" in line]
