@@ -4,11 +4,14 @@ import os
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from hytrec_benchmarks.faults.faulty_proxy import FaultyProxy
 from hytrec_benchmarks.faults.killing import kill_and_compare
+from hytrec_benchmarks.faults.lost_snapshots import lose_snapshots
 from hytrec_benchmarks.faults.racing import Acknowledged, overlaps, race
+from hytrec_benchmarks.faults.redelivering import append_beside_late_duplicates
 from hytrec_benchmarks.fixtures.bounds import Figure
 from hytrec_clients import Events, HytrecClient, Unresolved
 from hytrec_export.server import EmbeddedServer
@@ -41,6 +44,22 @@ def test_two_clients_and_lost_responses_leave_every_event_once(served: Any) -> N
     assert figures["concurrent_event_count_error"] == 0
     assert figures["concurrent_events"] >= 80
     assert figures["concurrent_answers_lost"] > 0
+
+
+@pytest.mark.timeout(300)
+def test_requests_that_come_again_late_count_once(served: Any) -> None:
+    generator = np.random.default_rng(0)
+    figures = append_beside_late_duplicates(
+        served.url,
+        requests=10,
+        users=2,
+        writers=4,
+        latest_s=1.0,
+        disturb=lambda: lose_snapshots(served.stored.url.folder, generator),
+    )
+    assert figures["late_duplicate_events_sent"] == 80
+    assert figures["late_duplicates"] > 40
+    assert figures["late_duplicates_applied"] == 0
 
 
 @pytest.mark.timeout(300)

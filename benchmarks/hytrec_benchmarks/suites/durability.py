@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
+
 from hytrec_benchmarks.faults.failing import copy_faulty, fail_and_compare, models_of
 from hytrec_benchmarks.faults.killing import kill_and_compare
+from hytrec_benchmarks.faults.lost_snapshots import lose_snapshots
 from hytrec_benchmarks.faults.racing import race
+from hytrec_benchmarks.faults.redelivering import USERS, append_beside_late_duplicates
 from hytrec_benchmarks.fixtures.bounds import Figure
 from hytrec_benchmarks.fixtures.context import Context, Log, Weights
 from hytrec_benchmarks.fixtures.progress import say
@@ -17,7 +21,10 @@ KILLS = 200
 RACE_REQUESTS = 150
 FAILURES = 500
 """Of every model."""
+LATE_REQUESTS = 40
+"""Of every writer."""
 QUICK_KILLS, QUICK_RACE_REQUESTS, QUICK_FAILURES = 3, 10, 10
+QUICK_LATE_REQUESTS, QUICK_LATE_USERS = 3, 2
 
 
 def measure(context: Context) -> dict[str, Figure]:
@@ -30,6 +37,17 @@ def measure(context: Context) -> dict[str, Figure]:
     say("two clients append to one user, and responses are lost")
     with serving(repository, folder / "race") as (server, _):
         figures |= race(server.grpc_url, requests=requests, seed=context.seed)
+    say("many writers append to each user, and every request comes again up to two seconds late")
+    generator = np.random.default_rng(context.seed)
+    state = folder / "late" / "state"
+    with serving(repository, folder / "late") as (server, _):
+        figures |= append_beside_late_duplicates(
+            server.grpc_url,
+            requests=QUICK_LATE_REQUESTS if context.quick else LATE_REQUESTS,
+            users=QUICK_LATE_USERS if context.quick else USERS,
+            seed=context.seed,
+            disturb=lambda: lose_snapshots(state, generator),
+        )
     return figures | _failures(context, folder / "failures")
 
 

@@ -18,6 +18,7 @@ from hytrec.config import ModelConfig
 from hytrec.data.histories import History, read_histories
 from hytrec.data.vocabulary import Vocabulary
 from hytrec.signature import RANK
+from hytrec_benchmarks.faults.lost_snapshots import lose_snapshots
 from hytrec_benchmarks.fixtures.bounds import Figure
 from hytrec_benchmarks.fixtures.context import LONG, LONG_EVENTS, Context, Log, Weights
 from hytrec_benchmarks.fixtures.in_process import onnx_chain
@@ -166,7 +167,7 @@ def flicker(context: Context) -> dict[str, Figure]:
             first = int(generator.integers(2))
             one = _click(asks[first], b"user", vocabulary, number, candidates)
             if generator.random() < 1 / 8:
-                deleted += _delete_snapshots(folder, generator)
+                deleted += lose_snapshots(folder, generator)
             now = [_click_time(number)]
             other = asks[1 - first](RANK, b"user", candidate_keys=candidates, now=now)["scores"][0]
             differing += _differing_places(one, other)
@@ -190,20 +191,6 @@ def _differing_places(one: NDArray[np.float32], other: NDArray[np.float32]) -> i
     """Places of the ten best that hold other candidates, whose scores differ by more than a tie."""
     best, others = (np.argsort(-scores, kind="stable")[:TOP] for scores in (one, other))
     return int(np.count_nonzero((best != others) & (np.abs(one[best] - one[others]) > TIE)))
-
-
-def _delete_snapshots(folder: Path, generator: np.random.Generator) -> int:
-    """Delete, or damage, every snapshot that there is."""
-    found = [path for path in folder.glob("*.snapshots") if path.stat().st_size]
-    for path in found:
-        size = path.stat().st_size
-        with path.open("r+b") as file:
-            if generator.random() < 1 / 2:
-                file.write(bytes(size))
-            else:
-                file.seek(int(generator.integers(size)))
-                file.write(b"\xff")
-    return len(found)
 
 
 def _scores(
