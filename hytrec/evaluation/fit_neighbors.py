@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -14,7 +15,7 @@ from hytrec.evaluation.evaluate import GROUP, batches_by_length, read_histories_
 from hytrec.modeling.model import HyTRec, Readout
 from hytrec.modeling.neighbor_score import NeighborScore, fading_of
 
-__all__ = ["NeighborScales", "fit_neighbors", "list_gains", "readout_of", "served_lists"]
+__all__ = ["NeighborScales", "ServedLists", "fit_neighbors", "list_gains", "readout_of"]
 
 HALF_LIVES = (1.0, 2.0, 4.0, 8.0, 16.0)
 PAIRS = ((1.0, 1.0), (2.0, 2.0), (4.0, 4.0), (8.0, 8.0), (16.0, 16.0), (1.0, 4.0), (2.0, 8.0), (4.0, 16.0), (1.0, 16.0))
@@ -23,6 +24,54 @@ STRENGTHS = (0.0, 0.25, 0.5, 1.0, 1.75, 3.0, 5.0, 8.0, 13.0, 20.0)
 _CUT = 10
 _MAX_USERS = 10_000
 """The more there are, the smaller the error that a better choice has to exceed."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ServedLists:
+    """What the retriever lists for users: those n whose target is among it.
+
+    Args:
+        users: how many were asked for.
+        targets: place of the target, (n,) int64.
+        rows: (n, R) int64. retrieved: the retriever's scores, -inf at empty places.
+    """
+
+    users: int
+    targets: Tensor
+    rows: Tensor
+    retrieved: Tensor
+    readout: Readout
+
+    @classmethod
+    def of(cls, model: HyTRec, part: Evaluation) -> Self:
+        """Of at most 10,000 evenly spaced users of a part.
+
+        Raises:
+            EvaluationError: no user can be evaluated.
+        """
+        part = part.thinned(_MAX_USERS)
+        with torch.inference_mode():
+            targets, rows, scores, readouts = zip(*_batches(model, part), strict=True)
+        stacked = {name: torch.cat([getattr(own, name) for own in readouts]) for name in vars(readouts[0])}
+        return cls(
+            users=len(part),
+            targets=torch.cat(targets),
+            rows=torch.cat(rows),
+            retrieved=torch.cat(scores),
+            readout=Readout(**stacked),
+        )
+
+
+def _batches(model: HyTRec, part: Evaluation) -> Iterator[tuple[Tensor, Tensor, Tensor, Readout]]:
+    for batch in batches_by_length(part):
+        readout = read_histories_at(model, batch.histories, batch.now)
+        place = readout.user.device
+        rows = model.retrieve(readout, torch.from_numpy(batch.seen).to(place))
+        is_target = rows == torch.from_numpy(batch.targets).to(place).unsqueeze(1)
+        hit = torch.nonzero(is_target.any(1)).flatten()
+        rows, readout = rows[hit], readout_of(readout, hit)
+        scores = model.retrieve_scores(readout.user).gather(1, rows).masked_fill(rows == 0, -torch.inf)
+        yield is_target[hit].to(torch.int64).argmax(1), rows, scores, readout
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +84,7 @@ class NeighborScales:
     ndcg: float
 
 
-def fit_neighbors(model: HyTRec, validation: Evaluation) -> NeighborScales | None:
+def fit_neighbors(model: HyTRec, lists: ServedLists) -> NeighborScales | None:
     """Choose the scales by the retriever's list reordered, and set them in the model. None where it has no neighbors.
 
     The largest of hundreds of noisy means flatters itself. So of all scales whose NDCG@10 is within a standard error of
@@ -43,16 +92,14 @@ def fit_neighbors(model: HyTRec, validation: Evaluation) -> NeighborScales | Non
     are taken; strength 0, the retriever alone, is among them where neighbors bring nothing. Fill the table before.
 
     Args:
-        validation: at most 10,000 evenly spaced users of it are taken.
-
-    Raises:
-        EvaluationError: no user can be evaluated.
+        lists: of the validation part.
     """
     if model.neighbors is None:
         return None
-    validation = validation.thinned(_MAX_USERS)
-    targets, scores, nearness = _lists(model, model.neighbors, validation)
-    users = max(1, len(validation))
+    fading = fading_of(HALF_LIVES, window=model.window).to(model.norm.weight.device)
+    with torch.inference_mode():
+        nearness = _nearness(model.neighbors, lists.rows, lists.readout.recent_items, fading)
+    targets, scores, users = lists.targets, lists.retrieved, max(1, lists.users)
     scales: list[tuple[float, float, tuple[float, float]]] = []
     gains, losses = [], []
     for softening in SOFTENINGS:
@@ -85,40 +132,6 @@ def _within_an_error(gains: Tensor, users: int, losses: Sequence[float]) -> int:
     error = ((behind.square().sum(1) / users - mean.square()) / users).clamp(min=0).sqrt()
     near: list[int] = torch.nonzero(mean <= error).flatten().tolist()
     return min(near, key=lambda choice: losses[choice])
-
-
-def _lists(model: HyTRec, neighbors: NeighborScore, validation: Evaluation) -> tuple[Tensor, Tensor, Tensor]:
-    """Of the users whose target was retrieved: its place (n,), scores (n, R), nearness (n, half-lives, R)."""
-    fading = fading_of(HALF_LIVES, window=model.window).to(model.norm.weight.device)
-    found = list(_batches(model, neighbors, validation, fading))
-    targets, scores, nearness = (torch.cat(values) for values in zip(*found, strict=True))
-    return targets, scores, nearness
-
-
-def _batches(
-    model: HyTRec, neighbors: NeighborScore, validation: Evaluation, fading: Tensor
-) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    for targets, rows, scores, readout in served_lists(model, validation):
-        yield targets, scores, _nearness(neighbors, rows, readout.recent_items, fading)
-
-
-def served_lists(model: HyTRec, validation: Evaluation) -> Iterator[tuple[Tensor, Tensor, Tensor, Readout]]:
-    """The retriever's lists of the users whose target is among them, batch by batch.
-
-    Yields:
-        Place of the target (n,) int64, item rows (n, R) int64, the retriever's scores (n, R), -inf at empty places, and
-        the readout of these users.
-    """
-    with torch.inference_mode():
-        for batch in batches_by_length(validation):
-            readout = read_histories_at(model, batch.histories, batch.now)
-            place = readout.user.device
-            rows = model.retrieve(readout, torch.from_numpy(batch.seen).to(place))
-            is_target = rows == torch.from_numpy(batch.targets).to(place).unsqueeze(1)
-            hit = torch.nonzero(is_target.any(1)).flatten()
-            rows, readout = rows[hit], readout_of(readout, hit)
-            scores = model.retrieve_scores(readout.user).gather(1, rows).masked_fill(rows == 0, -torch.inf)
-            yield is_target[hit].to(torch.int64).argmax(1), rows, scores, readout
 
 
 def readout_of(readout: Readout, users: Tensor) -> Readout:

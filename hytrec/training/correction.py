@@ -19,10 +19,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from hytrec.data.split import Evaluation
 from hytrec.evaluation.evaluate import GROUP
-from hytrec.evaluation.fit_neighbors import list_gains, readout_of, served_lists
-from hytrec.modeling.model import HyTRec, Readout
+from hytrec.evaluation.fit_neighbors import ServedLists, list_gains, readout_of
+from hytrec.modeling.model import HyTRec
 from hytrec.modeling.reranker import Reranker, RerankerPart
 from hytrec.modeling.reranker_gains import CORRECTION, FittedReranker, Gain
 
@@ -31,7 +30,6 @@ __all__ = ["fit_correction"]
 FOLDS = 2
 EPOCHS = 3
 WEIGHTS = (0.0, 0.25, 0.5, 1.0)
-_MAX_USERS = 10_000
 _STEP_LISTS = 32
 _RATE = 1e-3
 _WEIGHT_DECAY = 0.1
@@ -40,37 +38,30 @@ _LEFT_OUT = 0.15
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class _Lists:
-    """Served lists of n users whose target is among them.
+class _Lists(ServedLists):
+    """Served lists with the neighbors' scores.
 
     Args:
-        users: how many were asked for, n of them with their target.
-        targets: place of the target, (n,) int64.
-        rows: (n, R) int64. retrieved: the retriever's scores, -inf at empty places. near: the neighbors', 0 without.
+        near: (n, R), 0 without neighbors.
     """
 
-    users: int
-    targets: Tensor
-    rows: Tensor
-    retrieved: Tensor
     near: Tensor
-    readout: Readout
 
     def gains(self, scores: Tensor) -> Tensor:
         """NDCG@10 of every list in the order of scores (n, R): (n,) float64."""
         return list_gains(scores, self.targets).double()
 
 
-def fit_correction(model: HyTRec, validation: Evaluation, *, candidates: int, seed: int) -> FittedReranker:
+def fit_correction(model: HyTRec, served: ServedLists, *, candidates: int, seed: int) -> FittedReranker:
     """Fit the correction and set it in the model. Its neighbors are fitted before.
 
     Args:
-        validation: at most 10,000 evenly spaced users of it are taken.
+        served: lists of the validation part.
         candidates: retrieved items that compete with the target in a step.
         seed: of folds, order and dropout.
     """
     torch.manual_seed(seed)
-    lists = _served(model, validation.thinned(_MAX_USERS))
+    lists = _with_near(model, served)
     plain = lists.retrieved + lists.near
     best = lists.gains(plain)
     epochs, weight, correction = 0, 0.0, torch.zeros_like(plain)
@@ -156,23 +147,10 @@ def _held_out(fits: Sequence[Reranker], table: Tensor, lists: _Lists, folds: Ten
     return result
 
 
-def _served(model: HyTRec, validation: Evaluation) -> _Lists:
-    """The retriever's lists of all users, of which those with their target are kept."""
-    parts: list[tuple[Tensor, Tensor, Tensor, Tensor, Readout]] = []
-    with torch.inference_mode():
-        for targets, rows, scores, readout in served_lists(model, validation):
-            near = torch.zeros_like(scores)
-            if model.neighbors is not None:
-                for some in torch.arange(targets.numel()).split(GROUP):
-                    near[some] = model.neighbors(rows[some], readout.recent_items[some])
-            parts.append((targets, rows, scores, near, readout))
-    places, listed, retrieved, nearness, readouts = zip(*parts, strict=True)
-    stacked = {name: torch.cat([getattr(own, name) for own in readouts]) for name in vars(readouts[0])}
-    return _Lists(
-        users=len(validation),
-        targets=torch.cat(places),
-        rows=torch.cat(listed),
-        retrieved=torch.cat(retrieved),
-        near=torch.cat(nearness),
-        readout=Readout(**stacked),
-    )
+def _with_near(model: HyTRec, served: ServedLists) -> _Lists:
+    near = torch.zeros_like(served.retrieved)
+    if model.neighbors is not None:
+        with torch.inference_mode():
+            for some in torch.arange(served.targets.numel()).split(GROUP):
+                near[some] = model.neighbors(served.rows[some], served.readout.recent_items[some])
+    return _Lists(**vars(served), near=near)

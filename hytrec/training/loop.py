@@ -21,7 +21,7 @@ from hytrec.data.target_behaviors import behavior_names
 from hytrec.data.vocabulary import Vocabulary
 from hytrec.errors import DataError
 from hytrec.evaluation.evaluate import ranked
-from hytrec.evaluation.fit_neighbors import fit_neighbors
+from hytrec.evaluation.fit_neighbors import ServedLists, fit_neighbors
 from hytrec.evaluation.half_life import memory_half_lives
 from hytrec.evaluation.metrics import RankingMetrics
 from hytrec.modeling.model import HyTRec, build_model
@@ -233,8 +233,9 @@ def _conclude(
     """Fit the reranker on the validation part, measure, and write the run folder."""
     output, options, progress = session.resumable.file.parent, session.options, session.progress
     session.observer.finishing("fitting the reranker")
-    scales = fit_neighbors(model, parts[Part.VALIDATION])
-    fitted = fit_correction(model, parts[Part.VALIDATION], candidates=options.rerank_candidates, seed=options.seed)
+    lists = ServedLists.of(model, parts[Part.VALIDATION])
+    scales = fit_neighbors(model, lists)
+    fitted = fit_correction(model, lists, candidates=options.rerank_candidates, seed=options.seed)
     measured = {Part.VALIDATION: session.validation, Part.TEST: parts[Part.TEST].thinned(options.test_users)}
     ranks = {part.value: ranked(model, own, progress=session.measuring(part, own)) for part, own in measured.items()}
     metrics = {part: {name: own.result() for name, own in found.items()} for part, found in ranks.items()}

@@ -13,7 +13,7 @@ from hytrec.data.proximity import neighbor_table, proximity
 from hytrec.data.split import Part, evaluation, training
 from hytrec.evaluation import fit_neighbors as module
 from hytrec.evaluation.evaluate import RERANKER, RETRIEVER, evaluate
-from hytrec.evaluation.fit_neighbors import fit_neighbors
+from hytrec.evaluation.fit_neighbors import ServedLists, fit_neighbors
 from hytrec.modeling.model import HyTRec, build_model
 
 
@@ -35,7 +35,7 @@ def test_the_scales_are_within_an_error_of_the_best(
     monkeypatch.setattr(module, "STRENGTHS", (0.0, 1.0, 20.0))
     model = with_neighbors(log, config)
     validation = evaluation(log, Part.VALIDATION, items=config.items)
-    chosen = fit_neighbors(model, validation)
+    chosen = fit_neighbors(model, ServedLists.of(model, validation))
     assert chosen is not None
     measured = evaluate(model, validation, ks=(10,))
     assert measured[RERANKER]["ndcg@10"] == pytest.approx(chosen.ndcg, abs=1e-6)
@@ -64,7 +64,7 @@ def test_neighbors_that_mislead_are_not_used(log: Histories, config: ModelConfig
     assert model.neighbors is not None
     model.neighbors.weights.zero_()
     validation = evaluation(log, Part.VALIDATION, items=config.items)
-    chosen = fit_neighbors(model, validation)
+    chosen = fit_neighbors(model, ServedLists.of(model, validation))
     assert chosen is not None
     assert chosen.strength == 0
     measured = evaluate(model, validation, ks=(10,))
@@ -73,4 +73,5 @@ def test_neighbors_that_mislead_are_not_used(log: Histories, config: ModelConfig
 
 def test_without_neighbors_there_is_nothing_to_fit(log: Histories, config: ModelConfig) -> None:
     model = build_model(replace(config, neighbors=0)).eval()
-    assert fit_neighbors(model, evaluation(log, Part.VALIDATION, items=config.items)) is None
+    lists = ServedLists.of(model, evaluation(log, Part.VALIDATION, items=config.items))
+    assert fit_neighbors(model, lists) is None

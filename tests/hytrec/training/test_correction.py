@@ -10,6 +10,7 @@ from hytrec.config import Branches, ModelConfig
 from hytrec.data.histories import Histories
 from hytrec.data.split import Evaluation, Part, evaluation
 from hytrec.evaluation.evaluate import RERANKER, RETRIEVER, evaluate
+from hytrec.evaluation.fit_neighbors import ServedLists
 from hytrec.modeling.model import HyTRec, build_model
 from hytrec.modeling.reranker import Reranker, RerankerPart
 from hytrec.modeling.reranker_gains import CORRECTION, Gain
@@ -39,7 +40,7 @@ def test_it_learns_what_the_retriever_lacks(config: ModelConfig, log: Histories,
     learnable(log, model)
     many = replace(validation, users=np.tile(validation.users, 40), events=np.tile(validation.events, 40))
     before = evaluate(model, validation, ks=(10,))
-    fitted = fit_correction(model, many, candidates=30, seed=0)
+    fitted = fit_correction(model, ServedLists.of(model, many), candidates=30, seed=0)
     after = evaluate(model, validation, ks=(10,))
     assert after[RETRIEVER] == before[RETRIEVER]
     assert after[RERANKER]["ndcg@10"] > before[RERANKER]["ndcg@10"] + 0.1
@@ -70,7 +71,8 @@ def test_a_user_is_scored_by_what_was_fitted_on_others(
 
     monkeypatch.setattr(correction, "_fits", listening)
     monkeypatch.setattr(correction, "_held_out", asking)
-    fit_correction(fresh(config), validation, candidates=5, seed=0)
+    model = fresh(config)
+    fit_correction(model, ServedLists.of(model, validation), candidates=5, seed=0)
     assert len(asked) >= correction.FOLDS
     for fold, members in asked:
         assert members
@@ -82,7 +84,7 @@ def test_no_correction_is_better_than_one_that_is_worse(
 ) -> None:
     monkeypatch.setattr(correction, "WEIGHTS", (0.0,))
     model = fresh(config)
-    fitted = fit_correction(model, validation, candidates=5, seed=0)
+    fitted = fit_correction(model, ServedLists.of(model, validation), candidates=5, seed=0)
     assert (fitted.epochs, fitted.weight) == (0, 0.0)
     assert fitted.gains[CORRECTION] == fitted.gains[RerankerPart.EXPERTS] == Gain(gain=0.0, error=0.0)
     assert fitted.ndcg == pytest.approx(evaluate(model, validation, ks=(10,))[RERANKER]["ndcg@10"])
@@ -95,7 +97,7 @@ def test_the_neighbors_gain_is_measured_too(config: ModelConfig, validation: Eva
     ids = random.integers(1, 31, model.neighbors.ids.shape).astype(np.int32)
     model.neighbors.fill(ids, random.random(ids.shape).astype(np.float32))
     model.neighbors.choose(strength=3.0, softening=0.1, half_lives=(1.0, 1.0))
-    fitted = fit_correction(model, validation, candidates=5, seed=0)
+    fitted = fit_correction(model, ServedLists.of(model, validation), candidates=5, seed=0)
     found = evaluate(model, validation, ks=(10,))
     gain = found[RERANKER]["ndcg@10"] - found[RETRIEVER]["ndcg@10"]
     assert fitted.gains[RerankerPart.NEIGHBORS].gain == pytest.approx(gain, abs=1e-6)
