@@ -41,6 +41,7 @@ SUITES = (
     "precision",
     "load",
     "peers",
+    "reported",
 )
 """Modules of `suites`, in the order they run: `measure(context)` of each gives its figures."""
 
