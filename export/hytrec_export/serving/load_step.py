@@ -201,6 +201,7 @@ class LoadStep:
             due=user.due,
             top_k=request.top_k,
             candidate_count=NO_CANDIDATES if request.candidate_keys is None else len(load.candidate_rows),
+            give_up_at_ns=request.give_up_at_ns,
             new_events=new,
         )
 

@@ -10,7 +10,7 @@ from hytrec.data.vocabulary import Vocabulary
 from hytrec.signature import STATE, STATE_LOAD
 from hytrec_export.errors import InputError, StoreUnavailableError
 from hytrec_export.runtime.padding import FINE_STEPS_PER_OCTAVE
-from hytrec_export.serving.call_context import NO_CANDIDATES, CallContext
+from hytrec_export.serving.call_context import NEVER, NO_CANDIDATES, CallContext
 from hytrec_export.serving.counters import Counters, ServerCounter
 from hytrec_export.serving.lengths import Lengths
 from hytrec_export.serving.load_step import APPEND_ONLY, LoadStep, ReplayNeededError, StepResult
@@ -438,3 +438,11 @@ def test_a_broken_state_fails_its_own_call(
 
 def _failing(*_: object) -> None:
     raise KeyError("memory")
+
+
+def test_the_time_of_giving_up_goes_on_to_the_save_step(loader: LoadStep) -> None:
+    timed, patient = _load(loader, _call(b"ada", give_up_at_ns=[[1 << 60]]), _call(b"bob"))
+    assert [CallContext.unpack(outputs["call_context"][0]).give_up_at_ns for outputs in (timed, patient)] == [
+        1 << 60,
+        NEVER,
+    ]
