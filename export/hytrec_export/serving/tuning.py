@@ -10,6 +10,8 @@ MAX_ELEMENTS = 1 << 14
 """Maximum elements of one run; at the default sizes each takes up to 8 KB of memory."""
 LONG_EVENTS = 256
 """Requests with at least this many events go through the long-request queue."""
+PART_EVENTS = 256
+"""Events of one run of an ensemble's encoder, where short requests wait for the end of a run."""
 LONG_QUEUE_SIZE = 8
 """Long requests that may run or wait."""
 QUEUE_LOOK_S = 0.1
