@@ -78,17 +78,17 @@ _EXPECTED = ("OK", "UNAVAILABLE", "DEADLINE_EXCEEDED")
 def _flood_and_probe(url: str, prefix: str, requests: int) -> tuple[Counter[str], list[float]]:
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
         pool.submit(int).result()  # it has started
-        flood = pool.submit(_flood, url, prefix, requests)
-        waits_ms = _probe(url, flood)
-        return flood.result(), waits_ms
+        flooding = pool.submit(flood, url, prefix, requests)
+        waits_ms = _probe(url, flooding)
+        return flooding.result(), waits_ms
 
 
-def _probe(url: str, flood: Future[Any]) -> list[float]:
+def _probe(url: str, flooding: Future[Any]) -> list[float]:
     """How long one request after the other waits for an answer or a refusal, while the flood lasts."""
     waits_ms = []
     once = RetryPolicy(max_attempts=1, attempt_share=1.0)
     with HytrecClient(url, timeout_s=_PROBE_TIMEOUT_S, retry=once) as client:
-        while not flood.done() or not waits_ms:
+        while not flooding.done() or not waits_ms:
             start = time.monotonic()
             with suppress(ClientError):
                 client.append("normal", Events([1 << 40], [1_500_000_000]))
@@ -97,8 +97,8 @@ def _probe(url: str, flood: Future[Any]) -> list[float]:
     return waits_ms
 
 
-def _flood(url: str, prefix: str, requests: int) -> Counter[str]:
-    """gRPC status of every ranking."""
+def flood(url: str, prefix: str, requests: int) -> Counter[str]:
+    """Send so many rankings at once, each of a user of its own: how often each gRPC status came back."""
     return asyncio.run(_send_all(url, [_message(f"{prefix}-{number}") for number in range(requests)]))
 
 
