@@ -23,9 +23,13 @@ from hytrec_export.server import EmbeddedServer
 from hytrec_export.state.store import UserRead
 from hytrec_export.state.users import StateStore
 
-QUEUED_TIMEOUT_S = 3.0
-"""How long the clients of the rankings wait."""
+PATIENCE_S, SHORT_PATIENCE_S = 3.0, 0.4
+"""How long the clients of the rankings wait; the second of those that come in bursts."""
+BURSTS, BURST = 10, 450
+"""As many as may wait, and more than are done before their clients give up."""
 CANDIDATES = 500
+_WAVE, _WAVE_S = 250, 0.1
+"""Calls that begin together, and the pause after them: more at a time would only wait in this process."""
 _METHOD = "/inference.GRPCInferenceService/ModelInfer"
 _CHANNEL = [("grpc.max_send_message_length", -1), ("grpc.enable_http_proxy", 0)]
 _PROBE_PAUSE_S = 0.02
@@ -44,17 +48,23 @@ def overloaded(server: EmbeddedServer, store: StateStore, *, requests: int) -> d
         store: its state store.
 
     Returns:
-        Figures: rankings sent, and how many were answered, refused and given up; events that were applied after their
-        clients gave up; the normal client's waits in milliseconds, answered or refused; memory of the server's
-        processes after it over that before, which one such flood had gone before already.
+        Figures: rankings sent, and how many were answered and refused; rankings of hasty clients, in bursts, and how many
+        of them gave up; events that were applied after their clients gave up; the normal client's waits in
+        milliseconds, answered or refused; memory of the server's processes after it over that before, which one such
+        flood had gone before already.
     """
-    _flood_and_probe(server.grpc_url, "before", requests)
+    url = server.grpc_url
+    _flood_and_probe(url, "before", requests)
     time.sleep(_SETTLED_S)
     before = use_of_server(server.pid)["anonymous_bytes"]
-    codes, waits_ms = _flood_and_probe(server.grpc_url, "user", requests)
+    codes, waits_ms = _flood_and_probe(url, "user", requests)
+    hasty: Counter[str] = Counter()
+    for number in range(BURSTS):
+        hasty += _flood_and_probe(url, f"hasty-{number}", BURST, patience_s=SHORT_PATIENCE_S)[0]
+    users = _names("user", requests) + [name for number in range(BURSTS) for name in _names(f"hasty-{number}", BURST)]
     time.sleep(_RUNNING_S)
-    given_up = _applied(store, requests)
-    with HytrecClient(server.grpc_url, timeout_s=_PROBE_TIMEOUT_S) as client:
+    given_up = _applied(store, users)
+    with HytrecClient(url, timeout_s=_PROBE_TIMEOUT_S) as client:
         client.append("last")
     time.sleep(_SETTLED_S)
     after = use_of_server(server.pid)["anonymous_bytes"]
@@ -62,12 +72,17 @@ def overloaded(server: EmbeddedServer, store: StateStore, *, requests: int) -> d
         "overload_calls": requests,
         "overload_calls_answered": codes["OK"],
         "overload_calls_refused": codes["UNAVAILABLE"],
-        "overload_calls_given_up": codes["DEADLINE_EXCEEDED"],
-        "overload_calls_failed_otherwise": requests - sum(codes[code] for code in _EXPECTED),
-        "stale_calls_applied": _applied(store, requests) - given_up,
+        "overload_hasty_calls": hasty.total(),
+        "overload_hasty_calls_given_up": hasty.total() - hasty["OK"],
+        "overload_calls_failed_otherwise": sum(
+            count for code, count in (codes + hasty).items() if code not in _EXPECTED
+        ),
+        "stale_calls_applied": _applied(store, users) - given_up,
         "normal_calls_under_overload": len(waits_ms),
         "normal_call_wait_under_overload_ms": float(np.percentile(waits_ms, 99)),
         "normal_call_wait_under_overload_max_ms": max(waits_ms),
+        "overload_memory_before_mb": before / 1e6,
+        "overload_memory_after_mb": after / 1e6,
         "overload_memory_ratio": after / before,
     }
 
@@ -75,10 +90,12 @@ def overloaded(server: EmbeddedServer, store: StateStore, *, requests: int) -> d
 _EXPECTED = ("OK", "UNAVAILABLE", "DEADLINE_EXCEEDED")
 
 
-def _flood_and_probe(url: str, prefix: str, requests: int) -> tuple[Counter[str], list[float]]:
+def _flood_and_probe(
+    url: str, prefix: str, requests: int, *, patience_s: float = PATIENCE_S
+) -> tuple[Counter[str], list[float]]:
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
         pool.submit(int).result()  # it has started
-        flooding = pool.submit(flood, url, prefix, requests)
+        flooding = pool.submit(flood, url, prefix, requests, patience_s)
         waits_ms = _probe(url, flooding)
         return flooding.result(), waits_ms
 
@@ -97,27 +114,40 @@ def _probe(url: str, flooding: Future[Any]) -> list[float]:
     return waits_ms
 
 
-def flood(url: str, prefix: str, requests: int) -> Counter[str]:
-    """Send so many rankings at once, each of a user of its own: how often each gRPC status came back."""
-    return asyncio.run(_send_all(url, [_message(f"{prefix}-{number}") for number in range(requests)]))
+def flood(url: str, prefix: str, requests: int, patience_s: float = PATIENCE_S) -> Counter[str]:
+    """Send so many rankings, 2,500 a second at most, each of a user of its own.
+
+    Returns:
+        How often each gRPC status came back.
+    """
+    messages = [_message(name, patience_s) for name in _names(prefix, requests)]
+    return asyncio.run(_send_all(url, messages, patience_s))
 
 
-async def _send_all(url: str, messages: list[bytes]) -> Counter[str]:
+def _names(prefix: str, count: int) -> list[str]:
+    return [f"{prefix}-{number}" for number in range(count)]
+
+
+async def _send_all(url: str, messages: list[bytes], patience_s: float) -> Counter[str]:
     grpc = require("grpc.aio", extra="client")
     async with grpc.insecure_channel(url, options=_CHANNEL) as channel:
         call = channel.unary_unary(_METHOD)
 
         async def send(message: bytes) -> str:
             try:
-                await call(message, timeout=QUEUED_TIMEOUT_S)
+                await call(message, timeout=patience_s)
             except grpc.AioRpcError as error:
                 return str(error.code().name)
             return "OK"
 
-        return Counter(await asyncio.gather(*map(send, messages)))
+        sending = []
+        for at in range(0, len(messages), _WAVE):
+            sending += [asyncio.create_task(send(message)) for message in messages[at : at + _WAVE]]
+            await asyncio.sleep(_WAVE_S)
+        return Counter(await asyncio.gather(*sending))
 
 
-def _message(user_id: str) -> bytes:
+def _message(user_id: str, patience_s: float) -> bytes:
     name = user_id.encode()
     candidates = np.arange(1, CANDIDATES + 1, dtype="<i8").tobytes()
     tensors: dict[str, Tensor] = {
@@ -127,12 +157,12 @@ def _message(user_id: str) -> bytes:
         "candidate_keys": ("INT64", [1, CANDIDATES], candidates),
     }
     message = infer_request(RANK.name, **tensors)
-    message.parameters["timeout"].int64_param = int(1e6 * QUEUED_TIMEOUT_S)
+    message.parameters["timeout"].int64_param = int(1e6 * patience_s)
     return bytes(message.SerializeToString())
 
 
-def _applied(store: StateStore, requests: int) -> int:
-    """Events of the flood's users."""
-    users = [UserRead(user_id=f"user-{number}".encode()) for number in range(requests)]
-    parts = [users[at : at + _READ_USERS] for at in range(0, requests, _READ_USERS)]
+def _applied(store: StateStore, names: list[str]) -> int:
+    """Events of users."""
+    users = [UserRead(user_id=name.encode()) for name in names]
+    parts = [users[at : at + _READ_USERS] for at in range(0, len(users), _READ_USERS)]
     return sum(user.event_count for part in parts for user in store.read_many(part))
