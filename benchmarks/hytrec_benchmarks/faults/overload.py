@@ -48,7 +48,7 @@ def overloaded(server: EmbeddedServer, store: StateStore, *, requests: int) -> d
         store: its state store.
 
     Returns:
-        Figures: rankings sent, and how many were answered and refused; rankings of hasty clients, in bursts, and how many
+        Figures: rankings sent, and how many were answered and refused; rankings of hasty clients, in bursts, how many
         of them gave up; events that were applied after their clients gave up; the normal client's waits in
         milliseconds, answered or refused; memory of the server's processes after it over that before, which one such
         flood had gone before already.
