@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -9,18 +10,26 @@ from pathlib import Path
 
 import numpy as np
 
+from hytrec.signature import ENCODER
 from hytrec_benchmarks.fixtures.bounds import Figure
 from hytrec_benchmarks.fixtures.context import Context, Log, Weights
 from hytrec_benchmarks.fixtures.progress import say
 from hytrec_benchmarks.fixtures.serving import serving
 from hytrec_clients import Events, HytrecClient
 from hytrec_export.options import Execution
+from hytrec_export.repository.layout import VERSION
 
 BACKFILLS = 2
 """Clients that each send one long request after the other."""
 LONG_EVENTS, QUICK_LONG_EVENTS = 10_240, 512
 CLICKS, QUICK_CLICKS = 400, 20
 ROUNDS, QUICK_ROUNDS = 3, 1
+_ENCODER_WITHOUT_LANE = """
+from hytrec_export.serving.triton_models import encoder
+
+encoder.is_long = lambda *_, **__: False
+TritonPythonModel = encoder.TritonPythonModel
+"""
 _USERS = 50
 _TIMEOUT_S = 120.0
 _SETTLING_S = 1.0
@@ -30,14 +39,19 @@ _TIME_S = 1_500_000_000
 
 
 def measure(context: Context) -> dict[str, Figure]:
-    """Both executions, on real servers."""
+    """Both executions on real servers, and an ensemble whose encoder has one queue, as on Triton's own backends."""
     figures: dict[str, Figure] = {}
     for execution in Execution:
         say(f"clicks beside backfills, {execution.value}")
         repository = context.repository(Log.RATINGS, Weights.REMEMBERING, execution=execution)
         found = clicks_beside_backfills(repository, context.new_folder("lanes"), quick=context.quick)
         figures |= {f"{execution.value}_{name}": value for name, value in found.items()}
-    return figures
+    say("clicks beside backfills, an encoder without a queue for long requests")
+    folder = context.new_folder("lanes")
+    shutil.copytree(context.repository(Log.RATINGS, Weights.REMEMBERING, execution=Execution.ENSEMBLE), folder / "copy")
+    (folder / "copy" / ENCODER.name / VERSION / "model.py").write_text(_ENCODER_WITHOUT_LANE)
+    found = clicks_beside_backfills(folder / "copy", folder, quick=context.quick)
+    return figures | {f"one_queue_{name}": value for name, value in found.items()}
 
 
 def clicks_beside_backfills(repository: Path, folder: Path, *, quick: bool) -> dict[str, Figure]:
