@@ -102,7 +102,7 @@ def _flood_and_probe(
 
 def _probe(url: str, flooding: Future[Any]) -> list[float]:
     """How long one request after the other waits for an answer or a refusal, while the flood lasts."""
-    waits_ms = []
+    waits_ms: list[float] = []
     once = RetryPolicy(max_attempts=1, attempt_share=1.0)
     with HytrecClient(url, timeout_s=_PROBE_TIMEOUT_S, retry=once) as client:
         while not flooding.done() or not waits_ms:
