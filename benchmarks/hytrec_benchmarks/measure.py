@@ -38,6 +38,7 @@ SUITES = (
     "history",
     "durability",
     "attacks",
+    "lanes",
     "precision",
     "load",
     "peers",

@@ -143,8 +143,9 @@ class RemoteCall:
     timeout_s: float
 
     def perform(self, triton: Any, sleep: Sleep) -> Any:  # noqa: ARG002 - one signature for all steps
-        """Send the call."""
-        return getattr(triton, self.method)(self.model, *self.arguments, client_timeout=self.timeout_s)
+        """Send the call; a server drops a request that it begins only after its client has given up."""
+        told = {"timeout": max(1, int(self.timeout_s * 1e6))} if self.method == "infer" else {}
+        return getattr(triton, self.method)(self.model, *self.arguments, client_timeout=self.timeout_s, **told)
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ HytrecError
     LoadTestError         a load test cannot start, or its folders cannot be compared
     InputError            a call's input is out of its range (INVALID_ARGUMENT)
     GraphError            a graph failed or made an impossible answer (INTERNAL)
+    OverloadError         a request is not begun: too many wait, or its client has given up (UNAVAILABLE)
     StateStoreError
       StateConflictError  another call wrote the user's state meanwhile (UNAVAILABLE, retry)
       StoreFullError      the size limit is reached (UNAVAILABLE)
@@ -34,6 +35,7 @@ __all__ = [
     "LoadTestError",
     "MissingPackageError",
     "OptionError",
+    "OverloadError",
     "ParityError",
     "QualityError",
     "RepositoryError",
@@ -93,6 +95,10 @@ class InputError(ExportError):
 
 class GraphError(ExportError):
     """A graph failed, or made an answer that cannot be; the client gets INTERNAL."""
+
+
+class OverloadError(ExportError):
+    """A request is not begun, as too many wait or its client has given up; the client gets UNAVAILABLE."""
 
 
 class StateStoreError(ExportError):

@@ -10,6 +10,7 @@ import socket
 from collections.abc import Mapping
 from contextlib import closing
 from pathlib import Path
+from urllib.parse import urlsplit
 
 _TIMEOUT_S = 2.0
 
@@ -26,6 +27,20 @@ class _SocketFileConnection(http.client.HTTPConnection):
         self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self.sock.settimeout(self.timeout)
         self.sock.connect(str(self._path))
+
+
+def parsed_address(text: str) -> HttpAddress:
+    """The address that http://host:port or unix:PATH names.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    if text.startswith("unix:"):
+        return Path(text.removeprefix("unix:"))
+    parts = urlsplit(text)
+    if parts.scheme != "http" or not parts.hostname or not parts.port:
+        raise ValueError(text)
+    return parts.hostname, parts.port
 
 
 def request(

@@ -22,6 +22,8 @@ CALL_KEY_VARIABLE = "HYTREC_CALL_CONTEXT_KEY"
 """Environment variable of the server: hex digits of the key that signs call contexts, made anew at each start."""
 METRICS_FOLDER_VARIABLE = "HYTREC_METRICS_FOLDER"
 """Environment variable of the server: the folder where its python models leave their metrics."""
+METRICS_ADDRESS_VARIABLE = "HYTREC_METRICS_ADDRESS"
+"""Environment variable of the server: where its python models read Triton's metrics, http://host:port or unix:PATH."""
 FORMAT_VERSION = 1
 _ELEMENT_BYTES = {
     DType.FLOAT32: 4,

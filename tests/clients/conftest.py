@@ -52,6 +52,7 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
         self.fingerprint = OLD_MODEL
         self.users: dict[bytes, User] = {}
         self.calls: list[tuple[str, dict[str, NDArray[Any]]]] = []
+        self.timeouts_s: list[float] = []
         self.metadata_calls: list[str] = []
         self.token: str | None = None
         self.config_calls: list[str] = []
@@ -131,6 +132,7 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
         }
         with self.lock:
             self.calls.append((request.model_name, inputs))
+            self.timeouts_s.append(request.parameters["timeout"].int64_param / 1e6)
             trouble = self.script.popleft() if self.script else self.always
         if trouble and not trouble.applies:
             self._fail(trouble, context)

@@ -205,3 +205,13 @@ def test_the_retry_policy_can_be_set(make_client: Any, fake: Any, trouble: Any) 
     with pytest.raises(ClientError):
         make_client(fake.url, retry=patient, timeout_s=0.29).append("ada")
     assert len(fake.calls) == 1
+
+
+def test_every_attempt_tells_the_server_how_long_it_waits(client: Any, fake: Any, trouble: Any) -> None:
+    fake.script += [trouble(UNAVAILABLE, "too many requests wait for hytrec_fused")] * 2
+    client.append("ada", CLICK, timeout_s=8.0)
+    client.forget("ada", timeout_s=2.0)
+    *attempts, forgetting = fake.timeouts_s
+    assert len(attempts) == 3
+    assert 4.0 >= attempts[0] > attempts[1] > attempts[2] > 0  # half of what is left
+    assert 1.0 >= forgetting > 0

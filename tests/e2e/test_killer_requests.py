@@ -18,6 +18,7 @@ from hytrec_benchmarks.faults.killer_requests import (
     send_bytes,
     send_grpc,
 )
+from hytrec_benchmarks.faults.overload import overloaded
 from hytrec_benchmarks.fixtures.serving import server_options
 from hytrec_clients import Credentials, Events, HytrecClient
 from hytrec_export.server import EmbeddedServer, ServerOptions
@@ -80,6 +81,16 @@ def test_good_requests_do_not_pay_for_malformed_ones_in_their_batches(serve: Any
         figures = good_beside_bad(served.url, requests=400)
         assert figures["good_calls_failed_beside_bad"] == 0
         assert figures["good_calls_broken_once_beside_bad"] > 0
+        assert served.server.dead_models() == []
+
+
+def test_more_requests_than_the_server_can_do_are_refused_or_given_up(serve: Any, built: Any) -> None:
+    with serve(built.repository) as served:
+        figures = overloaded(served.server, served.store, requests=1_500)
+        assert figures["stale_calls_applied"] == 0
+        assert figures["overload_calls_failed_otherwise"] == 0
+        assert figures["overload_calls_answered"] > 0
+        assert figures["normal_calls_under_overload"] > 0
         assert served.server.dead_models() == []
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from hytrec_benchmarks.dashboard_picture import draw
 from hytrec_clients import Events
 from hytrec_export.monitoring.folder import SCRAPE, write_dashboards
 from hytrec_export.monitoring.panels import ROWS
@@ -51,7 +52,8 @@ def ask(url: str) -> Any:
         return None
 
 
-def test_every_panel_shows_something(scraping: str, served: Any) -> None:
+def test_every_panel_shows_something(scraping: str, served: Any, tmp_path: Path) -> None:
+    start = time.time()
     expressions = {
         (panel.title, legend): expression.replace("$__rate_interval", "30s")
         for row in ROWS.values()
@@ -74,5 +76,8 @@ def test_every_panel_shows_something(scraping: str, served: Any) -> None:
                     empty.remove(key)
     for expression in expressions.values():
         assert ask(f"{scraping}/query?query={urllib.parse.quote(expression)}") is not None, expression
+    picture = tmp_path / "dashboard.png"
+    draw(scraping, picture, start=start, end=time.time())
+    assert picture.read_bytes().startswith(b"\x89PNG")
     groups = ask(f"{scraping}/rules")["groups"]
     assert [rule for group in groups for rule in group["rules"] if rule["health"] == "err"] == []

@@ -12,6 +12,7 @@ import pytest
 
 from hytrec_benchmarks.faults.event_ledger import EventLedger
 from hytrec_benchmarks.fixtures.in_process import onnx_chain
+from hytrec_benchmarks.soak.actors import Actor
 from hytrec_benchmarks.soak.checking import Sample, compare
 from hytrec_benchmarks.soak.running import soak
 from hytrec_export.runtime.model_chain import split_every
@@ -25,6 +26,7 @@ def test_a_short_soak_finds_nothing(built: Any, tmp_path: Path, seconds: float) 
     assert not found.failures(), "\n".join(found.failures())
     assert found.comparison.unknown == 0
     assert found.cut > 0
+    assert found.outcomes[Actor.FUZZING, "sent"] > 100 * seconds
     assert json.loads(json.dumps(found.to_dict()))["responses"]["compared"] > 5
 
 

@@ -1,5 +1,7 @@
 """A build is verified through the server that serves it."""
 
+import shutil
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -8,14 +10,31 @@ from hytrec_export.verification.findings import Status
 from hytrec_export.verification.served import verify_served
 
 pytestmark = pytest.mark.e2e
+POLICY = "  default_queue_policy { max_queue_size: 1000 }"
 
 
 def test_the_stored_histories_are_answered_by_the_server(built: Any, served: Any) -> None:
-    (finding,) = verify_served(built.repository, f"grpc://{served.url}")
-    assert finding.status is Status.OK, finding.text
+    finding, together, bursts = verify_served(built.repository, f"grpc://{served.url}")
+    for one in (finding, together, bursts):
+        assert one.status is Status.OK, one.text
+    assert together.text.startswith("16 users at once get the same results (max |diff| ")
+    assert bursts.text.startswith("bursts of 16 requests take ")
     assert finding.text.startswith(
         f"2 histories give the same results through grpc://{served.url} as in PyTorch (max |diff| "
     )
+
+
+def test_a_queue_policy_that_stalls_bursts_is_found(built_apart: Path, serve: Any, tmp_path: Path) -> None:
+    """Triton's batcher sleeps half a second beside waiting requests then; one user after the other never sees it."""
+    repository = tmp_path / "repository"
+    shutil.copytree(built_apart, repository)
+    for path in repository.glob("*/config.pbtxt"):
+        path.write_text(path.read_text().replace("dynamic_batching {", f"dynamic_batching {{\n{POLICY}"))
+    with serve(repository) as served:
+        alone, together, bursts = verify_served(repository, served.url)
+    assert (alone.status, together.status) == (Status.OK, Status.OK)
+    assert bursts.status is Status.NOT_OK, bursts.text
+    assert "they stall in a queue; take queue policies out of every config.pbtxt" in bursts.text
 
 
 def test_nobody_is_left_behind(built: Any, served: Any) -> None:

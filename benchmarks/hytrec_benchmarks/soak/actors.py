@@ -53,6 +53,8 @@ class Actor(StrEnum):
     """requests that must be rejected"""
     MALFORMED = "malformed"
     """bytes that are no request at all"""
+    FUZZING = "fuzzing"
+    """sound requests with random changes, from a seed"""
 
 
 @dataclass(kw_only=True, eq=False)

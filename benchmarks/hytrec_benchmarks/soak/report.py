@@ -19,6 +19,7 @@ _EXPECTED: dict[Actor, dict[str, str]] = {
     Actor.CUT_OFF: {"DeadlineExceeded, ": _OUT_OF_TIME, "Unavailable, ": _CONFLICT},
     Actor.INVALID: {"rejected": "the request was invalid, and its code says so"},
     Actor.MALFORMED: {"sent": "no response is awaited"},
+    Actor.FUZZING: {"sent": "a mutated request may get any response"},
 }
 """Why an outcome, by its beginning, is expected; "completed" always is, but of an invalid request."""
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import multiprocessing
 import random
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import AsyncExitStack
 from functools import partial
 from pathlib import Path
@@ -15,6 +17,7 @@ from typing import Any
 from hytrec.data.vocabulary import Vocabulary
 from hytrec_benchmarks.faults.event_ledger import EventLedger
 from hytrec_benchmarks.faults.faulty_proxy import FaultyProxy
+from hytrec_benchmarks.faults.fuzzing import fuzz_grpc, fuzz_http
 from hytrec_benchmarks.fixtures.progress import say
 from hytrec_benchmarks.fixtures.serving import serving
 from hytrec_benchmarks.soak.actors import ONE_ATTEMPT, TIMEOUT_S, Actor, SharedUserClient, Workload, add_and_forget_user
@@ -36,6 +39,9 @@ MAX_CONNECTION_S = 0.3
 CUT_OFF_TIMEOUTS_S = (0.2, 1.0)
 MAX_SAMPLES = 400
 END_S = 2 * TIMEOUT_S
+FUZZED_PER_S = (170, 34)
+"""Mutated gRPC and HTTP requests: 102,000 and 20,400 within ten minutes."""
+FUZZ_END_S = 600.0
 
 
 def soak(repository: Path, folder: Path, *, seconds: float, seed: int = 0) -> Soak:
@@ -120,10 +126,22 @@ async def _act(
             (Actor.INVALID, lambda: send_bad_request(triton, next(turns))),
             (Actor.MALFORMED, partial(send_malformed_bytes, workload.random, **ports)),
         ]
+        mutated = stack.enter_context(ProcessPoolExecutor(1, multiprocessing.get_context("spawn")))
+        amount = [max(1, round(per_s * seconds)) for per_s in FUZZED_PER_S]
+        fuzzing = asyncio.get_running_loop().run_in_executor(mutated, _fuzz, ports, amount, seed)
         acting = [asyncio.create_task(workload.repeat(actor, act)) for actor, act in acts]
         # An actor ends before the time only by an error of its own; then everything ends.
         await asyncio.wait(acting, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        async with asyncio.timeout(FUZZ_END_S + seconds):
+            workload.outcomes[Actor.FUZZING, "sent"] += await fuzzing
         workload.over.set()
         async with asyncio.timeout(END_S):
             await asyncio.gather(*acting)
         return proxy.cut
+
+
+def _fuzz(ports: Mapping[str, str], requests: Sequence[int], seed: int) -> int:
+    """Send mutated gRPC and HTTP requests, in a process of its own: how many."""
+    grpc_requests, http_requests = requests
+    sent = fuzz_grpc(ports["grpc"], requests=grpc_requests, seed=seed).total()
+    return sent + fuzz_http(ports["http"], requests=http_requests, seed=seed).total()

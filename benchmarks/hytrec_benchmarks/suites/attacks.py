@@ -20,6 +20,7 @@ from hytrec_benchmarks.faults.bad_neighbors import good_beside_bad
 from hytrec_benchmarks.faults.fuzzing import fuzz_grpc, fuzz_http
 from hytrec_benchmarks.faults.killer_requests import HTTP_KILLERS, grpc_killers, send_bytes, send_grpc
 from hytrec_benchmarks.faults.outsiders import call_everything
+from hytrec_benchmarks.faults.overload import overloaded
 from hytrec_benchmarks.fixtures.bounds import Figure
 from hytrec_benchmarks.fixtures.context import Context, Log, Weights
 from hytrec_benchmarks.fixtures.progress import say
@@ -36,6 +37,7 @@ from hytrec_export.state.url import StoreUrl
 MUTATED, QUICK_MUTATED = (100_000, 20_000), (400, 40)
 """gRPC and HTTP."""
 GOOD_REQUESTS, QUICK_GOOD_REQUESTS = 10_000, 200
+QUEUED_REQUESTS, QUICK_QUEUED_REQUESTS = 30_000, 600
 PAIRED_REQUESTS, QUICK_PAIRED_REQUESTS = 2_000, 50
 KILLS, QUICK_KILLS = 10, 1
 _SERVE = "from hytrec_export.cli.app import main; main()"
@@ -56,6 +58,10 @@ def measure(context: Context) -> dict[str, Figure]:
     with serving(repository, folder / "neighbors") as (server, _):
         requests = QUICK_GOOD_REQUESTS if context.quick else GOOD_REQUESTS
         figures |= good_beside_bad(server.grpc_url, requests=requests)
+    say("more requests than the server can do")
+    with serving(repository, folder / "overload") as (server, store):
+        queued = QUICK_QUEUED_REQUESTS if context.quick else QUEUED_REQUESTS
+        figures |= overloaded(server, store, requests=queued)
     say("calls without a token, and what token and TLS cost")
     figures |= _access(repository, folder, requests=QUICK_PAIRED_REQUESTS if context.quick else PAIRED_REQUESTS)
     say("killing the server, and waiting for the next")

@@ -63,6 +63,15 @@ ROWS: dict[str, tuple[Panel, ...]] = {
             queries={"{{endpoint}} {{code}}": rate('hytrec_requests_total{code!="OK"}', "endpoint", "code")},
         ),
         Panel(
+            title="Overload",
+            help="Requests per second that were refused because too many waited, or dropped because nobody waited.",
+            unit="reqps",
+            queries={
+                "refused": rate("hytrec_overloaded_requests_total"),
+                "dropped": rate("hytrec_stale_requests_total"),
+            },
+        ),
+        Panel(
             title="Served",
             help="Model fingerprint and version of every server.",
             unit="short",

@@ -24,13 +24,15 @@ from hytrec_export.server.access import AccessOptions
 from hytrec_export.server.arguments import new_key, shared_arguments
 from hytrec_export.server.options import ServerOptions
 from hytrec_export.server.process import PRIVATE_UMASK
-from hytrec_export.settings import CALL_KEY_VARIABLE
+from hytrec_export.settings import CALL_KEY_VARIABLE, METRICS_ADDRESS_VARIABLE
 
 EXIT_TIMEOUT_S = 30
 INSECURE = "HYTREC_SERVER_INSECURE"
 HTTP_SOCKET = Path(tempfile.gettempdir(), f"hytrec-container-{os.geteuid()}", "http.sock")
 """In a folder that is this user's alone."""
 _EVERY_ADDRESS = "0.0.0.0"  # noqa: S104 - of the container; what is published is the one's who runs it
+METRICS_ADDRESS = "http://127.0.0.1:8002"
+"""Where tritonserver's metrics are, unless an argument says otherwise."""
 VERSION_COMPATIBLE = "--backend-config=tensorrt,version-compatible=true"
 """Lets the tensorrt backend run the runtime that an engine of `build --version-compatible` holds; without it the
 backend refuses such an engine."""
@@ -82,6 +84,7 @@ def main() -> None:
     HTTP_SOCKET.unlink(missing_ok=True)
     os.umask(PRIVATE_UMASK)
     os.environ[CALL_KEY_VARIABLE] = new_key()
+    os.environ.setdefault(METRICS_ADDRESS_VARIABLE, METRICS_ADDRESS)
     os.execv(program, [program, *arguments])  # noqa: S606
 
 

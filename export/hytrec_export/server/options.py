@@ -50,7 +50,7 @@ class ServerOptions:
         int, "A server that crashed is started again, until so many crashes within --crash-window."
     ] = 5
     crash_window_s: Annotated[float, "Seconds in which --max-crashes are counted."] = 300.0
-    restart_delay_s: Annotated[float, "Seconds before a restart; doubles with each further crash."] = 0.5
+    restart_delay_s: Annotated[float, "Seconds before a restart; doubles with each further crash."] = 0.1
     admin_key_file: Annotated[
         Path | None, "Write the key of Triton's restricted APIs here (mode 0600) while the server runs."
     ] = None

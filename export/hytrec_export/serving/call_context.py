@@ -22,10 +22,14 @@ from hytrec_export.settings import CALL_KEY_VARIABLE
 from hytrec_export.state.store import REVISION_BYTES
 
 _STATUSES = frozenset(StateStatus)
-_MARK = b"HYT3"
+_MARK = b"HYT4"
 _SIGNATURE_BYTES = 16
-_FIXED = struct.Struct(f"<4s{REQUEST_ID_BYTES}s{REVISION_BYTES}sqqqIB??IiH")
+_FIXED = struct.Struct(f"<4s{REQUEST_ID_BYTES}s{REVISION_BYTES}sqqqqIB??IiH")
 
+GIVE_UP_AT = "give_up_at_ns"
+"""Input that the server itself adds: (1, 1) int64, the time on its monotonic clock at which the client gives up."""
+NEVER = (1 << 63) - 1
+"""`GIVE_UP_AT` of a client that waits for ever."""
 NO_CANDIDATES = -1
 """`candidate_count` of a request that does not rank."""
 
@@ -47,6 +51,7 @@ class CallContext:
         replace: whether the events become the whole history.
         top_k: how many items to return.
         candidate_count: candidates to rank, or `NO_CANDIDATES`.
+        give_up_at_ns: when the client gives up, on the clock of `time.monotonic_ns`; nothing is written after it.
         new_events: the events that are applied, as `state.event_codec` writes them; empty where there are none.
     """
 
@@ -62,6 +67,7 @@ class CallContext:
     kept: int = 0
     due: bool = False
     replace: bool = False
+    give_up_at_ns: int = NEVER
     new_events: bytes = b""
 
     @property
@@ -78,6 +84,7 @@ class CallContext:
             self.event_count,
             self.first,
             self.kept,
+            self.give_up_at_ns,
             self.events,
             self.status,
             self.due,
@@ -107,6 +114,7 @@ class CallContext:
             event_count,
             first,
             kept,
+            give_up_at_ns,
             events,
             status,
             due,
@@ -127,6 +135,7 @@ class CallContext:
             event_count=event_count,
             first=first,
             kept=kept,
+            give_up_at_ns=give_up_at_ns,
             events=events,
             status=StateStatus(status),
             due=due,

@@ -20,6 +20,8 @@ class ServerCounter(StrEnum):
     REJECTED_REQUEST = "hytrec_rejected_requests_total"
     CONFLICT = "hytrec_state_conflicts_total"
     STORE_FULL = "hytrec_store_full_total"
+    OVERLOAD = "hytrec_overloaded_requests_total"
+    STALE = "hytrec_stale_requests_total"
     FAILED_SNAPSHOT = "hytrec_failed_snapshots_total"
     DAMAGED_USER = "hytrec_damaged_users_total"
     EXPIRY_STOPPED = "hytrec_expiry_stopped_total"
@@ -35,6 +37,8 @@ DESCRIPTIONS = {
     ServerCounter.REJECTED_REQUEST: "Requests rejected because of their input",
     ServerCounter.CONFLICT: "Requests that lost the race for a user's record; the client retries them",
     ServerCounter.STORE_FULL: "Requests that found the state store full",
+    ServerCounter.OVERLOAD: "Requests refused because too many waited",
+    ServerCounter.STALE: "Requests that were dropped because their client had given up",
     ServerCounter.FAILED_SNAPSHOT: "States that could not be kept, and will be encoded again",
     ServerCounter.DAMAGED_USER: "Users whose record was found damaged when the store was looked through",
     ServerCounter.EXPIRY_STOPPED: "Times that too many users would have expired at once, so that none did",
@@ -44,8 +48,10 @@ SESSION_LOAD_COUNTERS = (
     ServerCounter.UNKNOWN_BEHAVIOR,
     ServerCounter.REJECTED_REQUEST,
 )
+INTAKE_COUNTERS = (ServerCounter.OVERLOAD, ServerCounter.STALE)
 LOAD_COUNTERS = (
     *SESSION_LOAD_COUNTERS,
+    *INTAKE_COUNTERS,
     ServerCounter.REBUILT_STATE,
     ServerCounter.DAMAGED_STATE,
     ServerCounter.EXPIRED_STATE,
@@ -58,7 +64,12 @@ NOTICE_COUNTERS = {
     Notice.DAMAGED_USERS: ServerCounter.DAMAGED_USER,
     Notice.EXPIRY_STOPPED: ServerCounter.EXPIRY_STOPPED,
 }
-SAVE_COUNTERS = (ServerCounter.CONFLICT, ServerCounter.STORE_FULL, ServerCounter.FAILED_SNAPSHOT)
+SAVE_COUNTERS = (
+    ServerCounter.CONFLICT,
+    ServerCounter.STORE_FULL,
+    ServerCounter.STALE,
+    ServerCounter.FAILED_SNAPSHOT,
+)
 
 
 class Counters(Protocol):

@@ -26,6 +26,7 @@ from hytrec.signature import (
     STATE_SAVE,
 )
 from hytrec_export.errors import InputError
+from hytrec_export.serving.call_context import GIVE_UP_AT
 from hytrec_export.serving.load_step import APPEND_ONLY, StepResult
 from hytrec_export.serving.validation import Inputs
 
@@ -43,7 +44,7 @@ class PipelineRequest:
 
     Args:
         endpoint: whose steps it takes.
-        inputs: its public inputs, (1, n) each.
+        inputs: its public inputs, (1, n) each, and `GIVE_UP_AT`.
     """
 
     endpoint: Ensemble
@@ -103,7 +104,10 @@ class _InFlight:
     def inputs_of(self, name: str) -> Inputs:
         wiring, tensors = self._steps[name].inputs, self._tensors
         inputs = {inner: tensors[outer] for inner, outer in wiring.items() if outer in tensors}
-        return inputs | _APPEND_ONLY if self._append_only and name == STATE_LOAD.name else inputs
+        if name == STATE_LOAD.name:
+            inputs |= {GIVE_UP_AT: tensors[GIVE_UP_AT]} if GIVE_UP_AT in tensors else {}
+            inputs |= _APPEND_ONLY if self._append_only else {}
+        return inputs
 
     def absorb(self, name: str, result: StepResult) -> None:
         self.result = result

@@ -17,9 +17,8 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
-from hytrec_export.local_http import HttpAddress, request
+from hytrec_export.local_http import parsed_address, request
 
 TIMEOUT_S = 4.0
 TOKEN_HEADER, TOKEN_VARIABLE = "hytrec-token", "HYTREC_TOKEN_FILE"
@@ -29,7 +28,7 @@ ENDPOINT, SESSION_ENDPOINT = "hytrec_append", "hytrec_session_append"
 def answers(address: str, *, token_file: Path | None = None, timeout_s: float = TIMEOUT_S) -> bool:
     """Whether the server at `address` (http://host:port or unix:PATH) answers a request without events."""
     try:
-        target = _parsed(address)
+        target = parsed_address(address)
         headers = {} if token_file is None else {TOKEN_HEADER: token_file.read_text().strip()}
     except (OSError, ValueError):
         return False
@@ -45,15 +44,6 @@ def answers(address: str, *, token_file: Path | None = None, timeout_s: float = 
         return succeeds(f"/v2/models/{SESSION_ENDPOINT}/infer", {"parameters": sequence, "inputs": [times]})
     user = {"name": "user_id", "shape": [1, 1], "datatype": "BYTES", "data": [f"health-{secrets.token_hex(16)}"]}
     return succeeds(f"/v2/models/{ENDPOINT}/infer", {"inputs": [user]})
-
-
-def _parsed(address: str) -> HttpAddress:
-    if address.startswith("unix:"):
-        return Path(address.removeprefix("unix:"))
-    parts = urlsplit(address)
-    if parts.scheme != "http" or not parts.hostname or not parts.port:
-        raise ValueError(address)
-    return parts.hostname, parts.port
 
 
 if __name__ == "__main__":

@@ -22,17 +22,17 @@ from hytrec_export.serving.lengths import Lengths
 from hytrec_export.serving.loaded_request import NO_ROWS, ItemRows, LoadedRequest, map_requests
 from hytrec_export.serving.stored_state import (
     EVENT_ROWS,
-    PART_EVENTS,
     Encode,
     absent_state,
-    closed_gap,
+    encoded,
     state_tensors,
 )
-from hytrec_export.serving.tuning import LONG_EVENTS
+from hytrec_export.serving.tuning import LONG_EVENTS, PART_EVENTS
 from hytrec_export.serving.validation import Inputs, ValidatedRequest, validate_request
 from hytrec_export.settings import ServingSettings
 from hytrec_export.state.event_codec import encode_events
 from hytrec_export.state.events import StoredEvents
+from hytrec_export.state.snapshot import SNAPSHOT
 from hytrec_export.state.store import NewSnapshot, StoredUser, UserRead
 from hytrec_export.state.users import StateStore
 
@@ -51,7 +51,7 @@ _COUNTED_STATUSES = {
 
 
 class ReplayNeededError(Exception):
-    """More stored events have to be encoded than a short request may: `LoadStep.run` it again with `long`."""
+    """More events have to be encoded than a short request may: `LoadStep.run` it again with `long`."""
 
 
 class LoadStep:
@@ -59,7 +59,8 @@ class LoadStep:
 
     Args:
         lengths: that tensors are padded to.
-        encode: closes long gaps before the other steps run; None where the encoder takes any number of events.
+        encode: encodes all but the last `PART_EVENTS` events before the other steps run; None where the encoder's step
+            takes any number of events and has a queue for long requests.
     """
 
     def __init__(
@@ -81,6 +82,7 @@ class LoadStep:
         self._clock = clock
         self._encode = encode
         self._absent = absent_state(settings.sizes)
+        self._part_events = min(PART_EVENTS, settings.limits.max_events)
 
     def run(self, batch: Sequence[Inputs], *, long: bool = False) -> list[StepResult]:
         """Inputs of `hytrec.signature.STATE_LOAD` -> its outputs, one result per request, in order.
@@ -128,18 +130,16 @@ class LoadStep:
                 "are stored; read event_count again and send the events that are missing"
             )
         if request.replace and not user.replayed:
-            return self._replacement(load)
+            return self._replacement(load, long=long)
         if load.read.append_only and not user.due:
             return {CALL_CONTEXT.name: self._call_context(load).pack()[None]}
         if not user.complete:
             return ReplayNeededError()
-        if self._encode and (user.gap >= LONG_EVENTS or not self._lengths.fit(user.gap + load.events)):
-            if not long:
-                return ReplayNeededError()
+        if self._encode and long and (user.gap >= LONG_EVENTS or not self._lengths.fit(user.gap + load.events)):
             load = self._without_gap(load, self._encode)
-        return self._tensors(load)
+        return self._tensors(load, long=long)
 
-    def _replacement(self, load: LoadedRequest) -> dict[str, NDArray[Any]]:
+    def _replacement(self, load: LoadedRequest, *, long: bool) -> StepResult:
         """Outputs of a request whose events become the whole history: nothing of the stored one is used."""
         due = len(load.request.times) >= self._store.snapshot_every
         call_context = replace(self._call_context(load), due=due, first=0, kept=0, replace=True)
@@ -147,34 +147,35 @@ class LoadStep:
             return {CALL_CONTEXT.name: call_context.pack()[None]}
         none = StoredEvents.none(self._store.types)
         fresh = StoredUser(status=load.user.status, events=none)
-        outputs = self._tensors(replace(load, user=fresh, history=load.history[:0]))
-        return outputs | {CALL_CONTEXT.name: call_context.pack()[None]}
+        outputs = self._tensors(replace(load, user=fresh, history=load.history[:0]), long=long)
+        return outputs if isinstance(outputs, Exception) else outputs | {CALL_CONTEXT.name: call_context.pack()[None]}
 
     def _without_gap(self, load: LoadedRequest, encode: Encode) -> LoadedRequest:
-        user, before, gap = load.user, load.before, load.gap
-        state = state_tensors(user, before, self._absent)
-        part_events = min(PART_EVENTS, self._settings.limits.max_events)
-        closed = closed_gap(user, state, gap, encode, part_events=part_events)
-        if closed.state is not None:
-            kept = NewSnapshot(
-                user_id=load.request.user_id,
-                revision=user.revision,
-                event_count=closed.base,
-                state=closed.state,
-            )
-            if self._store.write_snapshots([kept]):
-                self._counters.add(ServerCounter.FAILED_SNAPSHOT, 1)
-        return replace(load, user=replace(closed, due=load.events >= self._store.snapshot_every))
+        user = load.user
+        tensors = state_tensors(user, load.before, self._absent)
+        tensors = encoded(tensors, load.gap, encode, part_events=self._part_events)
+        state = {tensor.name: tensors[tensor.name] for tensor in SNAPSHOT}
+        kept = NewSnapshot(
+            user_id=load.request.user_id, revision=user.revision, event_count=user.event_count, state=state
+        )
+        if self._store.write_snapshots([kept]):
+            self._counters.add(ServerCounter.FAILED_SNAPSHOT, 1)
+        due = load.events >= self._store.snapshot_every
+        return replace(load, user=replace(user, base=user.event_count, state=state, due=due))
 
-    def _tensors(self, load: LoadedRequest) -> dict[str, NDArray[Any]]:
+    def _tensors(self, load: LoadedRequest, *, long: bool) -> StepResult:
         lengths = self._lengths
+        state = state_tensors(load.user, load.before, self._absent)
+        ahead = load.ahead
+        if self._encode and len(ahead) > self._part_events:
+            if not long:
+                return ReplayNeededError()
+            first = (len(ahead) - 1) // self._part_events * self._part_events
+            state = encoded(state, ahead[:first], self._encode, part_events=self._part_events)
+            ahead = ahead[first:]
         excluded = self._excluded(load)
-        events = lengths.events(load.user.gap + load.events)
-        rows = [
-            pad(np.concatenate([old, new[: load.events]]), events)
-            for old, new in zip(load.gap.columns(), load.new_columns(), strict=True)
-        ]
-        outputs = state_tensors(load.user, load.before, self._absent) | {
+        rows = [pad(column, lengths.events(len(ahead))) for column in ahead.columns()]
+        outputs = state | {
             **dict(zip(EVENT_ROWS, rows, strict=True)),
             NOW.name: np.array([load.request.now], np.int64),
             EXCLUDED_ROWS.name: pad(excluded, lengths.excluded(len(excluded))),
@@ -201,6 +202,7 @@ class LoadStep:
             due=user.due,
             top_k=request.top_k,
             candidate_count=NO_CANDIDATES if request.candidate_keys is None else len(load.candidate_rows),
+            give_up_at_ns=request.give_up_at_ns,
             new_events=new,
         )
 

@@ -51,6 +51,13 @@ class LoadedRequest:
         """Stored events that it has not absorbed."""
         return self.history[len(self.history) - self.user.gap :]
 
+    @property
+    def ahead(self) -> EventRows:
+        """The gap, and the events to apply."""
+        columns = zip(self.gap.columns(), self.new_columns(), strict=True)
+        items, behaviors, times = (np.concatenate([old, new[: self.events]]) for old, new in columns)
+        return EventRows(items=items, behaviors=behaviors, times=times)
+
     def new_columns(self) -> tuple[ItemRows, ItemRows, ItemRows]:
         """Rows and times of the request's events, in the order of `EVENT_ROWS`."""
         behaviors = self.behavior_rows if len(self.behavior_rows) else np.zeros(len(self.item_rows), np.int64)

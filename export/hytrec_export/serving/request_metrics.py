@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 
 from hytrec.contract import StateStatus
 from hytrec.signature import APPLIED, STATE_STATUS, TIMES
-from hytrec_export.errors import InputError, StateStoreError
+from hytrec_export.errors import InputError, OverloadError, StateStoreError
 from hytrec_export.serving.fused_pipeline import PipelineRequest, RunStep
 from hytrec_export.serving.load_step import ReplayNeededError, StepResult
 from hytrec_export.serving.validation import Inputs
@@ -179,4 +179,4 @@ def code_of(result: StepResult) -> Code:
         return Code.OK
     if isinstance(result, InputError):
         return Code.INVALID_ARGUMENT
-    return Code.UNAVAILABLE if isinstance(result, StateStoreError) else Code.INTERNAL
+    return Code.UNAVAILABLE if isinstance(result, (StateStoreError, OverloadError)) else Code.INTERNAL

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -25,7 +26,7 @@ from hytrec.signature import (
     SCORES,
     STATE_STATUS,
 )
-from hytrec_export.errors import GraphError, InputError, StateConflictError, StoreFullError
+from hytrec_export.errors import GraphError, InputError, OverloadError, StateConflictError, StoreFullError
 from hytrec_export.runtime.top_k import best_items
 from hytrec_export.serving.call_context import NO_CANDIDATES, CallContext
 from hytrec_export.serving.counters import Counters, ServerCounter
@@ -44,11 +45,18 @@ class SaveStep:
     """Commits one server batch in one transaction of the store; a result is returned only after its commit."""
 
     def __init__(
-        self, *, settings: ServingSettings, vocabulary: Vocabulary, store: StateStore, counters: Counters
+        self,
+        *,
+        settings: ServingSettings,
+        vocabulary: Vocabulary,
+        store: StateStore,
+        counters: Counters,
+        clock_ns: Callable[[], int] = time.monotonic_ns,
     ) -> None:
         self._vocabulary = vocabulary
         self._store = store
         self._counters = counters
+        self._clock_ns = clock_ns
         self._fingerprint = np.frombuffer(bytes.fromhex(settings.fingerprint), np.uint8)[None]
 
     def run(self, batch: Sequence[Inputs]) -> list[StepResult]:
@@ -66,6 +74,7 @@ class SaveStep:
         for position, inputs in enumerate(batch):
             try:
                 call_context = CallContext.unpack(inputs[CALL_CONTEXT.name][0])
+                self._check_time(call_context)
                 outputs = self._outputs(inputs, call_context)
                 _check_state(inputs, call_context)
                 if call_context.events:
@@ -89,6 +98,16 @@ class SaveStep:
             ]
         )
         return results
+
+    def _check_time(self, call_context: CallContext) -> None:
+        """Raises: OverloadError: the client has given up meanwhile; nothing may be stored."""
+        late_ns = self._clock_ns() - call_context.give_up_at_ns
+        if late_ns > 0:
+            self._counters.add(ServerCounter.STALE, 1)
+            raise OverloadError(
+                f"the request was ready {late_ns / 1e6:.0f} ms after its client gave up, and was not applied; retry it "
+                "with the same request_id and a larger timeout_s"
+            )
 
     def _write(self, call_context: CallContext) -> UserWrite:
         try:

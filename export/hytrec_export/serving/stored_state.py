@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -29,8 +29,6 @@ Arrays: TypeAlias = Mapping[str, NDArray[Any]]
 Encode: TypeAlias = Callable[[Arrays], Arrays]
 """Inputs of `hytrec.signature.ENCODER`, batch axis 1 -> its outputs."""
 
-PART_EVENTS = 1_024
-"""Events of one run of the encoder where a long gap is closed: other requests get their turn in between."""
 EVENT_ROWS = (ITEM_ROWS.name, BEHAVIOR_ROWS.name, ROW_TIMES.name)
 _WINDOWS = (WINDOW_ITEMS.name, WINDOW_BEHAVIORS.name, WINDOW_TIMES.name)
 
@@ -84,20 +82,18 @@ def state_tensors(user: StoredUser, before: EventRows, absent: Arrays) -> dict[s
     return tensors
 
 
-def closed_gap(user: StoredUser, state: Arrays, gap: EventRows, encode: Encode, *, part_events: int) -> StoredUser:
-    """The user with a state that has absorbed all stored events.
+def encoded(state: Arrays, events: EventRows, encode: Encode, *, part_events: int) -> dict[str, NDArray[Any]]:
+    """The state after more events, encoded in parts, so that other requests get their turn in between.
 
     Args:
         state: of `state_tensors`.
-        gap: the events since.
     """
     tensors = {name: values[None] for name, values in state.items()}
-    for start in range(0, len(gap), part_events):
-        columns = gap[start : start + part_events].columns()
+    for start in range(0, len(events), part_events):
+        columns = events[start : start + part_events].columns()
         outputs = encode(tensors | {name: values[None] for name, values in zip(EVENT_ROWS, columns, strict=True)})
         tensors = {tensor.name: outputs[next_name(tensor.name)] for tensor in STATE}
-    absorbed = {tensor.name: tensors[tensor.name][0] for tensor in SNAPSHOT}
-    return replace(user, base=user.event_count, state=absorbed)
+    return {name: values[0] for name, values in tensors.items()}
 
 
 def check_encoded(state: Arrays) -> None:

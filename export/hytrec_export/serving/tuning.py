@@ -10,8 +10,18 @@ MAX_ELEMENTS = 1 << 14
 """Maximum elements of one run; at the default sizes each takes up to 8 KB of memory."""
 LONG_EVENTS = 256
 """Requests with at least this many events go through the long-request queue."""
+PART_EVENTS = 256
+"""Events of one run of an ensemble's encoder, where short requests wait for the end of a run."""
 LONG_QUEUE_SIZE = 8
 """Long requests that may run or wait."""
+QUEUE_LOOK_S = 0.1
+"""Between two looks at Triton's queues while there are requests: a page of metrics is read, in a millisecond."""
+MAX_QUEUED = 512
+"""Requests that may wait for a model."""
+MAX_QUEUE_S = 1.0
+"""How long they may."""
+FEW_QUEUED = 16
+"""So many may wait however long it takes."""
 RECENT_USERS = 256
 """Users whose last state each process of the fused model remembers for a minute: 50 MB at the default size. Then most
 requests encode the events of one or two requests, and not half of `--snapshot-every`."""

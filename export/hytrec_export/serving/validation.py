@@ -32,6 +32,7 @@ from hytrec.signature import (
     USER_ID,
 )
 from hytrec_export.errors import InputError
+from hytrec_export.serving.call_context import GIVE_UP_AT, NEVER
 from hytrec_export.settings import Limits
 from hytrec_export.state.applied_requests import NO_REQUEST
 
@@ -56,6 +57,7 @@ class ValidatedRequest:
         now: unix seconds.
         candidate_keys: (N,), or None where the request does not rank.
         excluded_keys: (X,).
+        give_up_at_ns: see `GIVE_UP_AT`.
     """
 
     user_id: bytes
@@ -70,6 +72,7 @@ class ValidatedRequest:
     top_k: int
     excluded_keys: Keys
     exclude_recent: bool
+    give_up_at_ns: int = NEVER
 
 
 def validate_request(inputs: Inputs, *, limits: Limits, retrieved: int, clock_s: int) -> ValidatedRequest:
@@ -97,6 +100,7 @@ def validate_request(inputs: Inputs, *, limits: Limits, retrieved: int, clock_s:
         top_k=_top_k(inputs, retrieved),
         excluded_keys=_excluded(inputs, limits.max_excluded),
         exclude_recent=bool(_scalar(inputs, EXCLUDE_RECENT, 0)),
+        give_up_at_ns=int(inputs[GIVE_UP_AT][0, 0]) if GIVE_UP_AT in inputs else NEVER,
     )
 
 

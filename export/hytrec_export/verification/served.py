@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Callable
-from contextlib import closing
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +23,10 @@ from hytrec_export.progress import Progress, silent
 from hytrec_export.repository.manifest import Manifest
 from hytrec_export.runtime.model_chain import split_every
 from hytrec_export.settings import VOCABULARY_FILE, ServingSettings
-from hytrec_export.verification.endpoints import Endpoints
+from hytrec_export.verification.concurrency import USERS, check_bursts, together
+from hytrec_export.verification.endpoints import Endpoints, NewUser
 from hytrec_export.verification.findings import Finding, failed, ok
-from hytrec_export.verification.parity.comparator import TOP, Comparator
+from hytrec_export.verification.parity.comparator import TOP, Comparator, ParityReport
 from hytrec_export.verification.parity.golden import FILE_NAME, GoldenCase, load
 from hytrec_export.verification.quality.bounds import QualityBounds
 
@@ -38,6 +40,8 @@ def verify_served(
     clock: Callable[[], float] = time.time,
 ) -> list[Finding]:
     """Send a live server the queries of the build's golden outputs, for new users that are forgotten afterwards.
+
+    First one user after the other, then 16 at once, then in bursts after idle times.
 
     Args:
         url: grpc://host:port.
@@ -69,6 +73,7 @@ def verify_served(
                     replay.compare(endpoints, case, where, comparator)
             differences = comparator.result()
             differences.check(bound, subject="the server")
+            concurrent = replay.check_concurrently(endpoints, sent, bound) if sent else []
         except (ServerError, ParityError) as error:
             return [failed(str(error))]
         except ClientError as error:
@@ -80,7 +85,7 @@ def verify_served(
     )
     if left_out:
         text += f"; {left_out} with times in the server's future were left out"
-    return [ok(text) if sent else failed(text)]
+    return [ok(text) if sent else failed(text), *concurrent]
 
 
 def bound_of(manifest: Manifest) -> float:
@@ -113,23 +118,65 @@ class ServedReplay:
             ClientError: a request failed.
         """
         with closing(endpoints.new_user(session=self._session)) as user:
-            for part in split_every(case.history, self._settings.limits.max_events):
-                user.append(self._events(part))
-            known = case.candidate_rows > 0
-            rows, expected = case.candidate_rows[known], case.scores[known]
-            if len(rows):
-                ranked = user.rank(self._keys(rows), case.now_s)
-                self._check_receipt(ranked.receipt, case)
-                scores = ranked.scores
-                comparator.scores("served scores", scores, expected, where)
-                order, right = (np.argsort(-values, kind="stable")[:TOP] for values in (scores, expected))
-                comparator.lists(
-                    "served ranking", (rows[order], rows[right]), (expected[order], expected[right]), where
-                )
+            self._feed(user, case)
+            self._compare_ranking(user, case, where, comparator)
             excluded = self._keys(case.excluded_rows[_in(case.excluded_rows, self._settings.items)])
             top_k = min(TOP, self._settings.sizes.retrieved)
             self._compare_list(user.recommend(excluded, case.now_s, top_k), case, where, comparator)
         comparator.case("histories")
+
+    def check_concurrently(self, endpoints: Endpoints, cases: Sequence[GoldenCase], bound: float) -> list[Finding]:
+        """Replay by many users at once, then rank in bursts.
+
+        Raises:
+            ParityError: a result differs by more than the bound, which it does not where one user asks after the other.
+            ServerError, ClientError: as `compare`.
+        """
+        # A session keeps its place in the server's batch, and one beyond them waits.
+        users = min(USERS, self._settings.limits.max_batch) if self._session else USERS
+        subject = f"the server, asked by {users} users at once,"
+
+        def replayed(number: int) -> ParityReport:
+            comparator = Comparator()
+            case = cases[number % len(cases)]
+            self.compare(endpoints, case, f"sample history {number % len(cases)}", comparator)
+            return comparator.result()
+
+        reports = together([partial(replayed, number) for number in range(users)])
+        for report in reports:
+            report.check(bound, subject=subject)
+        text = f"{users} users at once get the same results (max |diff| {max(one.worst for one in reports):.2g})"
+        shortest = min(cases, key=lambda case: len(case.history))
+        comparators = [Comparator() for _ in range(users)]
+        with ExitStack() as opened:
+            fed = [opened.enter_context(closing(endpoints.new_user(session=self._session))) for _ in range(users)]
+            for user in fed:
+                self._feed(user, shortest)
+            bursts = check_bursts(
+                [
+                    partial(self._compare_ranking, user, shortest, "a burst", comparator)
+                    for user, comparator in zip(fed, comparators, strict=True)
+                ]
+            )
+        for comparator in comparators:
+            comparator.result().check(bound, subject=subject)
+        return [ok(text), bursts]
+
+    def _feed(self, user: NewUser, case: GoldenCase) -> None:
+        for part in split_every(case.history, self._settings.limits.max_events):
+            user.append(self._events(part))
+
+    def _compare_ranking(self, user: NewUser, case: GoldenCase, where: str, comparator: Comparator) -> None:
+        known = case.candidate_rows > 0
+        rows, expected = case.candidate_rows[known], case.scores[known]
+        if not len(rows):
+            return
+        ranked = user.rank(self._keys(rows), case.now_s)
+        self._check_receipt(ranked.receipt, case)
+        scores = ranked.scores
+        comparator.scores("served scores", scores, expected, where)
+        order, right = (np.argsort(-values, kind="stable")[:TOP] for values in (scores, expected))
+        comparator.lists("served ranking", (rows[order], rows[right]), (expected[order], expected[right]), where)
 
     def _compare_list(self, result: Recommendation, case: GoldenCase, where: str, comparator: Comparator) -> None:
         """The best items by the reranker; of those beyond the golden candidates, PyTorch's scores are not known."""

@@ -57,12 +57,13 @@ def test_it_becomes_the_server_with_another_key_each_time(tmp_path: Path) -> Non
     programs, repository = tmp_path / "bin", tmp_path / "repository"
     programs.mkdir()
     repository.mkdir()
-    (programs / "tritonserver").write_text('#!/bin/sh\nprintf "%s\\n" "$@"\nexit 3\n')
+    (programs / "tritonserver").write_text('#!/bin/sh\nprintf "%s\\n" "$@" "$HYTREC_METRICS_ADDRESS"\nexit 3\n')
     (programs / "tritonserver").chmod(0o755)
     save_manifest(repository, None)
     first, second = (run(programs, str(repository), "--log-verbose=1") for _ in range(2))
     assert first.returncode == 3
-    lines = first.stdout.splitlines()
+    *lines, metrics = first.stdout.splitlines()
+    assert metrics == "http://127.0.0.1:8002"
     assert lines[0] == f"--model-repository={repository}"
     assert lines[-1] == "--log-verbose=1"
     keys = [line.rpartition("=")[2] for line in (*lines, *second.stdout.splitlines()) if "restricted" in line]

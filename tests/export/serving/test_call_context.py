@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from hytrec.contract import StateStatus
 from hytrec_export.errors import InputError
-from hytrec_export.serving.call_context import NO_CANDIDATES, CallContext, _signature
+from hytrec_export.serving.call_context import NEVER, NO_CANDIDATES, CallContext, _signature
 from hytrec_export.settings import CALL_KEY_VARIABLE
 
 CONTEXTS = st.builds(
@@ -25,6 +25,7 @@ CONTEXTS = st.builds(
     kept=st.integers(0, 2**62),
     due=st.booleans(),
     replace=st.booleans(),
+    give_up_at_ns=st.integers(0, NEVER),
     new_events=st.binary(),
 )
 
@@ -62,8 +63,8 @@ def signed(body: bytes) -> bytes:
 @pytest.mark.parametrize(
     "packed",
     [
-        *(b"", b"HYT3", b"x" * 90, bytes(16) + b"HYT3" + bytes(400)),
-        *map(signed, (b"", b"HYT3", b"x" * 90, b"HYT3" + bytes(400), b"HYT3" + bytes(63) + b"\xff" * 3)),
+        *(b"", b"HYT4", b"x" * 90, bytes(16) + b"HYT4" + bytes(400)),
+        *map(signed, (b"", b"HYT4", b"x" * 90, b"HYT4" + bytes(400), b"HYT4" + bytes(71) + b"\xff" * 3)),
     ],
 )
 def test_other_bytes_are_rejected(packed: bytes) -> None:
@@ -76,7 +77,7 @@ def test_other_bytes_are_rejected(packed: bytes) -> None:
 @given(CONTEXTS)
 def test_an_unknown_status_is_rejected(call_context: CallContext) -> None:
     packed = call_context.pack().copy()
-    packed[16 + 4 + 16 + 16 + 8 + 8 + 8 + 4] = 9
+    packed[16 + 4 + 16 + 16 + 8 + 8 + 8 + 8 + 4] = 9
     packed = np.frombuffer(signed(packed.tobytes()[16:]), np.uint8)
     with pytest.raises(InputError, match=r"^call_context has the unknown state_status 9; use an ensemble instead$"):
         CallContext.unpack(packed)

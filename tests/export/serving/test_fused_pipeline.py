@@ -30,6 +30,7 @@ from hytrec.signature import (
     WINDOW_ITEMS,
 )
 from hytrec_export.errors import InputError
+from hytrec_export.serving.call_context import GIVE_UP_AT
 from hytrec_export.serving.fused_pipeline import FusedPipeline, PipelineRequest, endpoint_of
 from hytrec_export.serving.load_step import APPEND_ONLY, StepResult
 from hytrec_export.serving.validation import Inputs
@@ -167,3 +168,10 @@ def test_candidates_at_the_wrong_endpoint_are_rejected(endpoint: Ensemble, given
         else "candidate_keys is missing; hytrec_rank needs it, hytrec_append and hytrec_recommend do not"
     )
     assert not ran
+
+
+def test_the_time_of_giving_up_reaches_load_alone() -> None:
+    timed = call(RANK)
+    _, given = run(PipelineRequest(endpoint=RANK, inputs={**timed.inputs, GIVE_UP_AT: np.array([[5]])}), timed)
+    assert [GIVE_UP_AT in inputs for inputs in given[STATE_LOAD.name]] == [True, False]
+    assert not any(GIVE_UP_AT in inputs for name in given.keys() - {STATE_LOAD.name} for inputs in given[name])

@@ -10,11 +10,12 @@ from hytrec.data.vocabulary import Vocabulary
 from hytrec.signature import STATE, STATE_LOAD
 from hytrec_export.errors import InputError, StoreUnavailableError
 from hytrec_export.runtime.padding import FINE_STEPS_PER_OCTAVE
-from hytrec_export.serving.call_context import NO_CANDIDATES, CallContext
+from hytrec_export.serving.call_context import NEVER, NO_CANDIDATES, CallContext
 from hytrec_export.serving.counters import Counters, ServerCounter
 from hytrec_export.serving.lengths import Lengths
 from hytrec_export.serving.load_step import APPEND_ONLY, LoadStep, ReplayNeededError, StepResult
 from hytrec_export.serving.store_model import store_model
+from hytrec_export.serving.tuning import PART_EVENTS
 from hytrec_export.settings import ServingSettings
 from hytrec_export.state.event_codec import decode_events
 from hytrec_export.state.opening import open_store
@@ -301,6 +302,57 @@ class TestLongGap:
         assert CallContext.unpack(outputs["call_context"][0]).due
 
 
+@pytest.mark.parametrize("events", [PART_EVENTS, PART_EVENTS + 1, 2 * PART_EVENTS, 2 * PART_EVENTS + 7, 1_000])
+@pytest.mark.parametrize("replacing", [False, True])
+def test_of_many_new_events_the_last_part_goes_through_the_steps(
+    settings: ServingSettings,
+    vocabulary: Vocabulary,
+    store: StateStore,
+    kept: bytes,
+    counters: Any,
+    *,
+    events: int,
+    replacing: bool,
+) -> None:
+    """No run of the encoder is long, so that short requests need not wait for one."""
+    parts: list[list[int]] = []
+
+    def encode(inputs: Any) -> dict[str, Any]:
+        rows = inputs["item_rows"][0].tolist()
+        parts.append(rows)
+        window = np.concatenate([inputs["window_items"][0], rows])[-4:]
+        state = {tensor.name: inputs[tensor.name] for tensor in STATE} | {"window_items": window[None]}
+        state |= {"event_count": inputs["event_count"] + len(rows)}
+        return {next_name(name): values for name, values in state.items()}
+
+    loader = LoadStep(
+        settings=replace(settings, limits=replace(settings.limits, max_events=1_000)),
+        vocabulary=vocabulary,
+        store=store,
+        counters=counters,
+        lengths=Lengths.of(settings, any_events=True),
+        encode=encode,
+    )
+    keys = np.arange(events) % 20 + 100
+    request = _call(kept, item_keys=[keys], times=[np.arange(events) + 2_000])
+    request |= {"replace": np.array([[True]])} if replacing else {}
+    expected = [*([] if replacing else [1, 2, 3]), *(keys - 99).tolist()]
+    if len(expected) > PART_EVENTS:
+        assert isinstance(loader.run([request])[0], ReplayNeededError)
+        assert parts == []
+    (outputs,) = loader.run([request], long=True)
+    assert isinstance(outputs, dict)
+    rows = outputs["item_rows"][0, outputs["event_times"][0] > 0].tolist()
+    assert 1 <= len(rows) <= PART_EVENTS
+    assert {len(part) for part in parts} <= {PART_EVENTS}
+    before = [row for part in parts for row in part]
+    assert [*before, *rows] == expected
+    assert outputs["event_count"].tolist() == [[len(before)]]
+    assert outputs["window_items"][0].tolist() == ([0] * 4 + before)[-4:]
+    context = CallContext.unpack(outputs["call_context"][0])
+    assert (context.events, context.next_event_count) == (events, len(expected))
+
+
 def StoredEventsOf(store: StateStore, count: int) -> Any:  # noqa: N802
     history = store.history(b"ada")
     assert history is not None
@@ -438,3 +490,11 @@ def test_a_broken_state_fails_its_own_call(
 
 def _failing(*_: object) -> None:
     raise KeyError("memory")
+
+
+def test_the_time_of_giving_up_goes_on_to_the_save_step(loader: LoadStep) -> None:
+    timed, patient = _load(loader, _call(b"ada", give_up_at_ns=[[1 << 60]]), _call(b"bob"))
+    assert [CallContext.unpack(outputs["call_context"][0]).give_up_at_ns for outputs in (timed, patient)] == [
+        1 << 60,
+        NEVER,
+    ]

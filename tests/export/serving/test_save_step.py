@@ -8,8 +8,15 @@ from numpy.typing import NDArray
 from hytrec.contract import StateStatus, next_name
 from hytrec.data.vocabulary import Vocabulary
 from hytrec.signature import MODEL_FINGERPRINT, RECEIPT
-from hytrec_export.errors import GraphError, InputError, StateConflictError, StateStoreError, StoreFullError
-from hytrec_export.serving.call_context import NO_CANDIDATES, CallContext
+from hytrec_export.errors import (
+    GraphError,
+    InputError,
+    OverloadError,
+    StateConflictError,
+    StateStoreError,
+    StoreFullError,
+)
+from hytrec_export.serving.call_context import NEVER, NO_CANDIDATES, CallContext
 from hytrec_export.serving.counters import Counters, ServerCounter
 from hytrec_export.serving.load_step import StepResult
 from hytrec_export.serving.save_step import SaveStep
@@ -53,6 +60,7 @@ class Finished:
         candidates: int = NO_CANDIDATES,
         top_k: int = 10,
         due: bool = False,
+        give_up_at_ns: int = NEVER,
         **more: Any,
     ) -> dict[str, NDArray[Any]]:
         call_context = CallContext(
@@ -65,6 +73,7 @@ class Finished:
             top_k=top_k,
             candidate_count=candidates,
             due=due,
+            give_up_at_ns=give_up_at_ns,
             new_events=encode_events(self.events) if events else b"",
         )
         tensors = {next_name(name): values[None] for name, values in self.state.items()}
@@ -304,3 +313,21 @@ def test_a_forged_call_context_fails_alone(saver: SaveStep, finished: Finished) 
 def test_the_receipt_is_whole(saver: SaveStep, finished: Finished) -> None:
     assert set(_outputs(saver.run([finished()])[0])) == {tensor.name for tensor in RECEIPT}
     assert MODEL_FINGERPRINT in RECEIPT
+
+
+def test_nothing_is_applied_after_the_client_gave_up(
+    settings: ServingSettings, vocabulary: Vocabulary, store: StateStore, finished: Finished, counters: Any
+) -> None:
+    saver = SaveStep(
+        settings=settings, vocabulary=vocabulary, store=store, counters=counters, clock_ns=lambda: 7_000_000
+    )
+    late, in_time = saver.run([finished(give_up_at_ns=2_000_000), finished(b"bob", give_up_at_ns=7_000_000)])
+    assert isinstance(late, OverloadError)
+    assert str(late) == (
+        "the request was ready 5 ms after its client gave up, and was not applied; retry it with the same request_id "
+        "and a larger timeout_s"
+    )
+    assert _outputs(in_time)["applied"].tolist() == [[True]]
+    ada, bob = store.read_many([UserRead(user_id=user_id) for user_id in (b"ada", b"bob")])
+    assert (ada.event_count, bob.event_count) == (0, 3)
+    assert counters.counts[ServerCounter.STALE] == 1

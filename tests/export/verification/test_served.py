@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +20,7 @@ from hytrec_clients import Events, Receipt, Recommendation, Unavailable
 from hytrec_export.errors import ServerError
 from hytrec_export.repository.manifest import Manifest
 from hytrec_export.settings import ServingSettings
+from hytrec_export.verification import concurrency
 from hytrec_export.verification import served as module
 from hytrec_export.verification.findings import Finding, Status, failed, ok
 from hytrec_export.verification.parity.comparator import Comparator
@@ -40,7 +45,9 @@ class FakeUser:
         self.count += len(events)
 
     def rank(self, candidate_keys: Any, now_s: int) -> Recommendation:
-        return self.result([self.score(key) for key in candidate_keys])
+        with self.server.counting() as others:
+            scores = [self.score(key) for key in candidate_keys]
+            return self.result([score + self.server.error_beside_others * others for score in scores])
 
     def recommend(self, excluded_keys: Any, now_s: int, top_k: int) -> Recommendation:
         assert not set(excluded_keys.tolist()) - set(self.server.keys)
@@ -91,6 +98,24 @@ class FakeServer:
         self.error = 0.0
         self.miscounted = self.skipped = self.left = 0
         self.sessions: list[bool] = []
+        self.error_beside_others = self.stall_s = 0.0
+        self.lock = threading.Lock()
+        self.in_flight = 0
+
+    @contextmanager
+    def counting(self) -> Iterator[bool]:
+        """A request that takes a moment; whether there is another one, beside which it may stall."""
+        with self.lock:
+            self.in_flight += 1
+        time.sleep(0.002)
+        others = self.in_flight > 1
+        if others:
+            time.sleep(self.stall_s)
+        try:
+            yield others
+        finally:
+            with self.lock:
+                self.in_flight -= 1
 
     def __call__(self, url: str) -> FakeServer:
         return self
@@ -113,20 +138,79 @@ class FakeServer:
 def server(built: Path, monkeypatch: pytest.MonkeyPatch) -> FakeServer:
     server = FakeServer(built)
     monkeypatch.setattr(module, "Endpoints", server)
+    monkeypatch.setattr(concurrency, "IDLE_S", 0.0)
     return server
 
 
 def verified(built: Path, **options: Any) -> Finding:
-    (finding,) = verify_served(built, "grpc://there:1", **{"clock": lambda: NOW, **options})
-    return finding
+    return verify_served(built, "grpc://there:1", **{"clock": lambda: NOW, **options})[0]
 
 
 def test_a_server_that_answers_as_pytorch_did(built: Path, server: FakeServer) -> None:
-    assert verified(built) == ok(
+    one_by_one, together, bursts = verify_served(built, "grpc://there:1", clock=lambda: NOW)
+    assert one_by_one == ok(
         "12 histories give the same results through grpc://there:1 as in PyTorch (max |diff| 0, bound 0.0001)",
     )
-    assert server.left == 12
-    assert server.sessions == [False] * 12
+    assert together == ok("16 users at once get the same results (max |diff| 0)")
+    assert bursts.status is Status.OK
+    assert re.fullmatch(r"bursts of 16 requests take \d+ ms \(p99\), a request alone \d+ ms \(p50\)", bursts.text), (
+        bursts.text
+    )
+    assert server.left == 12 + 16 + 16
+    assert server.sessions == [False] * server.left
+
+
+def test_wrong_results_beside_other_requests(built: Path, server: FakeServer) -> None:
+    server.error_beside_others = 0.01
+    (finding,) = verify_served(built, "grpc://there:1", clock=lambda: NOW)
+    assert finding.status is Status.NOT_OK
+    assert finding.text.startswith("the server, asked by 16 users at once, differs from PyTorch: served "), finding.text
+    assert "max |diff| 0.01 > 0.0001 at sample history" in finding.text
+
+
+def test_a_burst_that_stalls(built: Path, server: FakeServer) -> None:
+    server.stall_s = 0.5
+    *_, bursts = verify_served(built, "grpc://there:1", clock=lambda: NOW)
+    assert bursts.status is Status.NOT_OK
+    assert re.fullmatch(
+        r"bursts of 16 requests take \d+ ms \(p99\), a request alone \d+ ms \(p50\), and at most \d+ ms are expected: "
+        r"they stall in a queue; take queue policies out of every config\.pbtxt, or verify again while the machine is "
+        r"not busy",
+        bursts.text,
+    ), bursts.text
+
+
+def test_wrong_results_in_a_burst_alone(built: Path, server: FakeServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    def bursts(requests: Any) -> Finding:
+        server.error = 0.01
+        for request in requests:
+            request()
+        return ok("fast")
+
+    monkeypatch.setattr(module, "check_bursts", bursts)
+    assert "served scores max |diff| 0.01 > 0.0001 at a burst" in verified(built).text
+
+
+def test_sessions_at_once_are_as_many_as_the_server_has_places_for(built: Path, server: FakeServer) -> None:
+    settings = ServingSettings.load(built)
+    replay = ServedReplay(
+        settings=replace(settings, limits=replace(settings.limits, max_batch=4)),
+        vocabulary=Vocabulary.load(built / "vocabulary.npz"),
+        session=True,
+    )
+    together, _ = replay.check_concurrently(server, server.answers, 1e-4)  # type: ignore[arg-type]
+    assert together == ok("4 users at once get the same results (max |diff| 0)")
+    assert server.sessions == [True] * 8
+
+
+def test_one_failure_of_many_tasks_is_raised() -> None:
+    assert concurrency.together([lambda: 1, lambda: 2]) == [1, 2]
+    with pytest.raises(ServerError, match="gone"):
+        concurrency.together([lambda: 1, _gone])
+
+
+def _gone() -> int:
+    raise ServerError("gone")
 
 
 def test_queries_in_the_future_are_left_out(built: Path, server: FakeServer) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from functools import partial
-from typing import Any
 
 from hytrec.signature import FUSED, GRAPHS, STATE_LOAD, STATE_SAVE, TIMES
 from hytrec_export.repository.layout import graph_files
@@ -17,9 +16,9 @@ from hytrec_export.serving.metrics_file import MetricsFile
 from hytrec_export.serving.peer_activity import PeerActivity
 from hytrec_export.serving.request_metrics import RequestMetrics
 from hytrec_export.serving.save_step import SaveStep
+from hytrec_export.serving.triton_models.intake import Admitted, Intake
 from hytrec_export.serving.triton_models.long_request_queue import LongRequestQueue, is_long
 from hytrec_export.serving.triton_models.metrics import TritonCounters
-from hytrec_export.serving.triton_models.responses import tensors_of
 from hytrec_export.serving.triton_models.startup import (
     open_graph,
     repository_of,
@@ -77,13 +76,14 @@ class TritonPythonModel(StepModel):
             run_long=peers.marking_busy(long),
             read=_pipeline_request,
             model=FUSED,
-            is_long=partial(is_long, times=TIMES),
+            is_long=lambda admitted: is_long(admitted.triton, times=TIMES),
         )
         opened.callback(queue.finish)
-        return queue.execute
+        intake = Intake(queue.execute, model=FUSED, counters=counters)
+        opened.callback(intake.close)
+        return intake.execute
 
 
-def _pipeline_request(request: Any) -> PipelineRequest:
-    return PipelineRequest(
-        endpoint=endpoint_of(frozenset(request.requested_output_names())), inputs=tensors_of(request)
-    )
+def _pipeline_request(admitted: Admitted) -> PipelineRequest:
+    endpoint = endpoint_of(frozenset(admitted.requested_output_names()))
+    return PipelineRequest(endpoint=endpoint, inputs=admitted.tensors())

@@ -5,20 +5,20 @@ from __future__ import annotations
 from contextlib import ExitStack
 from functools import partial
 
-from hytrec.signature import ENCODER, STATE_LOAD
+from hytrec.signature import ENCODER, GRAPHS, STATE_LOAD, STATE_SAVE, TIMES
 from hytrec_export.serving.counters import LOAD_COUNTERS
 from hytrec_export.serving.lengths import Lengths
 from hytrec_export.serving.load_step import LoadStep
-from hytrec_export.serving.triton_models.long_request_queue import LongRequestQueue
+from hytrec_export.serving.triton_models.intake import Admitted, Intake
+from hytrec_export.serving.triton_models.long_request_queue import LongRequestQueue, is_long
 from hytrec_export.serving.triton_models.metrics import TritonCounters
 from hytrec_export.serving.triton_models.other_model import infer
-from hytrec_export.serving.triton_models.responses import tensors_of
 from hytrec_export.serving.triton_models.startup import settings_of, store_of, vocabulary_of
 from hytrec_export.serving.triton_models.step_model import Args, Execute, StepModel
 
 
 class TritonPythonModel(StepModel):
-    """First step of every endpoint; users whose history has to be encoded again wait in a queue of their own."""
+    """First step of every endpoint; long requests and users who are encoded again wait in a queue of their own."""
 
     def open(self, args: Args, opened: ExitStack) -> Execute:
         """Open vocabulary and store."""
@@ -36,9 +36,11 @@ class TritonPythonModel(StepModel):
         queue = LongRequestQueue(
             run=step.run,
             run_long=partial(step.run, long=True),
-            read=tensors_of,
+            read=Admitted.tensors,
             model=STATE_LOAD,
-            is_long=lambda _: False,
+            is_long=lambda admitted: is_long(admitted.triton, times=TIMES),
         )
         opened.callback(queue.finish)
-        return queue.execute
+        intake = Intake(queue.execute, model=STATE_LOAD, counters=counters, later=(*GRAPHS, STATE_SAVE))
+        opened.callback(intake.close)
+        return intake.execute

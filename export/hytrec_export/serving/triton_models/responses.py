@@ -10,7 +10,7 @@ import triton_python_backend_utils as pb_utils
 from numpy.typing import NDArray
 
 from hytrec.contract import Model
-from hytrec_export.errors import ExportError, InputError, StateStoreError
+from hytrec_export.errors import ExportError, InputError, OverloadError, StateStoreError
 from hytrec_export.serving.load_step import ReplayNeededError, StepResult
 from hytrec_export.serving.validation import Inputs
 
@@ -47,6 +47,8 @@ def respond(
             readable.append(read(request))
             positions.append(position)
             results.append(_NO_RESULT)
+        except OverloadError as error:
+            results.append(error)
         except Exception as error:  # noqa: BLE001  a malformed tensor fails its own request
             results.append(
                 InputError(f"a tensor of the request cannot be read ({_one_line(error)}); check its encoding")
@@ -55,7 +57,7 @@ def respond(
         for position, result in zip(positions, _run_all(readable, run), strict=True):
             results[position] = result
     return [
-        None if isinstance(result, ReplayNeededError) else _response(request, result, model)
+        None if isinstance(result, ReplayNeededError) else response_of(request, result, model)
         for request, result in zip(requests, results, strict=True)
     ]
 
@@ -71,7 +73,8 @@ def _run_all(batch: Sequence[_Request], run: Callable[[Sequence[_Request]], list
     return results if len(results) == len(batch) else [_NO_RESULT] * len(batch)
 
 
-def _response(request: Any, result: StepResult, model: Model) -> Any:
+def response_of(request: Any, result: StepResult, model: Model) -> Any:
+    """The Triton response that carries a result, or its error."""
     if not isinstance(result, Exception):
         try:
             return pb_utils.InferenceResponse(output_tensors=_tensors(result, set(request.requested_output_names())))
@@ -91,7 +94,7 @@ def _triton_error(error: Exception, model: Model) -> Any:
     codes = pb_utils.TritonError
     if isinstance(error, InputError):
         return codes(_one_line(error), codes.INVALID_ARG)
-    if isinstance(error, StateStoreError):
+    if isinstance(error, (StateStoreError, OverloadError)):
         return codes(_one_line(error), codes.UNAVAILABLE)
     pb_utils.Logger.log_error("".join(traceback.format_exception(error)))
     if isinstance(error, ExportError):

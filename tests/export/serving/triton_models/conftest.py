@@ -173,6 +173,14 @@ class FakeRequest:
         self._outputs = outputs
         self._inputs = inputs
         self.sent: list[FakeResponse] = []
+        self.timeout_us = 0
+        self.cancelled = False
+
+    def timeout(self) -> int:
+        return self.timeout_us
+
+    def is_cancelled(self) -> bool:
+        return self.cancelled
 
     def inputs(self) -> Sequence[FakeTensor]:
         return self._inputs
