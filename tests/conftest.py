@@ -84,6 +84,24 @@ def make_once(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> MakeO
 
 
 @pytest.fixture(scope="session")
+def redis_of_worker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """A Redis server that the tests of a worker share."""
+    from hytrec_benchmarks.fixtures.redis_server import has_redis, redis_server  # noqa: PLC0415
+
+    if not has_redis():
+        pytest.skip("redis-server is not installed (Debian: redis-server; or: make redis)")
+    with redis_server(tmp_path_factory.mktemp("redis")) as server:
+        yield server
+
+
+@pytest.fixture
+def redis(redis_of_worker: Any) -> Any:
+    """The worker's Redis server, empty."""
+    redis_of_worker.client.flushall()
+    return redis_of_worker
+
+
+@pytest.fixture(scope="session")
 def traced_once(make_once: MakeOnce) -> Iterator[None]:
     """The long part of an export, PyTorch's tracer, runs once for the same module, weights and sizes.
 

@@ -6,7 +6,8 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from hytrec_export.errors import OptionError
-from hytrec_export.state import memory_store as _memory  # noqa: F401 - registers itself, as does the next one
+from hytrec_export.state import memory_store as _memory  # noqa: F401 - registers itself, as do the next ones
+from hytrec_export.state import redis_store as _redis  # noqa: F401
 from hytrec_export.state import sqlite_store as _sqlite  # noqa: F401
 from hytrec_export.state.histories import HistoryStore
 from hytrec_export.state.kinds import StoreModel, kind_of

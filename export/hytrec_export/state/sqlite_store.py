@@ -23,7 +23,7 @@ from hytrec_export.state.sqlite_engine import SqliteEngine
 from hytrec_export.state.sqlite_file import SqliteFile
 from hytrec_export.state.steady_clock import SteadyClock
 from hytrec_export.state.store import StoreStat
-from hytrec_export.state.sweep import SWEEP_LOCK_FILE, Sweep, Tell, stored_clock
+from hytrec_export.state.sweep import SWEEP_LOCK_FILE, FileTurn, Sweep, Tell, stored_clock
 from hytrec_export.state.url import StoreUrl
 from hytrec_export.state.users import StateStore
 
@@ -68,7 +68,7 @@ class SqliteStores:
         )
         file.chores.append(store.drop_old_states)
         if served or tell:
-            sweep = Sweep(histories, lock=file.path.with_name(SWEEP_LOCK_FILE), tell=tell)
+            sweep = Sweep(histories, turn=FileTurn(file.path.with_name(SWEEP_LOCK_FILE)), tell=tell)
             file.chores.append(sweep.step)
             file.at_close.append(sweep.close)
         return store

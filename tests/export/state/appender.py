@@ -1,6 +1,6 @@
 """A process that appends to users of a store, and says after every acknowledged write what it wrote.
 
-appender.py PATH DURABILITY USERS WRITES SEED     (WRITES 0 = until killed)
+appender.py URL DURABILITY USERS WRITES SEED     (WRITES 0 = until killed)
 
 Event n of a user has the time n + 1; the states that it keeps are full of the number of their events.
 """
@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import random
 import sys
-from pathlib import Path
+import time
 
 import numpy as np
 
 from hytrec.contract import DType, Sizes
+from hytrec_export.errors import StateStoreError
 from hytrec_export.state.events import KeyTypes, StoredEvents
 from hytrec_export.state.kinds import StoreModel
 from hytrec_export.state.opening import open_store
@@ -64,17 +65,20 @@ def append(store: StateStore, user_id: bytes, request_id: bytes) -> tuple[bool, 
 
 
 def main() -> None:
-    path, durability, users, writes, seed = sys.argv[1:]
+    url, durability, users, writes, seed = sys.argv[1:]
     rng = random.Random(int(seed))
-    options = StoreOptions(
-        url=StoreUrl.of_folder(Path(path)), durability=Durability(durability), snapshot_every=SNAPSHOT_EVERY
-    )
+    options = StoreOptions(url=StoreUrl.parse(url), durability=Durability(durability), snapshot_every=SNAPSHOT_EVERY)
     store = open_store(options, MODEL)
     done = 0
     while not int(writes) or done < int(writes):
         user_id = b"user-%d" % rng.randrange(int(users))
         request_id = rng.randbytes(16)
-        written, count = append(store, user_id, request_id)
+        try:
+            written, count = append(store, user_id, request_id)
+        except StateStoreError:  # it may be in; a client would ask with the same id
+            sys.stdout.write(f"{user_id.decode()} -1 {request_id.hex()}\n")
+            time.sleep(0.05)
+            continue
         if written:
             done += 1
             sys.stdout.write(f"{user_id.decode()} {count} {request_id.hex()}\n")

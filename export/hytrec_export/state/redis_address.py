@@ -1,0 +1,132 @@
+"""What a Redis URL says: nodes, database, user, TLS, timeouts; not the password, so that a URL can be shown.
+
+    redis://[USER@]HOST[:PORT][/DB][?OPTION=VALUE&...]      rediss:// with TLS
+
+Options: `password-file` (else the variable HYTREC_STATE_PASSWORD), `timeout` in seconds, and with TLS `ca`, `cert` and
+`key` (PEM files; without `ca` the system's authorities).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Self
+from urllib.parse import parse_qsl, unquote
+
+from hytrec_export.errors import OptionError
+from hytrec_export.state.url import StoreUrl
+
+PASSWORD_VARIABLE = "HYTREC_STATE_PASSWORD"  # noqa: S105 - its name
+DEFAULT_PORT = 6379
+DEFAULT_TIMEOUT_S = 2.0
+_FILES = ("password-file", "ca", "cert", "key")
+_NAMES = (*_FILES, "timeout")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RedisAddress:
+    """Where Redis is, and how it is spoken to.
+
+    Args:
+        url: as it is written.
+        nodes: hosts and ports.
+        tls: whether connections are encrypted; the server's certificate is checked then.
+        timeout_s: of connecting, and of every response.
+        files: PEM files and the password's, by option.
+    """
+
+    url: str
+    nodes: tuple[tuple[str, int], ...]
+    database: int = 0
+    user: str | None = None
+    tls: bool = False
+    timeout_s: float = DEFAULT_TIMEOUT_S
+    files: Mapping[str, Path] = field(default_factory=dict)
+
+    @classmethod
+    def parse(cls, url: StoreUrl) -> Self:
+        """Read a URL.
+
+        Raises:
+            OptionError: no host is named, or a part of it is not what it must be.
+        """
+        text = str(url)
+        rest, _, query = url.location.partition("?")
+        if not rest.startswith("//"):
+            raise OptionError(f"the state store {text} names no host; write {url.scheme}://HOST:PORT/DB")
+        authority, _, path = rest[2:].partition("/")
+        user, _, hosts = authority.rpartition("@")
+        options = _options(query, text)
+        tls = url.scheme.startswith("rediss")
+        if not tls and (unused := [name for name in ("ca", "cert", "key") if name in options]):
+            raise OptionError(f"the state store {text} has the option {unused[0]} without TLS; write rediss://")
+        return cls(
+            url=text,
+            nodes=tuple(_node(node, text) for node in hosts.split(",")),
+            database=_database(path, text),
+            user=unquote(user) or None,
+            tls=tls,
+            timeout_s=_seconds(options.get("timeout"), text),
+            files={name: Path(options[name]) for name in _FILES if name in options},
+        )
+
+    def password(self, environment: Mapping[str, str] | None = None) -> str | None:
+        """The password, from its file or the variable; None where there is none.
+
+        Raises:
+            OptionError: the file cannot be read, or is empty.
+        """
+        path = self.files.get("password-file")
+        if path is None:
+            return (os.environ if environment is None else environment).get(PASSWORD_VARIABLE) or None
+        try:
+            password = path.read_text().strip()
+        except (OSError, UnicodeDecodeError) as error:
+            why = getattr(error, "strerror", None) or "it is not text"
+            raise OptionError(f"cannot read the state store's password-file {path} ({why}); give another one") from None
+        if not password:
+            raise OptionError(f"the state store's password-file {path} is empty; write the password into it")
+        return password
+
+    def check_files(self) -> None:
+        """Raises: OptionError: a PEM file is not there."""
+        for name, path in self.files.items():
+            if not path.is_file():
+                raise OptionError(f"the state store's {name} {path} is not there; give the path of a file")
+
+
+def _options(query: str, text: str) -> dict[str, str]:
+    options = dict(parse_qsl(query, keep_blank_values=True))
+    for name, value in options.items():
+        if name not in _NAMES:
+            raise OptionError(f"the state store {text} has the unknown option {name}; there are: {', '.join(_NAMES)}")
+        if name in _FILES and not Path(value).is_absolute():
+            raise OptionError(f"the state store's {name} is {value!r}; it must be an absolute path")
+    return options
+
+
+def _node(node: str, text: str) -> tuple[str, int]:
+    host, colon, port = node.rpartition(":") if not node.endswith("]") else (node, "", "")
+    if not colon:
+        host, port = node, str(DEFAULT_PORT)
+    if not host or not port.isdecimal() or not 1 <= int(port) <= 65_535:
+        raise OptionError(f"the state store {text} names the node {node!r}; it must be HOST or HOST:PORT")
+    return host.removeprefix("[").removesuffix("]"), int(port)
+
+
+def _database(path: str, text: str) -> int:
+    if path and not path.isdecimal():
+        raise OptionError(f"the state store {text} names the database {path!r}; it must be a number, or left out")
+    return int(path or 0)
+
+
+def _seconds(value: str | None, text: str) -> float:
+    try:
+        seconds = DEFAULT_TIMEOUT_S if value is None else float(value)
+    except ValueError:
+        seconds = 0.0
+    if not 0.01 <= seconds <= 60:
+        raise OptionError(f"the state store {text} has the timeout {value!r}; it must be 0.01 to 60 seconds")
+    return seconds

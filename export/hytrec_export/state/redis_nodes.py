@@ -1,0 +1,235 @@
+"""Commands to Redis: one pipeline for each node, with bounded retries; and what its errors mean."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any, NamedTuple, TypeAlias
+
+from hytrec_export.errors import StateStoreError, StoreFullError, StoreUnavailableError
+from hytrec_export.optional import require
+from hytrec_export.state.redis_address import RedisAddress
+from hytrec_export.state.redis_scripts import SHA1
+
+Argument: TypeAlias = bytes | str | int | float
+PAUSES_S = (0.05, 0.25)
+"""Between the tries of commands that a node did not answer."""
+MAX_CONNECTIONS = 16
+_AGAIN = ("LOADING", "TRYAGAIN", "CLUSTERDOWN", "MASTERDOWN", "NOREPLICAS", "READONLY", "UNBLOCKED")
+"""Errors that may be over in a moment, with nothing written; for a read-only node another may stand in."""
+
+
+class Command(NamedTuple):
+    """What is sent, and the key by which its node is found."""
+
+    key: bytes
+    arguments: tuple[Argument, ...]
+
+
+def script(text: str, keys: Sequence[bytes], arguments: Sequence[Argument]) -> Command:
+    """The command that runs a script."""
+    return Command(keys[0], ("EVALSHA", SHA1[text], len(keys), *keys, *arguments))
+
+
+@dataclass(frozen=True)
+class Replies:
+    """What came back.
+
+    Args:
+        results: of each command; an error in its place where the node refused it.
+        repeated: whether some were sent again, and may have been carried out twice.
+    """
+
+    results: list[Any]
+    repeated: bool
+
+
+class RedisNodes:
+    """The nodes of a store; safe to share between threads.
+
+    Args:
+        address: of the store.
+        password: is never shown.
+
+    Raises:
+        MissingPackageError: redis is not installed.
+    """
+
+    def __init__(self, address: RedisAddress, password: str | None) -> None:
+        require("redis", extra="redis")
+        self.address = address
+        self.errors: Any = import_module("redis.exceptions")
+        self._password = password
+        self._client = _client(address, address.nodes[0], password)
+        self._texts = {sha: text for text, sha in SHA1.items()}
+
+    def run(self, commands: Sequence[Command]) -> Replies:
+        """Carry out commands, in order on each node; commands that may be carried out twice.
+
+        Raises:
+            StoreUnavailableError: a node cannot be reached, or does not answer in time, however often it is asked.
+        """
+        results: list[Any] = [None] * len(commands)
+        left = list(range(len(commands)))
+        repeated = False
+        for pause_s in (*PAUSES_S, None):
+            failure = self._try([commands[position] for position in left], left, results)
+            left = [position for position in left if self._is_temporary(results[position])]
+            if not left:
+                return Replies(results, repeated)
+            if pause_s is None:
+                raise self.unavailable(failure or results[left[0]])
+            repeated = True
+            time.sleep(pause_s)
+        raise AssertionError
+
+    def results(self, commands: Sequence[Command]) -> list[Any]:
+        """`run` where no command may be refused.
+
+        Raises:
+            StoreFullError: Redis has no memory left.
+            StoreUnavailableError: as of `run`, or a command is refused.
+        """
+        results = self.run(commands).results
+        for result in results:
+            self.check(result)
+        return results
+
+    def check(self, result: Any) -> None:
+        """Raises: StoreFullError, StoreUnavailableError: a command was refused."""
+        if isinstance(result, Exception):
+            raise self.refused(result) from None
+
+    def refused(self, error: Exception) -> StateStoreError:
+        """What a node's refusal means."""
+        if _code(error) == "OOM":
+            return StoreFullError(
+                f"the state store {self.address.url} is full (Redis is at maxmemory); delete users, or raise maxmemory"
+            )
+        return self.unavailable(error)
+
+    def unavailable(self, error: Exception) -> StoreUnavailableError:
+        """A node that cannot be reached, or does not do what it is told."""
+        text = str(error) or type(error).__name__
+        code = _code(error)
+        text = text if text.startswith(code) else f"{code} {text}"
+        if self._password:
+            text = text.replace(self._password, "***")
+        return StoreUnavailableError(f"the state store {self.address.url} failed ({text}); {_advice(code)}")
+
+    def info(self, section: str) -> list[dict[str, Any]]:
+        """Each node's INFO of a section.
+
+        Raises:
+            StoreUnavailableError: a node cannot be reached.
+        """
+        return self.on_each(lambda client: client.info(section))
+
+    def on_each(self, ask: Callable[[Any], Any]) -> list[Any]:
+        """What each node that takes writes says.
+
+        Raises:
+            StoreUnavailableError: a node cannot be reached.
+        """
+        try:
+            return [ask(client) for client in self.clients()]
+        except self.errors.RedisError as error:
+            raise self.unavailable(error) from None
+
+    def clients(self) -> list[Any]:
+        """A client of each node that takes writes."""
+        return [self._client]
+
+    def close(self) -> None:
+        """Close all connections."""
+        self._client.close()
+
+    def _try(self, commands: Sequence[Command], places: Sequence[int], results: list[Any]) -> Exception | None:
+        """Send commands and put the results in their places; the last failure of a node, if one failed."""
+        failure: Exception | None = None
+        for client, positions in self._by_node(commands):
+            try:
+                found = self._pipeline(client, [commands[position].arguments for position in positions])
+            except self.errors.RedisError as error:
+                failure = error
+                found = [error] * len(positions)
+            for position, result in zip(positions, found, strict=True):
+                results[places[position]] = result
+        return failure
+
+    def _by_node(self, commands: Sequence[Command]) -> list[tuple[Any, list[int]]]:
+        """A client of each node that is needed, and the positions of its commands."""
+        return [(self._client, list(range(len(commands))))]
+
+    def _pipeline(self, client: Any, commands: Sequence[tuple[Argument, ...]]) -> list[Any]:
+        with client.pipeline(transaction=False) as pipeline:
+            for arguments in commands:
+                pipeline.execute_command(*arguments)
+            results: list[Any] = pipeline.execute(raise_on_error=False)
+            if unknown := [place for place, found in enumerate(results) if _code(found) == "NOSCRIPT"]:
+                for place in unknown:  # nothing was done; the node is new, or was started again
+                    _, sha, *rest = commands[place]
+                    pipeline.execute_command("EVAL", self._texts[str(sha)], *rest)
+                for place, result in zip(unknown, pipeline.execute(raise_on_error=False), strict=True):
+                    results[place] = result
+        return results
+
+    def _is_temporary(self, result: Any) -> bool:
+        if not isinstance(result, Exception):
+            return False
+        if isinstance(result, self.errors.AuthenticationError | self.errors.AuthorizationError):
+            return False
+        return isinstance(result, self.errors.ConnectionError | self.errors.TimeoutError) or _code(result) in _AGAIN
+
+
+def _code(error: Any) -> str:
+    """The first word of Redis's error, as OOM; of a script's, that of the command which it failed in."""
+    if not isinstance(error, Exception):
+        return ""
+    code = getattr(error, "status_code", None)
+    words = str(error).split(" ", 1)
+    if code in {None, "ERR"}:
+        found = [name for name in ("OOM", *_AGAIN) if f"-{name} " in str(error)]
+        code = found[0] if found else words[0] if words[0].isupper() else "ERR" if code else ""
+    return code or ""
+
+
+def _advice(code: str) -> str:
+    if code in {"NOAUTH", "WRONGPASS", "NOPERM"}:
+        return "give the right password in HYTREC_STATE_PASSWORD or with ?password-file=/PATH"
+    if code == "READONLY":
+        return "it is a replica; give the node that takes writes"
+    if code == "MISCONF":
+        return "Redis cannot write to its disk; free the disk"
+    return "check that Redis runs there; a request may be repeated with the same request_id"
+
+
+def _client(address: RedisAddress, node: tuple[str, int], password: str | None) -> Any:
+    redis: Any = import_module("redis")
+    retry: Any = import_module("redis.retry")
+    backoff: Any = import_module("redis.backoff")
+    return redis.Redis(
+        host=node[0],
+        port=node[1],
+        db=address.database,
+        max_connections=MAX_CONNECTIONS,
+        retry=retry.Retry(backoff.NoBackoff(), 0),
+        **connection_options(address, password),
+    )
+
+
+def connection_options(address: RedisAddress, password: str | None) -> dict[str, Any]:
+    """Of every connection."""
+    options: dict[str, Any] = {
+        "username": address.user,
+        "password": password,
+        "socket_timeout": address.timeout_s,
+        "socket_connect_timeout": address.timeout_s,
+        "protocol": 2,
+        "client_name": "hytrec",
+        "ssl": address.tls,
+    }
+    names = {"ca": "ssl_ca_certs", "cert": "ssl_certfile", "key": "ssl_keyfile"}
+    return options | {names[name]: str(path) for name, path in address.files.items() if name in names}
