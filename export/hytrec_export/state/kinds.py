@@ -42,6 +42,14 @@ class StoreKind(Protocol):
     served: bool
     """Whether the processes of a server can share a store."""
 
+    def check_url(self, url: StoreUrl) -> None:
+        """See what can be seen of a URL before a store is opened.
+
+        Raises:
+            OptionError: it is not written as it must be.
+            MissingPackageError: a package is missing.
+        """
+
     def open(
         self,
         options: StoreOptions,

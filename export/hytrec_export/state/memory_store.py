@@ -21,6 +21,9 @@ class MemoryStores:
     form = "memory:"
     served = False
 
+    def check_url(self, url: StoreUrl) -> None:
+        """See `StoreKind`; the name means nothing."""
+
     def open(
         self,
         options: StoreOptions,

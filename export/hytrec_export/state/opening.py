@@ -85,7 +85,13 @@ def open_beside_for(url: StoreUrl, model: StoreModel, *, wait_s: float = 0.0) ->
 
 
 def check_served(url: StoreUrl) -> None:
-    """Raises: OptionError: no server can use the store."""
+    """See what can be seen before a server starts.
+
+    Raises:
+        OptionError: no server can use the store, or its URL is not written as it must be.
+        MissingPackageError: a package is missing that the store needs.
+    """
+    kind_of(url).check_url(url)
     if not kind_of(url).served:
         raise OptionError(
             f"the {url.scheme} state store cannot be served: its models are several processes; give a folder"

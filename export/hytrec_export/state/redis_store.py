@@ -12,6 +12,7 @@ from threading import Event, Thread
 
 from hytrec.contract import DType
 from hytrec_export.errors import StateStoreError, StoreInUseError, StoreUnavailableError
+from hytrec_export.optional import require
 from hytrec_export.state.events import KeyTypes
 from hytrec_export.state.histories import HistoryStore
 from hytrec_export.state.kinds import StoreModel, register
@@ -53,6 +54,13 @@ class RedisStores:
 
     form = "redis://HOST:PORT/DB"
     served = True
+
+    def check_url(self, url: StoreUrl) -> None:
+        """See `StoreKind`."""
+        require("redis", extra="redis")
+        address = RedisAddress.parse(url)
+        address.check_files()
+        address.password()
 
     def open(
         self,

@@ -38,6 +38,9 @@ class SqliteStores:
     form = "sqlite:FOLDER"
     served = True
 
+    def check_url(self, url: StoreUrl) -> None:
+        """See `StoreKind`; any folder will do."""
+
     def open(
         self,
         options: StoreOptions,
