@@ -7,17 +7,22 @@ from pathlib import Path
 from threading import Timer
 from typing import Any
 
+import numpy as np
 import pytest
 
-from hytrec.contract import StateStatus
+from hytrec.contract import DType, StateStatus
 from hytrec_benchmarks.fixtures.redis_server import redis_server
 from hytrec_benchmarks.fixtures.tcp_proxy import TcpProxy, tcp_proxy
 from hytrec_export.errors import StoreUnavailableError
 from hytrec_export.server.certificates import write_certificates
 from hytrec_export.server.ports import free_port
+from hytrec_export.state.opening import open_store
+from hytrec_export.state.options import StoreOptions
 from hytrec_export.state.redis_nodes import Command
 from hytrec_export.state.redis_scripts import APPEND, BEGIN, FORGET, SHA1
-from hytrec_export.state.store import Outcome
+from hytrec_export.state.snapshot import SNAPSHOT, snapshot_bytes
+from hytrec_export.state.store import NewSnapshot, Outcome
+from hytrec_export.state.url import StoreUrl
 from hytrec_export.state.users import StateStore
 
 FAILED = (
@@ -136,6 +141,38 @@ def test_a_node_that_hangs_is_waited_for_a_bounded_time(redis: Any, store: State
     finally:
         redis.go_on()
     assert kit.user(store, b"u").event_count == 1
+
+
+def test_a_state_comes_over_the_network_once(network: TcpProxy, near: StateStore, kit: Any) -> None:
+    """It is used again only where the history is still the one that it is of."""
+    options = StoreOptions(url=StoreUrl.parse(f"redis://127.0.0.1:{network.port}/0"), snapshot_every=64)
+    model = kit.model(sizes=kit.large)
+    size = snapshot_bytes(kit.large)
+    writer = open_store(options, model)
+    result = kit.fed(writer, b"u", 300)
+    state = {
+        tensor.name: np.zeros(kit.large.shape(tensor), np.float32 if tensor.dtype is DType.FLOAT32 else np.int64)
+        for tensor in SNAPSHOT
+    }
+    kept = NewSnapshot(user_id=b"u", revision=result.revision, event_count=result.event_count, state=state)
+    assert writer.write_snapshots([kept]) == 0
+    writer.close()
+    store = open_store(options, model, recent=8)
+    moved = []
+    for _ in range(3):
+        before = network.moved
+        assert kit.user(store, b"u").base == 300
+        moved.append(network.moved - before)
+    assert moved[0] > size > 10 * moved[1]
+    assert moved[1] == moved[2]
+    kit.fed(near, b"u", 5)
+    before = network.moved
+    assert (kit.user(store, b"u").base, network.moved - before < size) == (300, True)
+    seen = kit.user(near, b"u")
+    near.write_many([kit.write(b"u", 305, seen, replace=True)])
+    user = kit.user(store, b"u")
+    assert (user.event_count, user.base, user.state) == (305, 0, None)
+    store.close()
 
 
 def test_a_server_started_again_knows_no_script_and_learns_them(tmp_path: Path, redis_of_worker: Any, kit: Any) -> None:
