@@ -88,6 +88,13 @@ class RecordEngine(Protocol):
             StoreFullError: the deletion finds no room, or cannot be noted.
         """
 
+    def confirm(self, user_ids: Sequence[bytes]) -> None:
+        """Make what was read of users as durable as what is written: it is acknowledged again.
+
+        Raises:
+            StoreUnavailableError: it cannot be now.
+        """
+
     def heads_after(self, user_id: bytes, count: int) -> list[tuple[bytes, bytes]]:
         """The next `count` user ids after one, each with its head, in an order that stays; b"" is before all."""
 

@@ -10,7 +10,7 @@ from hytrec_export.state import memory_store as _memory  # noqa: F401 - register
 from hytrec_export.state import redis_store as _redis  # noqa: F401
 from hytrec_export.state import sqlite_store as _sqlite  # noqa: F401
 from hytrec_export.state.histories import HistoryStore
-from hytrec_export.state.kinds import StoreModel, kind_of
+from hytrec_export.state.kinds import Remark, StoreModel, kind_of
 from hytrec_export.state.options import StoreOptions
 from hytrec_export.state.rules import HistoryRules
 from hytrec_export.state.store import StoreStat
@@ -57,6 +57,16 @@ def try_store(options: StoreOptions, model: StoreModel) -> StoreStat:
         StoreUnavailableError: it cannot be opened, or holds keys of other types.
     """
     return kind_of(options.url).check(options, model)
+
+
+def preflight(options: StoreOptions) -> list[Remark]:
+    """Remarks on how the store is set up, for the operator.
+
+    Raises:
+        OptionError: an unknown scheme, or a URL that is not written as it must be.
+        StoreUnavailableError: it cannot be reached.
+    """
+    return kind_of(options.url).preflight(options)
 
 
 def open_beside(url: StoreUrl, *, wait_s: float = 0.0, alone: bool = False) -> HistoryStore:

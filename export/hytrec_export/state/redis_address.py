@@ -3,7 +3,7 @@
     redis://[USER@]HOST[:PORT][/DB][?OPTION=VALUE&...]      rediss:// with TLS
 
 Options: `password-file` (else the variable HYTREC_STATE_PASSWORD), `timeout` in seconds, and with TLS `ca`, `cert` and
-`key` (PEM files; without `ca` the system's authorities).
+`key` (PEM files; without `ca` the system's authorities); `replicas`, which have to confirm a write in time as well.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ PASSWORD_VARIABLE = "HYTREC_STATE_PASSWORD"  # noqa: S105 - its name
 DEFAULT_PORT = 6379
 DEFAULT_TIMEOUT_S = 2.0
 _FILES = ("password-file", "ca", "cert", "key")
-_NAMES = (*_FILES, "timeout")
+_NAMES = (*_FILES, "timeout", "replicas")
+_MAX_REPLICAS = 100
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +35,7 @@ class RedisAddress:
         nodes: hosts and ports.
         tls: whether connections are encrypted; the server's certificate is checked then.
         timeout_s: of connecting, and of every response.
+        replicas: that have a write before it is acknowledged.
         files: PEM files and the password's, by option.
     """
 
@@ -43,6 +45,7 @@ class RedisAddress:
     user: str | None = None
     tls: bool = False
     timeout_s: float = DEFAULT_TIMEOUT_S
+    replicas: int = 0
     files: Mapping[str, Path] = field(default_factory=dict)
 
     @classmethod
@@ -69,6 +72,7 @@ class RedisAddress:
             user=unquote(user) or None,
             tls=tls,
             timeout_s=_seconds(options.get("timeout"), text),
+            replicas=_replicas(options.get("replicas", "0"), text),
             files={name: Path(options[name]) for name in _FILES if name in options},
         )
 
@@ -120,6 +124,14 @@ def _database(path: str, text: str) -> int:
     if path and not path.isdecimal():
         raise OptionError(f"the state store {text} names the database {path!r}; it must be a number, or left out")
     return int(path or 0)
+
+
+def _replicas(value: str, text: str) -> int:
+    if not value.isdecimal() or int(value) > _MAX_REPLICAS:
+        raise OptionError(
+            f"the state store {text} asks for {value!r} replicas; it must be a number, 0 to {_MAX_REPLICAS}"
+        )
+    return int(value)
 
 
 def _seconds(value: str | None, text: str) -> float:

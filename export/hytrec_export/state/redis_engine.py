@@ -15,7 +15,7 @@ from hytrec_export.state.engine import Burial, ChunksWanted, Decision, UserChang
 from hytrec_export.state.redis_keys import BUCKETS, STORE_KEY, bucket_keys, bucket_of, user_keys
 from hytrec_export.state.redis_nodes import Argument, Command, RedisNodes, script
 from hytrec_export.state.redis_reading import MAX_RACES, RedisReader, identifying, overrun
-from hytrec_export.state.redis_scripts import APPEND, BEGIN, FORGET
+from hytrec_export.state.redis_scripts import APPEND, BEGIN, FORGET, TOUCH
 from hytrec_export.state.store import StoreStat
 
 TOMBSTONE_LIFE_S = 24 * 3600
@@ -69,17 +69,25 @@ class RedisEngine:
         for _ in range(MAX_RACES):
             (before,) = self.reader.stored([user_id])
             if written and before.head is None and before.tombstone == written.tombstone:
+                self.confirm([user_id])
                 return True  # by the try that was not answered
             burial = bury(before)
             if burial is None:
                 return False
             arguments = (*self._identity(user_id, before), burial.tombstone, int(time.time()), TOMBSTONE_LIFE_S)
-            replies = self.nodes.run([script(FORGET, _all_keys(user_id), arguments)])
+            replies = self.nodes.run([script(FORGET, _all_keys(user_id), arguments)], writes=True)
             self.nodes.check(replies.results[0])
             if replies.results[0]:
                 return before.head is not None
             written = burial if replies.repeated and before.head is not None else None
         raise overrun(self.nodes)
+
+    def confirm(self, user_ids: Sequence[bytes]) -> None:
+        """See `RecordEngine`: the write that stored them may have been waited for in vain."""
+        if self.nodes.address.replicas and user_ids:
+            keys = {bucket_keys(bucket_of(user_id)).sizes for user_id in user_ids}
+            for result in self.nodes.run([script(TOUCH, (key,), ()) for key in keys], writes=True).results:
+                self.nodes.check(result)
 
     def heads_after(self, user_id: bytes, count: int) -> list[tuple[bytes, bytes]]:
         """See `RecordEngine`; in order of buckets, then of ids."""
@@ -129,7 +137,7 @@ class RedisEngine:
         return StoreStat(
             users=sum(counts[::2]),
             used_bytes=self.measure(),
-            file_bytes=sum(int(info["used_memory"]) for info in self.nodes.info("memory")),
+            file_bytes=sum(int(info["used_memory"]) for info in self.nodes.memory()),
             limit_bytes=self.max_bytes,
             snapshots=sum(counts[1::2]),
             snapshot_bytes=sum(counts[1::2]) * max(sizes, default=0),
@@ -170,7 +178,8 @@ class RedisEngine:
                 self.reader.seen.drop(user_ids[position])
             else:
                 done.add(position)
-        replies = self.nodes.run([self._write(user_ids[position], *change) for position, change in changes.items()])
+        writes = [self._write(user_ids[position], *change) for position, change in changes.items()]
+        replies = self.nodes.run(writes, writes=True)
         errors: list[Exception] = []
         beaten: set[int] = set()
         for (position, (before, change)), result in zip(changes.items(), replies.results, strict=True):
@@ -203,6 +212,7 @@ class RedisEngine:
             for (position, change), records in zip(changes.items(), now, strict=True)
             if records.head == change.head
         }
+        self.confirm([user_ids[position] for position in written])
         done.update(written)
         return written
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib import import_module
 from typing import Any, NamedTuple, TypeAlias
 
@@ -65,17 +66,23 @@ class RedisNodes:
         self._client = _client(address, address.nodes[0], password)
         self._texts = {sha: text for text, sha in SHA1.items()}
 
-    def run(self, commands: Sequence[Command]) -> Replies:
+    def run(self, commands: Sequence[Command], *, writes: bool = False) -> Replies:
         """Carry out commands, in order on each node; commands that may be carried out twice.
 
+        Args:
+            writes: they are acknowledged when the replicas that the address asks for have them.
+
         Raises:
-            StoreUnavailableError: a node cannot be reached, or does not answer in time, however often it is asked.
+            StoreUnavailableError: a node cannot be reached, or does not answer in time, however often it is asked; or
+                too few replicas answer.
         """
+        if not commands:
+            return Replies([], repeated=False)
         results: list[Any] = [None] * len(commands)
         left = list(range(len(commands)))
         repeated = False
         for pause_s in (*PAUSES_S, None):
-            failure = self._try([commands[position] for position in left], left, results)
+            failure = self._try([commands[position] for position in left], left, results, writes=writes)
             left = [position for position in left if self._is_temporary(results[position])]
             if not left:
                 return Replies(results, repeated)
@@ -119,24 +126,34 @@ class RedisNodes:
             text = text.replace(self._password, "***")
         return StoreUnavailableError(f"the state store {self.address.url} failed ({text}); {_advice(code)}")
 
-    def info(self, section: str) -> list[dict[str, Any]]:
-        """Each node's INFO of a section.
+    def memory(self) -> list[dict[str, Any]]:
+        """What each node that takes writes says of its memory.
 
         Raises:
             StoreUnavailableError: a node cannot be reached.
         """
-        return self.on_each(lambda client: client.info(section))
+        return [self.ask(partial(client.info, "memory")) for client in self.clients()]
 
-    def on_each(self, ask: Callable[[Any], Any]) -> list[Any]:
-        """What each node that takes writes says.
+    def ask(self, question: Callable[[], Any]) -> Any:
+        """The answer to a single command.
 
         Raises:
-            StoreUnavailableError: a node cannot be reached.
+            StoreUnavailableError: the node cannot be reached, or refuses it.
         """
         try:
-            return [ask(client) for client in self.clients()]
+            return question()
         except self.errors.RedisError as error:
             raise self.unavailable(error) from None
+
+    @property
+    def has_password(self) -> bool:
+        """Whether there is a password."""
+        return self._password is not None
+
+    def name_of(self, client: Any) -> str:
+        """Host and port of a client's node."""
+        options = client.connection_pool.connection_kwargs
+        return f"{options['host']}:{options['port']}"
 
     def clients(self) -> list[Any]:
         """A client of each node that takes writes."""
@@ -146,12 +163,14 @@ class RedisNodes:
         """Close all connections."""
         self._client.close()
 
-    def _try(self, commands: Sequence[Command], places: Sequence[int], results: list[Any]) -> Exception | None:
+    def _try(
+        self, commands: Sequence[Command], places: Sequence[int], results: list[Any], *, writes: bool
+    ) -> Exception | None:
         """Send commands and put the results in their places; the last failure of a node, if one failed."""
         failure: Exception | None = None
         for client, positions in self._by_node(commands):
             try:
-                found = self._pipeline(client, [commands[position].arguments for position in positions])
+                found = self._pipeline(client, [commands[position].arguments for position in positions], writes=writes)
             except self.errors.RedisError as error:
                 failure = error
                 found = [error] * len(positions)
@@ -163,17 +182,34 @@ class RedisNodes:
         """A client of each node that is needed, and the positions of its commands."""
         return [(self._client, list(range(len(commands))))]
 
-    def _pipeline(self, client: Any, commands: Sequence[tuple[Argument, ...]]) -> list[Any]:
+    def _pipeline(self, client: Any, commands: Sequence[tuple[Argument, ...]], *, writes: bool) -> list[Any]:
+        results = self._send(client, commands, writes=writes)
+        if unknown := [place for place, found in enumerate(results) if _code(found) == "NOSCRIPT"]:
+            texts = []  # nothing was done; the node is new, or was started again
+            for place in unknown:
+                _, sha, *rest = commands[place]
+                texts.append(("EVAL", self._texts[str(sha)], *rest))
+            for place, result in zip(unknown, self._send(client, texts, writes=writes), strict=True):
+                results[place] = result
+        return results
+
+    def _send(self, client: Any, commands: Sequence[tuple[Argument, ...]], *, writes: bool) -> list[Any]:
+        """Commands, and the wait for replicas, which is for what their own connection has written."""
+        wanted = self.address.replicas if writes else 0
         with client.pipeline(transaction=False) as pipeline:
             for arguments in commands:
                 pipeline.execute_command(*arguments)
+            if wanted:
+                pipeline.execute_command("WAIT", wanted, int(self.address.timeout_s * 1_000))
             results: list[Any] = pipeline.execute(raise_on_error=False)
-            if unknown := [place for place, found in enumerate(results) if _code(found) == "NOSCRIPT"]:
-                for place in unknown:  # nothing was done; the node is new, or was started again
-                    _, sha, *rest = commands[place]
-                    pipeline.execute_command("EVAL", self._texts[str(sha)], *rest)
-                for place, result in zip(unknown, pipeline.execute(raise_on_error=False), strict=True):
-                    results[place] = result
+        if wanted and (isinstance(found := results.pop(), Exception) or found < wanted):
+            if isinstance(found, Exception):
+                raise found
+            raise StoreUnavailableError(
+                f"the state store {self.address.url} failed ({found} of {wanted} replicas have the write within "
+                f"{self.address.timeout_s:g} s); it is on the master, and a request may be repeated with the same "
+                "request_id"
+            )
         return results
 
     def _is_temporary(self, result: Any) -> bool:
@@ -225,7 +261,7 @@ def connection_options(address: RedisAddress, password: str | None) -> dict[str,
     options: dict[str, Any] = {
         "username": address.user,
         "password": password,
-        "socket_timeout": address.timeout_s,
+        "socket_timeout": address.timeout_s * (2 if address.replicas else 1),
         "socket_connect_timeout": address.timeout_s,
         "protocol": 2,
         "client_name": "hytrec",

@@ -5,22 +5,22 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass, replace
-from threading import Event, Thread
 
 from hytrec.contract import DType
-from hytrec_export.errors import StateStoreError, StoreInUseError, StoreUnavailableError
+from hytrec_export.errors import StoreInUseError, StoreUnavailableError
 from hytrec_export.optional import require
 from hytrec_export.state.events import KeyTypes
 from hytrec_export.state.histories import HistoryStore
-from hytrec_export.state.kinds import StoreModel, register
+from hytrec_export.state.kinds import Remark, StoreModel, register
 from hytrec_export.state.options import DEFAULT_BYTES, StoreOptions
 from hytrec_export.state.redis_address import RedisAddress
 from hytrec_export.state.redis_engine import RedisEngine
-from hytrec_export.state.redis_keys import STORE_KEY, SWEEP_KEY
+from hytrec_export.state.redis_keys import STORE_KEY
+from hytrec_export.state.redis_maintenance import Maintenance, RedisTurn
 from hytrec_export.state.redis_nodes import Command, RedisNodes
+from hytrec_export.state.redis_preflight import preflight
 from hytrec_export.state.redis_snapshots import RedisSnapshots
 from hytrec_export.state.rules import HistoryRules
 from hytrec_export.state.snapshot import snapshot_bytes
@@ -32,10 +32,6 @@ from hytrec_export.state.users import StateStore
 
 FORMAT_VERSION = b"1"
 _SALT_BYTES = 16
-_CHORES_EVERY_S = 1.0
-_REFRESH_EVERY_S = 30.0
-_TURN_LIFE_MS = 15_000
-"""After so long without a sign another process looks through the users."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,7 +98,7 @@ class RedisStores:
                 chores.append(sweep.step)
                 engine.at_close.append(sweep.close)
             engine.at_close.insert(
-                0, _Maintenance(chores, [engine.reader.seen.clear, snapshots.refresh_models, engine.measure]).close
+                0, Maintenance(chores, [engine.reader.seen.clear, snapshots.refresh_models, engine.measure]).close
             )
             failing.pop_all()
         return store
@@ -114,6 +110,11 @@ class RedisStores:
             return engine.stat()
         finally:
             engine.close()
+
+    def preflight(self, options: StoreOptions) -> list[Remark]:
+        """See `StoreKind`."""
+        with closing(_nodes(options.url)) as nodes:
+            return list(preflight(nodes, options.durability))
 
     def beside(self, url: StoreUrl, *, wait_s: float, alone: bool) -> HistoryStore:
         """See `StoreKind`; a server keeps others out by looking through the users."""
@@ -154,57 +155,6 @@ class EncryptedRedisStores(RedisStores):
     """The same with TLS."""
 
     form = "rediss://HOST:PORT/DB"
-
-
-class RedisTurn:
-    """See `SweepTurn`: a key that goes by itself where its owner dies."""
-
-    def __init__(self, nodes: RedisNodes) -> None:
-        self._nodes = nodes
-        self._name = os.urandom(16)
-
-    def mine(self) -> bool:
-        """See `SweepTurn`."""
-        take = Command(SWEEP_KEY, ("SET", SWEEP_KEY, self._name, "NX", "PX", _TURN_LIFE_MS))
-        _, owner = self._nodes.results([take, Command(SWEEP_KEY, ("GET", SWEEP_KEY))])
-        if owner != self._name:
-            return False
-        self._nodes.results([Command(SWEEP_KEY, ("PEXPIRE", SWEEP_KEY, _TURN_LIFE_MS))])
-        return True
-
-    def close(self) -> None:
-        """See `SweepTurn`."""
-        with suppress(StateStoreError):
-            (owner,) = self._nodes.results([Command(SWEEP_KEY, ("GET", SWEEP_KEY))])
-            if owner == self._name:
-                self._nodes.results([Command(SWEEP_KEY, ("DEL", SWEEP_KEY))])
-
-
-class _Maintenance:
-    """A thread that does chores every second, and refreshes every thirty; what fails is done again later."""
-
-    def __init__(self, chores: list[Callable[[], object]], refreshes: list[Callable[[], object]]) -> None:
-        self._chores = chores
-        self._refreshes = refreshes
-        self._closed = Event()
-        self._thread = Thread(target=self._work, name="state-maintenance", daemon=True)
-        self._thread.start()
-
-    def close(self) -> None:
-        """End the thread."""
-        self._closed.set()
-        self._thread.join()
-
-    def _work(self) -> None:
-        refreshed_at = time.monotonic()
-        while not self._closed.wait(_CHORES_EVERY_S):
-            due = list(self._chores)
-            if time.monotonic() >= refreshed_at + _REFRESH_EVERY_S:
-                refreshed_at = time.monotonic()
-                due += self._refreshes
-            for chore in due:
-                with suppress(StateStoreError):
-                    chore()
 
 
 def _open(options: StoreOptions, model: StoreModel) -> RedisEngine:
@@ -289,7 +239,7 @@ def _check_key_types(url: StoreUrl, found: KeyTypes, wanted: KeyTypes) -> None:
 
 def _check_memory(nodes: RedisNodes) -> None:
     """A server that evicts what has no time-to-live would lose users without a word."""
-    for memory in nodes.info("memory"):
+    for memory in nodes.memory():
         policy = str(memory.get("maxmemory_policy", ""))
         if policy.startswith("allkeys") and memory.get("maxmemory"):
             raise StoreUnavailableError(

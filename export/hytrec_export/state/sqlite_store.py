@@ -14,7 +14,7 @@ from hytrec_export.errors import StoreUnavailableError
 from hytrec_export.state.events import KeyTypes
 from hytrec_export.state.folder import FolderSettings, StoreFolder
 from hytrec_export.state.histories import HistoryStore
-from hytrec_export.state.kinds import StoreModel, register
+from hytrec_export.state.kinds import Remark, StoreModel, register
 from hytrec_export.state.options import DEFAULT_BYTES, Durability, StoreOptions
 from hytrec_export.state.rules import HistoryRules
 from hytrec_export.state.snapshot import snapshot_bytes
@@ -84,6 +84,11 @@ class SqliteStores:
             return engine.stat()
         finally:
             engine.close()
+
+    def preflight(self, options: StoreOptions) -> list[Remark]:
+        """See `StoreKind`; the folder is looked at elsewhere."""
+        del options
+        return []
 
     def beside(self, url: StoreUrl, *, wait_s: float, alone: bool) -> HistoryStore:
         """See `StoreKind`."""

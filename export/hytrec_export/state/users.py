@@ -100,6 +100,8 @@ class StateStore:
             if tried:  # a state that is not of this history, damaged, or gone in the meantime misleads
                 read = self._read([reads[position] for position in tried], sources, max_gap)
                 users |= {position: user for position, user in zip(tried, read, strict=True) if user}
+        if known := [reads[position].user_id for position, user in users.items() if user.replayed]:
+            self.histories.engine.confirm(known)
         return [users[position] for position in range(len(reads))]
 
     def _recent_states(self, reads: Sequence[UserRead]) -> list[_Source | None]:
