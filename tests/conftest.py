@@ -94,6 +94,22 @@ def redis_of_worker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
         yield server
 
 
+@pytest.fixture(scope="session")
+def cluster_of_worker(redis_of_worker: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """A Redis Cluster of three masters that the tests of a worker share."""
+    from hytrec_benchmarks.fixtures.redis_groups import redis_cluster  # noqa: PLC0415
+
+    with redis_cluster(tmp_path_factory.mktemp("cluster")) as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def cluster(cluster_of_worker: Any) -> Any:
+    """The worker's Redis Cluster, empty."""
+    cluster_of_worker.empty()
+    return cluster_of_worker
+
+
 @pytest.fixture
 def redis(redis_of_worker: Any) -> Any:
     """The worker's Redis server, empty."""

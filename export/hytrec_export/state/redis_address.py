@@ -1,6 +1,10 @@
 """What a Redis URL says: nodes, database, user, TLS, timeouts; not the password, so that a URL can be shown.
 
-    redis://[USER@]HOST[:PORT][/DB][?OPTION=VALUE&...]      rediss:// with TLS
+    redis://[USER@]HOST[:PORT][/DB][?OPTION=VALUE&...]
+    redis+sentinel://[USER@]HOST[:PORT],HOST[:PORT],.../MASTER[/DB][?...]      Sentinels, and their master's name
+    redis+cluster://[USER@]HOST[:PORT],HOST[:PORT],...[?...]                   some nodes of a cluster
+
+With rediss in place of redis, connections are encrypted.
 
 Options: `password-file` (else the variable HYTREC_STATE_PASSWORD), `timeout` in seconds, and with TLS `ca`, `cert` and
 `key` (PEM files; without `ca` the system's authorities); `replicas`, which have to confirm a write in time as well.
@@ -11,6 +15,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from enum import StrEnum
 from pathlib import Path
 from typing import Self
 from urllib.parse import parse_qsl, unquote
@@ -20,10 +25,19 @@ from hytrec_export.state.url import StoreUrl
 
 PASSWORD_VARIABLE = "HYTREC_STATE_PASSWORD"  # noqa: S105 - its name
 DEFAULT_PORT = 6379
+SENTINEL_PORT = 26379
 DEFAULT_TIMEOUT_S = 2.0
 _FILES = ("password-file", "ca", "cert", "key")
 _NAMES = (*_FILES, "timeout", "replicas")
 _MAX_REPLICAS = 100
+
+
+class Topology(StrEnum):
+    """How the nodes belong together; the value is part of the scheme."""
+
+    SINGLE = ""
+    SENTINEL = "sentinel"
+    CLUSTER = "cluster"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +46,8 @@ class RedisAddress:
 
     Args:
         url: as it is written.
-        nodes: hosts and ports.
+        nodes: hosts and ports; of a single server, of Sentinels, or of some of a cluster.
+        master: what the Sentinels call it.
         tls: whether connections are encrypted; the server's certificate is checked then.
         timeout_s: of connecting, and of every response.
         replicas: that have a write before it is acknowledged.
@@ -41,6 +56,8 @@ class RedisAddress:
 
     url: str
     nodes: tuple[tuple[str, int], ...]
+    topology: Topology = Topology.SINGLE
+    master: str = ""
     database: int = 0
     user: str | None = None
     tls: bool = False
@@ -65,9 +82,28 @@ class RedisAddress:
         tls = url.scheme.startswith("rediss")
         if not tls and (unused := [name for name in ("ca", "cert", "key") if name in options]):
             raise OptionError(f"the state store {text} has the option {unused[0]} without TLS; write rediss://")
+        topology = Topology(url.scheme.partition("+")[2])
+        master = ""
+        if topology is Topology.SENTINEL:
+            master, _, path = path.partition("/")
+            if not master:
+                raise OptionError(
+                    f"the state store {text} names no master; write {url.scheme}://HOST:PORT,.../MASTER/DB"
+                )
+        nodes = tuple(_node(node, text, topology) for node in hosts.split(","))
+        if topology is Topology.SINGLE and len(nodes) > 1:
+            raise OptionError(
+                f"the state store {text} names several nodes; write {url.scheme}+cluster:// or +sentinel://"
+            )
+        if topology is Topology.CLUSTER and path not in {"", "0"}:
+            raise OptionError(
+                f"the state store {text} names the database {path!r}; a cluster has 0 alone, leave it out"
+            )
         return cls(
             url=text,
-            nodes=tuple(_node(node, text) for node in hosts.split(",")),
+            nodes=nodes,
+            topology=topology,
+            master=master,
             database=_database(path, text),
             user=unquote(user) or None,
             tls=tls,
@@ -111,10 +147,10 @@ def _options(query: str, text: str) -> dict[str, str]:
     return options
 
 
-def _node(node: str, text: str) -> tuple[str, int]:
+def _node(node: str, text: str, topology: Topology) -> tuple[str, int]:
     host, colon, port = node.rpartition(":") if not node.endswith("]") else (node, "", "")
     if not colon:
-        host, port = node, str(DEFAULT_PORT)
+        host, port = node, str(SENTINEL_PORT if topology is Topology.SENTINEL else DEFAULT_PORT)
     if not host or not port.isdecimal() or not 1 <= int(port) <= 65_535:
         raise OptionError(f"the state store {text} names the node {node!r}; it must be HOST or HOST:PORT")
     return host.removeprefix("[").removesuffix("]"), int(port)

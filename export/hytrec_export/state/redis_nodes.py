@@ -13,12 +13,12 @@ from hytrec_export.errors import StateStoreError, StoreFullError, StoreUnavailab
 from hytrec_export.optional import require
 from hytrec_export.state.redis_address import RedisAddress
 from hytrec_export.state.redis_scripts import SHA1
+from hytrec_export.state.redis_topology import open_nodes
 
 Argument: TypeAlias = bytes | str | int | float
 PAUSES_S = (0.05, 0.25)
 """Between the tries of commands that a node did not answer."""
-MAX_CONNECTIONS = 16
-_AGAIN = ("LOADING", "TRYAGAIN", "CLUSTERDOWN", "MASTERDOWN", "NOREPLICAS", "READONLY", "UNBLOCKED")
+_AGAIN = ("LOADING", "MOVED", "ASK", "TRYAGAIN", "CLUSTERDOWN", "MASTERDOWN", "NOREPLICAS", "READONLY", "UNBLOCKED")
 """Errors that may be over in a moment, with nothing written; for a read-only node another may stand in."""
 
 
@@ -56,6 +56,7 @@ class RedisNodes:
 
     Raises:
         MissingPackageError: redis is not installed.
+        StoreUnavailableError: no node of a cluster can be reached.
     """
 
     def __init__(self, address: RedisAddress, password: str | None) -> None:
@@ -63,8 +64,12 @@ class RedisNodes:
         self.address = address
         self.errors: Any = import_module("redis.exceptions")
         self._password = password
-        self._client = _client(address, address.nodes[0], password)
         self._texts = {sha: text for text, sha in SHA1.items()}
+        self._failures = (self.errors.RedisError, self.errors.RedisClusterException)
+        try:
+            self._nodes = open_nodes(address, password)
+        except self._failures as error:
+            raise self.unavailable(error) from None
 
     def run(self, commands: Sequence[Command], *, writes: bool = False) -> Replies:
         """Carry out commands, in order on each node; commands that may be carried out twice.
@@ -90,6 +95,7 @@ class RedisNodes:
                 raise self.unavailable(failure or results[left[0]])
             repeated = True
             time.sleep(pause_s)
+            self._nodes.look_again()
         raise AssertionError
 
     def results(self, commands: Sequence[Command]) -> list[Any]:
@@ -142,7 +148,7 @@ class RedisNodes:
         """
         try:
             return question()
-        except self.errors.RedisError as error:
+        except self._failures as error:
             raise self.unavailable(error) from None
 
     @property
@@ -152,46 +158,57 @@ class RedisNodes:
 
     def name_of(self, client: Any) -> str:
         """Host and port of a client's node."""
-        options = client.connection_pool.connection_kwargs
-        return f"{options['host']}:{options['port']}"
+        name: str = self.ask(partial(self._nodes.name_of, client))
+        return name
 
     def clients(self) -> list[Any]:
         """A client of each node that takes writes."""
-        return [self._client]
+        return self._nodes.all()
 
     def close(self) -> None:
         """Close all connections."""
-        self._client.close()
+        self._nodes.close()
 
     def _try(
         self, commands: Sequence[Command], places: Sequence[int], results: list[Any], *, writes: bool
     ) -> Exception | None:
         """Send commands and put the results in their places; the last failure of a node, if one failed."""
         failure: Exception | None = None
-        for client, positions in self._by_node(commands):
+        groups: dict[int, tuple[Any, list[int]]] = {}
+        for position, command in enumerate(commands):
+            try:
+                client = self._nodes.of_key(command.key)
+            except self._failures as error:
+                failure = results[places[position]] = error
+            else:
+                groups.setdefault(id(client), (client, []))[1].append(position)
+        for client, positions in groups.values():
             try:
                 found = self._pipeline(client, [commands[position].arguments for position in positions], writes=writes)
-            except self.errors.RedisError as error:
+            except self._failures as error:
                 failure = error
                 found = [error] * len(positions)
             for position, result in zip(positions, found, strict=True):
                 results[places[position]] = result
         return failure
 
-    def _by_node(self, commands: Sequence[Command]) -> list[tuple[Any, list[int]]]:
-        """A client of each node that is needed, and the positions of its commands."""
-        return [(self._client, list(range(len(commands))))]
-
     def _pipeline(self, client: Any, commands: Sequence[tuple[Argument, ...]], *, writes: bool) -> list[Any]:
         results = self._send(client, commands, writes=writes)
         if unknown := [place for place, found in enumerate(results) if _code(found) == "NOSCRIPT"]:
-            texts = []  # nothing was done; the node is new, or was started again
-            for place in unknown:
-                _, sha, *rest = commands[place]
-                texts.append(("EVAL", self._texts[str(sha)], *rest))
+            texts = [self._with_text(commands[place]) for place in unknown]  # the node is new, or was started again
             for place, result in zip(unknown, self._send(client, texts, writes=writes), strict=True):
                 results[place] = result
+        for place, error in enumerate(results):
+            if _code(error) == "ASK":  # the slot is on its way to another node
+                moving = [("ASKING",), self._with_text(commands[place])]
+                results[place] = self._send(self._nodes.at(error.host, error.port), moving, writes=writes)[1]
         return results
+
+    def _with_text(self, arguments: tuple[Argument, ...]) -> tuple[Argument, ...]:
+        """A script's whole text in place of its name."""
+        if arguments[0] != "EVALSHA":
+            return arguments
+        return ("EVAL", self._texts[str(arguments[1])], *arguments[2:])
 
     def _send(self, client: Any, commands: Sequence[tuple[Argument, ...]], *, writes: bool) -> list[Any]:
         """Commands, and the wait for replicas, which is for what their own connection has written."""
@@ -240,32 +257,3 @@ def _advice(code: str) -> str:
     if code == "MISCONF":
         return "Redis cannot write to its disk; free the disk"
     return "check that Redis runs there; a request may be repeated with the same request_id"
-
-
-def _client(address: RedisAddress, node: tuple[str, int], password: str | None) -> Any:
-    redis: Any = import_module("redis")
-    retry: Any = import_module("redis.retry")
-    backoff: Any = import_module("redis.backoff")
-    return redis.Redis(
-        host=node[0],
-        port=node[1],
-        db=address.database,
-        max_connections=MAX_CONNECTIONS,
-        retry=retry.Retry(backoff.NoBackoff(), 0),
-        **connection_options(address, password),
-    )
-
-
-def connection_options(address: RedisAddress, password: str | None) -> dict[str, Any]:
-    """Of every connection."""
-    options: dict[str, Any] = {
-        "username": address.user,
-        "password": password,
-        "socket_timeout": address.timeout_s * (2 if address.replicas else 1),
-        "socket_connect_timeout": address.timeout_s,
-        "protocol": 2,
-        "client_name": "hytrec",
-        "ssl": address.tls,
-    }
-    names = {"ca": "ssl_ca_certs", "cert": "ssl_certfile", "key": "ssl_keyfile"}
-    return options | {names[name]: str(path) for name, path in address.files.items() if name in names}

@@ -34,6 +34,22 @@ def preflight(nodes: RedisNodes, durability: Durability) -> Iterator[Remark]:
         yield _replication(name, info, nodes.address.replicas)
 
 
+def check_power(nodes: RedisNodes) -> None:
+    """See that a write survives power loss where Redis acknowledges it.
+
+    Raises:
+        StoreUnavailableError: it does not, or Redis does not tell.
+    """
+    for client in nodes.clients():
+        enabled, fsync = (_setting(nodes, client, name) for name in ("appendonly", "appendfsync"))
+        if (enabled, fsync) != ("yes", "always"):
+            raise StoreUnavailableError(
+                f"the state store {nodes.address.url} loses acknowledged writes with the power of "
+                f"{nodes.name_of(client)} (appendonly {enabled or 'unknown'}, appendfsync {fsync or 'unknown'}); "
+                "set: appendonly yes, appendfsync always; or leave out --durability power"
+            )
+
+
 def _network(address: RedisAddress, *, with_password: bool) -> Remark:
     if address.tls:
         return Remark(good=True, text="Redis: connections are encrypted, and the server's certificate is checked")
@@ -58,10 +74,12 @@ def _version(name: str, info: Mapping[str, Any]) -> Remark:
 
 def _persistence(name: str, info: Mapping[str, Any], fsync: str | None, durability: Durability) -> Remark:
     if not info.get("aof_enabled"):
-        lost = "and everything is lost" if not info.get("rdb_last_save_time") else "and what came after its last dump"
+        lost = "what it acknowledged since its last dump is lost when it ends"
+        if info.get("connected_slaves"):
+            lost += ", and where it starts again before a replica takes over, on the replicas too"
         return Remark(
             good=False,
-            text=f"{name}: it keeps no append-only file, {lost} when it ends; set: appendonly yes, appendfsync always",
+            text=f"{name}: it keeps no append-only file: {lost}; set: appendonly yes, appendfsync always",
         )
     if info.get("aof_last_write_status", "ok") != "ok":
         return Remark(good=False, text=f"{name}: it cannot write its append-only file; free its disk")

@@ -139,7 +139,7 @@ local spare = redis.call('ZCARD', KEYS[3]) - tonumber(ARGV[8])
 if spare > 0 then
   local place = string.sub(KEYS[2], 1, #KEYS[2] - #ARGV[3])
   local oldest = redis.call('ZPOPMIN', KEYS[3], math.min(spare, 16))
-  for i = 1, #oldest, 2 do redis.call('UNLINK', place .. oldest[i]) end
+  for i = 1, #oldest, 2 do redis.pcall('UNLINK', place .. oldest[i]) end
 end
 return 1
 """

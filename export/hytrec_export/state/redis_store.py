@@ -13,14 +13,14 @@ from hytrec_export.errors import StoreInUseError, StoreUnavailableError
 from hytrec_export.optional import require
 from hytrec_export.state.events import KeyTypes
 from hytrec_export.state.histories import HistoryStore
-from hytrec_export.state.kinds import Remark, StoreModel, register
-from hytrec_export.state.options import DEFAULT_BYTES, StoreOptions
+from hytrec_export.state.kinds import KINDS, Remark, StoreModel
+from hytrec_export.state.options import DEFAULT_BYTES, Durability, StoreOptions
 from hytrec_export.state.redis_address import RedisAddress
 from hytrec_export.state.redis_engine import RedisEngine
 from hytrec_export.state.redis_keys import STORE_KEY
 from hytrec_export.state.redis_maintenance import Maintenance, RedisTurn
 from hytrec_export.state.redis_nodes import Command, RedisNodes
-from hytrec_export.state.redis_preflight import preflight
+from hytrec_export.state.redis_preflight import check_power, preflight
 from hytrec_export.state.redis_snapshots import RedisSnapshots
 from hytrec_export.state.rules import HistoryRules
 from hytrec_export.state.snapshot import snapshot_bytes
@@ -44,12 +44,13 @@ class _Settings:
     snapshot_max_bytes: int = StoreOptions.snapshot_max_bytes
 
 
-@register("redis")
 class RedisStores:
-    """See `StoreKind`."""
+    """See `StoreKind`; one for each scheme."""
 
-    form = "redis://HOST:PORT/DB"
     served = True
+
+    def __init__(self, form: str) -> None:
+        self.form = form
 
     def check_url(self, url: StoreUrl) -> None:
         """See `StoreKind`."""
@@ -150,11 +151,14 @@ class RedisStores:
         )
 
 
-@register("rediss")
-class EncryptedRedisStores(RedisStores):
-    """The same with TLS."""
-
-    form = "rediss://HOST:PORT/DB"
+_FORMS = {"": "HOST:PORT/DB", "+sentinel": "HOST:PORT,.../MASTER/DB", "+cluster": "HOST:PORT,..."}
+KINDS.update(
+    {
+        f"{protocol}{topology}": RedisStores(f"{protocol}{topology}://{form}")
+        for topology, form in _FORMS.items()
+        for protocol in ("redis", "rediss")
+    }
+)
 
 
 def _open(options: StoreOptions, model: StoreModel) -> RedisEngine:
@@ -169,6 +173,8 @@ def _open(options: StoreOptions, model: StoreModel) -> RedisEngine:
         nodes = _nodes(options.url)
         failing.callback(nodes.close)
         _check_memory(nodes)
+        if options.durability is Durability.POWER:
+            check_power(nodes)
         new = {
             "format": FORMAT_VERSION,
             "item_keys": model.key_types.item.value,

@@ -55,13 +55,13 @@ def deaf_to(store: StateStore, network: TcpProxy, *texts: str, mend_s: float | N
     engine: Any = store.histories.engine
     nodes, run = engine.nodes, engine.nodes.run
 
-    def deaf(commands: Sequence[Command]) -> Any:
+    def deaf(commands: Sequence[Command], **options: Any) -> Any:
         if any(SHA1[text] in command.arguments for command in commands for text in texts):
             nodes.run = run
             network.swallow_replies = True
             if mend_s is not None:
                 Timer(mend_s, network.mend).start()
-        return run(commands)
+        return run(commands, **options)
 
     nodes.run = deaf
 

@@ -113,8 +113,14 @@ class TestPreflight:
     def test_one_as_it_is_installed(self, redis: RedisServer, replica: RedisServer) -> None:
         name = f"127.0.0.1:{redis.port}"
         _, _, persistence, memory, replication = told(redis.url)
-        assert not persistence[0]
-        assert persistence[1].endswith(" when it ends; set: appendonly yes, appendfsync always")
+        assert persistence == (
+            False,
+            (
+                f"{name}: it keeps no append-only file: what it acknowledged since its last dump is lost when it ends, "
+                "and where it starts again before a replica takes over, on the replicas too; set: appendonly yes, "
+                "appendfsync always"
+            ),
+        )
         assert memory == (
             False,
             (

@@ -266,6 +266,22 @@ class TestOpening:
             redis.client.config_set("maxmemory", 0)
             redis.client.config_set("maxmemory-policy", "noeviction")
 
+    def test_durability_is_redis_s_own(self, redis: Any, kit: Any) -> None:
+        message = (
+            r"^the state store redis://.* loses acknowledged writes with the power of 127.0.0.1:\d+ \(appendonly no, "
+            r"appendfsync everysec\); set: appendonly yes, appendfsync always; or leave out --durability power$"
+        )
+        with pytest.raises(StoreUnavailableError, match=message), kit.open(redis.url, durability="power"):
+            pass
+        try:
+            redis.client.config_set("appendonly", "yes")
+            redis.client.config_set("appendfsync", "always")
+            with kit.open(redis.url, durability="power") as store:
+                assert kit.fed(store, b"u", 1).event_count == 1
+        finally:
+            redis.client.config_set("appendonly", "no")
+            redis.client.config_set("appendfsync", "everysec")
+
     def test_limits_are_remembered(self, redis: Any, kit: Any) -> None:
         with kit.open(redis.url, ttl_s=77, snapshot_every=EVERY, max_bytes=5 << 20) as store:
             kit.fed(store, b"u", 100)
@@ -311,6 +327,9 @@ class TestAddress:
             ("redis://", r"names the node ''; it must be HOST or HOST:PORT$"),
             ("redis://host:port/0", r"names the node 'host:port'; it must be HOST or HOST:PORT$"),
             ("redis://host:70000/0", r"names the node 'host:70000'; it must be HOST or HOST:PORT$"),
+            ("redis+sentinel://host:1,other:2", r"names no master; write redis\+sentinel://HOST:PORT,.../MASTER/DB$"),
+            ("redis://host:1,other:2/0", r"names several nodes; write redis\+cluster:// or \+sentinel://$"),
+            ("redis+cluster://host:1/3", r"names the database '3'; a cluster has 0 alone, leave it out$"),
             ("redis://host/one", r"names the database 'one'; it must be a number, or left out$"),
             ("redis://host?time=1", r"has the unknown option time; there are: password-file, ca, cert, key, timeout"),
             ("redis://host?timeout=0", r"has the timeout '0'; it must be 0.01 to 60 seconds$"),

@@ -24,13 +24,13 @@ WRITTEN, CONFLICT = Outcome.WRITTEN, Outcome.CONFLICT
 OpenStore = Callable[..., StateStore]
 
 
-@pytest.fixture(params=["memory", Durability.PROCESS, Durability.POWER, "redis"])
+@pytest.fixture(params=["memory", Durability.PROCESS, Durability.POWER, "redis", "cluster"])
 def open_any(request: pytest.FixtureRequest, tmp_path: Path, kit: Any, clock: Any) -> Iterator[OpenStore]:
     """Open the store under test; but in memory it is closed and opened again at every call."""
     stores: list[StateStore] = []
     urls = {"memory": "memory:"}
-    if request.param == "redis":
-        urls["redis"] = request.getfixturevalue("redis").url
+    if request.param in {"redis", "cluster"}:
+        urls[request.param] = request.getfixturevalue(request.param).url
 
     def opened(*, fingerprint: str = kit.fingerprint, **options: Any) -> StateStore:
         before = stores.pop() if stores else None
