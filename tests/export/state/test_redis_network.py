@@ -143,6 +143,19 @@ def test_a_node_that_hangs_is_waited_for_a_bounded_time(redis: Any, store: State
     assert kit.user(store, b"u").event_count == 1
 
 
+def test_a_node_that_becomes_a_replica(redis: Any, store: StateStore, kit: Any) -> None:
+    kit.fed(store, b"u", 1)
+    seen = kit.user(store, b"u")
+    redis.client.config_set("replica-serve-stale-data", "yes")
+    redis.client.execute_command("REPLICAOF", "127.0.0.1", "1")
+    try:
+        with pytest.raises(StoreUnavailableError, match=r"\(READONLY .*\); it is a replica; give the node that takes"):
+            store.write_many([kit.write(b"u", 1, seen)])
+    finally:
+        redis.client.execute_command("REPLICAOF", "NO", "ONE")
+    assert kit.fed(store, b"u", 1).event_count == 2
+
+
 def test_a_state_comes_over_the_network_once(network: TcpProxy, near: StateStore, kit: Any) -> None:
     """It is used again only where the history is still the one that it is of."""
     options = StoreOptions(url=StoreUrl.parse(f"redis://127.0.0.1:{network.port}/0"), snapshot_every=64)

@@ -154,6 +154,15 @@ def test_the_two_models_opened_last_keep_their_snapshots(redis: Any, kit: Any) -
         assert [kit.user(store, b"u").base for store in (first, mixed)] == [0, 200]
 
 
+def test_two_models_share_a_store_at_the_same_time(redis: Any, kit: Any) -> None:
+    with kit.open(redis.url) as one, kit.open(redis.url, fingerprint="f" * 32) as other:
+        kit.fed(one, b"u", 100, snapshot=True)
+        kit.fed(other, b"u", 50, snapshot=True)
+        kit.fed(one, b"u", 1)
+        assert [kit.user(store, b"u").base for store in (one, other)] == [100, 150]
+        assert [kit.user(store, b"u").event_count for store in (one, other)] == [151, 151]
+
+
 @pytest.mark.parametrize("kind", ["gone", "flipped"])
 def test_a_damaged_chunk_is_told(redis: Any, kit: Any, kind: str) -> None:
     with kit.open(redis.url, snapshot_every=EVERY) as store:
