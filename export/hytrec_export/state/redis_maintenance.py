@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from threading import Event, Thread
 
@@ -45,7 +45,7 @@ class RedisTurn:
 class Maintenance:
     """A thread that does chores every second, and refreshes every thirty; what fails is done again later."""
 
-    def __init__(self, chores: list[Callable[[], object]], refreshes: list[Callable[[], object]]) -> None:
+    def __init__(self, chores: Sequence[Callable[[], object]], refreshes: Sequence[Callable[[], object]]) -> None:
         self._chores = chores
         self._refreshes = refreshes
         self._closed = Event()

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 
 from hytrec_export.state.engine import StillOf
 from hytrec_export.state.redis_keys import BUCKETS, STORE_KEY, bucket_keys, bucket_of, user_keys
-from hytrec_export.state.redis_nodes import Command, RedisNodes, script
+from hytrec_export.state.redis_nodes import Argument, Command, RedisNodes, script
 from hytrec_export.state.redis_scripts import IDENTIFYING_BYTES, KEEP
 from hytrec_export.state.snapshot import HEADER_BYTES, Buffer
 
@@ -106,7 +106,7 @@ class RedisSnapshots:
 
     def _write(self, user_id: bytes, raw: bytes, head: bytes) -> Command:
         others = [name for name in self._models if name != self._name]
-        arguments = (
+        arguments: tuple[Argument, ...] = (
             len(head),
             head[:IDENTIFYING_BYTES],
             user_id,

@@ -116,7 +116,7 @@ def test_a_node_of_a_cluster_is_killed(
     tmp_path: Path, redis_of_worker: Any, kit: Any, start_appender: StartAppender
 ) -> None:
     with ExitStack() as running:
-        cluster = running.enter_context(redis_cluster(tmp_path, replicas=1, **DURABLE))
+        cluster = running.enter_context(redis_cluster(tmp_path, replicas=1, appendonly="yes", appendfsync="always"))
         nodes = [*cluster.masters, *cluster.replicas]
 
         def kill(rng: random.Random) -> None:
