@@ -46,7 +46,7 @@ def check(kit: Any, url: str, acknowledged: Counter[bytes]) -> None:
             assert kit.user(store, user_id).status is StateStatus.FOUND
 
 
-@pytest.mark.parametrize("writes", [60, pytest.param(2_000, marks=pytest.mark.long)])
+@pytest.mark.parametrize("writes", [60, pytest.param(400, marks=pytest.mark.long)])
 def test_redis_is_killed(
     tmp_path: Path, redis_of_worker: Any, kit: Any, start_appender: StartAppender, writes: int
 ) -> None:
@@ -65,7 +65,7 @@ def test_redis_is_killed(
     assert kills > 1
 
 
-@pytest.mark.parametrize("writes", [60, pytest.param(2_000, marks=pytest.mark.long)])
+@pytest.mark.parametrize("writes", [60, pytest.param(400, marks=pytest.mark.long)])
 def test_the_network_fails(redis: Any, kit: Any, start_appender: StartAppender, writes: int) -> None:
     """It is cut, is slow, or loses what Redis says."""
     failures = 0
@@ -108,7 +108,7 @@ def test_the_master_is_killed_under_sentinel(
             time.sleep(12)  # and makes this one its replica
 
         url = f"{group.url}?replicas=1&timeout=0.5"
-        check(kit, group.url, race(start_appender, url, writes=1_500, disturb=kill))
+        check(kit, group.url, race(start_appender, url, writes=300, disturb=kill))
 
 
 @pytest.mark.long
@@ -128,4 +128,4 @@ def test_a_node_of_a_cluster_is_killed(
             time.sleep(4)
 
         url = f"{cluster.url}?replicas=1&timeout=0.5"
-        check(kit, cluster.url, race(start_appender, url, writes=1_500, disturb=kill))
+        check(kit, cluster.url, race(start_appender, url, writes=300, disturb=kill))
