@@ -29,7 +29,12 @@ return redis.call('GET', KEYS[1])
 READ = (
     _SAME_HEAD
     + """
-local chunks = redis.call('HMGET', KEYS[2], unpack(ARGV, 3))
+local chunks = {}
+for i = 3, #ARGV, 1000 do
+  for _, raw in ipairs(redis.call('HMGET', KEYS[2], unpack(ARGV, i, math.min(i + 999, #ARGV)))) do
+    chunks[#chunks + 1] = raw
+  end
+end
 if same(ARGV[1], ARGV[2]) then return {0, chunks} end
 return {redis.call('GET', KEYS[1]), chunks}
 """

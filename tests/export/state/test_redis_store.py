@@ -21,6 +21,7 @@ from hytrec_export.state.head import CHUNK_EVENTS
 from hytrec_export.state.opening import open_beside, open_beside_for, open_store, try_store
 from hytrec_export.state.options import StoreOptions
 from hytrec_export.state.redis_keys import BUCKETS, bucket_keys, bucket_of, slot_of, user_keys
+from hytrec_export.state.redis_maintenance import RedisTurn
 from hytrec_export.state.snapshot import snapshot_bytes
 from hytrec_export.state.store import Outcome, UserRead
 from hytrec_export.state.url import StoreUrl
@@ -156,6 +157,16 @@ def test_two_models_share_a_store_at_the_same_time(redis: Any, kit: Any) -> None
         kit.fed(one, b"u", 1)
         assert [kit.user(store, b"u").base for store in (one, other)] == [100, 150]
         assert [kit.user(store, b"u").event_count for store in (one, other)] == [151, 151]
+
+
+def test_a_history_of_any_length_is_read_at_once(redis: Any, kit: Any) -> None:
+    """Lua takes no more than some thousand arguments."""
+    with kit.open(redis.url) as store:
+        kit.fed(store, b"u", 3 * CHUNK_EVENTS)
+        redis.client.hset(user_keys(b"u").chunks, 19_999, b"last")
+        store.histories.engine.reader.seen.clear()
+        (records,) = store.histories.engine.read_many([b"u"], lambda *_: range(20_000))
+        assert [*records.chunks] == [0, 1, 2, 19_999]
 
 
 @pytest.mark.parametrize("kind", ["gone", "flipped"])
@@ -309,6 +320,30 @@ class TestOpening:
         served.close()
         open_beside(StoreUrl.parse(redis.url), alone=True).close()
         assert not redis.client.exists("hytrec:sweep")
+
+    def test_one_process_looks_through_the_users(self, redis: Any, kit: Any) -> None:
+        with kit.open(redis.url) as store:
+            one, other = (RedisTurn(store.histories.engine.nodes) for _ in range(2))
+            assert [one.mine(), other.mine(), one.mine()] == [True, False, True]
+            assert 0 < redis.client.pttl("hytrec:sweep") <= 15_000  # it goes where the process dies
+            other.close()
+            assert one.mine()
+            one.close()
+            assert other.mine()
+            other.close()
+
+    def test_expired_users_go_by_themselves(self, redis: Any, kit: Any) -> None:
+        with kit.open(redis.url) as store:
+            kit.fed(store, b"u", 1)
+        options = StoreOptions(url=StoreUrl.parse(redis.url), ttl_s=1)
+        served = open_store(options, kit.model(), served=True, tell=lambda *_: None)
+        follower = open_store(options, kit.model(), served=True)
+        waited = time.monotonic() + 60
+        while served.stat().users and time.monotonic() < waited:
+            time.sleep(0.05)
+        assert follower.stat().users == 0
+        served.close()
+        follower.close()
 
     def test_nobody_listens(self, kit: Any) -> None:
         port = free_port("127.0.0.1", set())
