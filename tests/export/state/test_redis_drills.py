@@ -14,9 +14,10 @@ from typing import Any
 import pytest
 
 from hytrec.contract import StateStatus
-from hytrec_benchmarks.fixtures.redis_groups import redis_cluster, sentinel_group
+from hytrec_benchmarks.fixtures.redis_groups import RedisGroup, moving_slot, owner_of, redis_cluster, sentinel_group
 from hytrec_benchmarks.fixtures.redis_server import redis_server
 from hytrec_benchmarks.fixtures.tcp_proxy import tcp_proxy
+from hytrec_export.state.redis_keys import slot_of, user_keys
 
 WRITERS, USERS = 3, 4
 DURABLE = {"appendonly": "yes", "appendfsync": "always"}
@@ -46,7 +47,7 @@ def check(kit: Any, url: str, acknowledged: Counter[bytes]) -> None:
             assert kit.user(store, user_id).status is StateStatus.FOUND
 
 
-@pytest.mark.parametrize("writes", [60, pytest.param(400, marks=pytest.mark.long)])
+@pytest.mark.parametrize("writes", [40, pytest.param(400, marks=pytest.mark.long)])
 def test_redis_is_killed(
     tmp_path: Path, redis_of_worker: Any, kit: Any, start_appender: StartAppender, writes: int
 ) -> None:
@@ -65,7 +66,7 @@ def test_redis_is_killed(
     assert kills > 1
 
 
-@pytest.mark.parametrize("writes", [60, pytest.param(400, marks=pytest.mark.long)])
+@pytest.mark.parametrize("writes", [40, pytest.param(400, marks=pytest.mark.long)])
 def test_the_network_fails(redis: Any, kit: Any, start_appender: StartAppender, writes: int) -> None:
     """It is cut, is slow, or loses what Redis says."""
     failures = 0
@@ -109,6 +110,31 @@ def test_the_master_is_killed_under_sentinel(
 
         url = f"{group.url}?replicas=1&timeout=0.5"
         check(kit, group.url, race(start_appender, url, writes=300, disturb=kill))
+
+
+@pytest.mark.long
+def test_slots_move_between_nodes(cluster: RedisGroup, kit: Any, start_appender: StartAppender) -> None:
+    """Those of the writers' users, again and again."""
+    slots = [slot_of(user_keys(b"user-%d" % number).head) for number in range(USERS)]
+    before = {slot: owner_of(cluster, slot) for slot in slots}
+    moves = 0
+
+    def move(rng: random.Random) -> None:
+        nonlocal moves
+        slot = rng.choice(slots)
+        source = owner_of(cluster, slot)
+        target = rng.choice([node for node in cluster.masters if node is not source])
+        with moving_slot(slot, source, target):
+            time.sleep(rng.random() / 10)
+        time.sleep(rng.random() / 10)
+        moves += 1
+
+    check(kit, cluster.url, race(start_appender, cluster.url, writes=400, disturb=move))
+    for slot, owner in before.items():
+        if (now := owner_of(cluster, slot)) is not owner:
+            with moving_slot(slot, now, owner):
+                pass
+    assert moves > 1
 
 
 @pytest.mark.long

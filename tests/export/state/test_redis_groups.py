@@ -9,12 +9,12 @@ from typing import Any, TypeVar
 
 import pytest
 
-from hytrec_benchmarks.fixtures.redis_groups import RedisGroup, redis_cluster, sentinel_group
+from hytrec_benchmarks.fixtures.redis_groups import RedisGroup, moving_slot, owner_of, redis_cluster, sentinel_group
 from hytrec_export.errors import StateStoreError, StoreUnavailableError
 from hytrec_export.server.ports import free_port
 from hytrec_export.state.opening import preflight
 from hytrec_export.state.options import StoreOptions
-from hytrec_export.state.redis_keys import bucket_keys, slot_of, user_keys
+from hytrec_export.state.redis_keys import slot_of, user_keys
 from hytrec_export.state.store import Outcome
 from hytrec_export.state.url import StoreUrl
 from hytrec_export.state.users import StateStore
@@ -110,41 +110,21 @@ def test_a_slot_moves_to_another_node(cluster: RedisGroup, kit: Any) -> None:
     """While its keys move, and afterwards, users are found where they are."""
     user_id, other = b"moving", b"other"
     slot = slot_of(user_keys(user_id).head)
-    source = next(node for node in cluster.masters if slot in range(*_slots(node)))
+    source = owner_of(cluster, slot)
     target = next(node for node in cluster.masters if node is not source)
-    names = {node: node.client.execute_command("CLUSTER", "MYID").decode() for node in (source, target)}
     with kit.open(cluster.url) as store, kit.open(cluster.url) as late:
         kit.fed(store, user_id, 300, snapshot=True)
         kit.fed(late, other, 1)
-        target.client.execute_command("CLUSTER", "SETSLOT", slot, "IMPORTING", names[source])
-        source.client.execute_command("CLUSTER", "SETSLOT", slot, "MIGRATING", names[target])
-        keys = source.client.execute_command("CLUSTER", "GETKEYSINSLOT", slot, 100)
-        assert {*user_keys(user_id), bucket_keys(0).users} & {*keys}
-        source.client.execute_command("MIGRATE", "127.0.0.1", target.port, "", 0, 5_000, "KEYS", *keys)
-        assert kit.user(store, user_id).event_count == 300  # the node says where they are now
-        retried(store, kit, user_id, 1)
-        for node in (target, source):
-            node.client.execute_command("CLUSTER", "SETSLOT", slot, "NODE", names[target])
+        with moving_slot(slot, source, target):
+            assert not source.client.execute_command("CLUSTER", "GETKEYSINSLOT", slot, 1)
+            assert kit.user(store, user_id).event_count == 300  # the node says where they are now
+            retried(store, kit, user_id, 1)
         assert kit.user(late, user_id).event_count == 301
         retried(late, kit, user_id, 1)
         assert kit.user(store, user_id).event_count == 302
         assert kit.user(store, other).event_count == 1
-        keys = target.client.execute_command("CLUSTER", "GETKEYSINSLOT", slot, 100)
-        # Back, for other tests.
-        source.client.execute_command("CLUSTER", "SETSLOT", slot, "IMPORTING", names[target])
-        target.client.execute_command("CLUSTER", "SETSLOT", slot, "MIGRATING", names[source])
-        target.client.execute_command("MIGRATE", "127.0.0.1", source.port, "", 0, 5_000, "KEYS", *keys)
-        for node in (source, target):
-            node.client.execute_command("CLUSTER", "SETSLOT", slot, "NODE", names[source])
-
-
-def _slots(node: Any) -> tuple[int, int]:
-    """The first range of slots of a node, and its end."""
-    name = node.client.execute_command("CLUSTER", "MYID")
-    for start, stop, *nodes in node.client.execute_command("CLUSTER", "SLOTS"):
-        if nodes[0][2] == name:
-            return start, stop + 1
-    raise AssertionError(name)
+    with moving_slot(slot, target, source):
+        pass
 
 
 def test_no_node_of_a_cluster(kit: Any) -> None:
