@@ -84,6 +84,40 @@ def make_once(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> MakeO
 
 
 @pytest.fixture(scope="session")
+def redis_of_worker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """A Redis server that the tests of a worker share."""
+    from hytrec_benchmarks.fixtures.redis_server import has_redis, redis_server  # noqa: PLC0415
+
+    if not has_redis():
+        pytest.skip("redis-server is not installed (Debian: redis-server; or: make redis)")
+    with redis_server(tmp_path_factory.mktemp("redis")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def cluster_of_worker(redis_of_worker: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """A Redis Cluster of three masters that the tests of a worker share."""
+    from hytrec_benchmarks.fixtures.redis_groups import redis_cluster  # noqa: PLC0415
+
+    with redis_cluster(tmp_path_factory.mktemp("cluster")) as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def cluster(cluster_of_worker: Any) -> Any:
+    """The worker's Redis Cluster, empty."""
+    cluster_of_worker.empty()
+    return cluster_of_worker
+
+
+@pytest.fixture
+def redis(redis_of_worker: Any) -> Any:
+    """The worker's Redis server, empty."""
+    redis_of_worker.client.flushall()
+    return redis_of_worker
+
+
+@pytest.fixture(scope="session")
 def traced_once(make_once: MakeOnce) -> Iterator[None]:
     """The long part of an export, PyTorch's tracer, runs once for the same module, weights and sizes.
 

@@ -36,6 +36,7 @@ SUITES = (
     "engines",
     "served",
     "history",
+    "shared_store",
     "durability",
     "attacks",
     "lanes",

@@ -110,7 +110,13 @@ class StateConflictError(StateStoreError):
 
 
 class StoreFullError(StateStoreError):
-    """The store's size limit is reached; the client gets UNAVAILABLE."""
+    """The store's size limit is reached; the client gets UNAVAILABLE.
+
+    Attributes:
+        stored: positions of a batch that are stored nevertheless, where a store has no transaction for all of it.
+    """
+
+    stored: frozenset[int] = frozenset()
 
 
 class StoreUnavailableError(StateStoreError):

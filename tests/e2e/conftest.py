@@ -161,12 +161,12 @@ class Served:
 
 @pytest.fixture(scope="session")
 def serve(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """Serves a repository, with a state store of its own where no `path` is given."""
+    """Serves a repository, with a state store of its own where no `path`, a folder or a URL, is given."""
 
     @contextmanager
     def serving(repository: Path, **store_options: Any) -> Iterator[Served]:
-        folder = store_options.pop("path", None) or tmp_path_factory.mktemp("state")
-        stored = StoreOptions(url=StoreUrl.of_folder(folder), **store_options)
+        place = store_options.pop("path", None) or tmp_path_factory.mktemp("state")
+        stored = StoreOptions(url=StoreUrl.parse(str(place)), **store_options)
         options = ServerOptions(
             repository=repository, grpc_port=0, http_port=0, metrics_port=0, environment=stored.to_environment()
         )

@@ -11,7 +11,7 @@ from hytrec.command_options import expand_options
 from hytrec_export.cli.state import STATE_FOLDER, StateUrl
 from hytrec_export.options import BuildOptions
 from hytrec_export.server.options import ServerOptions
-from hytrec_export.state.options import Durability, StoreOptions
+from hytrec_export.state.options import FAR_SNAPSHOT_EVERY, Durability, StoreOptions, default_snapshot_every
 from hytrec_export.state.url import StoreUrl
 
 
@@ -27,9 +27,13 @@ def serve(
     state_ttl_s: Annotated[
         int | None, typer.Option("--state-ttl", help="Delete users without a write for this many seconds.")
     ] = StoreOptions.ttl_s,
-    snapshot_every: Annotated[int, typer.Option(help="Events after which a user's state is kept again.")] = (
-        StoreOptions.snapshot_every
-    ),
+    snapshot_every: Annotated[
+        int | None,
+        typer.Option(
+            help=f"Events after which a user's state is kept again; {StoreOptions.snapshot_every}, "
+            f"and {FAR_SNAPSHOT_EVERY} in Redis."
+        ),
+    ] = None,
     snapshot_max_bytes: Annotated[
         int, typer.Option(help="Maximum bytes of kept states; the least recently used ones go.")
     ] = StoreOptions.snapshot_max_bytes,
@@ -39,12 +43,13 @@ def serve(
     server: Annotated[dict[str, Any], ServerOptions],
 ) -> None:
     """Run Triton Inference Server on a repository until Ctrl-C."""
+    url = StoreUrl.parse(state)
     store = StoreOptions(
-        url=StoreUrl.parse(state),
+        url=url,
         durability=durability,
         max_bytes=state_max_bytes,
         ttl_s=state_ttl_s,
-        snapshot_every=snapshot_every,
+        snapshot_every=default_snapshot_every(url) if snapshot_every is None else snapshot_every,
         snapshot_max_bytes=snapshot_max_bytes,
         history_max_events=history_max_events,
     )

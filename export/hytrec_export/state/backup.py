@@ -239,7 +239,10 @@ def _copy_file(source: Path, destination: Path) -> None:
 
 def _folder_of(url: StoreUrl) -> Path:
     if url.folder is None:
-        raise OptionError(f"the state store {url} is no folder; back it up and restore it by its own server's means")
+        raise OptionError(
+            f"the state store {url} is no folder; back it up and restore it by its own means, "
+            "of Redis: redis-cli --rdb FILE"
+        )
     return url.folder
 
 

@@ -75,7 +75,8 @@ class RecordEngine(Protocol):
         """Decide and store, user by user in order; when this returns, what was decided is durable.
 
         Raises:
-            StoreFullError: there is no room; nothing of the batch is stored.
+            StoreFullError: there is no room; nothing of the batch is stored but what the error names.
+            StoreUnavailableError: the store fails; nothing is stored, or, over a network, some of it.
         """
 
     def forget(self, user_id: bytes, bury: Callable[[UserRecords], Burial | None]) -> bool:
@@ -87,8 +88,15 @@ class RecordEngine(Protocol):
             StoreFullError: the deletion finds no room, or cannot be noted.
         """
 
+    def confirm(self, user_ids: Sequence[bytes]) -> None:
+        """Make what was read of users as durable as what is written: it is acknowledged again.
+
+        Raises:
+            StoreUnavailableError: it cannot be now.
+        """
+
     def heads_after(self, user_id: bytes, count: int) -> list[tuple[bytes, bytes]]:
-        """The next `count` user ids after one, in order, each with its head."""
+        """The next `count` user ids after one, each with its head, in an order that stays; b"" is before all."""
 
     def noted(self, name: str) -> str | None:
         """A note about the store that all its processes share; None where there is none."""

@@ -65,24 +65,28 @@ class HistoryStore:
         self.engine.compact()
 
     def write_many(self, writes: Sequence[UserWrite]) -> list[WriteResult]:
-        """Apply writes in order, in one transaction; when this returns, what is WRITTEN is durable.
+        """Apply writes in order; when this returns, what is WRITTEN is durable.
 
         A later write of the same user must expect what the earlier one leaves.
 
         Raises:
-            StoreUnavailableError: the engine fails; nothing is written.
+            StoreUnavailableError: the engine fails; nothing is written, or, over a network, some of it.
         """
         if not writes:
             return []
+        results: dict[int, WriteResult] = {}
         try:
-            results = self._change(writes)
+            self._change(writes, results)
         except StoreFullError as error:
             if not self._out_of_room:
                 _LOG.warning("%s", error)
             self._out_of_room = True
-            return [self._write_alone(write) for write in writes]
+            return [
+                results[position] if position in error.stored else self._write_alone(write)
+                for position, write in enumerate(writes)
+            ]
         self._out_of_room = False
-        return results
+        return [results[position] for position in range(len(writes))]
 
     def forget(self, user_id: bytes) -> bool:
         """Delete everything kept of a user but the ids of applied requests; whether there was anything.
@@ -121,8 +125,8 @@ class HistoryStore:
         expired = records.head and self.rules.judged(user_id, records.head) is StateStatus.EXPIRED
         return self.rules.bury(user_id, records, noted=False) if expired else None
 
-    def _change(self, writes: Sequence[UserWrite]) -> list[WriteResult]:
-        results: dict[int, WriteResult] = {}
+    def _change(self, writes: Sequence[UserWrite], results: dict[int, WriteResult]) -> None:
+        """Apply writes, and put into `results` what was decided, by position."""
 
         def decide(position: int, records: UserRecords) -> UserChange | None:
             results[position], change = self.rules.decide(writes[position], records)
@@ -130,11 +134,12 @@ class HistoryStore:
 
         decisions: list[Decision] = [partial(decide, position) for position in range(len(writes))]
         self.engine.change_many([write.user_id for write in writes], decisions)
-        return [results[position] for position in range(len(writes))]
 
     def _write_alone(self, write: UserWrite) -> WriteResult:
+        results: dict[int, WriteResult] = {}
         try:
-            return self._change([write])[0]
+            self._change([write], results)
+            return results[0]
         except StoreFullError:
             found = self.summary(write.user_id)
             return WriteResult(outcome=Outcome.FULL, event_count=found.event_count if found else 0)

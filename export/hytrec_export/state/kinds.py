@@ -34,6 +34,18 @@ class StoreModel:
     key_types: KeyTypes
 
 
+@dataclass(frozen=True, kw_only=True)
+class Remark:
+    """One line on how a store is set up.
+
+    Args:
+        text: what was found, and where it is not good, what to do.
+    """
+
+    good: bool
+    text: str
+
+
 class StoreKind(Protocol):
     """Opens stores of one kind."""
 
@@ -41,6 +53,14 @@ class StoreKind(Protocol):
     """How a URL is written, for messages."""
     served: bool
     """Whether the processes of a server can share a store."""
+
+    def check_url(self, url: StoreUrl) -> None:
+        """See what can be seen of a URL before a store is opened.
+
+        Raises:
+            OptionError: it is not written as it must be.
+            MissingPackageError: a package is missing.
+        """
 
     def open(
         self,
@@ -56,6 +76,13 @@ class StoreKind(Protocol):
 
     def check(self, options: StoreOptions, model: StoreModel) -> StoreStat:
         """Open a store as a server would, and close it; its snapshots stay as they are."""
+
+    def preflight(self, options: StoreOptions) -> list[Remark]:
+        """How what the store stands on is set up; nothing to say of most kinds.
+
+        Raises:
+            StoreUnavailableError: it cannot be reached.
+        """
 
     def beside(self, url: StoreUrl, *, wait_s: float, alone: bool) -> HistoryStore:
         """The histories of an existing store; see `opening.open_beside`."""

@@ -71,6 +71,9 @@ class MemoryEngine:
             self.snapshots.pop(user_id, None)
             return self.users.pop(user_id, None) is not None
 
+    def confirm(self, user_ids: Sequence[bytes]) -> None:
+        """See `RecordEngine`; there is nothing more durable."""
+
     def heads_after(self, user_id: bytes, count: int) -> list[tuple[bytes, bytes]]:
         """See `RecordEngine`."""
         with self._lock:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from hytrec_export.errors import StoreUnavailableError
 from hytrec_export.state.histories import HistoryStore
-from hytrec_export.state.kinds import StoreModel, register
+from hytrec_export.state.kinds import Remark, StoreModel, register
 from hytrec_export.state.memory_engine import MemoryEngine, MemorySnapshots
 from hytrec_export.state.options import StoreOptions
 from hytrec_export.state.rules import HistoryRules
@@ -20,6 +20,9 @@ class MemoryStores:
 
     form = "memory:"
     served = False
+
+    def check_url(self, url: StoreUrl) -> None:
+        """See `StoreKind`; the name means nothing."""
 
     def open(
         self,
@@ -47,6 +50,11 @@ class MemoryStores:
         """See `StoreKind`; nobody else's memory can be opened."""
         del model
         raise _elsewhere(options.url)
+
+    def preflight(self, options: StoreOptions) -> list[Remark]:
+        """See `StoreKind`; there is nothing to look at."""
+        del options
+        return []
 
     def beside(self, url: StoreUrl, *, wait_s: float, alone: bool) -> HistoryStore:
         """See `check`."""

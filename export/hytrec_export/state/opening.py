@@ -6,10 +6,11 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from hytrec_export.errors import OptionError
-from hytrec_export.state import memory_store as _memory  # noqa: F401 - registers itself, as does the next one
+from hytrec_export.state import memory_store as _memory  # noqa: F401 - registers itself, as do the next ones
+from hytrec_export.state import redis_store as _redis  # noqa: F401
 from hytrec_export.state import sqlite_store as _sqlite  # noqa: F401
 from hytrec_export.state.histories import HistoryStore
-from hytrec_export.state.kinds import StoreModel, kind_of
+from hytrec_export.state.kinds import Remark, StoreModel, kind_of
 from hytrec_export.state.options import StoreOptions
 from hytrec_export.state.rules import HistoryRules
 from hytrec_export.state.store import StoreStat
@@ -58,6 +59,16 @@ def try_store(options: StoreOptions, model: StoreModel) -> StoreStat:
     return kind_of(options.url).check(options, model)
 
 
+def preflight(options: StoreOptions) -> list[Remark]:
+    """Remarks on how the store is set up, for the operator.
+
+    Raises:
+        OptionError: an unknown scheme, or a URL that is not written as it must be.
+        StoreUnavailableError: it cannot be reached.
+    """
+    return kind_of(options.url).preflight(options)
+
+
 def open_beside(url: StoreUrl, *, wait_s: float = 0.0, alone: bool = False) -> HistoryStore:
     """The histories of an existing store, whether or not a server has it open, with the limits it has.
 
@@ -84,7 +95,13 @@ def open_beside_for(url: StoreUrl, model: StoreModel, *, wait_s: float = 0.0) ->
 
 
 def check_served(url: StoreUrl) -> None:
-    """Raises: OptionError: no server can use the store."""
+    """See what can be seen before a server starts.
+
+    Raises:
+        OptionError: no server can use the store, or its URL is not written as it must be.
+        MissingPackageError: a package is missing that the store needs.
+    """
+    kind_of(url).check_url(url)
     if not kind_of(url).served:
         raise OptionError(
             f"the {url.scheme} state store cannot be served: its models are several processes; give a folder"

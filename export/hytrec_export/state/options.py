@@ -24,6 +24,8 @@ MIN_BYTES = 1 << 20
 DEFAULT_BYTES = 16 << 30
 """A user takes some 100 bytes and 5 to 20 for an event; the file takes only what is used."""
 MAX_SNAPSHOT_EVERY = 256
+FAR_SNAPSHOT_EVERY = 256
+"""By default over a network, where a snapshot costs more than the events that it saves encoding."""
 MIN_HISTORY_EVENTS = 1_024
 
 ChoiceT = TypeVar("ChoiceT", bound=StrEnum)
@@ -47,7 +49,7 @@ class StoreOptions:
         durability: process or power.
         max_bytes: the largest size of heads and histories.
         ttl_s: a user not written for so many seconds is forgotten; None = never.
-        snapshot_every: events after which the encoder's state is kept again.
+        snapshot_every: events after which the encoder's state is kept again, see `default_snapshot_every`.
         snapshot_max_bytes: the largest size of the snapshots; the least recently used ones go.
         history_max_events: events that are kept of a user, rounded up to whole chunks.
 
@@ -111,19 +113,25 @@ class StoreOptions:
         def number(variable: str, default: int) -> int:
             return _integer(variable, values.get(variable, "") or str(default))
 
-        url = values.get(URL_VARIABLE, "")
-        if not url:
+        text = values.get(URL_VARIABLE, "")
+        if not text:
             raise OptionError(f"{URL_VARIABLE} is not set; set it to the folder or URL of the state store")
+        url = StoreUrl.parse(text)
         ttl_s = values.get(TTL_VARIABLE, "")
         return cls(
-            url=StoreUrl.parse(url),
+            url=url,
             durability=_member(DURABILITY_VARIABLE, values.get(DURABILITY_VARIABLE, "") or cls.durability, Durability),
             max_bytes=number(MAX_BYTES_VARIABLE, cls.max_bytes),
             ttl_s=_integer(TTL_VARIABLE, ttl_s) if ttl_s else None,
-            snapshot_every=number(SNAPSHOT_EVERY_VARIABLE, cls.snapshot_every),
+            snapshot_every=number(SNAPSHOT_EVERY_VARIABLE, default_snapshot_every(url)),
             snapshot_max_bytes=number(SNAPSHOT_MAX_BYTES_VARIABLE, cls.snapshot_max_bytes),
             history_max_events=number(HISTORY_MAX_EVENTS_VARIABLE, cls.history_max_events),
         )
+
+
+def default_snapshot_every(url: StoreUrl) -> int:
+    """Events after which a state is kept again where nobody says otherwise: more of them over a network."""
+    return FAR_SNAPSHOT_EVERY if url.folder is None and url.location.startswith("//") else StoreOptions.snapshot_every
 
 
 def _member(name: str, value: str, choices: type[ChoiceT]) -> ChoiceT:

@@ -96,6 +96,9 @@ class SqliteEngine:
             self._forgotten.add(self._hash(user_id), burial.noted_at)
         return forgotten
 
+    def confirm(self, user_ids: Sequence[bytes]) -> None:
+        """See `RecordEngine`; what is read was committed."""
+
     def heads_after(self, user_id: bytes, count: int) -> list[tuple[bytes, bytes]]:
         """See `RecordEngine`."""
         query = "SELECT user_id, head FROM users WHERE user_id > ? ORDER BY user_id LIMIT ?"

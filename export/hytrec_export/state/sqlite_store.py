@@ -14,7 +14,7 @@ from hytrec_export.errors import StoreUnavailableError
 from hytrec_export.state.events import KeyTypes
 from hytrec_export.state.folder import FolderSettings, StoreFolder
 from hytrec_export.state.histories import HistoryStore
-from hytrec_export.state.kinds import StoreModel, register
+from hytrec_export.state.kinds import Remark, StoreModel, register
 from hytrec_export.state.options import DEFAULT_BYTES, Durability, StoreOptions
 from hytrec_export.state.rules import HistoryRules
 from hytrec_export.state.snapshot import snapshot_bytes
@@ -23,7 +23,7 @@ from hytrec_export.state.sqlite_engine import SqliteEngine
 from hytrec_export.state.sqlite_file import SqliteFile
 from hytrec_export.state.steady_clock import SteadyClock
 from hytrec_export.state.store import StoreStat
-from hytrec_export.state.sweep import SWEEP_LOCK_FILE, Sweep, Tell, stored_clock
+from hytrec_export.state.sweep import SWEEP_LOCK_FILE, FileTurn, Sweep, Tell, stored_clock
 from hytrec_export.state.url import StoreUrl
 from hytrec_export.state.users import StateStore
 
@@ -37,6 +37,9 @@ class SqliteStores:
 
     form = "sqlite:FOLDER"
     served = True
+
+    def check_url(self, url: StoreUrl) -> None:
+        """See `StoreKind`; any folder will do."""
 
     def open(
         self,
@@ -68,7 +71,7 @@ class SqliteStores:
         )
         file.chores.append(store.drop_old_states)
         if served or tell:
-            sweep = Sweep(histories, lock=file.path.with_name(SWEEP_LOCK_FILE), tell=tell)
+            sweep = Sweep(histories, turn=FileTurn(file.path.with_name(SWEEP_LOCK_FILE)), tell=tell)
             file.chores.append(sweep.step)
             file.at_close.append(sweep.close)
         return store
@@ -81,6 +84,11 @@ class SqliteStores:
             return engine.stat()
         finally:
             engine.close()
+
+    def preflight(self, options: StoreOptions) -> list[Remark]:
+        """See `StoreKind`; the folder is looked at elsewhere."""
+        del options
+        return []
 
     def beside(self, url: StoreUrl, *, wait_s: float, alone: bool) -> HistoryStore:
         """See `StoreKind`."""

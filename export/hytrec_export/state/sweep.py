@@ -14,7 +14,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from enum import StrEnum
 from pathlib import Path
-from typing import TypeAlias
+from typing import Protocol, TypeAlias
 
 from hytrec.contract import StateStatus
 from hytrec_export.errors import StateStoreError
@@ -44,6 +44,50 @@ Tell: TypeAlias = Callable[[Notice, int], None]
 """A notice, and by how much its count rises."""
 
 
+class SweepTurn(Protocol):
+    """Chooses one of the processes that serve a store."""
+
+    def mine(self) -> bool:
+        """Whether this process is chosen, and stays it until it is closed or ends."""
+
+    def close(self) -> None:
+        """Let another process go on."""
+
+
+class FileTurn:
+    """See `SweepTurn`: the process that has a file locked.
+
+    Args:
+        path: made when missing.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._lock = -1
+
+    def mine(self) -> bool:
+        """See `SweepTurn`."""
+        if self._lock >= 0:
+            return True
+        try:
+            descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError:
+            return False
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(descriptor)
+            return False
+        self._lock = descriptor
+        return True
+
+    def close(self) -> None:
+        """See `SweepTurn`."""
+        if self._lock >= 0:
+            os.close(self._lock)
+            self._lock = -1
+
+
 def stored_clock(store: HistoryStore) -> float:
     """Unix seconds up to which a store's clock is known to have come; 0 at first."""
     return float(store.engine.noted(_CLOCK) or 0)
@@ -54,18 +98,17 @@ class Sweep:
 
     Args:
         store: its `rules.expiry` is turned on and off.
-        lock: file by which one process of many is chosen.
+        turn: by which one process of many is chosen.
         tell: called beside the line on stderr; None makes no rounds, and follows what another process found.
         pause_s: between two rounds.
     """
 
-    def __init__(self, store: HistoryStore, *, lock: Path, tell: Tell | None, pause_s: float = PAUSE_S) -> None:
+    def __init__(self, store: HistoryStore, *, turn: SweepTurn, tell: Tell | None, pause_s: float = PAUSE_S) -> None:
         self._store = store
-        self._lock_path = lock
+        self._turn = turn
         self._tell = tell
         self._pause_s = pause_s
         self._next_round = 0.0
-        self._lock = -1
         self._opened_at = store.rules.clock()
         self._clock_kept_at = 0.0
         self._told_damaged = 0
@@ -79,7 +122,7 @@ class Sweep:
     def step(self) -> None:
         """A part of a round; at most some milliseconds. A store that cannot be reached is left alone."""
         with suppress(StateStoreError):
-            if self._tell and self._mine():
+            if self._tell and self._turn.mine():
                 self._work(self._tell)
             if self._store.rules.ttl_s is not None:
                 checked = float(self._store.engine.noted(_CHECKED) or 0)
@@ -87,24 +130,7 @@ class Sweep:
 
     def close(self) -> None:
         """Let another process go on."""
-        if self._lock >= 0:
-            os.close(self._lock)
-            self._lock = -1
-
-    def _mine(self) -> bool:
-        if self._lock >= 0:
-            return True
-        try:
-            descriptor = os.open(self._lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        except OSError:
-            return False
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            os.close(descriptor)
-            return False
-        self._lock = descriptor
-        return True
+        self._turn.close()
 
     def _work(self, tell: Tell) -> None:
         doomed, self._doomed = self._doomed[:_FORGOTTEN_PER_STEP], self._doomed[_FORGOTTEN_PER_STEP:]

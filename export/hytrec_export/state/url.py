@@ -11,6 +11,7 @@ from hytrec_export.errors import OptionError
 
 FOLDER_SCHEME = "sqlite"
 _URL = re.compile(r"([a-z][a-z0-9+.-]*):(.*)", re.DOTALL)
+_PASSWORD = re.compile(r"//[^/?#]*:[^/?#]*@")
 
 
 @dataclass(frozen=True)
@@ -33,10 +34,15 @@ class StoreUrl:
         """Read a URL or a plain path: `sqlite:state`, `sqlite:///var/lib/state` and `state` are folders.
 
         Raises:
-            OptionError: no folder is named, or a host before it.
+            OptionError: no folder is named, or a host before it; or there is a password, which is not repeated.
         """
         found = _URL.fullmatch(text)
         scheme, location = found.groups() if found else (FOLDER_SCHEME, text)
+        if found and _PASSWORD.match(location):
+            raise OptionError(
+                f"the {scheme} state store's URL holds a password, which others could read in the list of processes; "
+                "take it out, and put it into HYTREC_STATE_PASSWORD or a file: ?password-file=/PATH"
+            )
         if scheme == FOLDER_SCHEME:
             if location.startswith("//") and not location.startswith("///"):
                 raise OptionError(f"the state store {text} names a host; write sqlite:FOLDER or sqlite:///FOLDER")

@@ -57,6 +57,7 @@ class StateStore:
         fingerprint: of the model, 16 bytes.
         snapshot_every: events after which a state is kept again.
         recent: users whose last state this process remembers for a minute.
+        far: reading a snapshot costs time on a network, so that those read are remembered too.
     """
 
     def __init__(
@@ -68,12 +69,14 @@ class StateStore:
         fingerprint: bytes,
         snapshot_every: int,
         recent: int = 0,
+        far: bool = False,
     ) -> None:
         self.histories = histories
         self.snapshot_every = snapshot_every
         self.types: KeyTypes = histories.rules.types
         self._snapshots = snapshots
         self._recent = RecentStates(recent)
+        self._far = far
         self._decoded_until = 0.0
         self._rules = histories.rules
         self._sizes = sizes
@@ -97,6 +100,8 @@ class StateStore:
             if tried:  # a state that is not of this history, damaged, or gone in the meantime misleads
                 read = self._read([reads[position] for position in tried], sources, max_gap)
                 users |= {position: user for position, user in zip(tried, read, strict=True) if user}
+        if known := [reads[position].user_id for position, user in users.items() if user.replayed]:
+            self.histories.engine.confirm(known)
         return [users[position] for position in range(len(reads))]
 
     def _recent_states(self, reads: Sequence[UserRead]) -> list[_Source | None]:
@@ -235,5 +240,9 @@ class StateStore:
         if snapshot is not None and header and history.holds(header):
             state = unpack_state(snapshot, self._sizes)
             if state is not None:
+                if self._far and self._recent.size:
+                    self._recent.put(
+                        plan.read.user_id, RecentState(header=header, state=state, kept=header.event_count)
+                    )
                 return plan.user(history, header, state)
         return plan.user(history, None, None) if plan.header is None else None

@@ -315,12 +315,24 @@ def test_a_builds_progress_goes_to_stderr_only(
     assert "3/3" in err
 
 
+def test_a_snapshot_is_kept_more_rarely_over_a_network(command: Command, asked: list[Any]) -> None:
+    for state, arguments in (("state", ()), ("redis://host", ()), ("redis://host", ("--snapshot-every", 9))):
+        command("serve", "--state", state, *arguments)
+    assert [one.environment["HYTREC_STATE_SNAPSHOT_EVERY"] for one in asked] == ["32", "256", "9"]
+
+
 @pytest.mark.parametrize(
     ("state", "message"),
     [
         ("nosql://host/0", "error: the state store nosql://host/0 has the unknown scheme 'nosql'; it must be a folder"),
         ("memory:", "error: the memory state store cannot be served: its models are several processes; give a folder"),
         ("sqlite://state", "error: the state store sqlite://state names a host; write sqlite:FOLDER"),
+        ("redis:host", "error: the state store redis:host names no host; write redis://HOST:PORT/DB"),
+        ("redis://:secret@host", "error: the redis state store's URL holds a password, which others could read"),
+        (
+            "redis://host?password-file=/none",
+            "error: the state store's password-file /none is not there; give the path",
+        ),
     ],
 )
 def test_a_store_that_no_server_can_use_is_one_line(

@@ -1,6 +1,6 @@
-"""A process that appends to users of a store, and says after every acknowledged write what it wrote.
+"""A process that appends to users of a store, and says after every acknowledged request what it wrote.
 
-appender.py PATH DURABILITY USERS WRITES SEED     (WRITES 0 = until killed)
+appender.py URL DURABILITY USERS WRITES SEED     (WRITES 0 = until killed)
 
 Event n of a user has the time n + 1; the states that it keeps are full of the number of their events.
 """
@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import random
 import sys
-from pathlib import Path
+import time
+from dataclasses import replace
 
 import numpy as np
 
 from hytrec.contract import DType, Sizes
+from hytrec_export.errors import StateStoreError
 from hytrec_export.state.events import KeyTypes, StoredEvents
 from hytrec_export.state.kinds import StoreModel
 from hytrec_export.state.opening import open_store
@@ -31,15 +33,19 @@ MODEL = StoreModel(
     key_types=TYPES,
 )
 SNAPSHOT_EVERY = 4
+RECENT = 2
+"""Users whose states are remembered; there are more."""
 
 
-def append(store: StateStore, user_id: bytes, request_id: bytes) -> tuple[bool, int]:
-    """Add one event, as a server would."""
+def append(store: StateStore, user_id: bytes, request_id: bytes) -> int | None:
+    """Add one event, as a server would; None where the request has to be made again, 0 where it was applied before."""
     (user,) = store.read_many([UserRead(user_id=user_id, request_id=request_id, events=1)])
     if user.state is not None and any((values != user.base).any() for values in user.state.values()):
         raise AssertionError((user.base, user.state))
     if user.events.times.tolist() != [*range(user.start + 1, user.event_count + 1)]:
         raise AssertionError((user.start, user.events.times))
+    if user.replayed:
+        return 0
     number = np.array([user.event_count + 1])
     write = UserWrite(
         user_id=user_id,
@@ -50,35 +56,40 @@ def append(store: StateStore, user_id: bytes, request_id: bytes) -> tuple[bool, 
     )
     (result,) = store.write_many([write])
     if result.outcome is not Outcome.WRITTEN:
-        return False, result.event_count
-    if user.due:
-        state = {
-            tensor.name: np.full(
-                MODEL.sizes.shape(tensor), result.event_count, np.float32 if tensor.dtype is DType.FLOAT32 else np.int64
-            )
-            for tensor in SNAPSHOT
-        }
-        kept = NewSnapshot(user_id=user_id, revision=result.revision, event_count=result.event_count, state=state)
-        store.write_snapshots([kept])
-    return True, result.event_count
+        return None
+    state = {
+        tensor.name: np.full(
+            MODEL.sizes.shape(tensor), result.event_count, np.float32 if tensor.dtype is DType.FLOAT32 else np.int64
+        )
+        for tensor in SNAPSHOT
+    }
+    made = NewSnapshot(
+        user_id=user_id, revision=result.revision, event_count=result.event_count, state=state, kept=user.kept
+    )
+    if user.due and store.write_snapshots([made]) == 0:
+        made = replace(made, kept=made.event_count)
+    store.remember([made])
+    return result.event_count
 
 
 def main() -> None:
-    path, durability, users, writes, seed = sys.argv[1:]
+    url, durability, users, writes, seed = sys.argv[1:]
     rng = random.Random(int(seed))
-    options = StoreOptions(
-        url=StoreUrl.of_folder(Path(path)), durability=Durability(durability), snapshot_every=SNAPSHOT_EVERY
-    )
-    store = open_store(options, MODEL)
+    options = StoreOptions(url=StoreUrl.parse(url), durability=Durability(durability), snapshot_every=SNAPSHOT_EVERY)
+    store = open_store(options, MODEL, recent=RECENT)
     done = 0
     while not int(writes) or done < int(writes):
         user_id = b"user-%d" % rng.randrange(int(users))
         request_id = rng.randbytes(16)
-        written, count = append(store, user_id, request_id)
-        if written:
-            done += 1
-            sys.stdout.write(f"{user_id.decode()} {count} {request_id.hex()}\n")
-            sys.stdout.flush()
+        count = None
+        while count is None:
+            try:
+                count = append(store, user_id, request_id)
+            except StateStoreError:  # it may be in; it is asked for again with the same id
+                time.sleep(0.02)
+        done += 1
+        sys.stdout.write(f"{user_id.decode()} {count} {request_id.hex()}\n")
+        sys.stdout.flush()
     store.close()
 
 

@@ -104,13 +104,14 @@ class Kit:
         return StoreModel(**values | changes)
 
     @contextmanager
-    def open(self, path: Path, **changes: Any) -> Iterator[StateStore]:
-        """An embedded store, closed afterwards; options, or fields of the model, or a clock."""
+    def open(self, place: Path | str, **changes: Any) -> Iterator[StateStore]:
+        """The store in a folder or of a URL, closed afterwards; options, or fields of the model, or a clock."""
         fields = {
             name: changes.pop(name) for name in ("fingerprint", "precision", "sizes", "key_types") if name in changes
         }
         clock = {"clock": changes.pop("clock")} if "clock" in changes else {}
-        store = open_store(StoreOptions(url=StoreUrl.of_folder(path), **changes), self.model(**fields), **clock)
+        url = StoreUrl.parse(str(place))
+        store = open_store(StoreOptions(url=url, **changes), self.model(**fields), **clock)
         try:
             yield store
         finally:
@@ -130,6 +131,18 @@ class Clock:
 @pytest.fixture(scope="session")
 def kit() -> Kit:
     return Kit()
+
+
+@pytest.fixture
+def url_of(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[str], StoreUrl]:
+    """A kind of store -> the URL of an empty one."""
+
+    def url(kind: str) -> StoreUrl:
+        if kind == "redis":
+            return StoreUrl.parse(request.getfixturevalue("redis").url)
+        return StoreUrl(kind, str(tmp_path / "state"))
+
+    return url
 
 
 @pytest.fixture

@@ -237,7 +237,10 @@ def test_what_cannot_be_backed_up(tmp_path: Path, url: StoreUrl, folder: Path) -
         backup_store(url, folder)
     with pytest.raises(StoreUnavailableError, match="there is no state store in"):
         backup_store(StoreUrl.of_folder(tmp_path / "nowhere"), tmp_path / "backup")
-    message = r"^the state store redis://host is no folder; back it up and restore it by its own server's means$"
+    message = (
+        r"^the state store redis://host is no folder; back it up and restore it by its own means, "
+        r"of Redis: redis-cli --rdb FILE$"
+    )
     for attempt in (backup_store, lambda other, path: restore_store(path, other)):
         with pytest.raises(OptionError, match=message):
             attempt(StoreUrl.parse("redis://host"), tmp_path / "backup")

@@ -44,6 +44,12 @@ def test_the_url_alone_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
     assert StoreOptions.from_environment() == StoreOptions(url=StoreUrl.of_folder(Path("/somewhere")))
 
 
+def test_states_are_kept_more_rarely_over_a_network() -> None:
+    url = {"HYTREC_STATE_URL": "redis://host:6379/0"}
+    assert StoreOptions.from_environment(url).snapshot_every == 256
+    assert StoreOptions.from_environment(url | {"HYTREC_STATE_SNAPSHOT_EVERY": "32"}).snapshot_every == 32
+
+
 @pytest.mark.parametrize(
     ("variable", "value", "message"),
     [

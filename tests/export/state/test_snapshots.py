@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +22,9 @@ from hytrec_export.state.users import StateStore
 EVERY = 64
 
 
-@pytest.fixture(params=["memory", "sqlite"])
-def store(request: pytest.FixtureRequest, tmp_path: Path, kit: Any) -> Iterator[StateStore]:
-    options = StoreOptions(url=StoreUrl(request.param, str(tmp_path / "state")), snapshot_every=EVERY)
+@pytest.fixture(params=["memory", "sqlite", "redis"])
+def store(request: pytest.FixtureRequest, url_of: Callable[[str], StoreUrl], kit: Any) -> Iterator[StateStore]:
+    options = StoreOptions(url=url_of(request.param), snapshot_every=EVERY)
     opened = open_store(options, kit.model())
     yield opened
     opened.close()

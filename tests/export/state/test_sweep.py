@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,9 @@ from hytrec_export.state import sweep as sweeping
 from hytrec_export.state.kinds import StoreModel
 from hytrec_export.state.opening import open_store
 from hytrec_export.state.options import StoreOptions
+from hytrec_export.state.redis_keys import user_keys
 from hytrec_export.state.steady_clock import SteadyClock
-from hytrec_export.state.sweep import SWEEP_LOCK_FILE, Notice, Sweep, stored_clock
+from hytrec_export.state.sweep import SWEEP_LOCK_FILE, FileTurn, Notice, Sweep, stored_clock
 from hytrec_export.state.url import StoreUrl
 from hytrec_export.state.users import StateStore
 
@@ -29,11 +30,12 @@ def told() -> Told:
     return []
 
 
-@pytest.fixture(params=["memory", "sqlite"])
-def store(request: pytest.FixtureRequest, tmp_path: Path, kit: Any, clock: Any) -> Iterator[StateStore]:
+@pytest.fixture(params=["memory", "sqlite", "redis"])
+def store(
+    request: pytest.FixtureRequest, url_of: Callable[[str], StoreUrl], kit: Any, clock: Any
+) -> Iterator[StateStore]:
     """Two hundred users who were written just now."""
-    url = StoreUrl(request.param, str(tmp_path / "state"))
-    opened = open_store(StoreOptions(url=url, ttl_s=TTL_S), kit.model(), clock=clock)
+    opened = open_store(StoreOptions(url=url_of(request.param), ttl_s=TTL_S), kit.model(), clock=clock)
     opened.write_many([kit.write(b"user-%03d" % number, 1) for number in range(200)])
     yield opened
     opened.close()
@@ -41,7 +43,9 @@ def store(request: pytest.FixtureRequest, tmp_path: Path, kit: Any, clock: Any) 
 
 @pytest.fixture
 def sweep(store: StateStore, tmp_path: Path, told: Told) -> Iterator[Sweep]:
-    made = Sweep(store.histories, lock=tmp_path / "lock", tell=lambda *notice: told.append(notice), pause_s=0.0)
+    made = Sweep(
+        store.histories, turn=FileTurn(tmp_path / "lock"), tell=lambda *notice: told.append(notice), pause_s=0.0
+    )
     yield made
     made.close()
 
@@ -142,7 +146,9 @@ def test_a_user_who_writes_while_swept_stays(store: StateStore, sweep: Sweep, ki
 def test_without_a_time_to_live_nobody_goes(tmp_path: Path, kit: Any, clock: Any, told: Told) -> None:
     with kit.open(tmp_path, clock=clock) as store:
         kit.fed(store, b"old", 1)
-        sweep = Sweep(store.histories, lock=tmp_path / "lock", tell=lambda *notice: told.append(notice), pause_s=0.0)
+        sweep = Sweep(
+            store.histories, turn=FileTurn(tmp_path / "lock"), tell=lambda *notice: told.append(notice), pause_s=0.0
+        )
         clock.now += 10**9
         rounds(sweep)
         assert store.stat().users == 1
@@ -158,6 +164,8 @@ def test_damage_is_told_once(
         if hasattr(engine, "file"):
             user = (b"user-%03d" % number,)
             engine.file.change(lambda file: file.execute("UPDATE users SET head = x'00' WHERE user_id = ?", user))
+        elif hasattr(engine, "nodes"):
+            engine.nodes.clients()[0].set(user_keys(b"user-%03d" % number).head, b"\0")
         else:
             engine.users[b"user-%03d" % number].head = b"\0"
 
@@ -179,8 +187,10 @@ def test_damage_is_told_once(
 def test_one_process_sweeps_and_the_others_follow(
     store: StateStore, sweep: Sweep, tmp_path: Path, kit: Any, clock: Any, told: Told
 ) -> None:
-    other = Sweep(store.histories, lock=tmp_path / "lock", tell=lambda *_: told.append((Notice.DAMAGED_USERS, 9)))
-    follower = Sweep(store.histories, lock=tmp_path / "lock", tell=None)
+    other = Sweep(
+        store.histories, turn=FileTurn(tmp_path / "lock"), tell=lambda *_: told.append((Notice.DAMAGED_USERS, 9))
+    )
+    follower = Sweep(store.histories, turn=FileTurn(tmp_path / "lock"), tell=None)
     rules = store.histories.rules
     for one in (other, follower):
         sweep.step()

@@ -18,7 +18,7 @@ from hytrec_export.server.options import ServerOptions
 from hytrec_export.server.ports import Ports
 from hytrec_export.serving.store_model import store_model
 from hytrec_export.settings import ServingSettings
-from hytrec_export.state.opening import try_store
+from hytrec_export.state.opening import preflight, try_store
 from hytrec_export.state.options import StoreOptions
 from hytrec_export.verification.findings import Finding, Status, failed, ok, skipped
 from hytrec_export.verification.repository import verify_files
@@ -128,6 +128,18 @@ def check_store(stored: StoreOptions | None, state: StateKind, settings: Serving
     place = folder.absolute() if folder else stored.url
     used, limit = stat.used_bytes // _MIB, stat.limit_bytes // _MIB
     return ok(f"the state store {place} can be written, {stat.users} users take {used} MiB of {limit} MiB")
+
+
+def check_store_server(stored: StoreOptions | None) -> Iterator[Finding]:
+    """How the server of a store that is none of a folder is set up: durability, eviction, memory, replicas."""
+    if stored is None or stored.url.folder is not None:
+        return
+    try:
+        remarks = preflight(stored)
+    except HytrecError:
+        return  # `check_store` has told it
+    for remark in remarks:
+        yield ok(remark.text) if remark.good else failed(remark.text)
 
 
 def check_room(folder: Path, shared: Path, free: FreeBytes) -> Iterator[Finding]:

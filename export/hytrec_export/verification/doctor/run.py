@@ -23,6 +23,7 @@ from hytrec_export.verification.doctor.host_checks import (
     check_room,
     check_server,
     check_store,
+    check_store_server,
     free_bytes,
 )
 from hytrec_export.verification.engines import engines_of
@@ -85,6 +86,7 @@ def _findings(
     yield check_release(target)
     yield check_ports(server)
     yield check_store(store, state, settings)
+    yield from check_store_server(store)
     folder = store.url.folder if store else None
     yield from check_room(folder or Path(), machine.shared, machine.free)
 

@@ -23,6 +23,7 @@ from hytrec_export.verification.doctor.host_checks import (
     check_room,
     check_server,
     check_store,
+    check_store_server,
     free_bytes,
 )
 
@@ -179,3 +180,19 @@ def test_room(tmp_path: Path) -> None:
     ]
     missing = tmp_path / "shm"
     assert lines(check_room(tmp_path, missing, free_bytes))[1] == (f"skipped shared memory: there is no {missing}")
+
+
+def test_the_server_of_a_shared_store(redis: Any, settings: ServingSettings, tmp_path: Path) -> None:
+    stored = StoreOptions(url=StoreUrl.parse(redis.url))
+    told = lines(check_store_server(stored))
+    assert str(check_store(stored, StateKind.STORE, settings)).startswith(
+        f"ok      the state store {redis.url} can be "
+    )
+    assert told[0] == "ok      Redis: it is on this machine, and connections stay on it"
+    assert any(
+        line.startswith("not ok  ") and line.endswith("set: appendonly yes, appendfsync always") for line in told
+    )
+    nowhere = StoreOptions(url=StoreUrl.parse(f"redis://127.0.0.1:{free_port('127.0.0.1', set())}/0"))
+    for nothing in (None, StoreOptions(url=StoreUrl.of_folder(tmp_path)), nowhere):
+        assert lines(check_store_server(nothing)) == []
+    assert "not ok  the state store redis://" in str(check_store(nowhere, StateKind.STORE, settings))

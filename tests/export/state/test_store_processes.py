@@ -1,4 +1,4 @@
-"""The embedded store between processes: nothing lost between writers, nothing lost to kill -9."""
+"""A store between processes: nothing lost between writers, nothing lost to kill -9."""
 
 from __future__ import annotations
 
@@ -15,10 +15,19 @@ import pytest
 
 from hytrec.contract import StateStatus
 from hytrec_export.state.store import StoredUser, UserRead
+from hytrec_export.state.url import StoreUrl
 from hytrec_export.state.users import StateStore
 
 StartAppender = Callable[..., "subprocess.Popen[str]"]
+UrlOf = Callable[[str], StoreUrl]
 KILLS = 5
+KINDS = ["process", "power", "redis"]
+"""The embedded store with either durability, and the shared one."""
+
+
+def place(url_of: UrlOf, kind: str) -> tuple[StoreUrl, str]:
+    """URL and durability of a store."""
+    return (url_of("redis"), "process") if kind == "redis" else (url_of("sqlite"), kind)
 
 
 def parsed(output: str) -> list[tuple[bytes, int, bytes]]:
@@ -41,29 +50,29 @@ def whole(store: StateStore, user_id: bytes, request_id: bytes) -> StoredUser:
     return user
 
 
-@pytest.mark.parametrize("durability", ["process", "power"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_writers_in_several_processes_lose_nothing(
-    tmp_path: Path, kit: Any, start_appender: StartAppender, durability: str
+    url_of: UrlOf, kit: Any, start_appender: StartAppender, kind: str
 ) -> None:
-    writers = [start_appender(tmp_path, durability, 2, 60, seed) for seed in range(3)]
+    url, durability = place(url_of, kind)
+    writers = [start_appender(url, durability, 2, 60, seed) for seed in range(3)]
     written = [entry for writer in writers for entry in parsed(writer.communicate(timeout=60)[0])]
     assert [writer.returncode for writer in writers] == [0, 0, 0]
     assert len({(user_id, count) for user_id, count, _ in written}) == 180
-    with kit.open(tmp_path, sizes=kit.large) as store:
+    with kit.open(url, sizes=kit.large) as store:
         for user_id in (b"user-0", b"user-1"):
             calls = [request_id for _, request_id in sorted((c, i) for u, c, i in written if u == user_id)]
             assert whole(store, user_id, calls[-1]).event_count == len(calls)
             assert all(whole(store, user_id, request_id).replayed for request_id in calls[-32:])
 
 
-@pytest.mark.parametrize("durability", ["process", "power"])
-def test_kill_9_loses_no_acknowledged_write(
-    tmp_path: Path, kit: Any, start_appender: StartAppender, durability: str
-) -> None:
+@pytest.mark.parametrize("kind", KINDS)
+def test_kill_9_loses_no_acknowledged_write(url_of: UrlOf, kit: Any, start_appender: StartAppender, kind: str) -> None:
+    url, durability = place(url_of, kind)
     rng = random.Random(4)
     latest: dict[bytes, tuple[int, bytes]] = {}
     for kill in range(KILLS):
-        writers = [start_appender(tmp_path, durability, 5, 0, 10 * kill + i) for i in range(2)]
+        writers = [start_appender(url, durability, 5, 0, 10 * kill + i) for i in range(2)]
         first = [writer.stdout.readline() for writer in writers if writer.stdout]
         time.sleep(rng.random() / 20)
         for writer in writers:
@@ -71,7 +80,7 @@ def test_kill_9_loses_no_acknowledged_write(
         for line, writer in zip(first, writers, strict=True):
             for user_id, count, request_id in parsed(line + writer.communicate()[0]):
                 latest[user_id] = max(latest.get(user_id, (0, b"")), (count, request_id))
-        with kit.open(tmp_path, sizes=kit.large) as store:
+        with kit.open(url, sizes=kit.large) as store:
             for user_id, (count, request_id) in latest.items():
                 user = whole(store, user_id, request_id)
                 assert count <= user.event_count <= count + 2  # what was written, but not acknowledged
@@ -79,13 +88,15 @@ def test_kill_9_loses_no_acknowledged_write(
     assert sum(count for count, _ in latest.values()) > KILLS
 
 
+@pytest.mark.parametrize("kind", ["process", "redis"])
 def test_a_reader_sees_what_another_process_acknowledged(
-    tmp_path: Path, kit: Any, start_appender: StartAppender
+    url_of: UrlOf, kit: Any, start_appender: StartAppender, kind: str
 ) -> None:
-    writer = start_appender(tmp_path, "process", 3, 0, 1)
+    url, durability = place(url_of, kind)
+    writer = start_appender(url, durability, 3, 0, 1)
     assert writer.stdout
     first = writer.stdout.readline()
-    with kit.open(tmp_path, sizes=kit.large) as store:
+    with kit.open(url, sizes=kit.large) as store:
         for _ in range(30):
             ((user_id, count, request_id),) = parsed(first or writer.stdout.readline())
             first = ""
