@@ -1,6 +1,6 @@
 """A process that appends to users of a store, and says after every acknowledged request what it wrote.
 
-appender.py URL DURABILITY USERS WRITES SEED     (WRITES 0 = until killed)
+appender.py URL DURABILITY USERS WRITES SEED     (WRITES 0 = until killed; SIGTERM ends it after its request)
 
 Event n of a user has the time n + 1; the states that it keeps are full of the number of their events.
 """
@@ -8,9 +8,11 @@ Event n of a user has the time n + 1; the states that it keeps are full of the n
 from __future__ import annotations
 
 import random
+import signal
 import sys
 import time
 from dataclasses import replace
+from threading import Event
 
 import numpy as np
 
@@ -78,7 +80,9 @@ def main() -> None:
     options = StoreOptions(url=StoreUrl.parse(url), durability=Durability(durability), snapshot_every=SNAPSHOT_EVERY)
     store = open_store(options, MODEL, recent=RECENT)
     done = 0
-    while not int(writes) or done < int(writes):
+    stopped = Event()
+    signal.signal(signal.SIGTERM, lambda *_: stopped.set())
+    while not stopped.is_set() and (not int(writes) or done < int(writes)):
         user_id = b"user-%d" % rng.randrange(int(users))
         request_id = rng.randbytes(16)
         count = None
