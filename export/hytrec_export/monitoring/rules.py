@@ -85,6 +85,14 @@ ALERTS = (
         advice="more requests arrive than are served: fewer clients at once, or another node",
     ),
     Alert(
+        name="HytrecOverloaded",
+        expression="sum by (instance) (increase(hytrec_overloaded_requests_total[5m])) > 0",
+        lasting="5m",
+        severity="page",
+        summary="{{ $labels.instance }} refuses requests, as too many wait",
+        advice="more requests arrive than are served: fewer clients at once, or another node",
+    ),
+    Alert(
         name="HytrecStoreFull",
         expression="sum by (instance) (increase(hytrec_store_full_total[10m])) > 0",
         lasting="0m",

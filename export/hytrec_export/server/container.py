@@ -6,6 +6,9 @@ and the manifest says whether the engines bring their own TensorRT runtime.
 A container listens on all of its addresses, so TLS and a token are asked for: the variables HYTREC_SERVER_TLS_CERT,
 HYTREC_SERVER_TLS_KEY, HYTREC_SERVER_TLS_CLIENT_CA and HYTREC_SERVER_TOKEN_FILE name the files of `AccessOptions`, and
 HYTREC_SERVER_INSECURE=1 does without. HTTP is there for the health check alone, as a socket file.
+
+HYTREC_METRICS_ADDRESS says where the metrics are if an argument moves them: the models see in them how many requests
+wait.
 """
 
 from __future__ import annotations

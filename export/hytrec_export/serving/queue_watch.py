@@ -19,7 +19,7 @@ from hytrec_export.serving.tuning import FEW_QUEUED, MAX_QUEUE_S, MAX_QUEUED, QU
 
 SLACK_S = 2 * QUEUE_LOOK_S
 """Where no queue is found, a request may still have waited for so long between two looks."""
-BLIND_AFTER_S = 5.0
+BLIND_AFTER_S = 2.0
 """Without a look for so long nothing is known, and nothing is dropped."""
 _COUNT = re.compile(
     rb'^nv_inference_(pending_request_count|request_success|request_failure)\{model="([^"]+)"[^}]*\} (\S+)$',

@@ -106,6 +106,7 @@ SERIES = {
         'nv_inference_queue_duration_us{model="hytrec_fused"}': "0+60000000x60",
         'nv_inference_request_success{model="hytrec_fused"}': "0+60x60",
     },
+    "HytrecOverloaded": {'hytrec_overloaded_requests_total{model="hytrec_state_load"}': "0+5x60"},
     "HytrecStoreFull": {'hytrec_store_full_total{model="hytrec_state_save"}': "0+1x60"},
     "HytrecDamagedStates": {'hytrec_damaged_states_total{model="hytrec_state_load"}': "0+1x60"},
     "HytrecUnknownItems": {
@@ -124,6 +125,7 @@ CALM = {
     'nv_inference_queue_duration_us{model="hytrec_fused"}': "0+60000x180",
     'nv_inference_request_success{model="hytrec_fused"}': "0+60x180",
     'hytrec_store_full_total{model="hytrec_state_save"}': "0x180",
+    'hytrec_overloaded_requests_total{model="hytrec_state_load"}': "7x180",
     'hytrec_damaged_states_total{model="hytrec_state_load"}': "3x180",
     'hytrec_unknown_items_total{model="hytrec_state_load"}': "0+5x180",
     'hytrec_applied_events_total{endpoint="hytrec_append"}': "0+100x180",

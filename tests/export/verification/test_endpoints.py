@@ -60,6 +60,7 @@ class FakeTriton:
 
     def infer(self, model: str, inputs: list[Any], **options: Any) -> Any:
         options.pop("client_timeout")
+        options.pop("timeout", None)  # a user's request says how long it waits, each attempt less
         self.calls.append((model, {tensor.name(): tensor.shape() for tensor in inputs}, options))
         if self.failures:
             raise self.failures.pop()

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from hytrec.contract import Model
-from hytrec_export.errors import OverloadError
-from hytrec_export.local_http import parsed_address, request
+from hytrec_export.errors import OptionError, OverloadError
+from hytrec_export.local_http import HttpAddress, parsed_address, request
 from hytrec_export.serving.call_context import GIVE_UP_AT, NEVER
 from hytrec_export.serving.counters import Counters, ServerCounter
 from hytrec_export.serving.queue_watch import SLACK_S, QueueWatch, queued_of
@@ -72,6 +72,9 @@ class Intake:
         later: models that the requests go to afterwards; their queues are bounded here.
         counters: count what is refused and dropped.
         clock: monotonic seconds.
+
+    Raises:
+        OptionError: the environment's address of Triton's metrics is none.
     """
 
     def __init__(
@@ -91,8 +94,8 @@ class Intake:
         self._watch = QueueWatch(model.name, [other.name for other in later], now=self._returned)
         self._busy, self._closed = Event(), Event()
         self._thread: Thread | None = None
-        if address := os.environ.get(METRICS_ADDRESS_VARIABLE):
-            self._thread = Thread(target=self._look_on, args=(address,), name="queue", daemon=True)
+        if (target := _metrics_address()) is not None:
+            self._thread = Thread(target=self._look_on, args=(target,), name="queue", daemon=True)
             self._thread.start()
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
@@ -131,9 +134,8 @@ class Intake:
         if self._thread is not None:
             self._thread.join()
 
-    def _look_on(self, address: str) -> None:
+    def _look_on(self, target: HttpAddress) -> None:
         """Look at the queues while there are requests."""
-        target = parsed_address(address)
         while not self._closed.is_set():
             self._busy.wait()
             self._busy.clear()
@@ -142,6 +144,21 @@ class Intake:
             if page is not None and self._watch.look(before, queued_of(page[1])):
                 self._busy.set()
             self._closed.wait(QUEUE_LOOK_S)
+
+
+def _metrics_address() -> HttpAddress | None:
+    """Of the server's environment; without one nothing is known of the queues, and nothing is refused.
+
+    Raises:
+        OptionError: it is none.
+    """
+    text = os.environ.get(METRICS_ADDRESS_VARIABLE)
+    try:
+        return parsed_address(text) if text else None
+    except ValueError:
+        raise OptionError(
+            f"{METRICS_ADDRESS_VARIABLE} is {text!r}; write where Triton's metrics are as http://host:port or unix:PATH"
+        ) from None
 
 
 def _too_many(model: str) -> OverloadError:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from hytrec.signature import FUSED
-from hytrec_export.errors import OverloadError
+from hytrec_export.errors import OptionError, OverloadError
 from hytrec_export.serving.call_context import GIVE_UP_AT
 from hytrec_export.serving.counters import ServerCounter
 from hytrec_export.serving.queue_watch import Queued
@@ -168,3 +168,13 @@ def test_the_queue_is_read_from_the_servers_metrics(
             intake.execute([request(make_request)])
         intake.close()
     assert not intake._thread.is_alive()
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:8002", "https://node:8002", "http://node"])
+def test_an_address_that_is_none_fails_the_start(counts: Counts, monkeypatch: pytest.MonkeyPatch, address: str) -> None:
+    monkeypatch.setenv(METRICS_ADDRESS_VARIABLE, address)
+    with pytest.raises(
+        OptionError,
+        match=rf"^HYTREC_METRICS_ADDRESS is '{address}'; write where Triton's metrics are as http://host:port or unix",
+    ):
+        Intake(lambda _: [], model=FUSED, counters=counts)
