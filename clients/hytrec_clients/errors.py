@@ -67,7 +67,7 @@ class Unresolved(ClientError):
 
 
 class Unavailable(Unresolved):
-    """The last attempt was rejected: a conflict with another writer, a full store, no server."""
+    """The last attempt was rejected: a conflict with another writer, a full store, too many waiting, or no server."""
 
 
 class DeadlineExceeded(Unresolved, TimeoutError):

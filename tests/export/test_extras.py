@@ -31,6 +31,7 @@ IMPORTS = {
     "onnxruntime": "onnxruntime",
     "onnxscript": "onnxscript",
     "psutil": "psutil",
+    "redis": "redis",
     "duckdb": "duckdb",
     "safetensors": "safetensors",
     "scipy": "scipy",
