@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
@@ -20,7 +19,7 @@ from hytrec_benchmarks.before_history.revision import Checkout
 from hytrec_benchmarks.before_history.traffic import CANDIDATES, CHUNK, START_S, Server, served
 from hytrec_benchmarks.fixtures.in_process import onnx_chain
 from hytrec_benchmarks.fixtures.progress import say
-from hytrec_benchmarks.peers.python_client import ClientWindow, take_turns
+from hytrec_benchmarks.peers.python_client import ClientWindow, closed_loop, take_turns
 from hytrec_export.runtime.model_chain import padded
 from hytrec_export.settings import ServingSettings
 
@@ -132,7 +131,7 @@ async def _throughputs(
 
     async def window(name: str) -> ClientWindow:
         start = servers[name].cpu_s()
-        found = await _closed_loop(partial(send, servers[name]), concurrency=CONCURRENCY, seconds=amount.seconds)
+        found = await closed_loop(partial(send, servers[name]), concurrency=CONCURRENCY, seconds=amount.seconds)
         cores[name] += servers[name].cpu_s() - start
         return found
 
@@ -146,25 +145,9 @@ async def _throughputs(
 async def _alone(servers: dict[str, Server], length: int, amount: Amount) -> dict[str, float]:
     """Median of an append-and-rank at a time."""
     calls = {name: partial(own.rank, length, 1) for name, own in servers.items()}
-    once = {name: partial(_closed_loop, call, concurrency=1, requests=1) for name, call in calls.items()}
+    once = {name: partial(closed_loop, call, concurrency=1, requests=1) for name, call in calls.items()}
     windows = await take_turns(once, rounds=amount.calls)
     return {f"append_and_rank_{length}_p50_ms_{name}": own.percentile_ms(50) for name, own in windows.items()}
-
-
-async def _closed_loop(
-    call: Callable[[], Awaitable[None]], *, concurrency: int, seconds: float = 0.0, requests: int = 0
-) -> ClientWindow:
-    start, taken = time.perf_counter(), list[float]()
-    sent = itertools.count()
-
-    async def task() -> None:
-        while next(sent) < requests or time.perf_counter() - start < seconds:
-            begun = time.perf_counter()
-            await call()
-            taken.append(1_000 * (time.perf_counter() - begun))
-
-    await asyncio.gather(*(task() for _ in range(concurrency)))
-    return ClientWindow(seconds=time.perf_counter() - start, latencies_ms=taken)
 
 
 def _in_process(repository: Path, amount: Amount) -> float:

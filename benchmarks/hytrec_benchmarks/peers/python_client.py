@@ -72,17 +72,8 @@ class ClientTraffic:
         self._turns = itertools.cycle(self.users)
 
     async def closed_loop(self, *, concurrency: int, seconds: float = 0.0, requests: int = 0) -> ClientWindow:
-        """So many requests in flight all the time, for at least so many seconds and requests."""
-        start = time.perf_counter()
-        taken: list[float] = []
-        sent = itertools.count()
-
-        async def task() -> None:
-            while next(sent) < requests or time.perf_counter() - start < seconds:
-                await self._send(taken, time.perf_counter())
-
-        await asyncio.gather(*(task() for _ in range(concurrency)))
-        return ClientWindow(seconds=time.perf_counter() - start, latencies_ms=taken)
+        """See the function of this name."""
+        return await closed_loop(self._send, concurrency=concurrency, seconds=seconds, requests=requests)
 
     async def open_loop(self, *, rate: float, requests: int) -> ClientWindow:
         """Requests at a steady rate, whatever becomes of them; a latency counts from when its request was due."""
@@ -92,13 +83,33 @@ class ClientTraffic:
             for number in range(requests):
                 due = start + number / rate
                 await asyncio.sleep(max(0.0, due - time.perf_counter()))
-                running.create_task(self._send(taken, due))
+                running.create_task(_timed(self._send, taken, due))
         return ClientWindow(seconds=time.perf_counter() - start, latencies_ms=taken)
 
-    async def _send(self, taken: list[float], due: float) -> None:
+    async def _send(self) -> None:
         await self.send(next(self._turns).next_request())
-        taken.append(1_000 * (time.perf_counter() - due))
         self.answered += 1
+
+
+async def closed_loop(
+    call: Callable[[], Awaitable[object]], *, concurrency: int, seconds: float = 0.0, requests: int = 0
+) -> ClientWindow:
+    """So many calls in flight all the time, for at least so many seconds and requests."""
+    start = time.perf_counter()
+    taken: list[float] = []
+    sent = itertools.count()
+
+    async def task() -> None:
+        while next(sent) < requests or time.perf_counter() - start < seconds:
+            await _timed(call, taken, time.perf_counter())
+
+    await asyncio.gather(*(task() for _ in range(concurrency)))
+    return ClientWindow(seconds=time.perf_counter() - start, latencies_ms=taken)
+
+
+async def _timed(call: Callable[[], Awaitable[object]], taken: list[float], due: float) -> None:
+    await call()
+    taken.append(1_000 * (time.perf_counter() - due))
 
 
 async def take_turns(

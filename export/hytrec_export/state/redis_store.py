@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-import time
 from contextlib import ExitStack, closing
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 
 from hytrec.contract import DType
 from hytrec_export.errors import StoreInUseError, StoreUnavailableError
@@ -24,9 +23,8 @@ from hytrec_export.state.redis_preflight import check_power, preflight
 from hytrec_export.state.redis_snapshots import RedisSnapshots
 from hytrec_export.state.rules import HistoryRules
 from hytrec_export.state.snapshot import snapshot_bytes
-from hytrec_export.state.steady_clock import SteadyClock
 from hytrec_export.state.store import StoreStat
-from hytrec_export.state.sweep import Sweep, Tell, stored_clock
+from hytrec_export.state.sweep import Sweep, Tell, keep_steady
 from hytrec_export.state.url import StoreUrl
 from hytrec_export.state.users import StateStore
 
@@ -74,8 +72,7 @@ class RedisStores:
             engine = _open(options, model)
             failing.callback(engine.close)
             histories = HistoryStore(engine, rules=rules)
-            if rules.clock is time.time:
-                histories.rules = replace(rules, clock=SteadyClock(stored_clock(histories)))
+            keep_steady(histories)
             name = f"{model.fingerprint}-{model.precision}"
             snapshots = RedisSnapshots(
                 engine.nodes,

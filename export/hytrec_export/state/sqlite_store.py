@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import sqlite3
-import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
 from pathlib import Path
 
 from hytrec.contract import DType
@@ -21,9 +19,8 @@ from hytrec_export.state.snapshot import snapshot_bytes
 from hytrec_export.state.snapshot_file import SnapshotFiles, SqliteSnapshots
 from hytrec_export.state.sqlite_engine import SqliteEngine
 from hytrec_export.state.sqlite_file import SqliteFile
-from hytrec_export.state.steady_clock import SteadyClock
 from hytrec_export.state.store import StoreStat
-from hytrec_export.state.sweep import SWEEP_LOCK_FILE, FileTurn, Sweep, Tell, stored_clock
+from hytrec_export.state.sweep import SWEEP_LOCK_FILE, FileTurn, Sweep, Tell, keep_steady
 from hytrec_export.state.url import StoreUrl
 from hytrec_export.state.users import StateStore
 
@@ -59,8 +56,7 @@ class SqliteStores:
             snapshots = _snapshots(files, model, max_bytes=options.snapshot_max_bytes, clock=rules.clock)
             failing.pop_all()
         histories = HistoryStore(SqliteEngine(file, files), rules=rules)
-        if rules.clock is time.time:
-            histories.rules = replace(rules, clock=SteadyClock(stored_clock(histories)))
+        keep_steady(histories)
         store = StateStore(
             histories,
             snapshots,

@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Protocol, TypeAlias
@@ -20,6 +21,7 @@ from hytrec.contract import StateStatus
 from hytrec_export.errors import StateStoreError
 from hytrec_export.progress import NOTICE
 from hytrec_export.state.histories import HistoryStore
+from hytrec_export.state.steady_clock import SteadyClock
 
 SWEEP_LOCK_FILE = "sweep.lock"
 MAX_SHARE = 20
@@ -91,6 +93,12 @@ class FileTurn:
 def stored_clock(store: HistoryStore) -> float:
     """Unix seconds up to which a store's clock is known to have come; 0 at first."""
     return float(store.engine.noted(_CLOCK) or 0)
+
+
+def keep_steady(store: HistoryStore) -> None:
+    """Give a store that goes by the wall clock a steady one, which begins where its own is known to have come."""
+    if store.rules.clock is time.time:
+        store.rules = replace(store.rules, clock=SteadyClock(stored_clock(store)))
 
 
 class Sweep:
