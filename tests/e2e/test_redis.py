@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from typing import Any
 
+import grpc
 import numpy as np
 import pytest
 
@@ -52,6 +53,13 @@ def test_any_server_serves_any_user(both: tuple[Any, Any]) -> None:
         assert second.forget("ada")
         assert first.append("ada").state_status is StateStatus.NEW
         assert not first.forget("ada")
+
+
+def test_the_health_check_of_kubernetes_is_answered(both: tuple[Any, Any]) -> None:
+    """As the kubelet's gRPC probe asks, which knows neither TLS nor a token (deploy/helm/hytrec, `insecure`)."""
+    with grpc.insecure_channel(both[0].url) as channel:
+        check = channel.unary_unary("/grpc.health.v1.Health/Check")
+        assert check(b"", timeout=10) == b"\x08\x01"  # status: SERVING
 
 
 def test_racing_writers_count_every_event_once(both: tuple[Any, Any]) -> None:
