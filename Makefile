@@ -1,7 +1,7 @@
 # Every target works on a fresh Debian with Python 3.11, make and gcc; `.venv` is made on first use.
 PYTHON ?= python3.11
 BIN := .venv/bin
-export PATH := $(CURDIR)/.prometheus:$(CURDIR)/.redis:$(PATH)
+export PATH := $(CURDIR)/.prometheus:$(CURDIR)/.redis:$(CURDIR)/.haproxy:$(PATH)
 
 # Processes that run tests; one more than two cores, as many tests wait for a server.
 WORKERS ?= 3
@@ -11,20 +11,21 @@ PERF_ANALYZER := .perf_analyzer/perf_analyzer
 # Every server and command of the tests would otherwise compile the modules again, where the environment says so.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test test-long unit lint style types format measure peers quality baselines perf-analyzer prometheus redis clean
+.PHONY: demo test test-long unit lint style types format measure peers quality baselines perf-analyzer prometheus redis haproxy clean
 
 demo: .venv/ready
 	$(BIN)/python examples/demo.py
 
-# Without perf_analyzer, prometheus or redis the tests that need it are skipped, and say so; `measure` leaves out the figures
+# Without perf_analyzer, prometheus, redis or haproxy the tests that need it are skipped, and say so; `measure` leaves out the figures
 # under load.
 # The type checker runs beside the tests, and ends long before them.
 test: .venv/ready
-	-$(MAKE) --no-print-directory --keep-going perf-analyzer prometheus redis
+	-$(MAKE) --no-print-directory --keep-going perf-analyzer prometheus redis haproxy
 	$(MAKE) --no-print-directory style
 	$(MAKE) --no-print-directory --jobs=2 types unit
 
 test-long: .venv/ready
+	-$(MAKE) --no-print-directory --keep-going redis haproxy
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m long
 
 # TESTS="FILE OPTIONS": those alone, in one process.
@@ -72,6 +73,11 @@ redis: .redis/redis-server
 
 .redis/redis-server: .ci/redis
 	.ci/redis .redis
+
+haproxy: .haproxy/haproxy
+
+.haproxy/haproxy: .ci/haproxy
+	.ci/haproxy .haproxy
 
 .venv/ready: pyproject.toml .ci/install
 	PYTHON=$(PYTHON) .ci/install .venv

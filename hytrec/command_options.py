@@ -29,7 +29,8 @@ def expand_options(command: Command) -> Command:
 
     A field with a help text is an option, or an argument where it has no default; a field that is such a dataclass
     itself is expanded too; every other field keeps its default. A bool is a flag, and one that may be None has its
-    opposite too; numbers of a tuple are typed as 1,2,4; the unit of `timeout_s` is no part of --timeout.
+    opposite too; numbers of a tuple are typed as 1,2,4; the unit of `timeout_s` is no part of --timeout. Further names
+    of an option stand after its help text.
 
     A parameter `Annotated[dict[str, Any], Limits]` gets named arguments of `Limits`, for a command that adds others.
     """
@@ -83,13 +84,13 @@ def _parameters(group: type[Any]) -> Iterator[inspect.Parameter]:
         if _is_options(hint):
             yield from _parameters(hint)
         elif get_origin(hint) is Annotated:
-            kind, text = get_args(hint)
+            kind, text, *others = get_args(hint)
             if default is MISSING:
                 default, option = inspect.Parameter.empty, typer.Argument(help=text, show_default=False)
             else:
                 name = field.name.removesuffix("_s").replace("_", "-")
                 undecided = kind == bool | None
-                option = typer.Option(f"--{name}/--no-{name}" if undecided else f"--{name}", help=text)
+                option = typer.Option(f"--{name}/--no-{name}" if undecided else f"--{name}", *others, help=text)
             if get_origin(kind) is tuple:
                 kind, default = str, ",".join(map(str, default))
             yield inspect.Parameter(

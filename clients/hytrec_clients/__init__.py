@@ -7,6 +7,7 @@ from hytrec_clients.aio import AsyncHytrecClient
 from hytrec_clients.client import HytrecClient
 from hytrec_clients.codec import KeyTypes
 from hytrec_clients.credentials import Credentials
+from hytrec_clients.endpoints import DEFAULT_URL
 from hytrec_clients.errors import (
     ClientClosed,
     ClientError,
@@ -25,7 +26,6 @@ from hytrec_clients.request_ids import stream_request_id
 from hytrec_clients.requests import RequestOptions
 from hytrec_clients.results import Key, Ranking, Receipt, Recommendation
 from hytrec_clients.retry import DEFAULT_TIMEOUT_S, RetryPolicy
-from hytrec_clients.session import DEFAULT_URL
 
 __all__ = [
     "DEFAULT_TIMEOUT_S",

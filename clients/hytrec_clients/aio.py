@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from functools import wraps
 from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 
 from hytrec_clients.credentials import Credentials, connect
+from hytrec_clients.endpoints import DEFAULT_URL
 from hytrec_clients.errors import ClientClosed, ClientError
 from hytrec_clients.flow import Flow, FlowRun, require, with_signature_of
 from hytrec_clients.requests import Requests
 from hytrec_clients.retry import DEFAULT_TIMEOUT_S, RetryPolicy
-from hytrec_clients.session import DEFAULT_URL
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -44,7 +44,7 @@ class AsyncHytrecClient:
 
     def __init__(
         self,
-        url: str = DEFAULT_URL,
+        url: str | Sequence[str] = DEFAULT_URL,
         *,
         timeout_s: float = DEFAULT_TIMEOUT_S,
         retry: RetryPolicy | None = None,
@@ -56,7 +56,7 @@ class AsyncHytrecClient:
         )
         self._library = require("tritonclient.grpc.aio")
         self._credentials = credentials
-        self._triton: Any = None
+        self._servers: dict[str, Any] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
         self._closed = False
 
@@ -64,6 +64,10 @@ class AsyncHytrecClient:
     def model_fingerprint(self) -> str | None:
         """The pinned model, or that of the last response; None before the first."""
         return self._session.model_fingerprint
+
+    def endpoint_of(self, user_id: str) -> str:
+        """The server that a user's requests go to while it is well; the same in every client of the same servers."""
+        return self._session.endpoint_of(user_id)
 
     def accept_model(self, fingerprint: str) -> None:
         """Pin another model, after `ModelChanged`."""
@@ -79,10 +83,10 @@ class AsyncHytrecClient:
     key_types = _awaited(Requests.key_types)
 
     async def close(self) -> None:
-        """Close the connection; the client cannot be used any more."""
+        """Close the connections; the client cannot be used any more."""
         self._closed = True
-        if self._triton is not None:
-            await self._triton.close()
+        for server in self._servers.values():
+            await server.close()
 
     async def __aenter__(self) -> Self:
         return self
@@ -93,8 +97,8 @@ class AsyncHytrecClient:
     async def _run(self, flow: Flow[T]) -> T:
         if self._closed:
             raise ClientClosed("the client is closed; make a new AsyncHytrecClient")
-        if self._triton is None:  # made here because a channel belongs to the running event loop
-            self._triton = connect(self._library, self._session.url, self._credentials)
+        if not self._servers:  # made here because a channel belongs to the running event loop
+            self._servers = {url: connect(self._library, url, self._credentials) for url in self._session.urls}
             self._loop = asyncio.get_running_loop()
         if self._loop is not asyncio.get_running_loop():
             raise ClientError(
@@ -104,7 +108,7 @@ class AsyncHytrecClient:
         run = FlowRun(flow)
         while (step := run.step) is not None:
             try:
-                result: Any = await step.perform(self._triton, asyncio.sleep)
+                result: Any = await step.perform(self._servers, asyncio.sleep)
             except Exception as error:  # noqa: BLE001 - raised again unless it is a failed remote call
                 run.failed(error)
             else:

@@ -18,17 +18,19 @@ from hytrec.program import AsJson, program, run_program
 from hytrec.signature import DEFAULT_TOP_K
 from hytrec_clients.client import HytrecClient
 from hytrec_clients.credentials import Credentials
+from hytrec_clients.endpoints import DEFAULT_URL
 from hytrec_clients.errors import InvalidRequest
 from hytrec_clients.events import Events
 from hytrec_clients.results import Key, Receipt
 from hytrec_clients.retry import DEFAULT_TIMEOUT_S
-from hytrec_clients.session import DEFAULT_URL
 
 app = program(
     "Send requests to a HyTRec server. Results go to stdout; a known error is one line on stderr and exit code 1."
 )
 
 _INTEGER = re.compile(r"0|-?[1-9][0-9]{0,18}")
+
+URL_HELP = "host:port of the server's gRPC endpoint; several of one store as A,B,C."
 
 UserId = Annotated[str, typer.Argument(help="The user's id.", show_default=False)]
 Now = Annotated[int | None, typer.Option(help="Unix time to rank for, in seconds; default: the server's clock.")]
@@ -66,7 +68,7 @@ class NewEvents:
 class Connection:
     """Arguments of `HytrecClient`."""
 
-    url: Annotated[str, "host:port of the server's gRPC endpoint."] = DEFAULT_URL
+    url: Annotated[str, URL_HELP, "--endpoint"] = DEFAULT_URL
     timeout_s: Annotated[float, "Seconds for the request, all attempts together."] = DEFAULT_TIMEOUT_S
     credentials: Credentials = field(default_factory=Credentials)
 
@@ -145,13 +147,13 @@ def forget(user_id: UserId, *, connection: Connection, as_json: AsJson = False) 
 @app.command()
 @expand_options
 def ready(
-    url: Annotated[str, typer.Option(help="host:port of the server's gRPC endpoint.")] = DEFAULT_URL,
+    url: Annotated[str, typer.Option("--url", "--endpoint", help=URL_HELP)] = DEFAULT_URL,
     wait_s: Annotated[float, typer.Option("--wait", help="Seconds to keep polling.")] = 0.0,
     *,
     credentials: Credentials,
     as_json: AsJson = False,
 ) -> None:
-    """Whether the server is ready; exit code 1 if not."""
+    """Whether the server is ready, or one of several; exit code 1 if not."""
     with HytrecClient(url, credentials=credentials.or_environment()) as client:
         is_ready = client.ready(wait_s=wait_s)
     _show({"ready": is_ready}, as_json=as_json)

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import wraps
 from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 
 from hytrec_clients.credentials import Credentials, connect
+from hytrec_clients.endpoints import DEFAULT_URL
 from hytrec_clients.errors import ClientClosed
 from hytrec_clients.flow import Flow, FlowRun, require, with_signature_of
 from hytrec_clients.requests import Requests
 from hytrec_clients.retry import DEFAULT_TIMEOUT_S, RetryPolicy
-from hytrec_clients.session import DEFAULT_URL
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -29,7 +29,7 @@ def _blocking(flow: Callable[Concatenate[Requests, P], Flow[T]]) -> Callable[Con
 
 
 class HytrecClient:
-    """Client of a HyTRec server; may be shared between threads.
+    """Client of a HyTRec server, or of several over one store; may be shared between threads.
 
         with HytrecClient() as client:
             client.append("ada", Events.one(50, int(time.time())))
@@ -46,7 +46,9 @@ class HytrecClient:
     pins a model raises `ModelChanged` then, in every method that returns a receipt.
 
     Args:
-        url: `host:port` of the server's gRPC endpoint.
+        url: `host:port` of the server's gRPC endpoint; several with commas between them, or a sequence. A user's
+            requests go to the same one of them, by a hash of the id, as its caches know the user; where it is away, or
+            has no response in time, to the next one with the same `request_id`, within the same `timeout_s`.
         timeout_s: time for a request, all attempts together, where the request gives none.
         retry: when to retry.
         model_fingerprint: the model to expect, 32 hex digits; None takes any.
@@ -60,7 +62,7 @@ class HytrecClient:
 
     def __init__(
         self,
-        url: str = DEFAULT_URL,
+        url: str | Sequence[str] = DEFAULT_URL,
         *,
         timeout_s: float = DEFAULT_TIMEOUT_S,
         retry: RetryPolicy | None = None,
@@ -71,13 +73,17 @@ class HytrecClient:
             url=url, timeout_s=timeout_s, policy=retry or RetryPolicy(), model_fingerprint=model_fingerprint
         )
         library = require("tritonclient.grpc")
-        self._triton = connect(library, url, credentials)
+        self._servers = {one: connect(library, one, credentials) for one in self._session.urls}
         self._closed = False
 
     @property
     def model_fingerprint(self) -> str | None:
         """The pinned model, or that of the last response; None before the first."""
         return self._session.model_fingerprint
+
+    def endpoint_of(self, user_id: str) -> str:
+        """The server that a user's requests go to while it is well; the same in every client of the same servers."""
+        return self._session.endpoint_of(user_id)
 
     def accept_model(self, fingerprint: str) -> None:
         """Pin another model, after `ModelChanged`."""
@@ -93,9 +99,10 @@ class HytrecClient:
     key_types = _blocking(Requests.key_types)
 
     def close(self) -> None:
-        """Close the connection; the client cannot be used any more."""
+        """Close the connections; the client cannot be used any more."""
         self._closed = True
-        self._triton.close()
+        for server in self._servers.values():
+            server.close()
 
     def __enter__(self) -> Self:
         return self
@@ -109,7 +116,7 @@ class HytrecClient:
         run = FlowRun(flow)
         while (step := run.step) is not None:
             try:
-                result: Any = step.perform(self._triton, time.sleep)
+                result: Any = step.perform(self._servers, time.sleep)
             except Exception as error:  # noqa: BLE001 - raised again unless it is a failed remote call
                 run.failed(error)
             else:

@@ -64,7 +64,11 @@ def _not_authenticated(url: str, message: str) -> str:
 
 
 def given_up(endpoint: str, url: str, failure: RpcFailure, budget: Budget, request_id: bytes | None) -> Unresolved:
-    """The error of a request that is out of time; `failure` is its last one."""
+    """The error of a request that is out of time; `failure` is its last one.
+
+    Args:
+        url: of every server that was tried.
+    """
     advice = f"retry with request_id {request_id.hex()}" if request_id else "retry"
     spent = f"within {budget.timeout_s:g} s (attempts: {budget.attempts}"
     if failure.code == "DEADLINE_EXCEEDED":

@@ -10,7 +10,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import re
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
 from ipaddress import ip_address
 from types import ModuleType
@@ -70,6 +70,15 @@ _TRANSIENT = {
 }
 """Other transient failures: a connection cut in mid-request, a python model that died, a server that stops, another's
 truncated string in the same server batch, all of which Triton 2.51 fails (our own strings are whole)."""
+_AWAY = re.compile(
+    r"failed to connect|connection (refused|reset|aborted|timed out)|socket closed|broken pipe|(recv|send)msg|GOAWAY"
+    r"|stopping|shutdown|http2 header with status|(DNS|name) resolution|keepalive|ping timeout|transport"
+    r"|not ready|endpoint closing",
+    re.IGNORECASE,
+)
+_OWN_WORDS = re.compile(r"the state store |the request |too many requests ")
+"""The beginning of what our own models say, which may quote a failed connection to the store."""
+_CONFLICT = re.compile(r"state changed while this request ran|another writer")
 RESTRICTED = re.compile(r"protocol is restricted")
 TLS_FAILED = re.compile(
     r"Tls handshake failed|CERTIFICATE_VERIFY_FAILED|SSL_ERROR_SSL|Hostname Verification|not in peer certificate",
@@ -96,6 +105,23 @@ class RpcFailure(Exception):  # noqa: N818 - internal: caught by every flow
         return self.code in _RETRYABLE or (transient is not None and bool(transient.search(self.message)))
 
     @property
+    def stalled(self) -> bool:
+        """Whether there was no response in the attempt's time."""
+        return self.code == "DEADLINE_EXCEEDED"
+
+    @property
+    def server_away(self) -> bool:
+        """Whether the server itself is at fault: dead, cut off, stopping or not ready; not a busy or full one."""
+        if self.code == "UNAVAILABLE":
+            return self.retryable and bool(_AWAY.search(self.message)) and not _OWN_WORDS.match(self.message)
+        return self.retryable and self.code in {"CANCELLED", "UNKNOWN", "INTERNAL", "NOT_FOUND"}
+
+    @property
+    def conflict(self) -> bool:
+        """Whether another writer of the same user was faster."""
+        return self.code == "UNAVAILABLE" and bool(_CONFLICT.search(self.message))
+
+    @property
     def not_authenticated(self) -> bool:
         """Whether a token or a certificate was not accepted."""
         return bool(RESTRICTED.search(self.message) or TLS_FAILED.search(self.message))
@@ -120,8 +146,8 @@ Sleep = Callable[[float], Any]
 class Step(Protocol):
     """Something to perform: a remote call, or a wait."""
 
-    def perform(self, triton: Any, sleep: Sleep) -> Any:
-        """Its result from the sync tritonclient, an awaitable of it from the asyncio one."""
+    def perform(self, servers: Mapping[str, Any], sleep: Sleep) -> Any:
+        """Its result from a sync tritonclient, by URL of its server, an awaitable of it from an asyncio one."""
         ...
 
 
@@ -135,17 +161,21 @@ class RemoteCall:
     Args:
         method: its name, such as "infer".
         arguments: after the model's name.
+        url: of the server.
     """
 
     method: str
     model: str
     arguments: tuple[Any, ...]
     timeout_s: float
+    url: str
 
-    def perform(self, triton: Any, sleep: Sleep) -> Any:  # noqa: ARG002 - one signature for all steps
+    def perform(self, servers: Mapping[str, Any], sleep: Sleep) -> Any:  # noqa: ARG002 - one signature for all steps
         """Send the call; a server drops a request that it begins only after its client has given up."""
         told = {"timeout": max(1, int(self.timeout_s * 1e6))} if self.method == "infer" else {}
-        return getattr(triton, self.method)(self.model, *self.arguments, client_timeout=self.timeout_s, **told)
+        return getattr(servers[self.url], self.method)(
+            self.model, *self.arguments, client_timeout=self.timeout_s, **told
+        )
 
 
 @dataclass(frozen=True)
@@ -154,7 +184,7 @@ class Wait:
 
     seconds: float
 
-    def perform(self, triton: Any, sleep: Sleep) -> Any:  # noqa: ARG002
+    def perform(self, servers: Mapping[str, Any], sleep: Sleep) -> Any:  # noqa: ARG002
         """Sleep."""
         return sleep(self.seconds)
 

@@ -7,6 +7,7 @@ from typing import TypedDict, Unpack
 from hytrec import signature
 from hytrec.contract import Limit
 from hytrec_clients import codec
+from hytrec_clients.endpoints import Route
 from hytrec_clients.error_mapping import rejection
 from hytrec_clients.errors import InvalidRequest
 from hytrec_clients.events import Events, Keys, as_sequence
@@ -131,7 +132,8 @@ class Requests(Session):
             Whether something was left to delete when the successful attempt arrived.
         """
         arguments = {signature.USER_ID.name: user_id}
-        return codec.decode_forgotten((yield from self.infer(signature.FORGET, arguments, timeout_s)))
+        route = Route(self.endpoints, user_id)
+        return codec.decode_forgotten((yield from self.infer(signature.FORGET, arguments, timeout_s, route)))
 
     def backfill(
         self,
@@ -188,7 +190,7 @@ class Requests(Session):
         return min(chunk, limits.get(Limit.MAX_EVENTS) or chunk)
 
     def ready(self, *, wait_s: float = 0.0) -> Flow[bool]:
-        """Whether every endpoint of the server is ready; False where there is no server.
+        """Whether every endpoint of a server is ready, of any one where there are several; False without a server.
 
         Args:
             wait_s: how long to keep polling.
@@ -198,8 +200,9 @@ class Requests(Session):
         """
         end = self.clock() + wait_s
         while True:
-            if (yield from self._ready_now()):
-                return True
+            for url in self.urls:
+                if (yield from self._ready_now(url)):
+                    return True
             if self.clock() >= end:
                 return False
             yield Wait(_READY_PAUSE_S)
@@ -209,14 +212,14 @@ class Requests(Session):
         contract = yield from self.contract_of(signature.APPEND, self.budget(timeout_s))
         return contract.key_types()
 
-    def _ready_now(self) -> Flow[bool]:
+    def _ready_now(self, url: str) -> Flow[bool]:
         for endpoint in (*signature.ENSEMBLES, signature.FORGET):
             try:
-                if not (yield RemoteCall("is_model_ready", endpoint.name, (), _READY_TIMEOUT_S)):
+                if not (yield RemoteCall("is_model_ready", endpoint.name, (), _READY_TIMEOUT_S, url)):
                     return False
             except RpcFailure as failure:
                 if failure.not_authenticated:
-                    raise rejection(endpoint.name, self.url, failure) from None
+                    raise rejection(endpoint.name, url, failure) from None
                 return False
         return True
 

@@ -26,6 +26,8 @@ class RetryPolicy:
             retry. A request that really takes longer than this share of `timeout_s` needs a larger `timeout_s`.
         min_attempt_s: an attempt may take this long whatever its share, as far as time is left.
         max_attempts: maximum attempts of a call; None for as many as its time allows.
+        max_pause_s: a server among several that failed is left alone for a quarter of a second, doubling up to this
+            long, and used again when it is ready.
     """
 
     first_backoff_s: float = 0.02
@@ -33,6 +35,7 @@ class RetryPolicy:
     attempt_share: float = 0.5
     min_attempt_s: float = 0.25
     max_attempts: int | None = None
+    max_pause_s: float = 5.0
 
     def __post_init__(self) -> None:
         if not 0 < self.first_backoff_s <= self.max_backoff_s:
@@ -51,6 +54,10 @@ class RetryPolicy:
             )
         if self.max_attempts is not None and self.max_attempts < 1:
             raise InvalidRequest(f"max_attempts is {self.max_attempts}; it must be at least 1", field="max_attempts")
+        if not 0 < self.max_pause_s < math.inf:
+            raise InvalidRequest(
+                f"max_pause_s is {self.max_pause_s}; it must be over 0 seconds and finite", field="max_pause_s"
+            )
 
 
 @dataclass(kw_only=True)
@@ -84,13 +91,23 @@ class Budget:
     def attempt_timeout_s(self) -> float:
         """Time for the attempt that begins now."""
         self.attempts += 1
-        left = max(self._end - self.clock(), 0.0)
+        left = self.left_s()
         return max(left * self.policy.attempt_share, min(left, self.policy.min_attempt_s))
 
-    def backoff_s(self) -> float | None:
-        """How long to wait before the next attempt; None when no attempt or too little time is left for one."""
+    def left_s(self) -> float:
+        """Time that is left."""
+        return max(self._end - self.clock(), 0.0)
+
+    def backoff_s(self, *, at_once: bool = False) -> float | None:
+        """How long to wait before the next attempt; None when no attempt or too little time is left for one.
+
+        Args:
+            at_once: the next attempt goes to another server, and need not wait.
+        """
         left = self._end - self.clock()
         if left < self.policy.first_backoff_s or self.attempts == self.policy.max_attempts:
             return None
+        if at_once:
+            return 0.0
         doubled = self.policy.first_backoff_s * 2.0 ** min(self.attempts - 1, 64)
         return self.uniform(0.0, min(doubled, self.policy.max_backoff_s, left / 2))

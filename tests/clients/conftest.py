@@ -55,6 +55,8 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
         self.timeouts_s: list[float] = []
         self.metadata_calls: list[str] = []
         self.token: str | None = None
+        self.ready = True
+        self.ready_calls = 0
         self.config_calls: list[str] = []
         self.limits: dict[str, str] | None = {}
         self.script: deque[Trouble] = deque()
@@ -97,7 +99,8 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
 
     def ModelReady(self, request: Any, context: Any) -> Any:  # noqa: N802 - gRPC's name
         self.check_token(context)
-        return pb.ModelReadyResponse(ready=request.name in ENDPOINTS)
+        self.ready_calls += 1
+        return pb.ModelReadyResponse(ready=self.ready and request.name in ENDPOINTS)
 
     def ModelMetadata(self, request: Any, context: Any) -> Any:  # noqa: N802 - gRPC's name
         self.check_token(context)

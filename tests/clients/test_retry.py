@@ -133,6 +133,7 @@ def test_no_more_than_the_maximum_of_attempts() -> None:
         ({"attempt_share": 1.5}, "attempt_share is 1.5; it must be over 0 and at most 1"),
         ({"min_attempt_s": -1}, "min_attempt_s is -1; it must not be negative"),
         ({"max_attempts": 0}, "max_attempts is 0; it must be at least 1"),
+        ({"max_pause_s": 0}, "max_pause_s is 0; it must be over 0 seconds and finite"),
     ],
 )
 def test_a_policy_out_of_range(options: dict[str, Any], text: str) -> None:

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from typing import Any
 
+import grpc
 import numpy as np
 import pytest
 
 from hytrec.contract import StateStatus
 from hytrec_benchmarks.fixtures.redis_server import redis_server
-from hytrec_clients import Events
+from hytrec_clients import AsyncHytrecClient, Events, HytrecClient
 
 pytestmark = pytest.mark.e2e
 
@@ -50,6 +53,13 @@ def test_any_server_serves_any_user(both: tuple[Any, Any]) -> None:
         assert second.forget("ada")
         assert first.append("ada").state_status is StateStatus.NEW
         assert not first.forget("ada")
+
+
+def test_the_health_check_of_kubernetes_is_answered(both: tuple[Any, Any]) -> None:
+    """As the kubelet's gRPC probe asks, which knows neither TLS nor a token (deploy/helm/hytrec, `insecure`)."""
+    with grpc.insecure_channel(both[0].url) as channel:
+        check = channel.unary_unary("/grpc.health.v1.Health/Check")
+        assert check(b"", timeout=10) == b"\x08\x01"  # status: SERVING
 
 
 def test_racing_writers_count_every_event_once(both: tuple[Any, Any]) -> None:
@@ -91,6 +101,82 @@ def test_a_server_and_redis_itself_are_started_again(both: tuple[Any, Any], shar
     one.server.wait_ready()
     with one.client() as client:
         assert client.append("kept").event_count == 301
+
+
+class Load:
+    """Users who click until told to stop, by a sync client in threads and by an asyncio one; any error is raised."""
+
+    def __init__(self, urls: list[str]) -> None:
+        self.stop = threading.Event()
+        self.clicks: dict[str, int] = {}
+        self._urls = urls
+
+    def in_threads(self, names: list[str]) -> None:
+        with HytrecClient(self._urls, timeout_s=30) as client, ThreadPoolExecutor(len(names)) as pool:
+            list(pool.map(lambda name: self._click(name, client), names))
+
+    def in_a_loop(self, names: list[str]) -> None:
+        async def run() -> None:
+            async with AsyncHytrecClient(self._urls, timeout_s=30) as client:
+                await asyncio.gather(*(self._click_async(name, client) for name in names))
+
+        asyncio.run(run())
+
+    def _click(self, name: str, client: HytrecClient) -> None:
+        while not self.stop.is_set():
+            count = self._next(name)
+            assert client.append(name, Events.one(1000 + count % 300, count)).event_count == count
+
+    async def _click_async(self, name: str, client: AsyncHytrecClient) -> None:
+        while not self.stop.is_set():
+            count = self._next(name)
+            ranking = await client.rank(name, [1000, 1001], Events.one(1000 + count % 300, count))
+            assert ranking.receipt.event_count == count
+
+    def _next(self, name: str) -> int:
+        self.clicks[name] = self.clicks.get(name, 0) + 1
+        return self.clicks[name]
+
+    def wait_for(self, clicks: int, running: Callable[[], bool]) -> None:
+        """Until every user has clicked so often more."""
+        goal = {name: count + clicks for name, count in self.clicks.items()}
+        while running() and any(self.clicks[name] < count for name, count in goal.items()):
+            threading.Event().wait(0.01)
+
+
+def test_a_server_ends_under_load_and_its_users_go_on(both: tuple[Any, Any]) -> None:
+    """Killed, then stopped in good order: no request fails, none is lost, none counts twice, and users come back."""
+    one = both[0]
+    load = Load([server.url for server in both])
+    with HytrecClient(load._urls) as client:
+        homes = {name: client.endpoint_of(name) for name in (f"roaming-{number}" for number in range(100))}
+    names = [name for server in both for name in [name for name, home in homes.items() if home == server.url][:3]]
+    assert len(names) == 6
+    with ThreadPoolExecutor(2) as pool:
+        running = [pool.submit(load.in_threads, names[::2]), pool.submit(load.in_a_loop, names[1::2])]
+
+        def wait(clicks: int) -> None:
+            load.wait_for(clicks, lambda: not any(task.done() for task in running))
+
+        try:
+            while len(load.clicks) < len(names) and not any(task.done() for task in running):
+                threading.Event().wait(0.01)
+            for end in (one.server.kill, one.server.stop):
+                wait(3)
+                end()
+                wait(5)
+                one.server.start()
+                one.server.wait_ready()
+        finally:
+            load.stop.set()
+        for task in running:
+            task.result()
+    for name in names:
+        assert one.store.history(name.encode()).events.times.tolist() == [*range(1, load.clicks[name] + 1)]
+    with HytrecClient(load._urls) as client:
+        before = one.metric("nv_inference_request_success")
+        client.append(names[0])
+        assert one.metric("nv_inference_request_success") > before
 
 
 def test_the_password_is_nowhere_to_be_read(both: tuple[Any, Any]) -> None:

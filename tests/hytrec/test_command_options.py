@@ -29,7 +29,7 @@ class Outer:
 @dataclass(frozen=True, kw_only=True)
 class Partial:
     items: int
-    heads: Annotated[int, "H."] = 2
+    heads: Annotated[int, "H.", "--attention-heads"] = 2
 
 
 def made(*arguments: str) -> tuple[Outer, dict[str, Any], int]:
@@ -57,6 +57,7 @@ def test_every_option_arrives() -> None:
     typed = "ada --timeout 3 --request-rates 4,8 --width 16 --fast --heads 4 --threads 2"
     outer = Outer(name="ada", timeout_s=3.0, request_rates=(4.0, 8.0), inner=Inner(width=16, fast=True))
     assert made(*typed.split()) == (outer, {"heads": 4}, 2)
+    assert made("ada", "--attention-heads", "3") == (Outer(name="ada"), {"heads": 3}, 1)
     assert made("ada", "--request-rates", "")[0].request_rates == ()
 
 

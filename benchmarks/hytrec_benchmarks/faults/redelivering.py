@@ -94,8 +94,8 @@ def append_beside_late_duplicates(
     def write(number: int, threads: ThreadPoolExecutor) -> int:
         name, events = names[number % users], np.arange(number * requests, (number + 1) * requests)
         with HytrecClient(url) as client:
-            duplicates = Redelivering(client._triton, threads, latest_s=latest_s, seed=seed + number)  # noqa: SLF001
-            client._triton = duplicates  # noqa: SLF001 - the wire, not the client, sends twice
+            duplicates = Redelivering(client._servers[url], threads, latest_s=latest_s, seed=seed + number)  # noqa: SLF001
+            client._servers[url] = duplicates  # noqa: SLF001 - the wire, not the client, sends twice
             for event in events.tolist():
                 append_until_acknowledged(client, name, Events([event % 7 + 1], [FIRST_TIME_S + event]))
             duplicates.finish()
