@@ -18,6 +18,7 @@ HytrecError
       StateConflictError  another call wrote the user's state meanwhile (UNAVAILABLE, retry)
       StoreFullError      the size limit is reached (UNAVAILABLE)
       StoreUnavailableError  the store cannot be opened or reached
+        NoStoreError        there is none yet
       StoreInUseError     another process has the store open
       UnknownUserError    the store holds nothing of a user
 """
@@ -34,6 +35,7 @@ __all__ = [
     "InputError",
     "LoadTestError",
     "MissingPackageError",
+    "NoStoreError",
     "OptionError",
     "OverloadError",
     "ParityError",
@@ -121,6 +123,10 @@ class StoreFullError(StateStoreError):
 
 class StoreUnavailableError(StateStoreError):
     """The store cannot be opened or reached."""
+
+
+class NoStoreError(StoreUnavailableError):
+    """There is no store yet where one is looked for."""
 
 
 class StoreInUseError(StateStoreError):

@@ -22,6 +22,8 @@ EXTRAS = {
 }
 IMPORTS = {
     "cryptography": "cryptography",
+    "fsspec": "fsspec",
+    "gcsfs": "gcsfs",
     "grafana-foundation-sdk": "grafana_foundation_sdk",
     "grpcio": "grpc",
     "jinja2": "jinja2",
@@ -33,6 +35,7 @@ IMPORTS = {
     "psutil": "psutil",
     "redis": "redis",
     "duckdb": "duckdb",
+    "s3fs": "s3fs",
     "safetensors": "safetensors",
     "scipy": "scipy",
     "tensorrt": "tensorrt",
@@ -74,6 +77,7 @@ def test_every_optional_package_may_be_missing(module: str) -> None:
         ("hytrec-export loadtest", "loadtest"),
         ("hytrec-export certs folder", "embedded"),
         ("hytrec-export dashboards folder", "dashboards"),
+        ("hytrec-export backfill events.csv --repository .", "bulk"),
         ("hytrec-client ready", "client"),
     ],
 )

@@ -14,11 +14,13 @@ from numpy.typing import NDArray
 from hytrec.data.histories import History
 from hytrec.data.vocabulary import Vocabulary
 from hytrec.signature import ENCODER, EVENT_COUNT, STATE
+from hytrec_export.cuda_driver import gpu_count
 from hytrec_export.errors import GraphError, RepositoryError
+from hytrec_export.optional import require
 from hytrec_export.repository.layout import graph_files
 from hytrec_export.runtime.chunked_encoder import open_runner
 from hytrec_export.runtime.model_chain import MAX_ROWS, ModelChain, batches, split_every
-from hytrec_export.runtime.runners import Arrays
+from hytrec_export.runtime.runners import CUDA_PROVIDER, Arrays
 from hytrec_export.serving.loaded_request import stored_rows
 from hytrec_export.serving.stored_state import absent_state, check_encoded, state_tensors
 from hytrec_export.settings import VOCABULARY_FILE, ServingSettings
@@ -55,7 +57,7 @@ class UserEncoder:
     @classmethod
     @contextmanager
     def of_repository(cls, repository: Path) -> Iterator[Self]:
-        """The encoder of a built repository, run by onnxruntime.
+        """The encoder of a built repository, run by onnxruntime, on a GPU where it can.
 
         Raises:
             RepositoryError: it holds no graphs, or onnxruntime cannot load one.
@@ -68,7 +70,7 @@ class UserEncoder:
                 f"{repository} holds no graph of the encoder but an engine, which is run by Triton alone; "
                 "its server encodes every user at the first request"
             )
-        with open_runner(ENCODER, graph) as runner:
+        with open_runner(ENCODER, graph, cuda=has_cuda()) as runner:
             chain = ModelChain({ENCODER.name: runner}, sizes=settings.sizes)
             yield cls(chain, vocabulary=Vocabulary.load(repository / VOCABULARY_FILE), settings=settings)
 
@@ -97,6 +99,16 @@ class UserEncoder:
                 EncodedState(position=place, tensors={tensor.name: after[tensor.name][row] for tensor in SNAPSHOT})
                 for row, place in enumerate(batch)
             ]
+
+
+def has_cuda() -> bool:
+    """Whether the installed onnxruntime can run graphs on a GPU of this machine.
+
+    Raises:
+        MissingPackageError: onnxruntime is not installed.
+    """
+    providers: list[str] = require("onnxruntime", extra="embedded").get_available_providers()
+    return CUDA_PROVIDER in providers and gpu_count() > 0
 
 
 def _check(state: Arrays, event_counts: Sequence[int]) -> None:

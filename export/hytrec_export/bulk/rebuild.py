@@ -8,29 +8,25 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from hytrec.contract import StateStatus
 from hytrec_export.bulk.encoding import UserEncoder
-from hytrec_export.errors import StoreFullError
+from hytrec_export.bulk.keeping import StateKeeper
+from hytrec_export.bulk.logged_users import MAX_PAGE_EVENTS, MAX_PAGE_USERS
 from hytrec_export.progress import Advance, Progress, silent
 from hytrec_export.server.served_repository import check_files
 from hytrec_export.serving.store_model import store_model
 from hytrec_export.settings import ServingSettings
 from hytrec_export.state.head import Head
 from hytrec_export.state.opening import open_beside_for
-from hytrec_export.state.store import NewSnapshot, StoredUser, UserRead
 from hytrec_export.state.url import StoreUrl
 from hytrec_export.state.users import StateStore
 
 _OPEN_WAIT_S = 2.0
 _HEADS = 256
 """Heads that are read at once."""
-_PAGE_USERS, _PAGE_EVENTS = 512, 1 << 20
-"""Users, and events of theirs, among whom those of like length are sought."""
-_READ_USERS = 64
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,8 +82,9 @@ def rebuild_users(store: StateStore, encoder: UserEncoder, *, progress: Progress
     start = time.monotonic()
     counts: Counter[str] = Counter()
     with progress("encoding users", store.stat().users) as advance:
+        keeper = StateKeeper(store, encoder, counts=counts, advance=advance)
         for page in _pages(store, counts, advance):
-            _rebuild_page(page, store, encoder, counts, advance)
+            keeper.keep(page)
     seconds = time.monotonic() - start
     names = ("rebuilt", "kept", "short", "unusable", "left")
     return Rebuild(
@@ -114,41 +111,9 @@ def _pages(store: StateStore, counts: Counter[str], advance: Advance) -> Iterato
             else:
                 counts["short" if isinstance(head, Head) else "unusable"] += 1
                 advance(1)
-            if len(page) == _PAGE_USERS or events >= _PAGE_EVENTS:
+            if len(page) == MAX_PAGE_USERS or events >= MAX_PAGE_EVENTS:
                 yield page
                 page, events = [], 0
         after = heads[-1][0]
     if page:
         yield page
-
-
-def _rebuild_page(
-    page: Sequence[bytes], store: StateStore, encoder: UserEncoder, counts: Counter[str], advance: Advance
-) -> None:
-    due: list[tuple[bytes, StoredUser]] = []
-    for start in range(0, len(page), _READ_USERS):
-        user_ids = page[start : start + _READ_USERS]
-        for user_id, user in zip(user_ids, store.read_many([UserRead(user_id=one) for one in user_ids]), strict=True):
-            if user.due:
-                due.append((user_id, user))
-            else:
-                counts["short" if user.status is StateStatus.NEW else "kept"] += 1
-                advance(1)
-    capacity = store.snapshot_capacity()
-    room = len(due) if capacity is None else max(0, capacity - counts["kept"] - counts["rebuilt"])
-    counts["left"] += len(due[room:])
-    advance(len(due[room:]))
-    for batch in encoder.encode([user for _, user in due[:room]]):
-        made = [(*due[encoded.position], encoded.tensors) for encoded in batch]
-        snapshots = [
-            NewSnapshot(user_id=user_id, revision=user.revision, event_count=user.event_count, state=state)
-            for user_id, user, state in made
-        ]
-        if store.write_snapshots(snapshots):
-            raise StoreFullError(
-                f"the states of {len(made)} users could not be kept, see the warning above; free disk, then run this "
-                "again: it goes on where it was"
-            )
-        counts["rebuilt"] += len(made)
-        counts["events"] += sum(user.gap for _, user, _ in made)
-        advance(len(made))

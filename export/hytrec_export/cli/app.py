@@ -15,6 +15,7 @@ import typer
 
 from hytrec.command_options import expand_options
 from hytrec.program import AsJson, program, run_program
+from hytrec_export.cli.backfill import backfill
 from hytrec_export.cli.certs import certs
 from hytrec_export.cli.dashboards import dashboards
 from hytrec_export.cli.doctor import doctor
@@ -29,6 +30,7 @@ app = program(
     "Results go to stdout, progress to stderr; a known error is one line and exit code 1."
 )
 app.add_typer(state_app, name="state")
+app.command()(backfill)
 app.command()(certs)
 app.command()(dashboards)
 app.command()(doctor)

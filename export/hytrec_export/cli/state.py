@@ -33,14 +33,14 @@ def show(
     from hytrec_export.state import commands  # noqa: PLC0415 - numpy
 
     if user_id is not None:
-        _show(_plain(asdict(commands.show_user(StoreUrl.parse(state), user_id))), as_json=as_json)
+        show_values(_plain(asdict(commands.show_user(StoreUrl.parse(state), user_id))), as_json=as_json)
     elif users:
         for summary in commands.list_users(StoreUrl.parse(state)):
             values = _plain(asdict(summary))
             print(json.dumps(values) if as_json else "  ".join(map(str, values.values())))  # noqa: T201
     else:
         view = asdict(commands.show_store(StoreUrl.parse(state)))
-        _show(_plain(view.pop("stat") | view), as_json=as_json)
+        show_values(_plain(view.pop("stat") | view), as_json=as_json)
 
 
 @state_app.command()
@@ -70,7 +70,7 @@ def compact(*, state: StateUrl = STATE_FOLDER, as_json: AsJson = False) -> None:
     """Remove expired and damaged records and give free space back; the server must be stopped."""
     from hytrec_export.state import commands  # noqa: PLC0415 - numpy
 
-    _show(_plain(asdict(commands.compact_store(StoreUrl.parse(state)))), as_json=as_json)
+    show_values(_plain(asdict(commands.compact_store(StoreUrl.parse(state)))), as_json=as_json)
 
 
 @state_app.command()
@@ -85,7 +85,7 @@ def backup(
     from hytrec_export.state.backup import backup_store  # noqa: PLC0415 - numpy
 
     made = backup_store(StoreUrl.parse(state), destination, progress=progress_bar)
-    _show(asdict(made), as_json=as_json)
+    show_values(asdict(made), as_json=as_json)
 
 
 @state_app.command()
@@ -106,7 +106,7 @@ def restore(
     made = restore_store(
         folder, StoreUrl.parse(state), replace=replace, forgotten=forgotten or (), progress=progress_bar
     )
-    _show(asdict(made), as_json=as_json)
+    show_values(asdict(made), as_json=as_json)
 
 
 @state_app.command()
@@ -121,7 +121,7 @@ def rebuild(
     from hytrec_export.bulk.rebuild import rebuild as rebuild_states  # noqa: PLC0415 - numpy
 
     made = rebuild_states(repository, StoreUrl.parse(state), progress=progress_bar)
-    _show(asdict(made), as_json=as_json)
+    show_values(asdict(made), as_json=as_json)
 
 
 def _plain(values: dict[str, Any]) -> dict[str, Any]:
@@ -139,7 +139,8 @@ def _plain_value(name: str, value: Any) -> Any:
     return value
 
 
-def _show(values: dict[str, Any], *, as_json: bool) -> None:
+def show_values(values: dict[str, Any], *, as_json: bool) -> None:
+    """Print a result: JSON, or a line for each value."""
     if as_json:
         print(json.dumps(values, indent=2))  # noqa: T201
         return

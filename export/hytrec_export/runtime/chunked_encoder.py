@@ -68,12 +68,18 @@ class ChunkedEncoder:
         return outputs
 
 
-def open_runner(model: Model, graph: Path, *, peers_idle: Callable[[], bool] = lambda: True) -> Runner:
+def open_runner(
+    model: Model, graph: Path, *, peers_idle: Callable[[], bool] = lambda: True, cuda: bool = False
+) -> Runner:
     """The runner that serves `model`, not yet open.
 
     Args:
         peers_idle: whether a ranking may take every core.
+        cuda: run it on the GPU.
     """
+    if cuda:
+        runner = OnnxRunner(graph, cuda=True)
+        return ChunkedEncoder(runner, max_events=lambda: runner.max_events) if model == ENCODER else runner
     if model == ENCODER:
         short, long = OnnxRunner(graph, threads=1), OnnxRunner(graph)
         router = SizeRouter(model, short=short, long=long, short_elements=SHORT_EVENTS)

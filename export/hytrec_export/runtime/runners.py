@@ -24,6 +24,7 @@ MAX_EVENTS = "max_events"
 """Metadata of a chunked graph: the largest T that the depth of its scan is good for; more would come out wrong."""
 MAX_CORES = 8
 SPIN_US = "100"
+CPU_PROVIDER, CUDA_PROVIDER = "CPUExecutionProvider", "CUDAExecutionProvider"
 
 
 def cores() -> int:
@@ -78,15 +79,17 @@ class TorchRunner:
 
 
 class OnnxRunner:
-    """onnxruntime on the CPU. Intra-op threads spin (at most 100 us) during a run and sleep between runs.
+    """onnxruntime. On the CPU its intra-op threads spin (at most 100 us) during a run and sleep between runs.
 
     Args:
         graph: the .onnx file.
         threads: intra-op threads; as many as there are cores by default.
+        cuda: run on the GPU, in IEEE float32, what onnxruntime has an operator for there.
     """
 
-    def __init__(self, graph: Path, *, threads: int | None = None) -> None:
+    def __init__(self, graph: Path, *, threads: int | None = None, cuda: bool = False) -> None:
         self._graph = graph
+        self._providers = [(CUDA_PROVIDER, {"use_tf32": "0"}), CPU_PROVIDER] if cuda else [CPU_PROVIDER]
         self._threads = threads or cores()
         self._session: Any = None
         self.output_names: tuple[str, ...] = ()
@@ -109,7 +112,7 @@ class OnnxRunner:
         if not self._graph.is_file():
             raise RepositoryError(f"{self._graph} is missing; build the repository again")
         try:
-            self._session = onnxruntime.InferenceSession(self._graph, options, providers=["CPUExecutionProvider"])
+            self._session = onnxruntime.InferenceSession(self._graph, options, providers=self._providers)
         except Exception as error:  # onnxruntime's errors have no other common base
             reason = " ".join(str(error).split())
             raise RepositoryError(

@@ -95,6 +95,9 @@ class RecordEngine(Protocol):
             StoreUnavailableError: it cannot be now.
         """
 
+    def forgotten_at(self, user_ids: Sequence[bytes]) -> list[int]:
+        """When each user was forgotten last, in unix seconds; 0 where that is not noted."""
+
     def heads_after(self, user_id: bytes, count: int) -> list[tuple[bytes, bytes]]:
         """The next `count` user ids after one, each with its head, in an order that stays; b"" is before all."""
 

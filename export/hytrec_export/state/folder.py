@@ -18,7 +18,7 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from hytrec_export.errors import StoreInUseError, StoreUnavailableError
+from hytrec_export.errors import NoStoreError, StoreInUseError, StoreUnavailableError
 from hytrec_export.state.options import StoreOptions
 
 DATA_FILE = "users.sqlite3"
@@ -61,7 +61,7 @@ class StoreFolder:
                 "folder, and send the users' histories again with the client's backfill"
             )
         if not create and not (path / DATA_FILE).is_file():
-            raise StoreUnavailableError(f"there is no state store in {path}; give the folder that the server was given")
+            raise NoStoreError(f"there is no state store in {path}; give the folder that the server was given")
         try:
             path.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._lock_fd = os.open(path / _LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)

@@ -37,16 +37,29 @@ class HistoryStore:
             StoreUnavailableError: the store cannot be read.
         """
         check_user_id(user_id)
+        ((_, history),) = self.histories([user_id])
+        return history
 
-        wanted = range(0)
+    def histories(self, user_ids: Sequence[bytes]) -> list[tuple[UserRecords, History | None]]:
+        """What is stored of users, in order, and everything of their histories; None where there is no usable head.
 
-        def everything(_: int, raw: bytes) -> range:
-            nonlocal wanted
-            head = self.rules.usable(user_id, raw)
-            wanted = chunks_from(head, head.first) if isinstance(head, Head) else range(0)
-            return wanted
+        Raises:
+            StoreUnavailableError: the store cannot be read.
+        """
+        wanted: dict[int, range] = {}
 
-        (records,) = self.engine.read_many([user_id], everything)
+        def everything(position: int, raw: bytes) -> range:
+            head = self.rules.usable(user_ids[position], raw)
+            wanted[position] = chunks_from(head, head.first) if isinstance(head, Head) else range(0)
+            return wanted[position]
+
+        found = self.engine.read_many(user_ids, everything)
+        return [
+            (records, self._history(user_id, records, wanted.get(position, range(0))))
+            for position, (user_id, records) in enumerate(zip(user_ids, found, strict=True))
+        ]
+
+    def _history(self, user_id: bytes, records: UserRecords, wanted: range) -> History | None:
         head = self.rules.usable(user_id, records.head)
         return History.read(head, records.chunks, self.rules.types, wanted) if isinstance(head, Head) else None
 

@@ -74,6 +74,10 @@ class MemoryEngine:
     def confirm(self, user_ids: Sequence[bytes]) -> None:
         """See `RecordEngine`; there is nothing more durable."""
 
+    def forgotten_at(self, user_ids: Sequence[bytes]) -> list[int]:
+        """See `RecordEngine`; nothing is noted."""
+        return [0] * len(user_ids)
+
     def heads_after(self, user_id: bytes, count: int) -> list[tuple[bytes, bytes]]:
         """See `RecordEngine`."""
         with self._lock:

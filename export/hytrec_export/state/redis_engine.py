@@ -89,6 +89,10 @@ class RedisEngine:
             for result in self.nodes.run([script(TOUCH, (key,), ()) for key in keys], writes=True).results:
                 self.nodes.check(result)
 
+    def forgotten_at(self, user_ids: Sequence[bytes]) -> list[int]:
+        """See `RecordEngine`; nothing is noted beyond the tombstones."""
+        return [0] * len(user_ids)
+
     def heads_after(self, user_id: bytes, count: int) -> list[tuple[bytes, bytes]]:
         """See `RecordEngine`; in order of buckets, then of ids."""
         found: list[tuple[bytes, bytes]] = []

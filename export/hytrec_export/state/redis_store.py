@@ -8,7 +8,7 @@ from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass
 
 from hytrec.contract import DType
-from hytrec_export.errors import StoreInUseError, StoreUnavailableError
+from hytrec_export.errors import NoStoreError, StoreInUseError, StoreUnavailableError
 from hytrec_export.optional import require
 from hytrec_export.state.events import KeyTypes
 from hytrec_export.state.histories import HistoryStore
@@ -198,7 +198,7 @@ def _existing(url: StoreUrl) -> tuple[RedisEngine, HistoryRules, _Settings]:
         failing.callback(nodes.close)
         facts = _facts(nodes)
         if "format" not in facts:
-            raise StoreUnavailableError(f"there is no state store in {url}; give the URL that the server was given")
+            raise NoStoreError(f"there is no state store in {url}; give the URL that the server was given")
         _check_format(nodes, facts)
         settings = _Settings(**json.loads(facts["settings"])) if "settings" in facts else _Settings()
         engine = RedisEngine(nodes, salt=facts["salt"], max_bytes=settings.max_bytes)

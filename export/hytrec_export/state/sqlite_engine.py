@@ -99,6 +99,11 @@ class SqliteEngine:
     def confirm(self, user_ids: Sequence[bytes]) -> None:
         """See `RecordEngine`; what is read was committed."""
 
+    def forgotten_at(self, user_ids: Sequence[bytes]) -> list[int]:
+        """See `RecordEngine`."""
+        noted = self._forgotten.read()
+        return [noted.get(self._hash(user_id), 0) for user_id in user_ids] if noted else [0] * len(user_ids)
+
     def heads_after(self, user_id: bytes, count: int) -> list[tuple[bytes, bytes]]:
         """See `RecordEngine`."""
         query = "SELECT user_id, head FROM users WHERE user_id > ? ORDER BY user_id LIMIT ?"

@@ -8,6 +8,7 @@ import json
 from collections import Counter
 from dataclasses import dataclass
 from itertools import islice
+from pathlib import Path
 
 from hytrec.data.logs.engine import Engine, literal
 from hytrec.data.logs.files import Format, LogFile, opened
@@ -70,7 +71,7 @@ def sniffed(file: LogFile, options: LogOptions, engine: Engine) -> Dialect:
     sample, whole = _sample(file, engine)
     if file.format is Format.JSON:
         return _json_dialect(file, sample, whole=whole)
-    recbole = file.path.suffix.lower() == ".inter" or _is_typed(sample.split("\n", 1)[0])
+    recbole = Path(file.path).suffix.lower() == ".inter" or _is_typed(sample.split("\n", 1)[0])
     separator = options.separator_text or _separator(file, sample, whole=whole)
     quoted = not recbole
     rows = _rows(sample, separator, quoted=quoted, whole=whole)

@@ -14,6 +14,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import IO, cast
 
+from hytrec.data.logs.remote import RemoteFile, is_remote, remote_files
 from hytrec.errors import DataError
 
 __all__ = ["Format", "LogFile", "decoded", "found_files"]
@@ -45,35 +46,39 @@ class LogFile:
     """One file of a log.
 
     Args:
-        path: what the user knows it by.
+        path: what the user knows it by; of a remote file its address.
         readable: what the engine reads: the file itself, or a decoded copy.
         format: by its content.
         compression: "gzip", "zstd" or "none", of `readable`.
     """
 
-    path: Path
+    path: Path | str
     readable: Path
     format: Format
     compression: str
 
 
 def found_files(paths: Sequence[Path | str], *, folder: Path) -> list[LogFile]:
-    """The files that paths, folders and patterns stand for, in the order given, those of a folder by name.
+    """The files that paths, folders, patterns and addresses stand for, in the order given, those of a folder by name.
 
     A file that is met twice is read once. In folders, hidden files, those that begin with "_" (Spark's _SUCCESS) and
     .crc files are passed over; so are empty files everywhere.
 
     Args:
-        folder: where files that the engine cannot decompress are unpacked.
+        folder: where files that the engine cannot decompress are unpacked, and remote ones are copied.
 
     Raises:
         DataError: a path is missing, nothing is there to read, a file is of a foreign format, or formats are mixed.
     """
-    found = [file for path in paths for file in _expanded(Path(path))]
-    different: dict[Path, Path] = {}  # a file that two patterns meet is read once
-    for file in found:
-        different.setdefault(file.resolve(), file)
-    files = [_identified(file, folder) for file in different.values() if file.stat().st_size]
+    different: dict[Path | str, Path | RemoteFile] = {}  # a file that two patterns meet is read once
+    for path in paths:
+        for found in remote_files(str(path)) if is_remote(path) else _expanded(Path(path)):
+            different.setdefault(found.url if isinstance(found, RemoteFile) else found.resolve(), found)
+    files: list[LogFile] = []
+    for number, file in enumerate(different.values()):
+        shown, local = (file.url, file.copied(folder, number)) if isinstance(file, RemoteFile) else (file, file)
+        if local.stat().st_size:
+            files.append(_identified(local, folder, shown))
     if not files:
         raise DataError(f"{', '.join(map(str, paths))} holds no events; give a log with at least one row")
     other = next((file for file in files if file.format is not files[0].format), None)
@@ -106,26 +111,31 @@ def _is_passed_over(path: Path) -> bool:
     return bool(names) or path.suffix == ".crc"
 
 
-def _identified(path: Path, folder: Path) -> LogFile:
+def _identified(path: Path, folder: Path, shown: Path | str) -> LogFile:
+    """What a file is.
+
+    Args:
+        shown: what the user knows it by.
+    """
     try:
         with path.open("rb") as file:
             start = file.read(16)
     except OSError as error:
-        raise DataError(f"{path} cannot be read ({error.strerror}); check its permissions") from error
+        raise DataError(f"{shown} cannot be read ({error.strerror}); check its permissions") from error
     if start.startswith(_PARQUET):
-        return LogFile(path=path, readable=path, format=Format.PARQUET, compression="none")
+        return LogFile(path=shown, readable=path, format=Format.PARQUET, compression="none")
     foreign = next((name for magic, name in _FOREIGN.items() if start.startswith(magic)), None)
     if foreign:
-        raise DataError(f"{path} is {foreign}")
+        raise DataError(f"{shown} is {foreign}")
     if path.suffix.lower() == ".parquet":
-        raise DataError(f"{path} cannot be read (it does not begin as Parquet does); check that it is whole")
+        raise DataError(f"{shown} cannot be read (it does not begin as Parquet does); check that it is whole")
     if start.startswith(_ZSTD):
-        return LogFile(path=path, readable=path, format=_zstd_format(path), compression="zstd")
+        return LogFile(path=shown, readable=path, format=_zstd_format(path), compression="zstd")
     if start.startswith((_BZIP2, _XZ)):
-        path_there = _unpacked(path, folder)
-        return LogFile(path=path, readable=path_there, format=_text_format(path_there), compression="none")
+        path_there = _unpacked(path, folder, shown)
+        return LogFile(path=shown, readable=path_there, format=_text_format(path_there), compression="none")
     return LogFile(
-        path=path,
+        path=shown,
         readable=path,
         format=_text_format(path),
         compression="gzip" if start.startswith(_GZIP) else "none",
@@ -153,13 +163,13 @@ def opened(path: Path) -> IO[bytes]:
     return path.open("rb")
 
 
-def _unpacked(path: Path, folder: Path) -> Path:
+def _unpacked(path: Path, folder: Path, shown: Path | str) -> Path:
     copy = folder / f"unpacked-{len(list(folder.iterdir()))}"
     try:
         with opened(path) as packed, copy.open("wb") as unpacked:
             shutil.copyfileobj(packed, unpacked, 1 << 20)
     except (OSError, EOFError, lzma.LZMAError) as error:
-        raise DataError(f"{path} cannot be unpacked ({error}); check that it is whole") from error
+        raise DataError(f"{shown} cannot be unpacked ({error}); check that it is whole") from error
     return copy
 
 

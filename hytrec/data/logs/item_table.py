@@ -43,7 +43,7 @@ class ItemTable:
         columns: what became of every column, in a few words, by name.
     """
 
-    path: Path
+    path: Path | str
     keys: Keys
     places: Int64Array
     values: np.ndarray[tuple[int], np.dtype[np.object_]]
@@ -101,7 +101,7 @@ def read_item_table(
 
 
 class _Reading:
-    def __init__(self, engine: Engine, path: Path, source: str) -> None:
+    def __init__(self, engine: Engine, path: Path | str, source: str) -> None:
         self._engine, self._path = engine, path
         engine.run(f"CREATE TABLE source AS SELECT row_number() OVER () - 1 AS line, * FROM {source}")
         self._kinds = engine.types("source")

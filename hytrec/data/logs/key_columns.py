@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -31,12 +32,26 @@ class CodedKeys:
     """Different keys of a column.
 
     Args:
-        keys: (m,) int64 or 'S', increasing; the position is the code.
         table: with the columns "source" (a value of the log) and "code".
+        value: SQL of the key that a source stands for.
     """
 
-    keys: Keys
+    engine: Engine
     table: str
+    value: str
+
+    @cached_property
+    def keys(self) -> Keys:
+        """(m,) int64 or 'S', increasing; the position is the code."""
+        return self._fetched("")
+
+    def keys_between(self, first: int, last: int) -> Keys:
+        """(last - first + 1,) those of two codes and of all between."""
+        return self._fetched(f"WHERE code BETWEEN {first} AND {last}")
+
+    def _fetched(self, where: str) -> Keys:
+        (keys,) = self.engine.arrays(f"SELECT DISTINCT {self.value} AS key FROM {self.table} {where} ORDER BY 1")
+        return _as_bytes(keys) if keys.dtype.kind == "O" else keys.astype(np.int64)
 
 
 def number_value(column: str) -> str:
@@ -104,9 +119,8 @@ def coded_keys(engine: Engine, role: str, name: str, *, valid: str, texts: bool,
         f"CREATE TABLE {table} AS SELECT source, (dense_rank() OVER (ORDER BY {value}) - 1)::INTEGER AS code "
         f"FROM {table}_distinct"
     )
-    (keys,) = engine.arrays(f"SELECT DISTINCT {value} AS key FROM {table}_distinct ORDER BY 1")
     engine.run(f"DROP TABLE {table}_distinct")
-    return CodedKeys(keys=_as_bytes(keys) if keys.dtype.kind == "O" else keys.astype(np.int64), table=table)
+    return CodedKeys(engine=engine, table=table, value=value)
 
 
 def _as_bytes(texts: Any) -> Keys:

@@ -74,7 +74,7 @@ def loaded(engine: Engine, files: list[LogFile], options: LogOptions) -> Source:
 
 
 @contextmanager
-def naming(path: Path) -> Iterator[None]:
+def naming(path: Path | str) -> Iterator[None]:
     """Put a file's name before messages."""
     try:
         yield
@@ -123,7 +123,7 @@ def _time_value(column: str, kind: str) -> str:
     return text_value(column) if kind == "VARCHAR" else column
 
 
-def _check_blob(engine: Engine, path: Path, table: str, name: str) -> None:
+def _check_blob(engine: Engine, path: Path | str, table: str, name: str) -> None:
     column = identifier(name)
     wrong = engine.rows(
         f"SELECT {column} FROM {table} WHERE {column} IS NOT NULL AND TRY(decode({column})) IS NULL LIMIT 1"

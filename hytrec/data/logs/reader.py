@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,11 +19,12 @@ from hytrec.data.logs.key_columns import INTEGERS, CodedKeys, RowError, coded_ke
 from hytrec.data.logs.loading import Source, loaded, naming
 from hytrec.data.logs.options import LogOptions
 from hytrec.data.logs.report import EventsPerUser, LogReport, behavior_names
+from hytrec.data.logs.sorted_log import SortedLog
 from hytrec.data.logs.times import TimeColumn, read_times, time_notes
 from hytrec.errors import DataError
 from hytrec.signature import MAX_TIME_S
 
-__all__ = ["Log", "read_log"]
+__all__ = ["Log", "read_log", "sorted_log"]
 
 _MAX_RECOGNISED_BEHAVIORS = 1_000
 _VALID = "raw.user IS NOT NULL AND raw.item IS NOT NULL AND raw.time IS NOT NULL"
@@ -76,18 +78,68 @@ def read_log(
     Raises:
         DataError: a file is missing or damaged, a column is missing or not known, or a value is not allowed.
     """
-    options = options or LogOptions()
+    with _reading(paths, options or LogOptions()) as reading:
+        return reading.log(item_type=item_type, behavior_type=behavior_type)
+
+
+@contextmanager
+def sorted_log(
+    paths: Sequence[Path | str],
+    *,
+    options: LogOptions | None = None,
+    item_type: DType | None = None,
+    behavior_type: DType | None = None,
+) -> Iterator[SortedLog]:
+    """`read_log` of a log that need not fit into memory: sorted on disk (in TMPDIR), and read in pages of users.
+
+    Raises:
+        DataError: as `read_log`, also while pages are read.
+    """
+    with _reading(paths, options or LogOptions()) as reading:
+        yield reading.sorted(item_type=item_type, behavior_type=behavior_type)
+
+
+@contextmanager
+def _reading(paths: Sequence[Path | str], options: LogOptions) -> Iterator[_Reading]:
+    """A log that is loaded; what DuckDB and rows say of it becomes a `DataError`."""
     with opened_engine(options.memory_limit) as engine:
         files = found_files(paths, folder=engine.folder)
         try:
             source = loaded(engine, files, options)
-            return _Reading(engine, source, options).log(item_type=item_type, behavior_type=behavior_type)
+            yield _Reading(engine, source, options)
         except RowError as error:
             raise DataError(f"{source.place(error.line)}: {error}") from error
         except duckdb.OutOfMemoryException:
             raise
         except duckdb.Error as error:
             raise reading_error(error, files) from error
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    """What the table "sorted" is made of.
+
+    Args:
+        users: None where the keys are integers, which stand in it themselves.
+    """
+
+    rows: int
+    dropped: dict[str, int]
+    times: TimeColumn
+    users: CodedKeys | None
+    items: CodedKeys
+    behaviors: CodedKeys | None
+    notes: list[str]
+
+    @property
+    def behavior(self) -> str:
+        """SQL of an event's behavior code, -1 where there is none."""
+        return "b" if self.behaviors else "-1"
+
+    @property
+    def second(self) -> str:
+        """SQL of an event's unix second."""
+        return f"({self.times.second})::BIGINT"
 
 
 class _Reading:
@@ -101,29 +153,21 @@ class _Reading:
 
     def log(self, *, item_type: DType | None, behavior_type: DType | None) -> Log:
         """From "raw" to arrays. Raises: DataError; RowError: a value of a row is not allowed."""
-        rows, dropped, times = self._checked()
-        users = None if self._engine.types("raw")["user"] in INTEGERS else self._keys("user", None)
-        items = self._keys("item", item_type)
-        behaviors, notes = self._behaviors(behavior_type)
-        self._sort(users, items, behaviors, times)
-        events = rows - sum(dropped.values())
-        found = grouped(
-            self._engine,
-            events=events,
-            items=items.keys.size,
-            behavior="b" if behaviors else "-1",
-            second=f"({times.second})::BIGINT",
-        )
+        parts = self._prepared(item_type, behavior_type)
+        users, items, behaviors, times = parts.users, parts.items, parts.behaviors, parts.times
+        events = parts.rows - sum(parts.dropped.values())
+        codes = {"behavior": parts.behavior, "second": parts.second}
+        found = grouped(self._engine, events=events, items=items.keys.size, **codes)
         user_keys = users.keys if users else found.users
         names = {role: name for role, name in self._source.names.items() if role != "behavior" or behaviors}
         last_s = int(found.seconds.max())
-        notes = [*self._source.roles.notes, *notes, *time_notes(names["time"], times, last_s)]
+        notes = [*self._source.roles.notes, *parts.notes, *time_notes(names["time"], times, last_s)]
         report = LogReport(
             files=len(self._source.files),
             format=self._source.format,
             columns=names,
-            rows=rows,
-            dropped=dropped,
+            rows=parts.rows,
+            dropped=parts.dropped,
             events=events,
             users=user_keys.size,
             items=items.keys.size,
@@ -148,6 +192,31 @@ class _Reading:
             times=found.seconds,
             report=report,
         )
+
+    def sorted(self, *, item_type: DType | None, behavior_type: DType | None) -> SortedLog:
+        """From "raw" to users one after the other. Raises: DataError; RowError: a value of a row is not allowed."""
+        parts = self._prepared(item_type, behavior_type)
+        return SortedLog(
+            self._engine,
+            users=parts.users,
+            item_keys=parts.items.keys,
+            behavior_keys=parts.behaviors.keys if parts.behaviors else None,
+            behavior=parts.behavior,
+            second=parts.second,
+            rows=parts.rows,
+            dropped=parts.dropped,
+            columns=dict(self._source.names),
+            notes=[*self._source.roles.notes, *parts.notes],
+        )
+
+    def _prepared(self, item_type: DType | None, behavior_type: DType | None) -> _Prepared:
+        """The table "sorted"."""
+        rows, dropped, times = self._checked()
+        users = None if self._engine.types("raw")["user"] in INTEGERS else self._keys("user", None)
+        items = self._keys("item", item_type)
+        behaviors, notes = self._behaviors(behavior_type)
+        self._sort(users, items, behaviors, times)
+        return _Prepared(rows, dropped, times, users, items, behaviors, notes)
 
     def _checked(self) -> tuple[int, dict[str, int], TimeColumn]:
         """Rows, those that are dropped by reason, and how times are read; one pass over the log.

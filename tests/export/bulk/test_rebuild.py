@@ -7,8 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +25,8 @@ from hytrec_export.errors import GraphError, RepositoryError, StateStoreError, S
 from hytrec_export.repository.layout import graph_files
 from hytrec_export.runtime.chunked_encoder import open_runner
 from hytrec_export.runtime.model_chain import ModelChain, split_every
-from hytrec_export.serving.store_model import store_model
 from hytrec_export.settings import VOCABULARY_FILE, ServingSettings
 from hytrec_export.state.events import StoredEvents
-from hytrec_export.state.opening import open_store
-from hytrec_export.state.options import StoreOptions
 from hytrec_export.state.snapshot import SNAPSHOT, snapshot_bytes
 from hytrec_export.state.store import NewSnapshot, UserRead, UserWrite
 from hytrec_export.state.url import StoreUrl
@@ -82,39 +78,9 @@ def feed(store: StateStore, user_id: bytes, count: int) -> None:
     assert store.write_many([write])[0].outcome == "written"
 
 
-@pytest.fixture
-def settings(built: Path) -> ServingSettings:
-    return ServingSettings.load(built)
-
-
 Opened = Callable[..., Any]
 
-
-@pytest.fixture
-def place(request: pytest.FixtureRequest, tmp_path: Path) -> StoreUrl:
-    """Of an empty store: in a folder, or of the kind that a test names."""
-    if getattr(request, "param", None) == "redis":
-        return StoreUrl.parse(request.getfixturevalue("redis").url)
-    return StoreUrl.of_folder(tmp_path / "state")
-
-
 both_kinds = pytest.mark.parametrize("place", ["folder", "redis"], indirect=True)
-
-
-@pytest.fixture
-def opened(place: StoreUrl, settings: ServingSettings) -> Opened:
-    """(fingerprint, options) -> the store, open as a server has it."""
-
-    @contextmanager
-    def open_it(fingerprint: str, **options: Any) -> Iterator[StateStore]:
-        stored = StoreOptions(url=place, snapshot_every=EVERY, **options)
-        store = open_store(stored, store_model(replace(settings, fingerprint=fingerprint)))
-        try:
-            yield store
-        finally:
-            store.close()
-
-    return open_it
 
 
 @pytest.fixture
