@@ -81,6 +81,17 @@ class RerankerKind(StrEnum):
     """without the parts whose gain, measured by the training, is not above two standard errors"""
 
 
+class Retrieval(StrEnum):
+    """How the retriever finds the best items of the catalogue."""
+
+    AUTO = "auto"
+    """approximate on the CPU for a large catalogue, else exact"""
+    EXACT = "exact"
+    """the user vector against every item's row in full precision"""
+    APPROXIMATE = "approximate"
+    """a scan of an 8-bit copy of the item table, then exact scores of twice as many items as are retrieved; CPU only"""
+
+
 class Samples(StrEnum):
     """Histories whose golden outputs a repository stores."""
 
@@ -95,6 +106,10 @@ FUSED_MAX_BATCH = 4
 without a limit the one that is free first takes them all and the other waits. More than four rankings also leave the
 processor's caches. Appends at high concurrency gain from larger batches, and so does `--durability power` with its one
 fsync a batch."""
+
+
+APPROXIMATE_ITEMS = 100_000
+"""Catalogue size from which `Retrieval.AUTO` is approximate on a CPU; the measurements are in docs/retrieval.md."""
 
 
 INTRA_OP_THREADS = 1
@@ -161,15 +176,23 @@ class BuildOptions:
         int | None, f"Threads per operator, target onnxruntime on the CPU; default: {INTRA_OP_THREADS}."
     ] = None
     reranker: Annotated[RerankerKind, "All of the reranker, or the parts with a clear gain."] = RerankerKind.FULL
+    retrieval: Annotated[Retrieval, "Every item's exact score, or an 8-bit scan and exact scores of its best."] = (
+        Retrieval.AUTO
+    )
+    min_recall: Annotated[
+        float, "Minimum share of the exact list that approximate retrieval finds; the build fails below it."
+    ] = 0.99
     samples: Annotated[Samples, "Histories that the repository stores for `verify`: of users, or synthetic."] = (
         Samples.REAL
     )
     atol: Annotated[float, "Maximum absolute difference from PyTorch; the build fails above it."] = 1e-4
 
     def __post_init__(self) -> None:
-        """Raises: OptionError: atol is not a positive number, or a batch or thread count is under 1."""
+        """Raises: OptionError: atol is not positive, min_recall no share, or a batch or thread count is under 1."""
         if not 0 < self.atol < math.inf:
             raise OptionError(f"atol is {self.atol}; it must be over 0, and 1e-4 is what a float32 build meets")
+        if not 0 < self.min_recall <= 1:
+            raise OptionError(f"min recall is {self.min_recall}; it must be over 0 and at most 1, and 0.99 is usual")
         if self.fused_max_batch is not None and self.fused_max_batch < 1:
             raise OptionError(
                 f"fused max batch is {self.fused_max_batch}; it must be at least 1 request, and "

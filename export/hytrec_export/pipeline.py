@@ -12,8 +12,8 @@ from hytrec_export.exporters.onnx_graph import export_graphs
 from hytrec_export.exporters.preflight import check_packages
 from hytrec_export.exporters.reranker_parts import trim_reranker
 from hytrec_export.exporters.tensorrt.build import build_engines, check_plan
-from hytrec_export.options import BuildOptions, Precision
-from hytrec_export.plan import BuildPlan, resolve_plan
+from hytrec_export.options import BuildOptions, Precision, Retrieval
+from hytrec_export.plan import BuildPlan, resolve_plan, resolve_retrieval
 from hytrec_export.progress import Progress, silent
 from hytrec_export.repository.atomic_swap import NEW, put_in_place, staging_folder
 from hytrec_export.repository.manifest import Manifest, describe
@@ -25,6 +25,7 @@ from hytrec_export.verification.parity import golden
 from hytrec_export.verification.parity.gate import case_count, check_parity
 from hytrec_export.verification.quality.bounds import QualityBounds
 from hytrec_export.verification.quality.gate import check_quality
+from hytrec_export.verification.recall import check_recall
 
 
 def build(options: BuildOptions, *, progress: Progress = silent) -> Manifest:
@@ -41,6 +42,7 @@ def build(options: BuildOptions, *, progress: Progress = silent) -> Manifest:
     check_packages(plan)
     output = check_output(options.output)
     run = load_run(options.run)
+    plan = resolve_retrieval(plan, items=run.config.items)
     reranker = trim_reranker(run, plan.reranker)
     settings = ServingSettings.of(run.fingerprint, run.config, run.vocabulary, plan.limits, plan.precision.value)
     check_plan(plan, settings)
@@ -53,6 +55,7 @@ def build(options: BuildOptions, *, progress: Progress = silent) -> Manifest:
                 graphs,
                 settings=settings,
                 atol=plan.atol,
+                retrieval=plan.retrieval,
                 stored=plan.samples,
                 on_case=advance,
             )
@@ -65,6 +68,12 @@ def build(options: BuildOptions, *, progress: Progress = silent) -> Manifest:
             with progress(f"comparing {plan.precision.value} with float32", len(run.samples)) as advance:
                 checked = check_quality(graphs, files, run.samples, settings=settings, on_case=advance)
                 quality = checked.to_dict() | {"score_bound": QualityBounds().score * checked.spread}
+        recall = None
+        if plan.retrieval is Retrieval.APPROXIMATE:
+            with progress("comparing approximate retrieval with exact", len(run.samples)) as advance:
+                recall = check_recall(
+                    run.model, run.samples, files, settings=settings, bound=plan.min_recall, on_case=advance
+                ).to_dict()
         if plan.has_engines:
             cache = plan.engine.timing_cache or output.with_name(f"{output.name}.timing-cache")
             records = build_engines(files, staging, plan=plan, settings=settings, timing_cache=cache, progress=progress)
@@ -83,6 +92,7 @@ def build(options: BuildOptions, *, progress: Progress = silent) -> Manifest:
             quality=quality,
             engines=engines,
             reranker=reranker,
+            retrieval=recall,
         )
         manifest.save(repository)
         if engines is not None:
@@ -103,6 +113,7 @@ def _export(
             settings=settings,
             lowering=plan.lowering,
             precision=precision,
+            retrieval=plan.retrieval,
             graphs=plan.graphs,
             on_graph=advance,
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.util import find_spec
 from typing import Any
 
@@ -12,6 +12,7 @@ from hytrec.signature import GRAPHS, SESSION_GRAPHS
 from hytrec_export.cuda_driver import gpu_count
 from hytrec_export.errors import OptionError
 from hytrec_export.options import (
+    APPROXIMATE_ITEMS,
     FUSED_MAX_BATCH,
     INTRA_OP_THREADS,
     BuildOptions,
@@ -21,6 +22,7 @@ from hytrec_export.options import (
     Lowering,
     Precision,
     RerankerKind,
+    Retrieval,
     Samples,
     StateKind,
     Target,
@@ -37,6 +39,8 @@ class BuildPlan:
     Args:
         target: never AUTO.
         reason: why this target; human-readable.
+        retrieval: AUTO until the catalogue's size is known, see `resolve_retrieval`.
+        min_recall: of approximate retrieval.
     """
 
     target: Target
@@ -51,6 +55,8 @@ class BuildPlan:
     engine: EngineOptions
     limits: Limits
     reranker: RerankerKind
+    retrieval: Retrieval
+    min_recall: float
     samples: Samples
     atol: float
 
@@ -72,6 +78,8 @@ class BuildPlan:
         del engine["timing_cache"]
         if self.execution is not Execution.FUSED:
             del values["fused_max_batch"]
+        if self.retrieval is not Retrieval.APPROXIMATE:
+            del values["min_recall"]
         if self.target is not Target.ONNXRUNTIME:
             del values["intra_op_threads"]
         return values | limits | (engine if self.has_engines else {})
@@ -120,9 +128,18 @@ def resolve_plan(
         engine=options.engine,
         limits=options.limits,
         reranker=options.reranker,
+        retrieval=Retrieval.EXACT if on_gpu else options.retrieval,
+        min_recall=options.min_recall,
         samples=options.samples,
         atol=options.atol,
     )
+
+
+def resolve_retrieval(plan: BuildPlan, *, items: int) -> BuildPlan:
+    """The plan with AUTO retrieval resolved for a catalogue of `items` items."""
+    if plan.retrieval is not Retrieval.AUTO:
+        return plan
+    return replace(plan, retrieval=Retrieval.APPROXIMATE if items >= APPROXIMATE_ITEMS else Retrieval.EXACT)
 
 
 def _automatic(gpus: int, tensorrt: bool) -> tuple[Target, str]:  # noqa: FBT001
@@ -142,6 +159,11 @@ def _check(options: BuildOptions, target: Target) -> None:
         )
     if options.device is Device.CUDA and target is not Target.ONNXRUNTIME:
         raise OptionError(f"device cuda is for target onnxruntime; target {target.value} needs no --device")
+    if options.retrieval is Retrieval.APPROXIMATE and (target in ENGINE_TARGETS or options.device is Device.CUDA):
+        raise OptionError(
+            "retrieval approximate is for the CPU: on a GPU the product with the whole item table is faster; "
+            "leave --retrieval out"
+        )
     if options.intra_op_threads is not None and (target is not Target.ONNXRUNTIME or options.device is Device.CUDA):
         raise OptionError(
             f"{options.intra_op_threads} intra-op threads are for target onnxruntime on the CPU, and target "

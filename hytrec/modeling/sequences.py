@@ -71,13 +71,17 @@ def windows_at(values: Tensor, positions: Tensor, size: int) -> Tensor:
     return torch.where(places >= 0, spread.gather(2, places.clamp(min=0)), 0).flatten(0, 1)
 
 
+def hide_rows(scores: Tensor, excluded_rows: Tensor) -> Tensor:
+    """Scores (B, I + 2) with -inf at rows 0 and I + 1, which are no items, and at excluded_rows (B, X) int64."""
+    padding = excluded_rows.new_zeros(scores.shape[0], 1)
+    hidden = torch.cat([padding, padding + (scores.shape[1] - 1), excluded_rows], 1)
+    return scores.scatter(1, hidden, torch.full_like(hidden, -math.inf, dtype=scores.dtype))
+
+
 def best_rows(scores: Tensor, excluded_rows: Tensor, *, count: int) -> Tensor:
     """Rows of the `count` largest of scores (B, I + 2), best first: (B, count) int64, 0 where fewer items are left.
 
     Rows 0 and I + 1 are no items; excluded_rows (B, X) int64 are left out too.
     """
-    padding = excluded_rows.new_zeros(scores.shape[0], 1)
-    hidden = torch.cat([padding, padding + (scores.shape[1] - 1), excluded_rows], 1)
-    scores = scores.scatter(1, hidden, torch.full_like(hidden, -math.inf, dtype=scores.dtype))
-    best, rows = torch.topk(scores, count, dim=1)
+    best, rows = torch.topk(hide_rows(scores, excluded_rows), count, dim=1)
     return torch.where(best > -math.inf, rows, 0)

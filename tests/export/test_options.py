@@ -29,6 +29,13 @@ def test_a_bound_that_bounds_nothing_is_refused(atol: float) -> None:
         BuildOptions(run=Path("run"), atol=atol)
 
 
+@pytest.mark.parametrize("min_recall", [0, -0.5, 1.01, float("nan")])
+def test_a_recall_that_is_no_share_is_refused(min_recall: float) -> None:
+    message = f"min recall is {min_recall}; it must be over 0 and at most 1, and 0.99 is usual"
+    with pytest.raises(OptionError, match=f"^{re.escape(message)}$"):
+        BuildOptions(run=Path("run"), min_recall=min_recall)
+
+
 @pytest.mark.parametrize("fused_max_batch", [0, -3])
 def test_a_batch_of_nothing_is_refused(fused_max_batch: int) -> None:
     message = f"fused max batch is {fused_max_batch}; it must be at least 1 request, and 4 is usual"

@@ -8,8 +8,18 @@ import pytest
 
 from hytrec_export import plan as targets
 from hytrec_export.errors import OptionError
-from hytrec_export.options import BuildOptions, Device, EngineOptions, Execution, Lowering, Precision, StateKind, Target
-from hytrec_export.plan import has_tensorrt, resolve_plan
+from hytrec_export.options import (
+    BuildOptions,
+    Device,
+    EngineOptions,
+    Execution,
+    Lowering,
+    Precision,
+    Retrieval,
+    StateKind,
+    Target,
+)
+from hytrec_export.plan import has_tensorrt, resolve_plan, resolve_retrieval
 from hytrec_export.settings import Limits
 
 SM86 = EngineOptions(compute_capability="sm86")
@@ -69,11 +79,36 @@ def test_the_rest_follows_from_the_target(
 
 
 @pytest.mark.parametrize(
+    ("given", "items", "retrieval"),
+    [
+        (options(target=Target.EMBEDDED), 99_999, Retrieval.EXACT),
+        (options(target=Target.EMBEDDED), 100_000, Retrieval.APPROXIMATE),
+        (options(target=Target.ONNXRUNTIME), 1_000_000, Retrieval.APPROXIMATE),
+        (options(target=Target.EMBEDDED, retrieval=Retrieval.EXACT), 1_000_000, Retrieval.EXACT),
+        (options(target=Target.EMBEDDED, retrieval=Retrieval.APPROXIMATE), 10, Retrieval.APPROXIMATE),
+        (options(target=Target.ONNXRUNTIME, device=Device.CUDA), 1_000_000, Retrieval.EXACT),
+        (options(target=Target.TENSORRT), 1_000_000, Retrieval.EXACT),
+    ],
+)
+def test_large_catalogues_are_scanned_on_the_cpu(given: BuildOptions, items: int, retrieval: Retrieval) -> None:
+    plan = resolve_retrieval(resolve_plan(given), items=items)
+    assert plan.retrieval is retrieval
+    assert ("min_recall" in plan.to_dict()) == (retrieval is Retrieval.APPROXIMATE)
+
+
+@pytest.mark.parametrize(
     ("given", "message"),
     [
         (
             options(target=Target.TENSORRT, lowering=Lowering.FUSED),
             "lowering fused is an operator of onnxruntime and target tensorrt has none like it; leave --lowering out",
+        ),
+        (
+            options(target=Target.TENSORRT, retrieval=Retrieval.APPROXIMATE),
+            (
+                "retrieval approximate is for the CPU: on a GPU the product with the whole item table is faster; "
+                "leave --retrieval out"
+            ),
         ),
         (
             options(target=Target.EMBEDDED, device=Device.CUDA),
@@ -145,6 +180,7 @@ def test_the_manifest_gets_every_choice_but_the_paths() -> None:
         "state": "store",
         "execution": "fused",
         "reranker": "full",
+        "retrieval": "auto",
         "samples": "real",
         "atol": 1e-4,
         "max_events": 7,

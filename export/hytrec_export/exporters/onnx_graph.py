@@ -24,7 +24,7 @@ from hytrec_export.exporters.mixed_precision import narrow_limit, to_mixed_preci
 from hytrec_export.exporters.precision_check import check_precision
 from hytrec_export.exporters.wrapper import split
 from hytrec_export.optional import require
-from hytrec_export.options import Lowering, Precision
+from hytrec_export.options import Lowering, Precision, Retrieval
 from hytrec_export.progress import Advance, ignore
 from hytrec_export.runtime.runners import MAX_EVENTS
 from hytrec_export.settings import ServingSettings
@@ -50,6 +50,7 @@ def export_graphs(
     settings: ServingSettings,
     lowering: Lowering,
     precision: Precision = Precision.FLOAT32,
+    retrieval: Retrieval = Retrieval.EXACT,
     graphs: Sequence[Model] = GRAPHS,
     on_graph: Advance = ignore,
 ) -> dict[str, Path]:
@@ -57,6 +58,7 @@ def export_graphs(
 
     Args:
         precision: FLOAT32 or MIXED; `fp16_weights` makes HALF_WEIGHTS of the float32 files.
+        retrieval: EXACT or APPROXIMATE.
         graphs: `BuildPlan.graphs`.
         on_graph: called with the number of graphs just done.
 
@@ -66,7 +68,8 @@ def export_graphs(
         MissingPackageError: onnx or onnxscript is not installed.
     """
     exported = to_mixed_precision(model) if precision is Precision.MIXED else model
-    modules = split(exported, delta_rule=delta_rule_of(lowering, max_events=settings.limits.max_events))
+    delta_rule = delta_rule_of(lowering, max_events=settings.limits.max_events)
+    modules = split(exported, delta_rule=delta_rule, retrieval=retrieval)
     metadata = {"fingerprint": settings.fingerprint, "lowering": lowering.value, "precision": precision.value}
     if lowering is Lowering.CHUNKED:
         metadata[MAX_EVENTS] = str(settings.limits.max_events)

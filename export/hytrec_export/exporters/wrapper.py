@@ -11,6 +11,8 @@ from hytrec.modeling.delta_rule import DeltaRule
 from hytrec.modeling.model import HyTRec, State, UserFeatures
 from hytrec.modeling.reranker import RerankerPart
 from hytrec.signature import ENCODER, RERANKER, RETRIEVER, STATE
+from hytrec_export.exporters.approximate_retriever import ApproximateRetriever
+from hytrec_export.options import Retrieval
 
 
 class Encoder(nn.Module):
@@ -69,10 +71,11 @@ class CatalogueScores(nn.Module):
         return (self.model.retrieve_scores(self.model.read(UserFeatures(*features)).user),)
 
 
-def split(model: HyTRec, *, delta_rule: DeltaRule) -> dict[str, nn.Module]:
-    """The modules of all graphs by model name; they share `model`'s weights."""
+def split(model: HyTRec, *, delta_rule: DeltaRule, retrieval: Retrieval = Retrieval.EXACT) -> dict[str, nn.Module]:
+    """The modules of all graphs by model name; they share `model`'s weights. Retrieval is EXACT or APPROXIMATE."""
+    approximate = retrieval is Retrieval.APPROXIMATE
     return {
         ENCODER.name: Encoder(model=model, delta_rule=delta_rule),
-        RETRIEVER.name: Retriever(model=model),
+        RETRIEVER.name: ApproximateRetriever(model=model) if approximate else Retriever(model=model),
         RERANKER.name: Reranker(model=model),
     }

@@ -57,6 +57,7 @@ class Manifest:
         engines: `EngineRecord.to_dict()` by model name; None for a target without engines.
         reranker: what every part of the reranker gains and costs, of `exporters.reranker_parts`; None where the run
             does not say.
+        retrieval: `RecallReport.to_dict()`, of approximate retrieval from exact; None where it is exact.
         versions: of Python and the packages used.
         git_revision: of the folder the build was started in; "+changes" after it where files differed from it.
         built_at: UTC, ISO 8601.
@@ -73,6 +74,12 @@ class Manifest:
     built_at: str
     files: dict[str, StoredFile]
     reranker: dict[str, Any] | None = None
+    retrieval: dict[str, Any] | None = None
+
+    @property
+    def min_recall(self) -> float:
+        """Minimum share of the exact retriever's items that what is served finds."""
+        return 1.0 if self.retrieval is None else float(self.retrieval["bound"])
 
     @property
     def worst_difference(self) -> float:
@@ -95,6 +102,12 @@ class Manifest:
             lines.append(
                 f"{options['precision']} from float32: scores {self.quality['score']:.2g}, bound {self.bound:.2g}; "
                 f"top 10 the same {self.quality['overlap']:.2%}"
+            )
+        if self.retrieval is not None:
+            found = self.retrieval
+            lines.append(
+                f"approximate retrieval finds {found['recall']:.2%} of the exact {found['retrieved']} items of "
+                f"{found['users']} users, at least {found['worst']:.2%} of one's; bound {found['bound']:.2%}"
             )
         if self.reranker is not None:
             lines.append(f"reranker {options['reranker']}, NDCG@10 that a part gains and what a candidate costs:")
@@ -151,6 +164,7 @@ def describe(
     quality: dict[str, Any] | None = None,
     engines: dict[str, dict[str, Any]] | None = None,
     reranker: dict[str, Any] | None = None,
+    retrieval: dict[str, Any] | None = None,
 ) -> Manifest:
     """The manifest of a repository as it stands on the disk."""
     return Manifest(
@@ -160,6 +174,7 @@ def describe(
         quality=quality,
         engines=engines,
         reranker=reranker,
+        retrieval=retrieval,
         versions=versions(),
         git_revision=git_revision(),
         built_at=datetime.now(UTC).isoformat(timespec="seconds"),

@@ -57,8 +57,10 @@ def compare_shape_case(
     rows = runtimes.reference.retrieve(users, now, excluded)
     got = runtimes.candidate.retrieve(users, now, excluded)
     for index, of_row in enumerate(catalogue):
-        pair = (got[index], rows[index])
-        comparator.lists("grid retrieval", pair, (of_row[pair[0]], of_row[pair[1]]), f"{case}, row {index}")
+        where = f"{case}, row {index}"
+        comparator.retrieval("grid retrieval", (got[index], rows[index]), of_row.__getitem__, where, top=rows.shape[1])
+        hidden = (got[index] > 0) & np.isneginf(of_row[got[index]])
+        comparator.scores("grid retrieval", np.where(hidden, np.inf, 0.0), np.zeros(hidden.shape), where)
     comparator.case("shape cases")
 
 
@@ -93,15 +95,15 @@ def compare_batched(
     rows = np.stack([case.candidate_rows for case in chosen])
     excluded = np.stack([case.excluded_rows for case in chosen])
     scores = candidate.rerank(users, now, np.pad(rows, ((0, 0), (0, PADDING))))[:, : rows.shape[1]]
-    retrieved = candidate.retrieve(users, now, np.pad(excluded, ((0, 0), (0, PADDING))))[:, :TOP]
+    retrieved = candidate.retrieve(users, now, np.pad(excluded, ((0, 0), (0, PADDING))))
     for index, case in enumerate(chosen):
         own = slice(index, index + 1)
         where = f"{len(case.history)} events in a batch of {len(chosen)}"
         alone = candidate.replay([[case.history]])
         comparator.state("batched state", users.row(index).state, alone.state, where)
         comparator.scores("batched scores", scores[own], candidate.rerank(alone, now[own], rows[own]), where)
-        pair = (retrieved[index], candidate.retrieve(alone, now[own], excluded[own])[0, :TOP])
-        comparator.lists("batched retrieval", pair, (case.scores_of(pair[0]), case.scores_of(pair[1])), where)
+        pair = (retrieved[index], candidate.retrieve(alone, now[own], excluded[own])[0])
+        comparator.retrieval("batched retrieval", pair, case.scores_of, where, top=TOP)
         comparator.case("batched histories")
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -39,12 +39,15 @@ class ParityReport:
         cases: number of cases compared, by sort.
         lists: top-10 lists compared.
         lists_in_order: how many were the same item by item; the others differ by ties inside the tolerance.
+        best, best_found: of approximate retrieval, PyTorch's best items that were looked for, and found.
     """
 
     largest: dict[str, Difference]
     cases: dict[str, int]
     lists: int
     lists_in_order: int
+    best: int = 0
+    best_found: int = 0
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
@@ -72,16 +75,31 @@ class ParityReport:
                 "try the other --lowering, or raise --atol if you accept this error"
             )
 
+    def check_recall(self, bound: float, *, subject: str) -> None:
+        """Compare the share of PyTorch's best items that approximate retrieval found with the bound.
+
+        Raises:
+            ParityError: it is under it.
+        """
+        if self.best_found < bound * self.best:
+            raise ParityError(
+                f"approximate retrieval of {subject} finds {self.best_found / self.best:.2%} of PyTorch's best items, "
+                f"it must find {bound:.2%}; build with --retrieval exact"
+            )
+
 
 class Comparator:
     """Collects differences.
 
     Args:
         on_case: called with the number of cases just compared.
+        approximate: retrieval may miss items, which are counted; those that it finds have to be in PyTorch's order.
     """
 
-    def __init__(self, *, on_case: Advance = ignore) -> None:
+    def __init__(self, *, on_case: Advance = ignore, approximate: bool = False) -> None:
         self._on_case = on_case
+        self.approximate = approximate
+        self._best = self._best_found = 0
         self._largest: dict[str, Difference] = {}
         self._cases: dict[str, int] = {}
         self._lists = self._lists_in_order = 0
@@ -119,6 +137,35 @@ class Comparator:
         self._lists_in_order += bool((got[:TOP] == want[:TOP]).all())
         self._keep(kind, float(apart.max(initial=0)), where)
 
+    def retrieval(
+        self,
+        kind: str,
+        rows: tuple[NDArray[np.int64], NDArray[np.int64]],
+        scores_of: Callable[[NDArray[np.int64]], NDArray[Any]],
+        where: str,
+        *,
+        top: int,
+    ) -> None:
+        """The first `top` of two retrieved lists, best first, as `lists`.
+
+        Args:
+            rows: the list to check and PyTorch's, (n,) and (m,), 0 at empty places.
+            scores_of: PyTorch's scores of rows; -inf of one that must not be there, and of row 0.
+        """
+        got, want = rows
+        if self.approximate:
+            found = np.isin(want, got)
+            self.count_best(int((want > 0).sum()), int((found & (want > 0)).sum()))
+            want = want[found]
+        size = min(top, len(got), len(want))
+        got, want = got[:size], want[:size]
+        self.lists(kind, (got, want), (scores_of(got), scores_of(want)), where)
+
+    def count_best(self, best: int, found: int) -> None:
+        """Count PyTorch's best items that were looked for, and those of them that approximate retrieval found."""
+        self._best += best
+        self._best_found += found
+
     def result(self) -> ParityReport:
         """Report so far."""
         return ParityReport(
@@ -126,6 +173,8 @@ class Comparator:
             cases=dict(self._cases),
             lists=self._lists,
             lists_in_order=self._lists_in_order,
+            best=self._best,
+            best_found=self._best_found,
         )
 
     def _keep(self, kind: str, value: float, where: str) -> None:

@@ -14,7 +14,7 @@ from hytrec.modeling.delta_rule import chunked
 from hytrec.modeling.model import HyTRec
 from hytrec.signature import GRAPHS, RETRIEVER
 from hytrec_export.exporters.wrapper import CatalogueScores, split
-from hytrec_export.options import Samples
+from hytrec_export.options import Retrieval, Samples
 from hytrec_export.progress import Advance, ignore
 from hytrec_export.runtime.model_chain import ModelChain
 from hytrec_export.runtime.runners import OnnxRunner, TorchRunner
@@ -54,6 +54,7 @@ def check_parity(
     *,
     settings: ServingSettings,
     atol: float,
+    retrieval: Retrieval = Retrieval.EXACT,
     stored: Samples = Samples.REAL,
     on_case: Advance = ignore,
 ) -> ParityResult:
@@ -62,6 +63,7 @@ def check_parity(
     Args:
         samples: real histories.
         graphs: .onnx files by model name.
+        retrieval: of the graphs. PyTorch's is exact; what an approximate one finds has to be in the same order.
         stored: whose golden outputs are to be stored: of `samples`, or of synthetic histories, which are compared too.
         on_case: called with the number of cases just done.
 
@@ -69,7 +71,7 @@ def check_parity(
         ParityError: some difference is over `atol`.
     """
     limits = settings.limits
-    comparator = Comparator(on_case=on_case)
+    comparator = Comparator(on_case=on_case, approximate=retrieval is Retrieval.APPROXIMATE)
     generator = InputGenerator(settings, behaviors=model.behavior_table.num_embeddings - 1)
     with ExitStack() as stack:
         runtimes = _opened(model, graphs, settings, stack)

@@ -133,8 +133,7 @@ def compare_users(
             meter.state(f"{kind} state", users.row(index).state, state, where)
         meter.scores(f"{kind} scores", scores[index], answer.scores, where)
         rows = answer.candidate_rows
-        pair = (retrieved[index, : len(rows)][:TOP], rows[:TOP])
-        meter.lists(f"{kind} retrieval", pair, (answer.scores_of(pair[0]), answer.catalogue_scores[:TOP]), where)
+        meter.retrieval(f"{kind} retrieval", (retrieved[index], rows), answer.scores_of, where, top=TOP)
         order, wanted = (np.argsort(-values, kind="stable")[:TOP] for values in (scores[index], answer.scores))
         meter.lists(
             f"{kind} ranking", (rows[order], rows[wanted]), (answer.scores[order], answer.scores[wanted]), where

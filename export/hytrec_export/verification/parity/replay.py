@@ -31,12 +31,14 @@ def replay_answers(
     with ExitStack() as stack:
         opened = {name: stack.enter_context(runner) for name, runner in runners.items()}
         comparator = Comparator(
-            on_case=stack.enter_context(progress("comparing with PyTorch's golden outputs", len(golden)))
+            on_case=stack.enter_context(progress("comparing with PyTorch's golden outputs", len(golden))),
+            approximate=manifest.retrieval is not None,
         )
         compare(ModelChain(opened, sizes=settings.sizes), golden, limits=settings.limits, meter=comparator)
     differences = comparator.result()
     try:
         differences.check(manifest.bound, subject=subject)
+        differences.check_recall(manifest.min_recall, subject=subject)
     except ParityError as error:
         return failed(str(error))
     return ok(

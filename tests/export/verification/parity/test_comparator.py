@@ -142,3 +142,31 @@ def test_at_the_bound_passes() -> None:
     found.check(0.01, subject="the build")
     assert found.worst == 0.01
     assert result_of().worst == 0
+
+
+def test_items_that_approximate_retrieval_misses_are_counted_and_the_others_compared() -> None:
+    scores = np.array([-np.inf, 5.0, 4.0, 3.0, 2.0, 1.0])
+    meter = Comparator(approximate=True)
+    meter.retrieval("list", (np.array([1, 3, 4, 5]), np.array([1, 2, 3, 4])), scores.__getitem__, "a", top=4)
+    report = meter.result()
+    assert report.largest["list"].value == 0
+    assert (report.best, report.best_found) == (4, 3)
+    report.check_recall(0.75, subject="the server")
+    message = (
+        r"^approximate retrieval of the server finds 75\.00% of PyTorch's best items, it must find 99\.00%; "
+        r"build with --retrieval exact$"
+    )
+    with pytest.raises(ParityError, match=message):
+        report.check_recall(0.99, subject="the server")
+    meter.retrieval("list", (np.array([3, 1]), np.array([1, 3])), scores.__getitem__, "b", top=2)
+    assert meter.result().largest["list"].value == 2
+
+
+def test_an_exact_retriever_may_miss_nothing() -> None:
+    scores = np.array([-np.inf, 5.0, 4.0, 3.0])
+    meter = Comparator()
+    meter.retrieval("list", (np.array([1, 3]), np.array([1, 2])), scores.__getitem__, "a", top=2)
+    report = meter.result()
+    assert report.largest["list"].value == 1
+    assert (report.best, report.best_found) == (0, 0)
+    report.check_recall(1.0, subject="the server")
