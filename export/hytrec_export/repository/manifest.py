@@ -163,7 +163,7 @@ def describe(
         versions=versions(),
         git_revision=git_revision(),
         built_at=datetime.now(UTC).isoformat(timespec="seconds"),
-        files={name: stored(repository / name) for name in file_names(repository)},
+        files=stored_files(repository),
     )
 
 
@@ -173,6 +173,19 @@ def file_names(repository: Path) -> Iterator[str]:
         inside = path.relative_to(repository)
         if not path.is_dir() and inside != Path(FILE_NAME) and not IGNORED_FOLDERS & set(inside.parts):
             yield inside.as_posix()
+
+
+def stored_files(repository: Path) -> dict[str, StoredFile]:
+    """Size and hash of every file but the manifest by its path; a file of several names is read once."""
+    found: dict[tuple[int, int], StoredFile] = {}
+    files = {}
+    for name in file_names(repository):
+        status = (repository / name).stat()
+        place = (status.st_dev, status.st_ino)
+        if place not in found:
+            found[place] = stored(repository / name)
+        files[name] = found[place]
+    return files
 
 
 def stored(path: Path) -> StoredFile:
