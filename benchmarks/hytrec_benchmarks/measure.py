@@ -47,6 +47,9 @@ SUITES = (
 )
 """Modules of `suites`, in the order they run: `measure(context)` of each gives its figures."""
 
+ON_REQUEST = ("catalogue",)
+"""Those that only `--only` runs: they take gigabytes."""
+
 Measure = Callable[[Context], Mapping[str, Figure]]
 
 
@@ -116,10 +119,13 @@ def suite(name: str) -> Measure:
     return measure
 
 
+_ONLY = f"of {', '.join(SUITES)}, and of {', '.join(ON_REQUEST)}, which run only when named"
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description="Measure what the project promises, on real data.")
     parser.add_argument("--output", type=Path, default=Path("reports/measured.json"), help="where the figures go")
-    parser.add_argument("--only", nargs="+", choices=SUITES, metavar="NAME", help=f"of {', '.join(SUITES)}")
+    parser.add_argument("--only", nargs="+", choices=SUITES + ON_REQUEST, metavar="NAME", help=_ONLY)
     parser.add_argument("--run", type=Path, help="a run trained on MovieLens-100K, instead of a short training")
     parser.add_argument("--folder", type=Path, help="keep runs and repositories here, and use those that are there")
     parser.add_argument("--seed", type=int, default=0, help="of every random choice (0)")

@@ -128,8 +128,8 @@ def export_graph(
         )
     outputs = tuple(tensor for tensor in model.outputs if tensor not in CARRIED_STATE)
     graph = _traced(module, replace(model, outputs=outputs), sizes, opset)
-    multiply_unpacked(graph)
     attach(graph, files or TensorFiles(path.parent), {name: tensor.numpy() for name, tensor in weights.items()})
+    multiply_unpacked(graph)
     _strip(graph.graph)
     if outputs != model.outputs:
         carry_state(graph)

@@ -82,9 +82,18 @@ def leave_out(program: Any, names: frozenset[str]) -> None:
 
 
 def attach(graph: Any, files: TensorFiles, values: Mapping[str, NDArray[Any]]) -> None:
-    """Write what `leave_out` dropped from a graph (an `onnx.ModelProto`), and name the files in it, in place."""
-    for tensor in external_tensors(graph):
-        set_file(tensor, files.write(tensor.name.removeprefix("model."), values[tensor.name]))
+    """Write the large initializers of a graph (an `onnx.ModelProto`) to files, and name those in it, in place.
+
+    Args:
+        values: content of those that `leave_out` dropped.
+    """
+    onnx = require("onnx", extra="export")
+    for tensor in graph.graph.initializer:
+        if is_external(tensor):
+            content = values[tensor.name]
+        elif (content := onnx.numpy_helper.to_array(tensor)).nbytes < LARGE_BYTES:
+            continue
+        set_file(tensor, files.write(tensor.name.removeprefix("model."), content))
 
 
 def set_file(tensor: Any, name: str) -> None:

@@ -153,6 +153,7 @@ def describe(
     reranker: dict[str, Any] | None = None,
 ) -> Manifest:
     """The manifest of a repository as it stands on the disk."""
+    hashes = FileHashes()
     return Manifest(
         fingerprint=fingerprint,
         options=options,
@@ -163,7 +164,7 @@ def describe(
         versions=versions(),
         git_revision=git_revision(),
         built_at=datetime.now(UTC).isoformat(timespec="seconds"),
-        files=stored_files(repository),
+        files={name: hashes.of(repository / name) for name in file_names(repository)},
     )
 
 
@@ -175,17 +176,19 @@ def file_names(repository: Path) -> Iterator[str]:
             yield inside.as_posix()
 
 
-def stored_files(repository: Path) -> dict[str, StoredFile]:
-    """Size and hash of every file but the manifest by its path; a file of several names is read once."""
-    found: dict[tuple[int, int], StoredFile] = {}
-    files = {}
-    for name in file_names(repository):
-        status = (repository / name).stat()
-        place = (status.st_dev, status.st_ino)
-        if place not in found:
-            found[place] = stored(repository / name)
-        files[name] = found[place]
-    return files
+class FileHashes:
+    """Size and SHA-256 of files; one of several names, as a table that several models read, is read once."""
+
+    def __init__(self) -> None:
+        self._found: dict[tuple[int, int], StoredFile] = {}
+
+    def of(self, path: Path) -> StoredFile:
+        """Raises: OSError: the file cannot be read."""
+        status = path.stat()
+        inode = (status.st_dev, status.st_ino)
+        if inode not in self._found:
+            self._found[inode] = stored(path)
+        return self._found[inode]
 
 
 def stored(path: Path) -> StoredFile:
