@@ -10,8 +10,8 @@ import pytest
 from hytrec.contract import Model
 from hytrec.data.vocabulary import Vocabulary
 from hytrec.run_folder import load_run
-from hytrec.signature import ENCODER, GRAPHS, RERANKER, RETRIEVER
-from hytrec_export.exporters import large_products, tensor_files
+from hytrec.signature import ENCODER, GRAPHS, RETRIEVER
+from hytrec_export.exporters import tensor_files
 from hytrec_export.exporters.onnx_graph import export_graphs
 from hytrec_export.exporters.tensor_files import TensorFiles, external_tensors, file_of, load_graph, mapped
 from hytrec_export.options import Execution, Lowering
@@ -30,11 +30,10 @@ TABLE = "model.item_table.weight"
 def graphs(
     run_folder: Path, built: Path, traced_once: None, tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, Path]:
-    """The three graphs of the tiny run, whatever is of 512 bytes and more in files; products read tables unpacked."""
+    """The three graphs of the tiny run, whatever is of 512 bytes and more in files."""
     folder = tmp_path_factory.mktemp("graphs")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tensor_files, "LARGE_BYTES", LARGE_BYTES)
-        patch.setattr(large_products, "UNPACKED_BYTES", LARGE_BYTES)
         settings = ServingSettings.load(built)
         return export_graphs(load_run(run_folder).model, folder, settings=settings, lowering=Lowering.FUSED)
 
@@ -91,17 +90,6 @@ def inputs_of(model: Model, maker: InputGenerator) -> dict[str, Any]:
     last = {"last_memory": state["memory"][:, -1], "now_s": state["last_time"] + 100}
     rows = random.integers(1, 30, (3, 5))
     return features | last | {"excluded_rows" if model == RETRIEVER else "candidate_rows": rows}
-
-
-def test_the_product_with_the_whole_table_reads_it_where_it_is(graphs: dict[str, Path]) -> None:
-    graph = load_graph(graphs[RETRIEVER.name]).graph
-    (product,) = (node for node in graph.node if TABLE in node.input and node.op_type != "Gather")
-    assert product.op_type == "Gemm"
-    assert {value.name for value in graph.input} == {*RETRIEVER.input_names(), TABLE}
-    assert not any(node.op_type == "Transpose" and TABLE in node.input for node in graph.node)
-    for model in (ENCODER, RERANKER):  # no product there
-        inputs = load_graph(graphs[model.name]).graph.input
-        assert tuple(value.name for value in inputs) == model.input_names()
 
 
 def test_models_of_their_own_folders_share_a_file_by_links(
