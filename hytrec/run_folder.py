@@ -21,6 +21,7 @@ from typing import Any
 
 import msgspec
 import numpy as np
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
@@ -73,7 +74,7 @@ def model_fingerprint(model: HyTRec, config: ModelConfig, vocabulary: Vocabulary
     digest.update(vocabulary.digest().encode())
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+        digest.update(memoryview(tensor.detach().cpu().contiguous().reshape(-1).numpy()))
     return digest.hexdigest()[:32]
 
 
@@ -127,10 +128,11 @@ def load_run(path: Path) -> Run:
             f"{path}: the vocabulary has {len(vocabulary.item_keys)} items and {len(vocabulary.behavior_keys)} "
             f"behaviors, the config {config.items} and {config.behaviors}; they are not of one run: train again"
         )
-    model = build_model(config)
+    with torch.device("meta"):
+        model = build_model(config)
     weights = path / WEIGHTS_FILE
     try:
-        model.load_state_dict(load_file(weights))
+        model.load_state_dict(load_file(weights), assign=True)  # memory-mapped: the table of a large shop is gigabytes
     except FileNotFoundError:
         raise RunError(f"{weights} is missing; train again, or resume: hytrec train --resume {path}") from None
     except (SafetensorError, RuntimeError, OSError) as error:

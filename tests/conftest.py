@@ -133,7 +133,7 @@ def traced_once(make_once: MakeOnce) -> Iterator[None]:
         tensors = [(tensor.name, tensor.dtype, tensor.axes) for tensor in (*model.inputs, *model.outputs)]
         name = f"trace-{digest_of(module, (tensors, *options))}"
         folder = make_once(name, lambda folder: onnx.save(trace(module, model, *options), folder / "graph.onnx"))
-        return onnx.load(folder / "graph.onnx")
+        return onnx.load(folder / "graph.onnx", load_external_data=False)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(onnx_graph, "_traced", traced)

@@ -47,6 +47,15 @@ class Precision(StrEnum):
     """matrices and tables stored in float16, every product float32"""
 
 
+class TablePrecision(StrEnum):
+    """Type of the item table's numbers."""
+
+    FLOAT32 = "float32"
+    FLOAT16 = "float16"
+    INT8 = "int8"
+    """with a float32 scale for every row"""
+
+
 class Device(StrEnum):
     """Where Triton's onnxruntime backend runs."""
 

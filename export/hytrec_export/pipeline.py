@@ -11,6 +11,7 @@ from hytrec_export.exporters.mixed_precision import narrow_limit
 from hytrec_export.exporters.onnx_graph import export_graphs
 from hytrec_export.exporters.preflight import check_packages
 from hytrec_export.exporters.reranker_parts import trim_reranker
+from hytrec_export.exporters.tensor_files import tensor_files
 from hytrec_export.exporters.tensorrt.build import build_engines, check_plan
 from hytrec_export.options import BuildOptions, Precision, Retrieval
 from hytrec_export.plan import BuildPlan, resolve_plan, resolve_retrieval
@@ -74,6 +75,7 @@ def build(options: BuildOptions, *, progress: Progress = silent) -> Manifest:
                 recall = check_recall(
                     run.model, run.samples, files, settings=settings, bound=plan.min_recall, on_case=advance
                 ).to_dict()
+        tensors = {} if plan.has_engines else tensor_files(files)
         if plan.has_engines:
             cache = plan.engine.timing_cache or output.with_name(f"{output.name}.timing-cache")
             records = build_engines(files, staging, plan=plan, settings=settings, timing_cache=cache, progress=progress)
@@ -81,7 +83,9 @@ def build(options: BuildOptions, *, progress: Progress = silent) -> Manifest:
             engines = {name: record.to_dict() for name, record in records.items()}
         repository = staging / NEW
         repository.mkdir()
-        write_repository(repository, settings=settings, vocabulary=run.vocabulary, files=files, plan=plan)
+        write_repository(
+            repository, settings=settings, vocabulary=run.vocabulary, files=files, plan=plan, tensors=tensors
+        )
         golden.save(parity.golden, repository / golden.FILE_NAME)
         keep_own_files(output, repository)
         manifest = describe(

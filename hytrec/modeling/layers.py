@@ -26,7 +26,8 @@ class DurationBucket(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.register_buffer("edges", torch.tensor([2**j - 1 for j in range(1, GAP_BUCKETS)]), persistent=False)
+        edges = torch.tensor([2**j - 1 for j in range(1, GAP_BUCKETS)], device="cpu")  # in no file: never on "meta"
+        self.register_buffer("edges", edges, persistent=False)
 
     def forward(self, duration_s: Tensor) -> Tensor:
         """Durations (...) int64 seconds -> (...) int64 in 0..31; 0 where d < 0."""

@@ -1,7 +1,7 @@
 """Float16 weights: matrices and tables stored in float16, every product float32; --fp16 on a CPU.
 
 A Cast behind each of them makes float32 of it again, which onnxruntime does once, when it loads the graph: half the
-file at the speed of float32.
+file at the speed of float32. Large tables are widened row by row instead (`exporters.table_precision`).
 """
 
 from __future__ import annotations
@@ -15,8 +15,17 @@ from numpy.typing import NDArray
 
 from hytrec_export.errors import BuildError
 from hytrec_export.exporters.mixed_precision import LARGEST_HALF, too_large
+from hytrec_export.exporters.table_precision import TableStore
+from hytrec_export.exporters.tensor_files import (
+    TensorFiles,
+    check_without_files,
+    external_tensors,
+    is_external,
+    load_graph,
+    take_over,
+)
 from hytrec_export.optional import require
-from hytrec_export.options import Precision
+from hytrec_export.options import Precision, TablePrecision
 
 _READERS = frozenset({"MatMul", "Gemm", "Gather", "Transpose"})
 """Operators whose matrices are weights or tables."""
@@ -36,20 +45,24 @@ def convert_to_fp16_weights(graphs: Mapping[str, Path], folder: Path, *, narrow:
     """
     onnx = require("onnx", extra="export")
     folder.mkdir()
-    paths = {}
+    paths, files = {}, TensorFiles(folder)
     for model, source in graphs.items():
-        graph = onnx.load(source)
+        graph, tables = load_graph(source), TableStore(TablePrecision.FLOAT16, files=files, source=source.parent)
         store_weights_as_fp16(graph, model=model, narrow=narrow)
+        for table in list(external_tensors(graph)):
+            if table.data_type == onnx.TensorProto.FLOAT:
+                tables.store(graph, table, model=model)
+        take_over(graph, source.parent, folder)
         metadata = {entry.key: entry.value for entry in graph.metadata_props}
         onnx.helper.set_model_props(graph, metadata | {"precision": Precision.HALF_WEIGHTS.value})
-        onnx.checker.check_model(graph)
+        check_without_files(graph)
         paths[model] = folder / source.name
         paths[model].write_bytes(graph.SerializeToString())
     return paths
 
 
 def store_weights_as_fp16(graph: Any, *, model: str, narrow: int = 0) -> int:
-    """Store the weights of a graph (an `onnx.ModelProto`) in float16, in place: how many there are.
+    """Store the weights of a graph (an `onnx.ModelProto`) in float16, in place, but for those in files: how many.
 
     Args:
         model: its name, for messages.
@@ -82,6 +95,7 @@ def store_weights_as_fp16(graph: Any, *, model: str, narrow: int = 0) -> int:
 def _is_weight(onnx: Any, tensor: Any, readers: set[str], narrow: int) -> bool:
     return (
         tensor.data_type == onnx.TensorProto.FLOAT
+        and not is_external(tensor)
         and len(tensor.dims) == 2
         and min(tensor.dims) > narrow
         and bool(readers)

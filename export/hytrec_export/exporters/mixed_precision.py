@@ -73,7 +73,9 @@ def to_mixed_precision(model: HyTRec) -> HyTRec:
     Raises:
         BuildError: a weight is over float16's largest number.
     """
-    mixed = copy.deepcopy(model).eval().requires_grad_(requires_grad=False)
+    table = model.item_table.weight  # its place is taken below: no copy of it is made
+    memo = {id(table): nn.Parameter(table.detach(), requires_grad=False)}
+    mixed = copy.deepcopy(model, memo).eval().requires_grad_(requires_grad=False)
     for path, owner in list(mixed.named_modules()):
         for name, child in list(owner.named_children()):
             if KEPT.get(type(owner)) == name:

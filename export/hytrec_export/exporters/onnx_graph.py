@@ -19,9 +19,11 @@ from hytrec.contract import DType, Model, Sizes, Tensor, next_name
 from hytrec.modeling.model import HyTRec
 from hytrec.signature import CARRIED_STATE, GRAPHS, STATE
 from hytrec_export.errors import BuildError
+from hytrec_export.exporters.large_products import multiply_unpacked
 from hytrec_export.exporters.lowering import delta_rule_of
 from hytrec_export.exporters.mixed_precision import narrow_limit, to_mixed_precision
 from hytrec_export.exporters.precision_check import check_precision
+from hytrec_export.exporters.tensor_files import LARGE_BYTES, TensorFiles, attach, check_without_files, leave_out
 from hytrec_export.exporters.wrapper import split
 from hytrec_export.optional import require
 from hytrec_export.options import Lowering, Precision, Retrieval
@@ -38,7 +40,7 @@ EXAMPLE_SIZES = {BATCH_AXIS: 2, "T": 1_100, "N": 5, "X": 4}
 """Sizes of the dynamic axes while tracing. No size may come out as 1, which the exporter takes for a constant: not B,
 nor what is made of T, the number of chunks of 64 and of groups of 8 chunks."""
 MAX_GRAPH_BYTES = 2**31 - 1
-"""protobuf's limit for one file."""
+"""protobuf's limit for one file. Large weights do not count: they stand in files of their own."""
 
 _TORCH_DTYPES = {DType.FLOAT32: torch.float32, DType.INT64: torch.int64}
 
@@ -54,7 +56,7 @@ def export_graphs(
     graphs: Sequence[Model] = GRAPHS,
     on_graph: Advance = ignore,
 ) -> dict[str, Path]:
-    """Write the three graphs into `folder`: their files by model name.
+    """Write the three graphs into `folder`, beside the tensor files that they share: their files by model name.
 
     Args:
         precision: FLOAT32 or MIXED; `fp16_weights` makes HALF_WEIGHTS of the float32 files.
@@ -63,8 +65,8 @@ def export_graphs(
         on_graph: called with the number of graphs just done.
 
     Raises:
-        BuildError: a graph's tensors are not those of the table, it is too large for one file, or it has not the
-            precision that it should have.
+        BuildError: a graph's tensors are not those of the table, its small weights are too many for one file, or it has
+            not the precision that it should have.
         MissingPackageError: onnx or onnxscript is not installed.
     """
     exported = to_mixed_precision(model) if precision is Precision.MIXED else model
@@ -73,7 +75,7 @@ def export_graphs(
     metadata = {"fingerprint": settings.fingerprint, "lowering": lowering.value, "precision": precision.value}
     if lowering is Lowering.CHUNKED:
         metadata[MAX_EVENTS] = str(settings.limits.max_events)
-    paths = {}
+    paths, files = {}, TensorFiles(folder)
     for served in graphs:
         paths[served.name] = folder / f"{served.name}.onnx"
         export_graph(
@@ -85,6 +87,7 @@ def export_graphs(
             metadata=metadata,
             precision=precision,
             narrow=narrow_limit(model),
+            files=files,
         )
         on_graph(1)
     return paths
@@ -100,8 +103,9 @@ def export_graph(
     metadata: Mapping[str, str],
     precision: Precision = Precision.FLOAT32,
     narrow: int = 0,
+    files: TensorFiles | None = None,
 ) -> None:
-    """Write `module` as the ONNX graph of `model`.
+    """Write `module` as the ONNX graph of `model`, its large weights beside it.
 
     Args:
         module: its forward takes and returns the tensors of `model`, in the table's order.
@@ -109,22 +113,26 @@ def export_graph(
         metadata: strings kept in the graph.
         precision: a mixed module comes as such (`exporters.mixed_precision`), and its graph is checked.
         narrow: maximum columns of a weight that is float32 in either.
+        files: of the graphs in this folder; what one of them has written is not written again.
 
     Raises:
-        BuildError: the graph's tensors are not those of the table, it is too large for one file, or it has not the
-            precision that it should have.
+        BuildError: the graph's tensors are not those of the table, its small weights are too many for one file, or it
+            has not the precision that it should have.
         MissingPackageError: onnx or onnxscript is not installed.
     """
     onnx = require("onnx", extra="export")
     require("onnxscript", extra="export")
-    parameter_bytes = sum(tensor.nbytes for tensor in (*module.parameters(), *module.buffers()))
-    if parameter_bytes > MAX_GRAPH_BYTES:
+    weights = module.state_dict()
+    small_bytes = sum(tensor.nbytes for tensor in weights.values() if tensor.nbytes < LARGE_BYTES)
+    if small_bytes > MAX_GRAPH_BYTES:
         raise BuildError(
-            f"the weights of {model.name} take {parameter_bytes} bytes and an ONNX file holds {MAX_GRAPH_BYTES}; "
-            "train with fewer items or a smaller width"
+            f"the weights of {model.name} of less than {LARGE_BYTES} bytes each take {small_bytes} bytes together and "
+            f"an ONNX file holds {MAX_GRAPH_BYTES}; train with fewer layers or a smaller width"
         )
     outputs = tuple(tensor for tensor in model.outputs if tensor not in CARRIED_STATE)
     graph = _traced(module, replace(model, outputs=outputs), sizes, opset)
+    attach(graph, files or TensorFiles(path.parent), {name: tensor.numpy() for name, tensor in weights.items()})
+    multiply_unpacked(graph)
     _strip(graph.graph)
     if outputs != model.outputs:
         carry_state(graph)
@@ -158,14 +166,15 @@ def check_graph(graph: Any, *, model: Model, sizes: Sizes) -> None:
     """
     onnx = require("onnx", extra="export")
     try:
-        onnx.checker.check_model(graph)
+        check_without_files(graph)
     except onnx.checker.ValidationError as error:
         reason = " ".join(str(error).split())
         raise BuildError(
             f"the graph of {model.name} is not valid ONNX ({reason}); install the versions that pyproject.toml names"
         ) from error
+    weights = {tensor.name for tensor in graph.graph.initializer}
     for side, tensors, values in (
-        ("input", model.inputs, graph.graph.input),
+        ("input", model.inputs, [value for value in graph.graph.input if value.name not in weights]),
         ("output", model.outputs, graph.graph.output),
     ):
         wanted = [_described(tensor, sizes) for tensor in tensors]
@@ -199,6 +208,7 @@ def _traced(module: nn.Module, model: Model, sizes: Sizes, opset: int) -> Any:
         )
     if program is None:  # for the type checker: only dynamo=False returns nothing
         raise TypeError(program)
+    leave_out(program.model, frozenset(module.state_dict()))
     return program.model_proto
 
 

@@ -159,6 +159,8 @@ def _inferred_types(graph: Any) -> Mapping[str, int]:
 def _is_mask(tensor: Any) -> bool:
     """Whether it only chooses and weighs nothing: zeros and ones, as the delta rule has them."""
     onnx = require("onnx", extra="export")
+    if onnx.external_data_helper.uses_external_data(tensor):
+        return False
     return bool(np.isin(onnx.numpy_helper.to_array(tensor), (0, 1)).all())
 
 

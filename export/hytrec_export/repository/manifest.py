@@ -167,6 +167,7 @@ def describe(
     retrieval: dict[str, Any] | None = None,
 ) -> Manifest:
     """The manifest of a repository as it stands on the disk."""
+    hashes = FileHashes()
     return Manifest(
         fingerprint=fingerprint,
         options=options,
@@ -178,7 +179,7 @@ def describe(
         versions=versions(),
         git_revision=git_revision(),
         built_at=datetime.now(UTC).isoformat(timespec="seconds"),
-        files={name: stored(repository / name) for name in file_names(repository)},
+        files={name: hashes.of(repository / name) for name in file_names(repository)},
     )
 
 
@@ -188,6 +189,21 @@ def file_names(repository: Path) -> Iterator[str]:
         inside = path.relative_to(repository)
         if not path.is_dir() and inside != Path(FILE_NAME) and not IGNORED_FOLDERS & set(inside.parts):
             yield inside.as_posix()
+
+
+class FileHashes:
+    """Size and SHA-256 of files; one of several names, as a table that several models read, is read once."""
+
+    def __init__(self) -> None:
+        self._found: dict[tuple[int, int], StoredFile] = {}
+
+    def of(self, path: Path) -> StoredFile:
+        """Raises: OSError: the file cannot be read."""
+        status = path.stat()
+        inode = (status.st_dev, status.st_ino)
+        if inode not in self._found:
+            self._found[inode] = stored(path)
+        return self._found[inode]
 
 
 def stored(path: Path) -> StoredFile:

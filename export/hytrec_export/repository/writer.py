@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.resources import files as resources
 from pathlib import Path
 
 from hytrec.data.vocabulary import Vocabulary
 from hytrec_export.errors import BuildError
+from hytrec_export.exporters.tensor_files import link_or_copy
 from hytrec_export.options import Target
 from hytrec_export.plan import BuildPlan
 from hytrec_export.repository.config_pbtxt import config_texts
@@ -35,12 +35,15 @@ def write_repository(
     vocabulary: Vocabulary,
     files: Mapping[str, Path],
     plan: BuildPlan,
+    tensors: Mapping[str, Sequence[Path]] | None = None,
 ) -> None:
     """Fill the empty folder `staging` with a whole repository.
 
     Args:
         files: .onnx file, or .plan file where the plan has engines, of every neural model, by model name; linked, or
             copied where the file system has no links.
+        tensors: files that a graph reads beside its own, by model name; what several models read is one file with
+            several names, as external data must stand in its graph's folder.
 
     Raises:
         BuildError: a file is missing, one too many is given, or the folder cannot be written.
@@ -61,7 +64,11 @@ def write_repository(
             for request in requests.get(name, ()):
                 request.save(staging / name)
         for name, file in files.items():
-            _link(file, staging / layout.files[name])
+            place = staging / layout.files[name]
+            link_or_copy(file, place)
+            for tensor in (tensors or {}).get(name, ()):
+                if not place.with_name(tensor.name).exists():  # of another graph in the same folder
+                    link_or_copy(tensor, place.with_name(tensor.name))
         settings.save(staging)
         vocabulary.save(staging / VOCABULARY_FILE)
         (staging / README).write_text(repository_readme())
@@ -77,14 +84,6 @@ def write_repository(
 def repository_readme() -> str:
     """README.md of every repository; the checkout's model_repository/README.md is the same text."""
     return resources("hytrec_export").joinpath("repository_readme.md").read_text()
-
-
-def _link(file: Path, target: Path) -> None:
-    """Engines and graphs are large: a second name for them costs nothing, and staging drops the first one."""
-    try:
-        target.hardlink_to(file)
-    except OSError:
-        shutil.copyfile(file, target)
 
 
 def _check(layout: Layout, files: Mapping[str, Path]) -> None:

@@ -25,6 +25,7 @@ MAX_EVENTS = "max_events"
 MAX_CORES = 8
 SPIN_US = "100"
 CPU_PROVIDER, CUDA_PROVIDER = "CPUExecutionProvider", "CUDAExecutionProvider"
+_ERRORS = 3
 
 
 def cores() -> int:
@@ -106,6 +107,7 @@ class OnnxRunner:
         onnxruntime: Any = require("onnxruntime", extra="embedded")
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = self._threads
+        options.log_severity_level = _ERRORS  # else it warns of tables that are inputs too (`exporters.large_products`)
         # Waking a thread takes longer than most operators; the spin is short, as other models share the cores.
         options.add_session_config_entry("session.intra_op.spin_duration_us", SPIN_US)
         options.add_session_config_entry("session.force_spinning_stop", "1")

@@ -63,19 +63,20 @@ def check_files(repository: Path, remembered: Path | None = None) -> None:
     Raises:
         RepositoryError: a file is missing or was changed after the build, or the manifest is damaged.
     """
-    from hytrec_export.repository.manifest import FILE_NAME, Manifest, stored  # noqa: PLC0415 - see check_target
+    from hytrec_export.repository.manifest import FILE_NAME, FileHashes, Manifest  # noqa: PLC0415 - see check_target
 
     if not (repository / FILE_NAME).exists():
         return
     manifest = Manifest.load(repository)
     known = _remembered(remembered)
     found: dict[str, list[object]] = {}
+    hashes = FileHashes()
     for name, file in manifest.files.items():
         path = repository / name
         try:
             status = path.stat()
             mark = [status.st_ino, status.st_size, status.st_mtime_ns, file.sha256]
-            sound = known.get(str(path.absolute())) == mark or stored(path) == file
+            sound = known.get(str(path.absolute())) == mark or hashes.of(path) == file
         except OSError as error:
             raise RepositoryError(f"{path} cannot be read ({error.strerror}); build the repository again") from error
         if not sound:

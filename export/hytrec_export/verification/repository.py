@@ -7,7 +7,7 @@ from pathlib import Path
 from hytrec_export.progress import Progress, silent
 from hytrec_export.repository import manifest as manifests
 from hytrec_export.repository.layout import graph_files
-from hytrec_export.repository.manifest import Manifest
+from hytrec_export.repository.manifest import FileHashes, Manifest
 from hytrec_export.runtime.runners import OnnxRunner
 from hytrec_export.verification.engines import verify_engines
 from hytrec_export.verification.findings import Finding, all_ok, failed, ok
@@ -36,7 +36,7 @@ def verify_files(repository: Path, manifest: Manifest, progress: Progress) -> li
     """Compare the folder with the manifest's list."""
     there = set(manifests.file_names(repository))
     names = sorted(there | set(manifest.files))
-    wrong = []
+    wrong, hashes = [], FileHashes()
     with progress("hashing the files", len(names)) as advance:
         for name in names:
             if name not in manifest.files:
@@ -44,16 +44,16 @@ def verify_files(repository: Path, manifest: Manifest, progress: Progress) -> li
             elif name not in there:
                 wrong.append(f"{name} is missing")
             else:
-                wrong += _altered(repository, name, manifest)
+                wrong += _altered(repository, name, manifest, hashes)
             advance(1)
     if wrong:
         return [failed(text) for text in wrong]
     return [ok(f"{len(names)} files match the manifest")]
 
 
-def _altered(repository: Path, name: str, manifest: Manifest) -> list[str]:
+def _altered(repository: Path, name: str, manifest: Manifest, hashes: FileHashes) -> list[str]:
     try:
-        same = manifests.stored(repository / name) == manifest.files[name]
+        same = hashes.of(repository / name) == manifest.files[name]
     except OSError as error:
         return [f"{name} cannot be read ({error.strerror}); run this as the user who built the repository"]
     return [] if same else [f"{name} was altered after the build"]

@@ -215,7 +215,8 @@ def test_weights_beyond_one_file_are_refused_before_the_export(
     monkeypatch.setattr(graph_module, "MAX_GRAPH_BYTES", 100)
     with pytest.raises(
         BuildError,
-        match=r"^the weights of hytrec_encoder take 440 bytes and an ONNX file holds 100; train with fewer items or a ",
+        match=r"^the weights of hytrec_encoder of less than 1048576 bytes each take 440 bytes together and an "
+        r"ONNX file holds 100; train with fewer layers or a smaller width$",
     ):
         export_graph(nn.Linear(10, 10), tmp_path / "graph.onnx", model=ENCODER, sizes=sizes, opset=20, metadata={})
     assert not list(tmp_path.iterdir())

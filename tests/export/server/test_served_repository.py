@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from hytrec_export.errors import RepositoryError
+from hytrec_export.repository import manifest as manifests
 from hytrec_export.repository.manifest import describe
 from hytrec_export.server import ServerOptions, run_until_stopped
 from hytrec_export.server.served_repository import check_files, check_target
@@ -38,6 +39,19 @@ def test_a_damaged_manifest_is_rejected(tmp_path: Path) -> None:
     (tmp_path / "manifest.json").write_text("{")
     with pytest.raises(RepositoryError, match=r"manifest.json is damaged \(.*\); build the repository again$"):
         check_target(tmp_path)
+
+
+def test_a_file_of_several_names_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read = []
+    hashed = manifests.stored
+    monkeypatch.setattr(manifests, "stored", lambda path: read.append(path.name) or hashed(path))
+    (tmp_path / "a").write_text("table")
+    (tmp_path / "b").hardlink_to(tmp_path / "a")
+    (tmp_path / "c").write_text("table")
+    manifest(tmp_path)
+    assert read == ["a", "c"]
+    check_files(tmp_path)
+    assert read == ["a", "c"] * 2
 
 
 def test_a_changed_or_missing_file_is_not_served(tmp_path: Path) -> None:

@@ -30,7 +30,7 @@ def parse(trt: Any, builder: Any, graph: Path, log: Log) -> Any:
     """
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     parser = trt.OnnxParser(network, log.logger)
-    if not parser.parse(graph.read_bytes()):
+    if not parser.parse_from_file(str(graph)):  # tensor files stand beside it
         raise BuildError(
             f"TensorRT {trt.__version__} cannot parse {graph.name}: {_reason(parser, log)}; "
             "build for --target onnxruntime, or with the TensorRT that pyproject.toml names"

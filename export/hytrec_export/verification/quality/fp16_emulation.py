@@ -18,6 +18,7 @@ from hytrec_export.optional import require
 from hytrec_export.runtime.runners import Arrays
 from hytrec_export.verification.parity.golden import CATALOGUE_SCORES
 
+_TENSOR_FOLDER = "session.model_external_initializers_file_folder_path"
 _ROUNDING = frozenset({"Cast", "MatMul", "Gemm"})
 
 
@@ -46,7 +47,8 @@ class Fp16EmulationRunner:
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
         try:
-            graph = onnx.load(self._graph)
+            graph = onnx.load(self._graph, load_external_data=False)
+            options.add_session_config_entry(_TENSOR_FOLDER, str(self._graph.parent))
             show_catalogue_scores(graph)
             hold_rounding(graph)
             self._session = onnxruntime.InferenceSession(
