@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import re
-import shutil
 import subprocess
 import tomllib
 from pathlib import Path
@@ -14,6 +13,7 @@ import pytest
 from typer.main import get_command
 
 from hytrec_benchmarks.fixtures.redis_server import redis_server
+from hytrec_benchmarks.topology.balancer import has_haproxy
 from hytrec_clients.cli import app as client_app
 from hytrec_export.cli.app import app
 from hytrec_export.state.redis_address import RedisAddress
@@ -126,7 +126,7 @@ def test_the_balancer_asks_the_metrics_and_names_both(services: dict[str, Any]) 
     assert f"check port {seen['metrics_port']} " in text
     assert f":{seen['grpc_port']}" in text
     assert seen["metrics_host"] != "127.0.0.1"
-    if shutil.which("haproxy") is None:
+    if not has_haproxy():
         pytest.skip("haproxy is not installed (Debian: haproxy; or: make haproxy)")
     done = subprocess.run(["haproxy", "-c", "-f", DEPLOY / "haproxy.cfg"], check=False, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
