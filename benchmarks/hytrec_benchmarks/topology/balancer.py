@@ -105,12 +105,21 @@ class Balancer:
             return False
 
     def _rows(self) -> list[dict[str, str]]:
-        with socket.socket(socket.AF_UNIX) as stats:
-            stats.settimeout(_READY_S)
-            stats.connect(str(self._folder / "stats.sock"))
-            stats.sendall(b"show stat\n")
-            text = b"".join(iter(lambda: stats.recv(1 << 16), b"")).decode()
-        return list(csv.DictReader(text.removeprefix("# ").splitlines()))
+        return read_statistics(self._folder / "stats.sock")
+
+
+def read_statistics(socket_path: Path) -> list[dict[str, str]]:
+    """HAProxy's own figures of every frontend, backend and server, by column.
+
+    Raises:
+        OSError: nobody listens at the socket.
+    """
+    with socket.socket(socket.AF_UNIX) as statistics:
+        statistics.settimeout(_READY_S)
+        statistics.connect(str(socket_path))
+        statistics.sendall(b"show stat\n")
+        text = b"".join(iter(lambda: statistics.recv(1 << 16), b"")).decode()
+    return list(csv.DictReader(text.removeprefix("# ").splitlines()))
 
 
 @contextmanager
