@@ -11,7 +11,7 @@ PERF_ANALYZER := .perf_analyzer/perf_analyzer
 # Every server and command of the tests would otherwise compile the modules again, where the environment says so.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test test-long unit lint style types format measure peers quality baselines perf-analyzer prometheus redis haproxy clean
+.PHONY: demo test test-long unit lint style types format measure peers quality baselines perf-analyzer prometheus redis haproxy topology recovery clean
 
 demo: .venv/ready
 	$(BIN)/python examples/demo.py
@@ -58,6 +58,14 @@ quality: .venv/ready
 baselines: .venv/ready
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[bench]'
 	$(BIN)/python -m hytrec_benchmarks.baselines
+
+# Three servers, a Redis Cluster and HAProxy while parts of them fail, for five minutes.
+topology: .venv/ready redis haproxy
+	$(BIN)/python -m hytrec_benchmarks.topology --output reports/topology.json
+
+# How long requests take while Redis is killed, cut off, refuses writes or fails over.
+recovery: .venv/ready redis
+	HYTREC_RECOVERY=reports/recovery.json $(BIN)/python -m pytest -m long tests/export/state/test_redis_drills.py
 
 perf-analyzer: $(PERF_ANALYZER)
 

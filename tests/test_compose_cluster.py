@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import importlib
 import re
-import shutil
 import subprocess
+import threading
+import time
 import tomllib
+from contextlib import suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +17,7 @@ import pytest
 from typer.main import get_command
 
 from hytrec_benchmarks.fixtures.redis_server import redis_server
+from hytrec_benchmarks.topology.balancer import has_haproxy, read_statistics
 from hytrec_clients.cli import app as client_app
 from hytrec_export.cli.app import app
 from hytrec_export.state.redis_address import RedisAddress
@@ -126,7 +130,66 @@ def test_the_balancer_asks_the_metrics_and_names_both(services: dict[str, Any]) 
     assert f"check port {seen['metrics_port']} " in text
     assert f":{seen['grpc_port']}" in text
     assert seen["metrics_host"] != "127.0.0.1"
-    if shutil.which("haproxy") is None:
+    if not has_haproxy():
         pytest.skip("haproxy is not installed (Debian: haproxy; or: make haproxy)")
     done = subprocess.run(["haproxy", "-c", "-f", DEPLOY / "haproxy.cfg"], check=False, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+class Metrics(BaseHTTPRequestHandler):
+    """A long page of metrics, as a server's is."""
+
+    up = 1
+
+    def do_GET(self) -> None:
+        text = "nv_inference_count 1\n" * 2_000 + f"hytrec_server_up {self.up}\nhytrec_state_bytes 1\n"
+        self.send_response(200 if self.path == "/metrics" else 404)
+        self.send_header("Content-Length", str(len(text)))
+        self.end_headers()
+        self.wfile.write(text.encode())
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - its name there
+        pass
+
+
+def test_the_balancer_leaves_out_a_server_that_is_not_ready(tmp_path: Path) -> None:
+    if not has_haproxy():
+        pytest.skip("haproxy is not installed (Debian: haproxy; or: make haproxy)")
+    pages = ThreadingHTTPServer(("127.0.0.1", 0), Metrics)
+    threading.Thread(target=pages.serve_forever, daemon=True).start()
+    text = (DEPLOY / "haproxy.cfg").read_text()
+    changes = {
+        "global": f"global\n    stats socket {tmp_path}/stats",
+        "bind :8001": f"bind unix@{tmp_path}/grpc",
+        "check port 8002": f"check port {pages.server_port}",
+        "one one:8001": "one 127.0.0.1:1",
+        "two two:8001": "two 127.0.0.1:1",
+    }
+    for before, after in changes.items():
+        assert text.count(before) == 1
+        text = text.replace(before, after)
+    (tmp_path / "haproxy.cfg").write_text(text)
+
+    def wait_for(status: str) -> None:
+        deadline = time.monotonic() + 60
+        seen: list[str] = []
+        while seen != [status] * 2:
+            assert time.monotonic() < deadline, seen
+            time.sleep(0.05)
+            with suppress(OSError):
+                rows = read_statistics(tmp_path / "stats")
+                seen = [
+                    row["status"] for row in rows if row["svname"] in {"one", "two"} and row["check_status"] == code
+                ]
+
+    with subprocess.Popen(["haproxy", "-db", "-f", tmp_path / "haproxy.cfg"], stderr=subprocess.DEVNULL) as process:
+        try:
+            code = "L7OK"
+            wait_for("UP")
+            Metrics.up, code = 0, "L7RSP"
+            wait_for("DOWN")
+        finally:
+            process.kill()
+            pages.shutdown()
+            pages.server_close()
+            Metrics.up = 1

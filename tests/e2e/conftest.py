@@ -54,12 +54,12 @@ class Build:
     vocabulary: Vocabulary
 
 
-def write_build(run: Path, repository: Path) -> None:
-    torch.manual_seed(7)
+def write_build(run: Path, repository: Path, *, seed: int = 7) -> None:
+    torch.manual_seed(seed)
     model = build_model(CONFIG)
     torch.nn.init.normal_(model.reranker.score.weight)  # it starts at zero, and the reranker would be the retriever
     set_to_remember(model)
-    generator = np.random.default_rng(7)
+    generator = np.random.default_rng(seed)
     samples = [
         History(
             item_rows=generator.integers(1, CONFIG.items + 1, length),
@@ -82,6 +82,17 @@ def built(make_once: Any) -> Build:
         settings=ServingSettings.load(folder / "repository"),
         vocabulary=Vocabulary.load(folder / "repository" / VOCABULARY_FILE),
     )
+
+
+@pytest.fixture(scope="session")
+def new_repository(make_once: Any) -> Path:
+    """Another model of the same vocabulary."""
+
+    def make(folder: Path) -> None:
+        write_build(folder / "run", folder / "repository", seed=8)
+
+    folder: Path = make_once("e2e-new", make)
+    return folder / "repository"
 
 
 @pytest.fixture(scope="session")
