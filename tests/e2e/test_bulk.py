@@ -16,6 +16,7 @@ from hytrec_clients import Events
 from hytrec_export.bulk.backfill import backfill
 from hytrec_export.bulk.list_options import ListOptions
 from hytrec_export.bulk.recommend_all import recommend_all
+from hytrec_export.state.url import StoreUrl
 
 pytestmark = pytest.mark.e2e
 
@@ -33,7 +34,11 @@ def test_a_store_is_filled_and_listed_while_it_is_served(serve: Any, built: Any,
     log = tmp_path / "log.csv"
     lines = [f"{user},{item},{time}" for user, count in USERS.items() for item, time in logged(user, count)]
     log.write_text("\n".join(["user_id,item_id,timestamp", *lines]))
-    with serve(built.repository, path=tmp_path / "state") as served, served.client() as client:
+    apart = StoreUrl.of_folder(tmp_path / "apart")
+    with (
+        serve(built.repository, path=tmp_path / "state", snapshot_url=apart) as served,
+        served.client() as client,
+    ):
         stop = threading.Event()
 
         def click() -> int:
@@ -61,6 +66,8 @@ def test_a_store_is_filled_and_listed_while_it_is_served(serve: Any, built: Any,
             assert counts[user].state_status in {StateStatus.FOUND, StateStatus.REBUILT}
             history = served.store.history(user.encode()).events
             assert history.item_keys[:count].tolist() == [item for item, _ in logged(user, count)]
+        assert served.store.stat().snapshots > len(USERS) // 2
+        assert not next((tmp_path / "state").glob("*.used")).stat().st_size  # none in the store of the histories
         again = backfill([str(log)], built.repository, served.stored.url)
         assert again.unchanged == len(USERS)
 
