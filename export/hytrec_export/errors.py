@@ -19,6 +19,7 @@ HytrecError
       StoreFullError      the size limit is reached (UNAVAILABLE)
       StoreUnavailableError  the store cannot be opened or reached
         NoStoreError        there is none yet
+        SnapshotsAwayError  the place of snapshots failed a moment ago, which was told then
       StoreInUseError     another process has the store open
       UnknownUserError    the store holds nothing of a user
 """
@@ -42,6 +43,7 @@ __all__ = [
     "QualityError",
     "RepositoryError",
     "ServerError",
+    "SnapshotsAwayError",
     "StateConflictError",
     "StateStoreError",
     "StoreFullError",
@@ -127,6 +129,10 @@ class StoreUnavailableError(StateStoreError):
 
 class NoStoreError(StoreUnavailableError):
     """There is no store yet where one is looked for."""
+
+
+class SnapshotsAwayError(StoreUnavailableError):
+    """The place of snapshots failed a moment ago, which was told then."""
 
 
 class StoreInUseError(StateStoreError):

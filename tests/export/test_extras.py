@@ -33,6 +33,7 @@ IMPORTS = {
     "onnxruntime": "onnxruntime",
     "onnxscript": "onnxscript",
     "psutil": "psutil",
+    "pyarrow": "pyarrow",
     "redis": "redis",
     "duckdb": "duckdb",
     "s3fs": "s3fs",
@@ -78,6 +79,7 @@ def test_every_optional_package_may_be_missing(module: str) -> None:
         ("hytrec-export certs folder", "embedded"),
         ("hytrec-export dashboards folder", "dashboards"),
         ("hytrec-export backfill events.csv --repository .", "bulk"),
+        ("hytrec-export recommend-all --repository .", "bulk"),
         ("hytrec-client ready", "client"),
     ],
 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -11,6 +11,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from hytrec.contract import Model
 from hytrec.data.histories import History
 from hytrec.data.vocabulary import Vocabulary
 from hytrec.signature import ENCODER, EVENT_COUNT, STATE
@@ -19,7 +20,7 @@ from hytrec_export.errors import GraphError, RepositoryError
 from hytrec_export.optional import require
 from hytrec_export.repository.layout import graph_files
 from hytrec_export.runtime.chunked_encoder import open_runner
-from hytrec_export.runtime.model_chain import MAX_ROWS, ModelChain, batches, split_every
+from hytrec_export.runtime.model_chain import MAX_ROWS, EncodedUsers, ModelChain, batches, split_every
 from hytrec_export.runtime.runners import CUDA_PROVIDER, Arrays
 from hytrec_export.serving.loaded_request import stored_rows
 from hytrec_export.serving.stored_state import absent_state, check_encoded, state_tensors
@@ -64,21 +65,32 @@ class UserEncoder:
             MissingPackageError: onnxruntime is not installed.
         """
         settings = ServingSettings.load(repository)
-        graph = graph_files(repository)[ENCODER.name]
-        if not graph.is_file():
-            raise RepositoryError(
-                f"{repository} holds no graph of the encoder but an engine, which is run by Triton alone; "
-                "its server encodes every user at the first request"
-            )
-        with open_runner(ENCODER, graph, cuda=has_cuda()) as runner:
-            chain = ModelChain({ENCODER.name: runner}, sizes=settings.sizes)
-            yield cls(chain, vocabulary=Vocabulary.load(repository / VOCABULARY_FILE), settings=settings)
+        vocabulary = Vocabulary.load(repository / VOCABULARY_FILE)
+        with opened_chain(repository, [ENCODER]) as chain:
+            yield cls(chain, vocabulary=vocabulary, settings=settings)
 
     def encode(self, users: Sequence[StoredUser]) -> Iterator[list[EncodedState]]:
         """States after all stored events, batch by batch, shortest gaps first.
 
         Args:
             users: each `complete`, with a gap.
+
+        Raises:
+            GraphError: the encoder made a state that cannot be.
+        """
+        for batch, encoded in self.batches(users):
+            yield [
+                EncodedState(
+                    position=place, tensors={tensor.name: encoded.state[tensor.name][row] for tensor in SNAPSHOT}
+                )
+                for row, place in enumerate(batch)
+            ]
+
+    def batches(self, users: Sequence[StoredUser]) -> Iterator[tuple[list[int], EncodedUsers]]:
+        """Positions of users, and what the encoder makes of them, batch by batch, shortest gaps first.
+
+        Args:
+            users: each `complete`; one without a gap costs a run, too.
 
         Raises:
             GraphError: the encoder made a state that cannot be.
@@ -93,12 +105,35 @@ class UserEncoder:
         for batch in batches(histories, max_rows=MAX_ROWS, max_events=max_events):
             before = {tensor.name: np.stack([states[place][tensor.name] for place in batch]) for tensor in STATE}
             chunks = [split_every(histories[place], max_events) for place in batch]
-            after = self._chain.replay(chunks, state=before).state
-            _check(after, [users[place].event_count for place in batch])
-            yield [
-                EncodedState(position=place, tensors={tensor.name: after[tensor.name][row] for tensor in SNAPSHOT})
-                for row, place in enumerate(batch)
-            ]
+            encoded = self._chain.replay(chunks, state=before)
+            _check(encoded.state, [users[place].event_count for place in batch])
+            yield batch, encoded
+
+
+@contextmanager
+def opened_chain(repository: Path, models: Sequence[Model]) -> Iterator[ModelChain]:
+    """Graphs of a built repository, run by onnxruntime, on a GPU where it can.
+
+    Args:
+        models: of `hytrec.signature.GRAPHS`.
+
+    Raises:
+        RepositoryError: it holds no graphs, or onnxruntime cannot load one.
+        MissingPackageError: onnxruntime is not installed.
+    """
+    sizes = ServingSettings.load(repository).sizes
+    graphs = graph_files(repository)
+    if any(not graphs[model.name].is_file() for model in models):
+        raise RepositoryError(
+            f"{repository} holds no graph of the encoder but an engine, which is run by Triton alone; "
+            "its server encodes every user at the first request"
+        )
+    cuda = has_cuda()
+    with ExitStack() as opened:
+        runners = {
+            model.name: opened.enter_context(open_runner(model, graphs[model.name], cuda=cuda)) for model in models
+        }
+        yield ModelChain(runners, sizes=sizes)
 
 
 def has_cuda() -> bool:

@@ -20,6 +20,7 @@ from hytrec_export.cli.certs import certs
 from hytrec_export.cli.dashboards import dashboards
 from hytrec_export.cli.doctor import doctor
 from hytrec_export.cli.loadtest import loadtest
+from hytrec_export.cli.recommend_all import recommend_all
 from hytrec_export.cli.serve import serve
 from hytrec_export.cli.state import state_app
 from hytrec_export.options import BuildOptions
@@ -35,6 +36,7 @@ app.command()(certs)
 app.command()(dashboards)
 app.command()(doctor)
 app.command()(loadtest)
+app.command()(recommend_all)
 app.command()(serve)
 
 EXTRAS = dict.fromkeys(("torch", "safetensors"), "export") | {"duckdb": "loadtest"}

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from hytrec.program import AsJson
+from hytrec_export.cli.state import SnapshotUrl
 from hytrec_export.options import BuildOptions
 from hytrec_export.server.options import ServerOptions
 from hytrec_export.state.options import URL_VARIABLE, StoreOptions
@@ -24,6 +25,7 @@ def doctor(
     state: Annotated[
         str | None, typer.Option("--state", help="Folder or URL of the state store; HYTREC_STATE_URL by default.")
     ] = None,
+    snapshot_store: SnapshotUrl = None,
     host: Annotated[str, typer.Option(help="Address on which the server will listen.")] = ServerOptions.host,
     grpc_port: Port = ServerOptions.grpc_port,
     http: Annotated[bool, typer.Option("--http", help="The server will listen on HTTP too.")] = ServerOptions.http,
@@ -43,13 +45,14 @@ def doctor(
         http_port=http_port,
         metrics_port=metrics_port,
     )
-    findings = run_doctor(repository, server=server, store=_store(state), progress=progress_bar)
+    findings = run_doctor(repository, server=server, store=_store(state, snapshot_store), progress=progress_bar)
     print(report(findings, as_json=as_json))  # noqa: T201
     raise typer.Exit(0 if all_ok(findings) else 1)
 
 
-def _store(state: str | None) -> StoreOptions | None:
+def _store(state: str | None, snapshot_store: str | None) -> StoreOptions | None:
     """The store that the server would open; None where none is named."""
     if state is not None:
-        return StoreOptions(url=StoreUrl.parse(state))
+        snapshot_url = None if snapshot_store is None else StoreUrl.parse(snapshot_store)
+        return StoreOptions(url=StoreUrl.parse(state), snapshot_url=snapshot_url)
     return StoreOptions.from_environment() if os.environ.get(URL_VARIABLE) else None

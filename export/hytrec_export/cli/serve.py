@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from hytrec.command_options import expand_options
-from hytrec_export.cli.state import STATE_FOLDER, StateUrl
+from hytrec_export.cli.state import STATE_FOLDER, SnapshotUrl, StateUrl
 from hytrec_export.options import BuildOptions
 from hytrec_export.server.options import ServerOptions
 from hytrec_export.state.options import FAR_SNAPSHOT_EVERY, Durability, StoreOptions, default_snapshot_every
@@ -27,6 +27,7 @@ def serve(
     state_ttl_s: Annotated[
         int | None, typer.Option("--state-ttl", help="Delete users without a write for this many seconds.")
     ] = StoreOptions.ttl_s,
+    snapshot_store: SnapshotUrl = None,
     snapshot_every: Annotated[
         int | None,
         typer.Option(
@@ -44,12 +45,14 @@ def serve(
 ) -> None:
     """Run Triton Inference Server on a repository until Ctrl-C."""
     url = StoreUrl.parse(state)
+    snapshot_url = None if snapshot_store is None else StoreUrl.parse(snapshot_store)
     store = StoreOptions(
         url=url,
         durability=durability,
         max_bytes=state_max_bytes,
         ttl_s=state_ttl_s,
-        snapshot_every=default_snapshot_every(url) if snapshot_every is None else snapshot_every,
+        snapshot_every=default_snapshot_every(snapshot_url or url) if snapshot_every is None else snapshot_every,
+        snapshot_url=snapshot_url,
         snapshot_max_bytes=snapshot_max_bytes,
         history_max_events=history_max_events,
     )
@@ -57,4 +60,6 @@ def serve(
     from hytrec_export.state.opening import check_served  # noqa: PLC0415 - numpy, and every kind
 
     check_served(store.url)
+    if snapshot_url is not None:
+        check_served(snapshot_url)
     run_until_stopped(ServerOptions(repository=repository, environment=store.to_environment(), **server))

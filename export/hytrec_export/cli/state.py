@@ -18,6 +18,12 @@ STATE_FOLDER = "state"
 state_app = typer.Typer(help="Inspect and maintain the state store of a server.", no_args_is_help=True)
 
 StateUrl = Annotated[str, typer.Option("--state", help="Folder or URL of the state store.")]
+SnapshotUrl = Annotated[
+    str | None,
+    typer.Option(
+        "--snapshot-store", help="Folder or URL of a store for states alone; by default they lie in the state store."
+    ),
+]
 UserId = Annotated[str, typer.Argument(help="The user's id.", show_default=False)]
 
 

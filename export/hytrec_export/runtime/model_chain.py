@@ -47,9 +47,12 @@ class EncodedUsers:
 
     def row(self, index: int) -> EncodedUsers:
         """One of them, as a batch of one."""
+        return self.rows(index, index + 1)
+
+    def rows(self, start: int, stop: int) -> EncodedUsers:
+        """Those from `start` to `stop`, as a batch."""
         state, features = (
-            {name: values[index : index + 1] for name, values in arrays.items()}
-            for arrays in (self.state, self.features)
+            {name: values[start:stop] for name, values in arrays.items()} for arrays in (self.state, self.features)
         )
         return EncodedUsers(state=state, features=features)
 

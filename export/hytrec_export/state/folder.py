@@ -34,13 +34,14 @@ class FolderSettings:
     """What is remembered beside the data.
 
     Args:
-        max_bytes, ttl_s, snapshot_every, snapshot_max_bytes: options of the last server.
+        max_bytes, ttl_s, snapshot_every, snapshot_max_bytes, snapshot_url: options of the last server.
     """
 
     max_bytes: int
     ttl_s: int | None = None
     snapshot_every: int = StoreOptions.snapshot_every
     snapshot_max_bytes: int = StoreOptions.snapshot_max_bytes
+    snapshot_url: str | None = None
 
 
 class StoreFolder:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 
 from hytrec.contract import StateStatus
@@ -13,9 +14,27 @@ from hytrec_export.state.head import Head, unpack_head
 from hytrec_export.state.history import History, chunks_from
 from hytrec_export.state.rules import HistoryRules
 from hytrec_export.state.store import Outcome, StoreStat, UserSummary, UserWrite, WriteResult, check_user_id
+from hytrec_export.state.url import StoreUrl
 
 _PAGE = 256
 _LOG = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class SnapshotsApart:
+    """Where the last server of a store kept snapshots, if elsewhere.
+
+    Args:
+        max_bytes: of all models' snapshots.
+    """
+
+    url: StoreUrl
+    max_bytes: int
+
+    @classmethod
+    def told(cls, url: str | None, max_bytes: int) -> SnapshotsApart | None:
+        """From what a store remembers; None where they lie in it."""
+        return None if url is None else cls(StoreUrl.parse(url), max_bytes)
 
 
 class HistoryStore:
@@ -28,6 +47,7 @@ class HistoryStore:
     def __init__(self, engine: RecordEngine, *, rules: HistoryRules) -> None:
         self.engine = engine
         self.rules = rules
+        self.apart: SnapshotsApart | None = None
         self._out_of_room = False
 
     def history(self, user_id: bytes) -> History | None:

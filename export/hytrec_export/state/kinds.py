@@ -12,6 +12,7 @@ from hytrec_export.state.events import KeyTypes
 from hytrec_export.state.histories import HistoryStore
 from hytrec_export.state.options import StoreOptions
 from hytrec_export.state.rules import HistoryRules
+from hytrec_export.state.snapshot_places import SnapshotPlace
 from hytrec_export.state.store import StoreStat
 from hytrec_export.state.sweep import Tell
 from hytrec_export.state.url import StoreUrl
@@ -83,6 +84,24 @@ class StoreKind(Protocol):
         Raises:
             StoreUnavailableError: it cannot be reached.
         """
+
+    def snapshot_place(
+        self, url: StoreUrl, model: StoreModel | None, *, max_bytes: int, clock: Callable[[], float]
+    ) -> SnapshotPlace:
+        """Open a place for snapshots alone; one that is missing is made.
+
+        Args:
+            model: whose snapshots are read and kept; None only drops those of users.
+            max_bytes: of all models' snapshots.
+            clock: unix seconds.
+
+        Raises:
+            OptionError: it holds histories.
+            StoreUnavailableError: it cannot be opened.
+        """
+
+    def preflight_place(self, url: StoreUrl) -> list[Remark]:
+        """`preflight` of a place for snapshots alone."""
 
     def beside(self, url: StoreUrl, *, wait_s: float, alone: bool) -> HistoryStore:
         """The histories of an existing store; see `opening.open_beside`."""

@@ -138,6 +138,41 @@ class MemoryEngine:
             self.tombstones.pop(user_id, None)
 
 
+class MemoryPlace:
+    """See `SnapshotPlace`."""
+
+    def __init__(self) -> None:
+        self.snapshots: dict[bytes, bytes] = {}
+
+    def read_headers(self, user_ids: Sequence[bytes], size: int) -> list[Buffer | None]:
+        """See `SnapshotPlace`."""
+        return [None if raw is None else raw[:size] for raw in self.read_many(user_ids)]
+
+    def read_many(self, user_ids: Sequence[bytes]) -> list[Buffer | None]:
+        """See `SnapshotPlace`."""
+        return [self.snapshots.get(user_id) for user_id in user_ids]
+
+    def keep(self, snapshots: Sequence[tuple[bytes, bytes]]) -> None:
+        """See `SnapshotPlace`."""
+        self.snapshots.update(snapshots)
+
+    def drop(self, user_ids: Sequence[bytes]) -> None:
+        """See `SnapshotPlace`."""
+        for user_id in user_ids:
+            self.snapshots.pop(user_id, None)
+
+    def capacity(self) -> int | None:
+        """See `SnapshotPlace`."""
+        return None
+
+    def stat(self) -> tuple[int, int]:
+        """See `SnapshotPlace`."""
+        return len(self.snapshots), sum(map(len, self.snapshots.values()))
+
+    def close(self) -> None:
+        """See `SnapshotPlace`."""
+
+
 class MemorySnapshots:
     """See `SnapshotEngine`: snapshots in a `MemoryEngine`."""
 

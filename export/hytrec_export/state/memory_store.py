@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from hytrec_export.errors import StoreUnavailableError
 from hytrec_export.state.histories import HistoryStore
 from hytrec_export.state.kinds import Remark, StoreModel, register
-from hytrec_export.state.memory_engine import MemoryEngine, MemorySnapshots
+from hytrec_export.state.memory_engine import MemoryEngine, MemoryPlace, MemorySnapshots
 from hytrec_export.state.options import StoreOptions
 from hytrec_export.state.rules import HistoryRules
+from hytrec_export.state.snapshot_places import SnapshotPlace
 from hytrec_export.state.store import StoreStat
 from hytrec_export.state.sweep import Tell
 from hytrec_export.state.url import StoreUrl
@@ -54,6 +57,18 @@ class MemoryStores:
     def preflight(self, options: StoreOptions) -> list[Remark]:
         """See `StoreKind`; there is nothing to look at."""
         del options
+        return []
+
+    def snapshot_place(
+        self, url: StoreUrl, model: StoreModel | None, *, max_bytes: int, clock: Callable[[], float]
+    ) -> SnapshotPlace:
+        """See `StoreKind`; the place is new, and this process's own."""
+        del url, model, max_bytes, clock
+        return MemoryPlace()
+
+    def preflight_place(self, url: StoreUrl) -> list[Remark]:
+        """See `StoreKind`; there is nothing to look at."""
+        del url
         return []
 
     def beside(self, url: StoreUrl, *, wait_s: float, alone: bool) -> HistoryStore:

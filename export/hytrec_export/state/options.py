@@ -16,6 +16,7 @@ DURABILITY_VARIABLE = "HYTREC_STATE_DURABILITY"
 MAX_BYTES_VARIABLE = "HYTREC_STATE_MAX_BYTES"
 TTL_VARIABLE = "HYTREC_STATE_TTL_S"
 
+SNAPSHOT_URL_VARIABLE = "HYTREC_STATE_SNAPSHOT_URL"
 SNAPSHOT_EVERY_VARIABLE = "HYTREC_STATE_SNAPSHOT_EVERY"
 SNAPSHOT_MAX_BYTES_VARIABLE = "HYTREC_STATE_SNAPSHOT_MAX_BYTES"
 HISTORY_MAX_EVENTS_VARIABLE = "HYTREC_STATE_HISTORY_MAX_EVENTS"
@@ -51,6 +52,7 @@ class StoreOptions:
         ttl_s: a user not written for so many seconds is forgotten; None = never.
         snapshot_every: events after which the encoder's state is kept again, see `default_snapshot_every`.
         snapshot_max_bytes: the largest size of the snapshots; the least recently used ones go.
+        snapshot_url: where the encoder's states are kept, if elsewhere than heads and histories.
         history_max_events: events that are kept of a user, rounded up to whole chunks.
 
     Raises:
@@ -63,10 +65,15 @@ class StoreOptions:
     ttl_s: int | None = None
     snapshot_every: int = 32
     snapshot_max_bytes: int = DEFAULT_BYTES
+    snapshot_url: StoreUrl | None = None
     history_max_events: int = 65_536
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "durability", _member("the state store's durability", self.durability, Durability))
+        if self.snapshot_url is not None and self.snapshot_url.absolute() == self.url.absolute():
+            raise OptionError(
+                f"the snapshot store {self.snapshot_url} is the state store itself; give another one, or leave it out"
+            )
         if self.max_bytes < MIN_BYTES:
             raise OptionError(
                 f"the state store's max_bytes is {self.max_bytes}; it must be at least {MIN_BYTES} (1 MiB)"
@@ -89,6 +96,11 @@ class StoreOptions:
                 f"it must be at least {MIN_HISTORY_EVENTS}"
             )
 
+    @property
+    def snapshot_address(self) -> str | None:
+        """`snapshot_url` as text, wherever the working folder is."""
+        return None if self.snapshot_url is None else str(self.snapshot_url.absolute())
+
     def to_environment(self) -> dict[str, str]:
         """Environment variables that `from_environment` reads; a folder's path is made absolute."""
         return {
@@ -98,6 +110,7 @@ class StoreOptions:
             TTL_VARIABLE: "" if self.ttl_s is None else str(self.ttl_s),
             SNAPSHOT_EVERY_VARIABLE: str(self.snapshot_every),
             SNAPSHOT_MAX_BYTES_VARIABLE: str(self.snapshot_max_bytes),
+            SNAPSHOT_URL_VARIABLE: self.snapshot_address or "",
             HISTORY_MAX_EVENTS_VARIABLE: str(self.history_max_events),
         }
 
@@ -118,20 +131,32 @@ class StoreOptions:
             raise OptionError(f"{URL_VARIABLE} is not set; set it to the folder or URL of the state store")
         url = StoreUrl.parse(text)
         ttl_s = values.get(TTL_VARIABLE, "")
+        apart = values.get(SNAPSHOT_URL_VARIABLE, "")
+        snapshot_url = StoreUrl.parse(apart) if apart else None
         return cls(
             url=url,
             durability=_member(DURABILITY_VARIABLE, values.get(DURABILITY_VARIABLE, "") or cls.durability, Durability),
             max_bytes=number(MAX_BYTES_VARIABLE, cls.max_bytes),
             ttl_s=_integer(TTL_VARIABLE, ttl_s) if ttl_s else None,
-            snapshot_every=number(SNAPSHOT_EVERY_VARIABLE, default_snapshot_every(url)),
+            snapshot_every=number(SNAPSHOT_EVERY_VARIABLE, default_snapshot_every(snapshot_url or url)),
+            snapshot_url=snapshot_url,
             snapshot_max_bytes=number(SNAPSHOT_MAX_BYTES_VARIABLE, cls.snapshot_max_bytes),
             history_max_events=number(HISTORY_MAX_EVENTS_VARIABLE, cls.history_max_events),
         )
 
 
 def default_snapshot_every(url: StoreUrl) -> int:
-    """Events after which a state is kept again where nobody says otherwise: more of them over a network."""
-    return FAR_SNAPSHOT_EVERY if url.folder is None and url.location.startswith("//") else StoreOptions.snapshot_every
+    """Events after which a state is kept again where nobody says otherwise: more of them over a network.
+
+    Args:
+        url: where states are kept.
+    """
+    return FAR_SNAPSHOT_EVERY if is_far(url) else StoreOptions.snapshot_every
+
+
+def is_far(url: StoreUrl) -> bool:
+    """Whether a store is reached over a network."""
+    return url.folder is None and url.location.startswith("//")
 
 
 def _member(name: str, value: str, choices: type[ChoiceT]) -> ChoiceT:

@@ -18,8 +18,11 @@ _FULL = 0.9
 _MIB = 1 << 20
 
 
-def preflight(nodes: RedisNodes, durability: Durability) -> Iterator[Remark]:
+def preflight(nodes: RedisNodes, durability: Durability, *, apart: bool = False) -> Iterator[Remark]:
     """Remarks on every node that takes writes.
+
+    Args:
+        apart: whether states are kept elsewhere.
 
     Raises:
         StoreUnavailableError: a node cannot be reached.
@@ -30,8 +33,22 @@ def preflight(nodes: RedisNodes, durability: Durability) -> Iterator[Remark]:
         name = nodes.name_of(client)
         yield _version(name, info)
         yield _persistence(name, info, _setting(nodes, client, "appendfsync"), durability)
-        yield _memory(name, info)
+        yield _memory(name, info, apart=apart)
         yield _replication(name, info, nodes.address.replicas)
+
+
+def preflight_place(nodes: RedisNodes) -> Iterator[Remark]:
+    """Remarks on every node that keeps states alone, which it may lose.
+
+    Raises:
+        StoreUnavailableError: a node cannot be reached.
+    """
+    yield _network(nodes.address, with_password=nodes.has_password)
+    for client in nodes.clients():
+        info: dict[str, Any] = nodes.ask(client.info)
+        name = f"{nodes.name_of(client)} (states)"
+        yield _version(name, info)
+        yield _eviction(name, info)
 
 
 def check_power(nodes: RedisNodes) -> None:
@@ -93,15 +110,29 @@ def _persistence(name: str, info: Mapping[str, Any], fsync: str | None, durabili
     return Remark(good=True, text=f"{text} (appendfsync {fsync or 'unknown'}); none with appendfsync always")
 
 
-def _memory(name: str, info: Mapping[str, Any]) -> Remark:
+def _eviction(name: str, info: Mapping[str, Any]) -> Remark:
+    policy = str(info.get("maxmemory_policy", ""))
+    if not info.get("maxmemory") or policy == "noeviction":
+        return Remark(
+            good=False,
+            text=f"{name}: it keeps no more states when its memory is full (maxmemory {info.get('maxmemory', 0)}, "
+            f"{policy}); set: maxmemory and maxmemory-policy volatile-lru",
+        )
+    return Remark(good=True, text=f"{name}: where its memory is full, states are evicted ({policy})")
+
+
+def _memory(name: str, info: Mapping[str, Any], *, apart: bool) -> Remark:
     limit, used = int(info.get("maxmemory", 0)), int(info.get("used_memory", 0))
     policy = str(info.get("maxmemory_policy", ""))
     if not limit:
         return Remark(
             good=False,
             text=f"{name}: it has no maxmemory, and the machine may run out; set: maxmemory and "
-            "maxmemory-policy volatile-lru",
+            f"maxmemory-policy {'noeviction' if apart else 'volatile-lru'}",
         )
+    if apart:
+        text = f"{name}: {used // _MIB} MiB of {limit // _MIB} MiB are used, and nothing is evicted"
+        return Remark(good=used <= _FULL * limit, text=text + ("; raise maxmemory" if used > _FULL * limit else ""))
     if not policy.startswith("volatile"):
         return Remark(
             good=False,

@@ -39,8 +39,8 @@ class RedisSnapshots:
         self._users = max_bytes // KEPT_MODELS // size
         self._clock = clock
         self._models: list[str] = []
-        entry = f"model {time.time_ns()} {size}"
-        nodes.results([Command(STORE_KEY, ("HSET", STORE_KEY, f"model {name}", entry))])
+        self._size = size
+        nodes.results([Command(STORE_KEY, ("HSET", STORE_KEY, f"model {name}", self._entry()))])
         self.refresh_models()
 
     def refresh_models(self) -> None:
@@ -60,6 +60,15 @@ class RedisSnapshots:
         self._models = newest_first[:KEPT_MODELS]
         if old := newest_first[KEPT_MODELS:]:
             self._nodes.results([Command(STORE_KEY, ("HDEL", STORE_KEY, *(f"model {name}" for name in old)))])
+
+    def enroll_again(self) -> None:
+        """`refresh_models` where Redis may have evicted what it knew of the models.
+
+        Raises:
+            StoreUnavailableError: Redis cannot be reached.
+        """
+        self._nodes.results([Command(STORE_KEY, ("HSETNX", STORE_KEY, f"model {self._name}", self._entry()))])
+        self.refresh_models()
 
     def read_headers(self, user_ids: Sequence[bytes], size: int) -> list[Buffer | None]:
         """See `SnapshotEngine`."""
@@ -96,6 +105,16 @@ class RedisSnapshots:
             if not left:
                 return
 
+    def keep(self, snapshots: Sequence[tuple[bytes, bytes]]) -> None:
+        """Store snapshots in a database without heads.
+
+        Raises:
+            StoreFullError: Redis has no memory for it.
+            StoreUnavailableError: Redis cannot be reached.
+        """
+        if self._users and self._name in self._models:
+            self._nodes.results([self._write(user_id, raw, b"") for user_id, raw in snapshots])
+
     def capacity(self) -> int:
         """See `SnapshotEngine`."""
         return self._users
@@ -103,6 +122,10 @@ class RedisSnapshots:
     @property
     def _header(self) -> str:
         return f"{self._name}:header"
+
+    def _entry(self) -> str:
+        """That the model is opened now."""
+        return f"model {time.time_ns()} {self._size}"
 
     def _write(self, user_id: bytes, raw: bytes, head: bytes) -> Command:
         others = [name for name in self._models if name != self._name]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
 from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass
 
@@ -11,7 +12,7 @@ from hytrec.contract import DType
 from hytrec_export.errors import NoStoreError, StoreInUseError, StoreUnavailableError
 from hytrec_export.optional import require
 from hytrec_export.state.events import KeyTypes
-from hytrec_export.state.histories import HistoryStore
+from hytrec_export.state.histories import HistoryStore, SnapshotsApart
 from hytrec_export.state.kinds import KINDS, Remark, StoreModel
 from hytrec_export.state.options import DEFAULT_BYTES, Durability, StoreOptions
 from hytrec_export.state.redis_address import RedisAddress
@@ -19,10 +20,12 @@ from hytrec_export.state.redis_engine import RedisEngine
 from hytrec_export.state.redis_keys import STORE_KEY
 from hytrec_export.state.redis_maintenance import Maintenance, RedisTurn
 from hytrec_export.state.redis_nodes import Command, RedisNodes
-from hytrec_export.state.redis_preflight import check_power, preflight
+from hytrec_export.state.redis_place import SNAPSHOTS_ALONE, RedisPlace
+from hytrec_export.state.redis_preflight import check_power, preflight, preflight_place
 from hytrec_export.state.redis_snapshots import RedisSnapshots
 from hytrec_export.state.rules import HistoryRules
 from hytrec_export.state.snapshot import snapshot_bytes
+from hytrec_export.state.snapshot_places import SnapshotPlace
 from hytrec_export.state.store import StoreStat
 from hytrec_export.state.sweep import Sweep, Tell, keep_steady
 from hytrec_export.state.url import StoreUrl
@@ -40,6 +43,7 @@ class _Settings:
     ttl_s: int | None = None
     snapshot_every: int = StoreOptions.snapshot_every
     snapshot_max_bytes: int = StoreOptions.snapshot_max_bytes
+    snapshot_url: str | None = None
 
 
 class RedisStores:
@@ -112,13 +116,24 @@ class RedisStores:
     def preflight(self, options: StoreOptions) -> list[Remark]:
         """See `StoreKind`."""
         with closing(_nodes(options.url)) as nodes:
-            return list(preflight(nodes, options.durability))
+            return list(preflight(nodes, options.durability, apart=options.snapshot_url is not None))
+
+    def snapshot_place(
+        self, url: StoreUrl, model: StoreModel | None, *, max_bytes: int, clock: Callable[[], float]
+    ) -> SnapshotPlace:
+        """See `StoreKind`."""
+        return RedisPlace(_nodes(url), model, max_bytes=max_bytes, clock=clock)
+
+    def preflight_place(self, url: StoreUrl) -> list[Remark]:
+        """See `StoreKind`."""
+        with closing(_nodes(url)) as nodes:
+            return list(preflight_place(nodes))
 
     def beside(self, url: StoreUrl, *, wait_s: float, alone: bool) -> HistoryStore:
         """See `StoreKind`; a server keeps others out by looking through the users."""
         del wait_s
         with ExitStack() as failing:
-            engine, rules, _ = _existing(url)
+            engine, rules, settings = _existing(url)
             failing.callback(engine.close)
             if alone:
                 turn = RedisTurn(engine.nodes)
@@ -126,7 +141,9 @@ class RedisStores:
                 if not turn.mine():
                     raise StoreInUseError(f"the state store {url} is open in another process; stop the servers first")
             failing.pop_all()
-        return HistoryStore(engine, rules=rules)
+        histories = HistoryStore(engine, rules=rules)
+        histories.apart = SnapshotsApart.told(settings.snapshot_url, settings.snapshot_max_bytes)
+        return histories
 
     def beside_for(self, url: StoreUrl, model: StoreModel, *, wait_s: float) -> StateStore:
         """See `StoreKind`."""
@@ -139,8 +156,10 @@ class RedisStores:
             size = snapshot_bytes(model.sizes)
             snapshots = RedisSnapshots(engine.nodes, name, size=size, max_bytes=settings.snapshot_max_bytes)
             failing.pop_all()
+        histories = HistoryStore(engine, rules=rules)
+        histories.apart = SnapshotsApart.told(settings.snapshot_url, settings.snapshot_max_bytes)
         return StateStore(
-            HistoryStore(engine, rules=rules),
+            histories,
             snapshots,
             sizes=model.sizes,
             fingerprint=bytes.fromhex(model.fingerprint),
@@ -165,6 +184,7 @@ def _open(options: StoreOptions, model: StoreModel) -> RedisEngine:
         ttl_s=options.ttl_s,
         snapshot_every=options.snapshot_every,
         snapshot_max_bytes=options.snapshot_max_bytes,
+        snapshot_url=options.snapshot_address,
     )
     with ExitStack() as failing:
         nodes = _nodes(options.url)
@@ -178,6 +198,7 @@ def _open(options: StoreOptions, model: StoreModel) -> RedisEngine:
             "behavior_keys": model.key_types.behavior.value,
             "salt": os.urandom(_SALT_BYTES),
         }
+        _refuse_snapshots_alone(nodes)
         nodes.results([Command(STORE_KEY, ("HSETNX", STORE_KEY, name, value)) for name, value in new.items()])
         facts = _facts(nodes)
         _check_format(nodes, facts)
@@ -196,6 +217,7 @@ def _existing(url: StoreUrl) -> tuple[RedisEngine, HistoryRules, _Settings]:
     with ExitStack() as failing:
         nodes = _nodes(url)
         failing.callback(nodes.close)
+        _refuse_snapshots_alone(nodes)
         facts = _facts(nodes)
         if "format" not in facts:
             raise NoStoreError(f"there is no state store in {url}; give the URL that the server was given")
@@ -211,6 +233,13 @@ def _nodes(url: StoreUrl) -> RedisNodes:
     address = RedisAddress.parse(url)
     address.check_files()
     return RedisNodes(address, address.password())
+
+
+def _refuse_snapshots_alone(nodes: RedisNodes) -> None:
+    if _facts(nodes).get("kind") == SNAPSHOTS_ALONE:
+        raise StoreUnavailableError(
+            f"{nodes.address.url} is a snapshot store, which holds no histories; give the URL of the state store"
+        )
 
 
 def _facts(nodes: RedisNodes) -> dict[str, bytes]:

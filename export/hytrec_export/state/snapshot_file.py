@@ -41,13 +41,20 @@ class SnapshotFiles:
         self._opened: list[SqliteSnapshots] = []
 
     def open_model(
-        self, name: str, *, slot_bytes: int, max_bytes: int, clock: Callable[[], float] = time.time
+        self,
+        name: str,
+        *,
+        slot_bytes: int,
+        max_bytes: int,
+        clock: Callable[[], float] = time.time,
+        kind: type[SqliteSnapshots] | None = None,
     ) -> SqliteSnapshots:
         """The snapshots of a model, made when missing; those of all but the two models opened last are deleted.
 
         Args:
             name: of the model, and of its files.
             max_bytes: of all models' snapshots.
+            kind: of the object.
 
         Raises:
             StoreUnavailableError: a file cannot be made.
@@ -72,7 +79,9 @@ class SnapshotFiles:
         model = self._file.change(enroll)
         slots = max_bytes // KEPT_MODELS // slot_bytes
         paths = (self._folder / (name + _SUFFIX), self._folder / (name + _USED_SUFFIX))
-        opened = SqliteSnapshots(self._file, model, paths, slot_bytes=slot_bytes, max_slots=slots, clock=clock)
+        opened = (kind or SqliteSnapshots)(
+            self._file, model, paths, slot_bytes=slot_bytes, max_slots=slots, clock=clock
+        )
         self._opened.append(opened)
         return opened
 
@@ -232,8 +241,11 @@ class SqliteSnapshots:
             return int(slot)
         sampled = random.sample(range(self._max_slots), min(_SAMPLED_SLOTS, self._max_slots))
         victim = min(sampled, key=self._last_used)
-        connection.execute("DELETE FROM snapshots WHERE model = ? AND slot = ?", (self._model, victim))
+        self._evict(connection, victim)
         return victim
+
+    def _evict(self, connection: sqlite3.Connection, slot: int) -> None:
+        connection.execute("DELETE FROM snapshots WHERE model = ? AND slot = ?", (self._model, slot))
 
     def _pread(self, size: int, slot: int) -> bytearray:
         raw = bytearray(size)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -11,14 +12,16 @@ from hytrec.contract import DType
 from hytrec_export.errors import StoreUnavailableError
 from hytrec_export.state.events import KeyTypes
 from hytrec_export.state.folder import FolderSettings, StoreFolder
-from hytrec_export.state.histories import HistoryStore
+from hytrec_export.state.histories import HistoryStore, SnapshotsApart
 from hytrec_export.state.kinds import Remark, StoreModel, register
 from hytrec_export.state.options import DEFAULT_BYTES, Durability, StoreOptions
 from hytrec_export.state.rules import HistoryRules
 from hytrec_export.state.snapshot import snapshot_bytes
 from hytrec_export.state.snapshot_file import SnapshotFiles, SqliteSnapshots
+from hytrec_export.state.snapshot_places import SnapshotPlace
 from hytrec_export.state.sqlite_engine import SqliteEngine
 from hytrec_export.state.sqlite_file import SqliteFile
+from hytrec_export.state.sqlite_place import SqlitePlace, refuse_snapshots_alone
 from hytrec_export.state.store import StoreStat
 from hytrec_export.state.sweep import SWEEP_LOCK_FILE, FileTurn, Sweep, Tell, keep_steady
 from hytrec_export.state.url import StoreUrl
@@ -86,10 +89,32 @@ class SqliteStores:
         del options
         return []
 
+    def snapshot_place(
+        self, url: StoreUrl, model: StoreModel | None, *, max_bytes: int, clock: Callable[[], float]
+    ) -> SnapshotPlace:
+        """See `StoreKind`."""
+        return SqlitePlace(_folder(url), model, max_bytes=max_bytes, clock=clock)
+
+    def preflight_place(self, url: StoreUrl) -> list[Remark]:
+        """See `StoreKind`."""
+        if not _folder(url).exists():
+            return [Remark(good=True, text=f"the snapshot store {url} will be made by the server")]
+        snapshots, size = self._looked_at(url)
+        return [Remark(good=True, text=f"the snapshot store {url} holds {snapshots} states in {size >> 20} MiB")]
+
+    def _looked_at(self, url: StoreUrl) -> tuple[int, int]:
+        place = SqlitePlace(_folder(url), None, max_bytes=0, clock=time.time)
+        try:
+            return place.stat()
+        finally:
+            place.close()
+
     def beside(self, url: StoreUrl, *, wait_s: float, alone: bool) -> HistoryStore:
         """See `StoreKind`."""
         with _existing(url, wait_s=wait_s, alone=alone) as (file, settings):
-            return HistoryStore(SqliteEngine(file, SnapshotFiles(file)), rules=_rules(file, settings))
+            histories = HistoryStore(SqliteEngine(file, SnapshotFiles(file)), rules=_rules(file, settings))
+            histories.apart = SnapshotsApart.told(settings.snapshot_url, settings.snapshot_max_bytes)
+            return histories
 
     def beside_for(self, url: StoreUrl, model: StoreModel, *, wait_s: float) -> StateStore:
         """See `StoreKind`."""
@@ -98,8 +123,10 @@ class SqliteStores:
             rules = _rules(file, settings)
             files = SnapshotFiles(file)
             snapshots = _snapshots(files, model, max_bytes=settings.snapshot_max_bytes, clock=rules.clock)
+            histories = HistoryStore(SqliteEngine(file, files), rules=rules)
+            histories.apart = SnapshotsApart.told(settings.snapshot_url, settings.snapshot_max_bytes)
             return StateStore(
-                HistoryStore(SqliteEngine(file, files), rules=rules),
+                histories,
                 snapshots,
                 sizes=model.sizes,
                 fingerprint=bytes.fromhex(model.fingerprint),
@@ -122,6 +149,7 @@ def check_key_types(file: SqliteFile, types: KeyTypes) -> None:
     wanted = {"item_keys": types.item.value, "behavior_keys": types.behavior.value}
 
     def record(connection: sqlite3.Connection) -> dict[str, str]:
+        refuse_snapshots_alone(connection, file.path.parent)
         connection.executemany("INSERT OR IGNORE INTO facts VALUES (?, ?)", wanted.items())
         return _recorded(connection)
 
@@ -145,6 +173,7 @@ def _open_folder(options: StoreOptions, model: StoreModel) -> tuple[SqliteFile, 
                 ttl_s=options.ttl_s,
                 snapshot_every=options.snapshot_every,
                 snapshot_max_bytes=options.snapshot_max_bytes,
+                snapshot_url=options.snapshot_address,
             )
         )
         file = SqliteFile(folder, max_bytes=options.max_bytes, power=options.durability is Durability.POWER)
@@ -174,6 +203,7 @@ def _existing(
 
 
 def _rules(file: SqliteFile, settings: FolderSettings) -> HistoryRules:
+    file.read(lambda connection: refuse_snapshots_alone(connection, file.path.parent))
     found = file.read(_recorded)
     return HistoryRules(
         types=KeyTypes(item=DType(found["item_keys"]), behavior=DType(found["behavior_keys"])),

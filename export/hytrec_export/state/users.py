@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from numpy.typing import NDArray
 
 from hytrec.contract import Sizes
-from hytrec_export.errors import StateStoreError
+from hytrec_export.errors import SnapshotsAwayError, StateStoreError
 from hytrec_export.state.engine import SnapshotEngine, UserRecords
 from hytrec_export.state.events import DIGEST_BYTES, KeyTypes
 from hytrec_export.state.head import drop_decoded, unpack_head
@@ -81,6 +81,15 @@ class StateStore:
         self._rules = histories.rules
         self._sizes = sizes
         self._fingerprint = fingerprint
+
+    def keep_apart(self, snapshots: SnapshotEngine, *, far: bool) -> None:
+        """Have snapshots elsewhere from now on.
+
+        Args:
+            far: as of the store.
+        """
+        self._snapshots = snapshots
+        self._far = far
 
     def read_many(self, reads: Sequence[UserRead], *, max_gap: int | None = None) -> list[StoredUser]:
         """Users in order: the newest usable snapshot of this model, and the events since and W before it.
@@ -191,7 +200,7 @@ class StateStore:
         try:
             self._snapshots.write_many(packed, still_of)
         except StateStoreError as error:
-            _LOG.warning("%s", error)
+            _LOG.log(logging.DEBUG if isinstance(error, SnapshotsAwayError) else logging.WARNING, "%s", error)
             failed = len(packed)
         return failed
 

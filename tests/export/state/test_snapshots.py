@@ -22,9 +22,16 @@ from hytrec_export.state.users import StateStore
 EVERY = 64
 
 
-@pytest.fixture(params=["memory", "sqlite", "redis"])
-def store(request: pytest.FixtureRequest, url_of: Callable[[str], StoreUrl], kit: Any) -> Iterator[StateStore]:
-    options = StoreOptions(url=url_of(request.param), snapshot_every=EVERY)
+@pytest.fixture(params=["memory", "sqlite", "redis", "memory memory", "sqlite redis", "redis sqlite"])
+def store(
+    request: pytest.FixtureRequest, url_of: Callable[[str], StoreUrl], kit: Any, tmp_path: Path
+) -> Iterator[StateStore]:
+    """Of one kind, or with the snapshots in a store of another."""
+    kind, _, apart = request.param.partition(" ")
+    places = {"memory": "memory:apart", "sqlite": str(tmp_path / "apart"), "redis": ""}
+    text = str(url_of("redis")).removesuffix("/0") + "/1" if apart == "redis" else places.get(apart)
+    snapshot_url = StoreUrl.parse(text) if text else None
+    options = StoreOptions(url=url_of(kind), snapshot_every=EVERY, snapshot_url=snapshot_url)
     opened = open_store(options, kit.model())
     yield opened
     opened.close()

@@ -131,13 +131,15 @@ def check_store(stored: StoreOptions | None, state: StateKind, settings: Serving
 
 
 def check_store_server(stored: StoreOptions | None) -> Iterator[Finding]:
-    """How the server of a store that is none of a folder is set up: durability, eviction, memory, replicas."""
-    if stored is None or stored.url.folder is not None:
+    """How the server of a store that is none of a folder is set up, and the place of its states, if it has one."""
+    if stored is None or (stored.url.folder is not None and stored.snapshot_url is None):
         return
     try:
         remarks = preflight(stored)
-    except HytrecError:
-        return  # `check_store` has told it
+    except HytrecError as error:
+        if stored.snapshot_url is not None:
+            yield failed(f"{error}")
+        return  # `check_store` has told it of the state store
     for remark in remarks:
         yield ok(remark.text) if remark.good else failed(remark.text)
 

@@ -196,3 +196,17 @@ def test_the_server_of_a_shared_store(redis: Any, settings: ServingSettings, tmp
     for nothing in (None, StoreOptions(url=StoreUrl.of_folder(tmp_path)), nowhere):
         assert lines(check_store_server(nothing)) == []
     assert "not ok  the state store redis://" in str(check_store(nowhere, StateKind.STORE, settings))
+
+
+def test_a_store_of_states_alone(tmp_path: Path) -> None:
+    stored = StoreOptions(
+        url=StoreUrl.of_folder(tmp_path / "state"), snapshot_url=StoreUrl.of_folder(tmp_path / "apart")
+    )
+    assert lines(check_store_server(stored)) == [
+        f"ok      the snapshot store sqlite:{tmp_path / 'apart'} will be made by the server"
+    ]
+    away = replace(
+        stored, snapshot_url=StoreUrl.parse(f"redis://127.0.0.1:{free_port('127.0.0.1', set())}/0?timeout=0.2")
+    )
+    (line,) = lines(check_store_server(away))
+    assert line.startswith(f"not ok  the state store {away.snapshot_url} failed (")

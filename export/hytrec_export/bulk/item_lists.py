@@ -1,0 +1,88 @@
+"""Lists of item keys that an operator gives, and the items that were popular lately."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hytrec.contract import DType
+from hytrec.data.vocabulary import Vocabulary
+from hytrec_export.errors import OptionError
+from hytrec_export.state.events import StoredEvents
+
+ItemKey = int | bytes
+_INTEGER = re.compile(rb"[+-]?\d{1,19}")
+
+
+def read_lines(path: Path) -> list[bytes]:
+    """Lines of a file, those that are blank left out.
+
+    Raises:
+        OptionError: the file cannot be read, or is empty.
+    """
+    try:
+        lines = [line.strip() for line in path.read_bytes().splitlines()]
+    except OSError as error:
+        raise OptionError(f"cannot read {path} ({error.strerror}); give a text file with one key a line") from error
+    found = [line for line in lines if line]
+    if not found:
+        raise OptionError(f"{path} is empty; give a text file with one key a line")
+    return found
+
+
+def read_item_keys(path: Path, vocabulary: Vocabulary) -> list[ItemKey]:
+    """Item keys of a text file, one a line, in order; of the vocabulary's type.
+
+    Raises:
+        OptionError: the file cannot be read, is empty, or holds a text where keys are integers.
+    """
+    lines = read_lines(path)
+    if vocabulary.item_key_type is DType.BYTES:
+        return [*lines]
+    keys: list[ItemKey] = []
+    for line in lines:
+        if not _INTEGER.fullmatch(line) or not -(2**63) <= int(line) < 2**63:
+            shown = line.decode(errors="backslashreplace")[:40]
+            raise OptionError(f"{path} holds {shown!r}; item keys of this model are integers of 64 bits, one a line")
+        keys.append(int(line))
+    return keys
+
+
+def known_rows(keys: Iterable[ItemKey], vocabulary: Vocabulary) -> NDArray[np.int64]:
+    """Rows of the keys that the vocabulary has, increasing."""
+    listed = list(keys)
+    array = np.array(listed, object if vocabulary.item_key_type is DType.BYTES else np.int64)
+    rows = vocabulary.item_rows(array)
+    known: NDArray[np.int64] = np.unique(rows[rows <= len(vocabulary.item_keys)])
+    return known
+
+
+class PopularItems:
+    """Counts the users who had an item lately: after a time, and ever.
+
+    Args:
+        since_s: unix seconds.
+    """
+
+    def __init__(self, since_s: int) -> None:
+        self._since_s = since_s
+        self._lately: Counter[ItemKey] = Counter()
+        self._ever: Counter[ItemKey] = Counter()
+
+    def add(self, events: StoredEvents) -> None:
+        """One more user."""
+        self._ever.update(set(events.item_keys.tolist()))
+        self._lately.update(set(events.item_keys[events.times > self._since_s].tolist()))
+
+    def best(self, allowed: set[ItemKey], count: int) -> list[ItemKey]:
+        """The items that most users had, best first, ties by key; of all times where nothing happened lately."""
+        for counts in (self._lately, self._ever):
+            found = sorted((key for key in counts if key in allowed), key=lambda key: (-counts[key], key))
+            if found:
+                return found[:count]
+        return []
