@@ -103,6 +103,7 @@ CANDIDATE_KEYS = _tensor("candidate_keys", DType.ITEM_KEY, "N", "item keys to sc
 TOP_K = _tensor("top_k", DType.INT64, _ONE, "how many items to return (10)", optional=True)
 EXCLUDED_KEYS = _tensor("excluded_keys", DType.ITEM_KEY, "X", "item keys never to return", optional=True)
 EXCLUDE_RECENT = _tensor("exclude_recent", DType.BOOL, _ONE, "leave out the items of the window (false)", optional=True)
+ELIGIBLE = _tensor("eligible", DType.BYTES, _ONE, "name of the server's list of items to choose from", optional=True)
 
 NEW_EVENT_COUNT = _tensor("event_count", DType.INT64, _ONE, "events absorbed, this request's included")
 APPLIED = _tensor("applied", DType.BOOL, _ONE, "whether this request's events were written now")
@@ -118,7 +119,7 @@ FORGOTTEN = _tensor("forgotten", DType.BOOL, _ONE, "whether there was something 
 
 EVENT_INPUTS = (ITEM_KEYS, BEHAVIOR_KEYS, TIMES, EXPECTED_EVENT_COUNT)
 RANK_INPUTS = (PUBLIC_NOW, CANDIDATE_KEYS)
-RECOMMEND_INPUTS = (PUBLIC_NOW, TOP_K, EXCLUDED_KEYS, EXCLUDE_RECENT)
+RECOMMEND_INPUTS = (PUBLIC_NOW, TOP_K, EXCLUDED_KEYS, EXCLUDE_RECENT, ELIGIBLE)
 
 
 def _optional(tensor: Tensor) -> Tensor:
@@ -137,6 +138,7 @@ STATE_LOAD = Model(
         TOP_K,
         EXCLUDED_KEYS,
         EXCLUDE_RECENT,
+        ELIGIBLE,
     ),
     outputs=(*STATE, ITEM_ROWS, BEHAVIOR_ROWS, ROW_TIMES, NOW, EXCLUDED_ROWS, CANDIDATE_ROWS, CALL_CONTEXT),
     doc="validates a request, maps keys to rows, pads to bucket lengths, reads the user's state",

@@ -117,6 +117,7 @@ def recommend(
     top_k: Annotated[int, typer.Option(help="How many items.")] = DEFAULT_TOP_K,
     excluded: Annotated[list[str] | None, typer.Option("--exclude", help="Item key never to return.")] = None,
     exclude_recent: Annotated[bool, typer.Option("--exclude-recent", help="Leave out the user's last items.")] = False,
+    eligible: Annotated[str | None, typer.Option(help="Choose from this list of the server alone.")] = None,
     now: Now = None,
     connection: Connection,
     as_json: AsJson = False,
@@ -128,6 +129,7 @@ def recommend(
             top_k=top_k,
             excluded_keys=_keys("excluded_keys", excluded, client.key_types().item_key) if excluded else (),
             exclude_recent=exclude_recent,
+            eligible=eligible,
             now=now,
             **new.arguments(client),
         )

@@ -104,8 +104,8 @@ def encode(endpoint: Endpoint, arguments: Mapping[str, Any], contract: Contract)
 
 def _array(tensor: Tensor, value: Any, dtype: DType) -> Array:
     """One argument as (n,) of the tensor's dtype."""
-    if tensor is signature.USER_ID:
-        return _user_id(value)
+    if tensor.dtype is DType.BYTES:
+        return _text(tensor.name, value)
     if tensor is signature.REQUEST_ID:
         return _request_id(value)
     if tensor.dtype in {DType.ITEM_KEY, DType.BEHAVIOR_KEY}:
@@ -121,10 +121,10 @@ def _array(tensor: Tensor, value: Any, dtype: DType) -> Array:
     return _whole_number(tensor.name, value)
 
 
-def _user_id(value: object) -> Array:
+def _text(name: str, value: object) -> Array:
     if not isinstance(value, str):
-        raise InvalidRequest(f"user_id is {value!r}; give a str, such as str({value!r})", field="user_id")
-    return np.array([_utf8("user_id", value)], dtype=object)
+        raise InvalidRequest(f"{name} is {value!r}; give a str, such as str({value!r})", field=name)
+    return np.array([_utf8(name, value)], dtype=object)
 
 
 def _request_id(value: object) -> Array:

@@ -103,6 +103,7 @@ class Requests(Session):
         top_k: int = signature.DEFAULT_TOP_K,
         excluded_keys: Keys | None = None,
         exclude_recent: bool = False,
+        eligible: str | None = None,
         now: int | None = None,
         **options: Unpack[RequestOptions],
     ) -> Flow[Recommendation]:
@@ -112,6 +113,8 @@ class Requests(Session):
             top_k: how many items at most.
             excluded_keys: items never to return.
             exclude_recent: leave out the items of the user's recent window too.
+            eligible: name of the server's list of items to choose from (`hytrec-export serve --eligible`); the whole
+                catalogue where None.
             now: unix seconds to rank for; the server's clock where None.
             options: `expected_event_count`, `request_id` and `timeout_s`, see `RequestOptions`.
         """
@@ -121,6 +124,7 @@ class Requests(Session):
             signature.TOP_K.name: top_k,
             signature.EXCLUDED_KEYS.name: excluded if len(excluded) else None,
             signature.EXCLUDE_RECENT.name: exclude_recent,
+            signature.ELIGIBLE.name: eligible,
         }
         decode = codec.decode_recommendation
         return (yield from self.write(signature.RECOMMEND, decode, user_id, events, arguments, **options))

@@ -56,7 +56,7 @@ def test_rank_returns_scores_in_the_order_given(client: Any, fake: Any) -> None:
 
 def test_recommend_returns_python_keys_and_scores(client: Any, fake: Any) -> None:
     client.append("ada", Events([5, 6, 7], [1, 2, 3]))
-    best = client.recommend("ada", top_k=2, excluded_keys=[6], exclude_recent=True)
+    best = client.recommend("ada", top_k=2, excluded_keys=[6], exclude_recent=True, eligible="shop")
     assert best.item_keys == (7, 5)
     assert [type(key) for key in best.item_keys] == [int, int]
     assert best.scores.tolist() == [1.0, 0.5]
@@ -64,6 +64,7 @@ def test_recommend_returns_python_keys_and_scores(client: Any, fake: Any) -> Non
     inputs = fake.calls[1][1]
     assert (inputs["top_k"].tolist(), inputs["exclude_recent"].tolist()) == ([2], [True])
     assert inputs["exclude_recent"].dtype == np.bool_
+    assert inputs["eligible"].tolist() == [b"shop"]
 
 
 def test_an_empty_recommendation(client: Any) -> None:

@@ -64,12 +64,25 @@ def test_recommend(ask: Any, fake: Any) -> None:
     fake.keys = "BYTES"
     fake.users.clear()
     ask("append", "ada", "--item", "50", "--item", "181", "--item", "[b]")
-    words = ["recommend", "ada", "--top-k", "2", "--exclude", "181", "--exclude-recent", "--now", "5"]
+    words = [
+        "recommend",
+        "ada",
+        "--top-k",
+        "2",
+        "--exclude",
+        "181",
+        "--exclude-recent",
+        "--now",
+        "5",
+        "--eligible",
+        "shop",
+    ]
     answer = json.loads(ask(*words, "--json")[1])
     assert answer["item_keys"] == ["[b]", "50"]
     assert "[b]" in ask(*words)[1]
     inputs = fake.calls[-1][1]
     assert (inputs["exclude_recent"].tolist(), inputs["now"].tolist()) == ([True], [5])
+    assert inputs["eligible"].tolist() == [b"shop"]
 
 
 def test_forget_and_ready(ask: Any, fake: Any) -> None:

@@ -102,6 +102,7 @@ def test_every_input_of_the_table_can_be_sent() -> None:
         "top_k": 1,
         "excluded_keys": [],
         "exclude_recent": False,
+        "eligible": "shop",
     }
     inputs = encode(**values)
     assert [i.name() for i in inputs] == [tensor.name for tensor in signature.RECOMMEND.inputs]

@@ -9,6 +9,7 @@ import typer
 
 from hytrec.command_options import expand_options
 from hytrec_export.cli.state import STATE_FOLDER, SnapshotUrl, StateUrl
+from hytrec_export.item_lists import ItemLists
 from hytrec_export.options import BuildOptions
 from hytrec_export.server.options import ServerOptions
 from hytrec_export.state.options import FAR_SNAPSHOT_EVERY, Durability, StoreOptions, default_snapshot_every
@@ -41,6 +42,15 @@ def serve(
     history_max_events: Annotated[int, typer.Option(help="Events kept of a user; older ones go.")] = (
         StoreOptions.history_max_events
     ),
+    eligible: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="NAME=FILE: item keys, one a line, that a recommendation may ask for by that name; repeatable."
+        ),
+    ] = None,
+    fallback: Annotated[
+        Path | None, typer.Option(help="File of item keys, best first, that users without events are recommended.")
+    ] = None,
     server: Annotated[dict[str, Any], ServerOptions],
 ) -> None:
     """Run Triton Inference Server on a repository until Ctrl-C."""
@@ -56,10 +66,13 @@ def serve(
         snapshot_max_bytes=snapshot_max_bytes,
         history_max_events=history_max_events,
     )
+    lists = ItemLists.parse(eligible or [], fallback)
     from hytrec_export.server import run_until_stopped  # noqa: PLC0415 - after the options were found good
     from hytrec_export.state.opening import check_served  # noqa: PLC0415 - numpy, and every kind
 
     check_served(store.url)
     if snapshot_url is not None:
         check_served(snapshot_url)
-    run_until_stopped(ServerOptions(repository=repository, environment=store.to_environment(), **server))
+    run_until_stopped(
+        ServerOptions(repository=repository, environment=store.to_environment() | lists.to_environment(), **server)
+    )

@@ -25,9 +25,9 @@ from hytrec_export.state.events import StoredEvents
 from hytrec_export.state.store import REVISION_BYTES
 
 _STATUSES = frozenset(StateStatus)
-_MARK = b"HYT4"
+_MARK = b"HYT5"
 _SIGNATURE_BYTES = 16
-_FIXED = struct.Struct(f"<4s{REQUEST_ID_BYTES}s{REVISION_BYTES}sqqqqIB??IiH")
+_FIXED = struct.Struct(f"<4s{REQUEST_ID_BYTES}s{REVISION_BYTES}sqqqqIB???IiH")
 
 GIVE_UP_AT = "give_up_at_ns"
 """Input that the server itself adds: (1, 1) int64, the time on its monotonic clock at which the client gives up."""
@@ -52,6 +52,7 @@ class CallContext:
         status: what the store held.
         due: whether the state after this request is to be kept as a snapshot.
         replace: whether the events become the whole history.
+        fallback: whether the user gets the fallback list, in its order.
         top_k: how many items to return.
         candidate_count: candidates to rank, or `NO_CANDIDATES`.
         give_up_at_ns: when the client gives up, on the clock of `time.monotonic_ns`; nothing is written after it.
@@ -71,6 +72,7 @@ class CallContext:
     kept: int = 0
     due: bool = False
     replace: bool = False
+    fallback: bool = False
     give_up_at_ns: int = NEVER
     new_events: bytes = b""
     given_events: StoredEvents | None = field(default=None, compare=False, repr=False)
@@ -94,6 +96,7 @@ class CallContext:
             self.status,
             self.due,
             self.replace,
+            self.fallback,
             self.top_k,
             self.candidate_count,
             len(self.user_id),
@@ -139,6 +142,7 @@ class CallContext:
             status,
             due,
             replace,
+            fallback,
             top_k,
             candidate_count,
             size,
@@ -160,6 +164,7 @@ class CallContext:
             status=StateStatus(status),
             due=due,
             replace=replace,
+            fallback=fallback,
             top_k=top_k,
             candidate_count=candidate_count,
             new_events=data[end:],

@@ -21,7 +21,7 @@ class Lengths:
 
     max_events: int | None
     max_candidates: int
-    max_excluded: int
+    max_excluded: int | None
     short_events: int = 0
     steps_per_octave: int = STEPS_PER_OCTAVE
 
@@ -39,7 +39,7 @@ class Lengths:
         return cls(
             max_events=None if any_events else limits.max_events,
             max_candidates=limits.max_candidates,
-            max_excluded=limits.max_excluded + settings.sizes.window,
+            max_excluded=None if any_events else limits.max_excluded + settings.sizes.window,
             short_events=min(short_events, limits.max_events),
             steps_per_octave=steps_per_octave,
         )
@@ -60,7 +60,7 @@ class Lengths:
 
     def excluded(self, count: int) -> int:
         """X of a request with so many excluded items."""
-        return self._bucket(count, self.max_excluded)
+        return self._bucket(count, count * 2 if self.max_excluded is None else self.max_excluded)
 
     def _bucket(self, count: int, maximum: int) -> int:
         return bucket_length(count, max(1, maximum), steps_per_octave=self.steps_per_octave)

@@ -18,6 +18,7 @@ from hytrec_export.errors import InputError
 from hytrec_export.runtime.padding import pad
 from hytrec_export.serving.call_context import NO_CANDIDATES, CallContext
 from hytrec_export.serving.counters import Counters, ServerCounter
+from hytrec_export.serving.eligibility import Eligibility
 from hytrec_export.serving.lengths import Lengths
 from hytrec_export.serving.loaded_request import NO_ROWS, ItemRows, LoadedRequest, map_requests
 from hytrec_export.serving.stored_state import (
@@ -62,6 +63,7 @@ class LoadStep:
         encode: encodes all but the last `PART_EVENTS` events before the other steps run; None where the encoder's step
             takes any number of events and has a queue for long requests.
         packed: whether the call context goes on as bytes; not where all steps are in one process.
+        eligibility: lists of items to choose from; none by default.
     """
 
     def __init__(
@@ -75,6 +77,7 @@ class LoadStep:
         clock: Callable[[], float] = time.time,
         encode: Encode | None = None,
         packed: bool = True,
+        eligibility: Eligibility | None = None,
     ) -> None:
         self._settings = settings
         self._vocabulary = vocabulary
@@ -84,6 +87,7 @@ class LoadStep:
         self._clock = clock
         self._encode = encode
         self._packed = packed
+        self._eligibility = eligibility or Eligibility(items=settings.items)
         self._absent = absent_state(settings.sizes)
         self._part_events = min(PART_EVENTS, settings.limits.max_events)
 
@@ -180,14 +184,14 @@ class LoadStep:
             first = (len(ahead) - 1) // self._part_events * self._part_events
             state = encoded(state, ahead[:first], self._encode, part_events=self._part_events)
             ahead = ahead[first:]
-        excluded = self._excluded(load)
+        excluded, falls_back = self._left_out(load)
         rows = [pad(column, lengths.events(len(ahead))) for column in ahead.columns()]
         outputs = state | {
             **dict(zip(EVENT_ROWS, rows, strict=True)),
             NOW.name: np.array([load.request.now], np.int64),
             EXCLUDED_ROWS.name: pad(excluded, lengths.excluded(len(excluded))),
             CANDIDATE_ROWS.name: pad(load.candidate_rows, lengths.candidates(len(load.candidate_rows))),
-            CALL_CONTEXT.name: self._passed_on(self._call_context(load)),
+            CALL_CONTEXT.name: self._passed_on(replace(self._call_context(load), fallback=falls_back)),
         }
         return {name: values[None] for name, values in outputs.items()}
 
@@ -215,6 +219,22 @@ class LoadStep:
 
     def _passed_on(self, call_context: CallContext) -> NDArray[Any]:
         return call_context.pack() if self._packed else call_context.handed_over()
+
+    def _left_out(self, load: LoadedRequest) -> tuple[ItemRows, bool]:
+        """Rows not to return, and whether these leave the fallback list."""
+        excluded, hidden = self._excluded(load), self._eligibility.hidden_by(load.request.eligible)
+        both = np.concatenate([excluded, hidden]) if len(hidden) else excluded
+        maximum = self._lengths.max_excluded
+        if maximum is not None and len(both) > maximum:
+            raise InputError(
+                f"eligible and excluded_keys leave out {len(both)} items and this build can leave out {maximum}; "
+                "build with a larger --max-excluded, or with --execution fused"
+            )
+        has_events = len(load.history) or load.events or load.user.event_count
+        if has_events or not len(self._eligibility.fallback):
+            return both, False
+        all_but_fallback = self._eligibility.fallback_for(both)
+        return (both, False) if not len(all_but_fallback) else (all_but_fallback, True)
 
     def _excluded(self, load: LoadedRequest) -> ItemRows:
         """Rows of known items not to return; with exclude_recent also those of the window after this request."""

@@ -30,6 +30,7 @@ from hytrec_export.errors import GraphError, InputError, OverloadError, StateCon
 from hytrec_export.runtime.top_k import best_items
 from hytrec_export.serving.call_context import NO_CANDIDATES, CallContext
 from hytrec_export.serving.counters import Counters, ServerCounter
+from hytrec_export.serving.eligibility import Eligibility
 from hytrec_export.serving.load_step import StepResult
 from hytrec_export.serving.stored_state import check_encoded, check_finite
 from hytrec_export.serving.validation import Inputs
@@ -52,7 +53,9 @@ class SaveStep:
         store: StateStore,
         counters: Counters,
         clock_ns: Callable[[], int] = time.monotonic_ns,
+        eligibility: Eligibility | None = None,
     ) -> None:
+        self._eligibility = eligibility or Eligibility(items=settings.items)
         self._vocabulary = vocabulary
         self._store = store
         self._counters = counters
@@ -152,7 +155,11 @@ class SaveStep:
             scores = raw_scores[:, : call_context.candidate_count]
             check_finite(scores, "the reranker's scores")
             return outputs | {SCORES.name: scores}
-        rows, scores = best_items(inputs[CANDIDATE_ROWS.name][0], raw_scores[0], call_context.top_k)
+        top_k = len(self._eligibility.fallback) if call_context.fallback else call_context.top_k
+        rows, scores = best_items(inputs[CANDIDATE_ROWS.name][0], raw_scores[0], top_k)
+        if call_context.fallback:
+            order = self._eligibility.in_fallback_order(rows)[: call_context.top_k]
+            rows, scores = rows[order], scores[order]
         keys = self._vocabulary.keys_of(rows)
         keys = keys.astype(object) if keys.dtype.kind == "S" else keys
         return outputs | {RETURNED_KEYS.name: keys[None], RETURNED_SCORES.name: scores[None]}

@@ -14,6 +14,7 @@ from hytrec.signature import (
     BEHAVIOR_KEYS,
     CANDIDATE_KEYS,
     DEFAULT_TOP_K,
+    ELIGIBLE,
     EXCLUDE_RECENT,
     EXCLUDED_KEYS,
     EXPECTED_EVENT_COUNT,
@@ -57,6 +58,7 @@ class ValidatedRequest:
         now: unix seconds.
         candidate_keys: (N,), or None where the request does not rank.
         excluded_keys: (X,).
+        eligible: name of the list of items to choose from; None for the whole catalogue.
         give_up_at_ns: see `GIVE_UP_AT`.
     """
 
@@ -72,6 +74,7 @@ class ValidatedRequest:
     top_k: int
     excluded_keys: Keys
     exclude_recent: bool
+    eligible: bytes | None = None
     give_up_at_ns: int = NEVER
 
 
@@ -100,6 +103,7 @@ def validate_request(inputs: Inputs, *, limits: Limits, retrieved: int, clock_s:
         top_k=_top_k(inputs, retrieved),
         excluded_keys=_excluded(inputs, limits.max_excluded),
         exclude_recent=bool(_scalar(inputs, EXCLUDE_RECENT, 0)),
+        eligible=_scalar(inputs, ELIGIBLE, None),
         give_up_at_ns=int(inputs[GIVE_UP_AT][0, 0]) if GIVE_UP_AT in inputs else NEVER,
     )
 

@@ -12,6 +12,7 @@ import pytest
 from hytrec_export import pipeline, server
 from hytrec_export.cli import app as cli
 from hytrec_export.errors import BuildError, ServerError
+from hytrec_export.item_lists import ItemLists
 from hytrec_export.options import BuildOptions, Device, EngineOptions, Lowering, Samples, StateKind, Target
 from hytrec_export.repository.manifest import Manifest
 from hytrec_export.server import ServerOptions
@@ -165,6 +166,14 @@ def test_a_server_needs_no_option(command: Command, asked: list[Any]) -> None:
     assert asked == [ServerOptions(repository=Path("model_repository"), environment=environment)]
 
 
+def test_lists_of_items_go_to_the_servers_models(command: Command, asked: list[Any], tmp_path: Path) -> None:
+    shop = tmp_path / "shop.txt"
+    shop.write_text("1\n")
+    command("serve", "--eligible", f"shop={shop}", "--eligible", f"kids={shop}", "--fallback", shop)
+    lists = ItemLists(eligible={"shop": shop, "kids": shop}, fallback=shop)
+    assert lists.to_environment().items() <= asked[0].environment.items()
+
+
 def test_every_server_option_arrives(command: Command, asked: list[Any], tmp_path: Path) -> None:
     store = ["--state", tmp_path, "--durability", "power", "--state-max-bytes", 2_000_000, "--state-ttl", 60]
     ports = ["--host", "0.0.0.0", "--grpc-port", 0, "--http", "--http-port", 5, "--metrics-port", 6]  # noqa: S104
@@ -249,6 +258,7 @@ def test_a_spoiled_run_is_one_line(
         (["build", "run", "--atol", "0"], "atol is 0.0; it must be over 0, "),
         (["verify", "/no/repository"], "there is no repository /no/repository; make one with: hytrec-export build RUN"),
         (["serve", "/no/repository", "--grpc-port", "99999"], "grpc_port is 99999; "),
+        (["serve", "--eligible", "shop"], "eligible is 'shop'; write it as NAME=FILE, "),
         (["serve", "/no/repository", "--state-ttl", "0"], "the state store's ttl_s is 0; "),
     ],
 )

@@ -25,6 +25,7 @@ CONTEXTS = st.builds(
     kept=st.integers(0, 2**62),
     due=st.booleans(),
     replace=st.booleans(),
+    fallback=st.booleans(),
     give_up_at_ns=st.integers(0, NEVER),
     new_events=st.binary(),
 )

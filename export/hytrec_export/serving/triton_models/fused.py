@@ -20,6 +20,7 @@ from hytrec_export.serving.triton_models.intake import Admitted, Intake
 from hytrec_export.serving.triton_models.long_request_queue import LongRequestQueue, is_long
 from hytrec_export.serving.triton_models.metrics import TritonCounters
 from hytrec_export.serving.triton_models.startup import (
+    eligibility_of,
     open_graph,
     repository_of,
     settings_of,
@@ -43,6 +44,7 @@ class TritonPythonModel(StepModel):
         graphs = {model.name: open_graph(files[model.name], model, peers_idle=peers.peers_idle).run for model in GRAPHS}
         counters = TritonCounters(model=STATE_LOAD, counters=LOAD_COUNTERS)
         store = store_of(settings, opened, recent=RECENT_USERS, counters=counters)
+        eligibility = eligibility_of(settings, vocabulary, max_hidden=None)
         load = LoadStep(
             settings=settings,
             vocabulary=vocabulary,
@@ -50,12 +52,14 @@ class TritonPythonModel(StepModel):
             counters=counters,
             lengths=Lengths.of(settings, any_events=True, steps_per_octave=FINE_STEPS_PER_OCTAVE),
             packed=False,
+            eligibility=eligibility,
         )
         save = SaveStep(
             settings=settings,
             vocabulary=vocabulary,
             store=store,
             counters=TritonCounters(model=STATE_SAVE, counters=SAVE_COUNTERS),
+            eligibility=eligibility,
         )
         metrics = RequestMetrics()
         opened.callback(MetricsFile(metrics).close)

@@ -13,7 +13,7 @@ from hytrec_export.serving.triton_models.intake import Admitted, Intake
 from hytrec_export.serving.triton_models.long_request_queue import LongRequestQueue, is_long
 from hytrec_export.serving.triton_models.metrics import TritonCounters
 from hytrec_export.serving.triton_models.other_model import infer
-from hytrec_export.serving.triton_models.startup import settings_of, store_of, vocabulary_of
+from hytrec_export.serving.triton_models.startup import eligibility_of, settings_of, store_of, vocabulary_of
 from hytrec_export.serving.triton_models.step_model import Args, Execute, StepModel
 
 
@@ -22,16 +22,17 @@ class TritonPythonModel(StepModel):
 
     def open(self, args: Args, opened: ExitStack) -> Execute:
         """Open vocabulary and store."""
-        settings = settings_of(args)
+        settings, vocabulary = settings_of(args), vocabulary_of(args)
         counters = TritonCounters(model=STATE_LOAD, counters=LOAD_COUNTERS)
         store = store_of(settings, opened, counters=counters)
         step = LoadStep(
             settings=settings,
-            vocabulary=vocabulary_of(args),
+            vocabulary=vocabulary,
             store=store,
             counters=counters,
             lengths=Lengths.of(settings, short_events=store.snapshot_every),
             encode=partial(infer, ENCODER),
+            eligibility=eligibility_of(settings, vocabulary, max_hidden=settings.limits.max_excluded),
         )
         queue = LongRequestQueue(
             run=step.run,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio  # noqa: F401 - else the stub imports it on the model's first request, which then takes 60 ms longer
 import gc
+import os
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from functools import partial, wraps
@@ -15,11 +16,13 @@ import triton_python_backend_utils as pb_utils
 from hytrec.contract import Model
 from hytrec.data.vocabulary import Vocabulary
 from hytrec.errors import HytrecError
+from hytrec_export.item_lists import ItemLists
 from hytrec_export.parent_death import die_with_parent, in_stub
 from hytrec_export.repository.layout import GRAPH_FILE
 from hytrec_export.runtime.chunked_encoder import open_runner
 from hytrec_export.serving.batched_graph import BatchedGraph
 from hytrec_export.serving.counters import NOTICE_COUNTERS, Counters
+from hytrec_export.serving.eligibility import Eligibility
 from hytrec_export.serving.store_model import store_model
 from hytrec_export.serving.tuning import MAX_ELEMENTS, RUN_OVERHEAD
 from hytrec_export.settings import VOCABULARY_FILE, ServingSettings
@@ -110,6 +113,19 @@ def store_of(
 
 def _count_notice(counters: Counters, notice: Notice, count: int) -> None:
     counters.add(NOTICE_COUNTERS[notice], count)
+
+
+def eligibility_of(settings: ServingSettings, vocabulary: Vocabulary, *, max_hidden: int | None) -> Eligibility:
+    """The lists of items that the server's environment names.
+
+    Args:
+        max_hidden: rows that the retriever takes as excluded; None for any number.
+
+    Raises:
+        OptionError: a variable or a file is wrong.
+    """
+    lists = ItemLists.from_environment(os.environ)
+    return Eligibility.load(lists, vocabulary, retrieved=settings.sizes.retrieved, max_hidden=max_hidden)
 
 
 def repository_of(args: Mapping[str, str]) -> Path:

@@ -27,6 +27,7 @@ from hytrec.signature import (
     STATE_LOAD,
     STATE_SAVE,
 )
+from hytrec_export.item_lists import ItemLists
 from hytrec_export.options import Execution
 from hytrec_export.repository.layout import MODULES
 from hytrec_export.runtime.padding import bucket_length
@@ -158,6 +159,28 @@ def test_one_model_takes_all_steps(together: Path, make_request: Any, monkeypatc
     model.finalize()
     (answer,) = long.sent
     assert answer.outputs["event_count"].tolist() == [[5]]
+
+
+def test_lists_of_items_are_those_of_the_environment(
+    together: Path, make_request: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shop, popular = tmp_path / "shop.txt", tmp_path / "popular.txt"
+    shop.write_text("105\n119\n")
+    popular.write_text("119\n100\n118\n")
+    lists = ItemLists(eligible={"shop": shop}, fallback=popular)
+    for name, value in lists.to_environment().items():
+        monkeypatch.setenv(name, value)
+    model = _start(together, FUSED)
+
+    def keys(**inputs: Any) -> Any:
+        (answer,) = model.execute([make_request([t.name for t in RECOMMEND.outputs], user_id=ADA, **inputs)])
+        return answer.outputs["recommended_keys"].tolist()
+
+    assert keys(top_k=[[2]]) == [[119, 100]]
+    assert keys(top_k=[[2]], excluded_keys=[[100]]) == [[119, 118]]
+    assert keys(eligible=np.array([[b"shop"]], object)) == [[119]]
+    assert keys(eligible=np.array([[b"shop"]], object), item_keys=[[100]], times=[[5]]) == [[105, 119]]
+    model.finalize()
 
 
 def test_one_model_for_all_steps_pads_less(

@@ -15,6 +15,7 @@ import pytest
 from numpy.typing import NDArray
 
 from hytrec.data.vocabulary import Vocabulary
+from hytrec_export.item_lists import ItemLists
 from hytrec_export.options import Execution
 from hytrec_export.server.embedded import EmbeddedServer
 from hytrec_export.server.options import ServerOptions
@@ -109,8 +110,11 @@ def serve(tmp_path_factory: pytest.TempPathFactory, write_stand_in_repository: A
         stored = StoreOptions(
             url=StoreUrl.of_folder(folder / "state"), max_bytes=max_bytes, snapshot_every=snapshot_every
         )
+        shop = folder / "shop.txt"
+        shop.write_text("".join(f"{key}\n" for key in [7, *range(103, 115)]))
+        environment = stored.to_environment() | ItemLists(eligible={"shop": shop}).to_environment()
         options = ServerOptions(
-            repository=repository, grpc_port=0, http_port=0, metrics_port=0, environment=stored.to_environment()
+            repository=repository, grpc_port=0, http_port=0, metrics_port=0, environment=environment
         )
         with EmbeddedServer(options) as server:
             store = open_store(stored, store_model(settings))

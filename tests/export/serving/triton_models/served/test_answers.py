@@ -70,6 +70,15 @@ def test_recommend_leaves_out_what_it_is_told_to(served: Any) -> None:
     assert served("hytrec_recommend", user_id=b"nobody")["recommended_keys"].shape == (1, 10)
 
 
+def test_recommend_chooses_from_a_list_of_the_server(served: Any) -> None:
+    served("hytrec_append", user_id=b"shop", **_events(104))
+    answer = served("hytrec_recommend", user_id=b"shop", eligible=b"shop", top_k=[[20]], excluded_keys=[[105, 106]])
+    assert answer["recommended_keys"].tolist() == [[103, 104, *range(107, 115)]]
+    code, message = served.refusal("hytrec_recommend", user_id=b"shop", eligible=b"shops")
+    assert code == "INVALID_ARGUMENT"
+    assert message.endswith("eligible is 'shops'; this server has shop")
+
+
 def test_an_answer_may_be_shorter_than_top_k(served: Any) -> None:
     served("hytrec_append", user_id=b"short", **_events(116, 117, 118, 119))
     answer = served(

@@ -1,0 +1,60 @@
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from hytrec_export.errors import OptionError
+from hytrec_export.item_lists import ELIGIBLE_VARIABLE, FALLBACK_VARIABLE, ItemLists
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "shop=1.txt"
+    path.write_text("100\n")
+    return path
+
+
+def test_lists_go_to_the_servers_models_and_come_back(file: Path) -> None:
+    lists = ItemLists.parse([f"shop={file}", f"kids={file}"], file)
+    assert lists == ItemLists(eligible={"shop": file, "kids": file}, fallback=file)
+    assert ItemLists.from_environment(lists.to_environment()) == lists
+    assert set(lists.to_environment()) == {ELIGIBLE_VARIABLE, FALLBACK_VARIABLE}
+
+
+def test_without_lists_there_is_nothing_to_say() -> None:
+    assert ItemLists.parse([], None).to_environment() == {}
+    assert ItemLists.from_environment({}) == ItemLists()
+
+
+@pytest.mark.parametrize("given", ["shop", "=file", "shop=", "x" * 65 + "=file"])
+def test_a_list_has_a_name_and_a_file(given: str) -> None:
+    message = (
+        f"eligible is {given!r}; write it as NAME=FILE, the name of 1 to 64 bytes, "
+        "the file with an item key on every line"
+    )
+    with pytest.raises(OptionError, match=f"^{re.escape(message)}$"):
+        ItemLists.parse([given], None)
+
+
+def test_a_name_is_given_once(file: Path) -> None:
+    message = "eligible 'shop' is given twice; give every list a name of its own"
+    with pytest.raises(OptionError, match=f"^{message}$"):
+        ItemLists.parse([f"shop={file}", f"shop={file}"], None)
+
+
+@pytest.mark.parametrize("option", ["eligible", "fallback"])
+def test_a_missing_file_is_told_before_the_start(tmp_path: Path, option: str) -> None:
+    missing = tmp_path / "none.txt"
+    given = ([f"shop={missing}"], None) if option == "eligible" else ([], missing)
+    message = f"there is no file {missing}; give one with an item key on every line"
+    with pytest.raises(OptionError, match=f"^{re.escape(message)}$"):
+        ItemLists.parse(*given)
+
+
+@pytest.mark.parametrize("text", ["shop", "[1]", '"shop"'])
+def test_a_variable_of_another_form_is_told(text: str) -> None:
+    message = f'{ELIGIBLE_VARIABLE} is {text!r}; it must be JSON such as {{"shop": "/lists/shop.txt"}}'
+    with pytest.raises(OptionError, match=f"^{re.escape(message)}$"):
+        ItemLists.from_environment({ELIGIBLE_VARIABLE: text})
