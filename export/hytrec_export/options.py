@@ -155,6 +155,7 @@ class BuildOptions:
 
     Args:
         fp16: half precision, as far as the target has it; see `hytrec_export.plan`.
+        table_precision: None takes what `fp16` says.
         lowering, execution: None takes the target's best.
         intra_op_threads: of every session of onnxruntime.
         limits: largest request that the build accepts.
@@ -166,6 +167,9 @@ class BuildOptions:
     )
     target: Annotated[Target, "Inference backend."] = Target.AUTO
     fp16: Annotated[bool, "Float16 weights, and float16 products where the target has them."] = False
+    table_precision: Annotated[
+        TablePrecision | None, "Type of the item table's numbers, on a CPU; default: float32, and float16 with --fp16."
+    ] = None
     lowering: Annotated[Lowering | None, "Form of the recurrence in the graph; default: the fastest on the target."] = (
         None
     )

@@ -11,6 +11,7 @@ from hytrec_export.exporters.mixed_precision import narrow_limit
 from hytrec_export.exporters.onnx_graph import export_graphs
 from hytrec_export.exporters.preflight import check_packages
 from hytrec_export.exporters.reranker_parts import trim_reranker
+from hytrec_export.exporters.table_precision import TABLES, convert_tables
 from hytrec_export.exporters.tensor_files import tensor_files
 from hytrec_export.exporters.tensorrt.build import build_engines, check_plan
 from hytrec_export.options import BuildOptions, Precision, Retrieval
@@ -24,7 +25,7 @@ from hytrec_export.settings import ServingSettings
 from hytrec_export.verification.engines import check_built_engines
 from hytrec_export.verification.parity import golden
 from hytrec_export.verification.parity.gate import case_count, check_parity
-from hytrec_export.verification.quality.bounds import QualityBounds
+from hytrec_export.verification.quality.bounds import QualityBounds, Subject
 from hytrec_export.verification.quality.gate import check_quality
 from hytrec_export.verification.recall import check_recall
 
@@ -45,7 +46,7 @@ def build(options: BuildOptions, *, progress: Progress = silent) -> Manifest:
     run = load_run(options.run)
     plan = resolve_retrieval(plan, items=run.config.items)
     reranker = trim_reranker(run, plan.reranker)
-    settings = ServingSettings.of(run.fingerprint, run.config, run.vocabulary, plan.limits, plan.precision.value)
+    settings = ServingSettings.of(run.fingerprint, run.config, run.vocabulary, plan.limits, plan.precision_class)
     check_plan(plan, settings)
     with staging_folder(output) as staging:
         graphs = _export(run, Precision.FLOAT32, plan, settings, staging, progress)
@@ -61,13 +62,17 @@ def build(options: BuildOptions, *, progress: Progress = silent) -> Manifest:
                 on_case=advance,
             )
         files, quality, engines = graphs, None, None
-        if plan.precision is not Precision.FLOAT32:
-            if plan.precision is Precision.HALF_WEIGHTS:
-                files = convert_to_fp16_weights(graphs, staging / plan.precision.value, narrow=narrow_limit(run.model))
-            else:
-                files = _export(run, plan.precision, plan, settings, staging, progress)
-            with progress(f"comparing {plan.precision.value} with float32", len(run.samples)) as advance:
-                checked = check_quality(graphs, files, run.samples, settings=settings, on_case=advance)
+        if plan.precision is Precision.HALF_WEIGHTS:
+            folder, narrow = staging / plan.precision.value, narrow_limit(run.model)
+            files = convert_to_fp16_weights(graphs, folder, narrow=narrow, keep=TABLES)
+        elif plan.precision is Precision.MIXED:
+            files = _export(run, plan.precision, plan, settings, staging, progress)
+        if plan.narrows_tables:
+            files = convert_tables(files, staging / "tables", plan.table_precision)
+        if files is not graphs:
+            subject = _subject(plan)
+            with progress(f"comparing {plan.precision_class} with float32", len(run.samples)) as advance:
+                checked = check_quality(graphs, files, run.samples, settings=settings, subject=subject, on_case=advance)
                 quality = checked.to_dict() | {"score_bound": QualityBounds().score * checked.spread}
         recall = None
         if plan.retrieval is Retrieval.APPROXIMATE:
@@ -103,6 +108,15 @@ def build(options: BuildOptions, *, progress: Progress = silent) -> Manifest:
             check_built_engines(repository, manifest, progress=progress)
         put_in_place(staging, output, check_old=partial(check_replaceable, output=output))
     return manifest
+
+
+def _subject(plan: BuildPlan) -> Subject:
+    tables = f"{plan.table_precision.value} tables"
+    if plan.precision is Precision.FLOAT32:
+        return Subject(name=tables, option="--table-precision")
+    if plan.precision_class == plan.precision.value:
+        return Subject()
+    return Subject(name=f"float16 with {tables}", option="--fp16 and --table-precision")
 
 
 def _export(

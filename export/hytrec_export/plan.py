@@ -25,6 +25,7 @@ from hytrec_export.options import (
     Retrieval,
     Samples,
     StateKind,
+    TablePrecision,
     Target,
 )
 from hytrec_export.settings import Limits
@@ -47,6 +48,7 @@ class BuildPlan:
     reason: str
     lowering: Lowering
     precision: Precision
+    table_precision: TablePrecision
     device: Device
     state: StateKind
     execution: Execution
@@ -66,6 +68,18 @@ class BuildPlan:
         return self.target in ENGINE_TARGETS
 
     @property
+    def narrows_tables(self) -> bool:
+        """Whether tables are stored in fewer bits than the graphs are exported with."""
+        return self.table_precision is not TablePrecision.FLOAT32 and self.precision is not Precision.MIXED
+
+    @property
+    def precision_class(self) -> str:
+        """What the numbers of the graphs depend on; states of one class are not used by graphs of another."""
+        if self.table_precision is _tables_of(self.precision):
+            return self.precision.value
+        return f"{self.precision.value}-{self.table_precision.value}-tables"
+
+    @property
     def graphs(self) -> tuple[Model, ...]:
         """Every graph with its inputs and outputs; those of sessions carry the encoder's state too."""
         return SESSION_GRAPHS if self.state is StateKind.SEQUENCE else GRAPHS
@@ -83,6 +97,11 @@ class BuildPlan:
         if self.target is not Target.ONNXRUNTIME:
             del values["intra_op_threads"]
         return values | limits | (engine if self.has_engines else {})
+
+
+def _tables_of(precision: Precision) -> TablePrecision:
+    """Type of the tables that goes with a precision."""
+    return TablePrecision.FLOAT32 if precision is Precision.FLOAT32 else TablePrecision.FLOAT16
 
 
 def has_tensorrt() -> bool:
@@ -110,6 +129,13 @@ def resolve_plan(
     quickest = Execution.FUSED if target is Target.EMBEDDED else Execution.ENSEMBLE
     half = Precision.MIXED if on_gpu else Precision.HALF_WEIGHTS
     execution = options.execution or quickest
+    precision = half if options.fp16 else Precision.FLOAT32
+    tables = options.table_precision or _tables_of(precision)
+    if on_gpu and tables is not _tables_of(precision):
+        raise OptionError(
+            f"table precision {tables.value} is for graphs that run on a CPU, and those of target {target.value} run "
+            "on a GPU, with tables in float32, and with --fp16 in float16; leave --table-precision out"
+        )
     if options.fused_max_batch is not None and execution is not Execution.FUSED:
         raise OptionError(
             f"fused max batch {options.fused_max_batch} is for --execution fused, and this build has a model for every "
@@ -119,7 +145,8 @@ def resolve_plan(
         target=target,
         reason=reason,
         lowering=options.lowering or best,
-        precision=half if options.fp16 else Precision.FLOAT32,
+        precision=precision,
+        table_precision=tables,
         device=Device.CUDA if on_gpu else Device.CPU,
         state=options.state,
         execution=execution,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Self
@@ -25,6 +25,8 @@ METRICS_FOLDER_VARIABLE = "HYTREC_METRICS_FOLDER"
 METRICS_ADDRESS_VARIABLE = "HYTREC_METRICS_ADDRESS"
 """Environment variable of the server: where its python models read Triton's metrics, http://host:port or unix:PATH."""
 FORMAT_VERSION = 1
+CHECKED_SCORES = 1 << 24
+"""Scores of one run of a check; PyTorch and onnxruntime hold several arrays of as many, 64 MB each."""
 _ELEMENT_BYTES = {
     DType.FLOAT32: 4,
     DType.INT64: 8,
@@ -96,6 +98,12 @@ class ServingSettings:
             limits=limits or Limits(),
             precision=precision,
         )
+
+    @property
+    def checked_limits(self) -> Limits:
+        """The limits, with no more requests a batch than a check of the whole catalogue's scores has memory for."""
+        most = max(1, CHECKED_SCORES // self.items)
+        return replace(self.limits, max_batch=min(self.limits.max_batch, most))
 
     def key_type(self, dtype: DType) -> DType:
         """Element type of a tensor: the two key types become int64 or bytes."""

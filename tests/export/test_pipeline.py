@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from hytrec.run_folder import load_run
 from hytrec.signature import GRAPHS, SESSION_GRAPHS
 from hytrec_export import optional, pipeline
 from hytrec_export.errors import BuildError, MissingPackageError, ParityError
-from hytrec_export.options import BuildOptions, EngineOptions, Samples, StateKind, Target
+from hytrec_export.options import BuildOptions, EngineOptions, Samples, StateKind, TablePrecision, Target
 from hytrec_export.repository.manifest import Manifest
 from hytrec_export.settings import Limits, ServingSettings
 from hytrec_export.verification.findings import Status, all_ok
@@ -87,6 +88,31 @@ def test_half_precision_stores_half_and_verifies(
         for files in (manifest.files, Manifest.load(built).files)
     )
     assert halved < whole
+    assert all_ok(verify(output))
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize(
+    ("options", "tables", "precision"),
+    [
+        ({"table_precision": TablePrecision.INT8}, "int8", "float32-int8-tables"),
+        ({"table_precision": TablePrecision.FLOAT16}, "float16", "float32-float16-tables"),
+        ({"table_precision": TablePrecision.FLOAT32, "fp16": True}, "float32", "float16-weights-float32-tables"),
+    ],
+    ids=["int8", "float16", "float32 beside float16 weights"],
+)
+def test_tables_in_fewer_bits_are_compared_told_and_verified(
+    options: dict[str, Any], tables: str, precision: str, run_folder: Path, built: Path, tmp_path: Path
+) -> None:
+    output, limits = tmp_path / "repository", ServingSettings.load(built).limits
+    manifest = pipeline.build(BuildOptions(run=run_folder, output=output, limits=limits, **options))
+    assert manifest.options["table_precision"] == tables
+    assert manifest.quality is not None
+    assert 0 < manifest.quality["score"] <= manifest.bound
+    assert manifest.quality["drift"]["appends"] > 50
+    assert ServingSettings.load(output).precision == precision  # states of others are not used
+    told = replace(manifest, parity=Manifest.load(built).parity).summary_lines()
+    assert f" with {tables} tables, " in told[0]
     assert all_ok(verify(output))
 
 

@@ -17,11 +17,13 @@ from hytrec_export.options import (
     Precision,
     Retrieval,
     StateKind,
+    TablePrecision,
     Target,
 )
 from hytrec_export.plan import has_tensorrt, resolve_plan, resolve_retrieval
 from hytrec_export.settings import Limits
 
+FLOAT32, FLOAT16, INT8 = TablePrecision
 SM86 = EngineOptions(compute_capability="sm86")
 
 
@@ -52,6 +54,36 @@ def test_the_target_follows_from_what_is_here(gpus: int, tensorrt: bool, target:
 def test_tensorrt_is_looked_for_without_importing_it(monkeypatch: pytest.MonkeyPatch, installed: bool) -> None:
     monkeypatch.setattr(targets, "find_spec", lambda name: object() if installed and name == "tensorrt" else None)
     assert has_tensorrt() is installed
+
+
+@pytest.mark.parametrize(
+    ("given", "tables", "precision_class", "narrows"),
+    [
+        (options(target=Target.EMBEDDED), FLOAT32, "float32", False),
+        (options(target=Target.EMBEDDED, fp16=True), FLOAT16, "float16-weights", True),
+        (options(target=Target.EMBEDDED, table_precision=INT8), INT8, "float32-int8-tables", True),
+        (
+            options(target=Target.ONNXRUNTIME, fp16=True, table_precision=INT8),
+            INT8,
+            "float16-weights-int8-tables",
+            True,
+        ),
+        (
+            options(target=Target.EMBEDDED, fp16=True, table_precision=FLOAT32),
+            FLOAT32,
+            "float16-weights-float32-tables",
+            False,
+        ),
+        (options(target=Target.TENSORRT, fp16=True), FLOAT16, "mixed-float16", False),
+        (options(target=Target.TENSORRT, table_precision=FLOAT32), FLOAT32, "float32", False),
+    ],
+)
+def test_tables_go_with_the_precision_if_not_told_otherwise(
+    given: BuildOptions, tables: TablePrecision, precision_class: str, narrows: bool
+) -> None:
+    plan = resolve_plan(given)
+    assert (plan.table_precision, plan.precision_class, plan.narrows_tables) == (tables, precision_class, narrows)
+    assert plan.to_dict()["table_precision"] == tables.value
 
 
 @pytest.mark.parametrize(
@@ -119,6 +151,13 @@ def test_large_catalogues_are_scanned_on_the_cpu(given: BuildOptions, items: int
             (
                 "state sequence needs Triton's onnxruntime or tensorrt backend, and target embedded has neither: "
                 "Triton's python backend never stores a state; choose --target onnxruntime, or --state store"
+            ),
+        ),
+        (
+            options(target=Target.TENSORRT, fp16=True, table_precision=TablePrecision.INT8),
+            (
+                "table precision int8 is for graphs that run on a CPU, and those of target tensorrt run on a GPU, with "
+                "tables in float32, and with --fp16 in float16; leave --table-precision out"
             ),
         ),
         (

@@ -30,6 +30,12 @@ def test_key_types_are_the_vocabularys(settings: ServingSettings) -> None:
     assert settings.key_type(DType.UINT8) is DType.UINT8
 
 
+@pytest.mark.parametrize(("items", "most"), [(30, 64), (1 << 18, 64), (1_000_000, 16), (1 << 24, 1), (1 << 25, 1)])
+def test_checks_of_large_catalogues_run_fewer_users_at_once(settings: ServingSettings, items: int, most: int) -> None:
+    checked = replace(settings, items=items, limits=Limits(max_batch=64)).checked_limits
+    assert checked == Limits(max_batch=most)
+
+
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(
         RepositoryError, match=r"serving.json is missing; build the repository with: hytrec-export build"

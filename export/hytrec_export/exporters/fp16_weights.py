@@ -1,7 +1,7 @@
 """Float16 weights: matrices and tables stored in float16, every product float32; --fp16 on a CPU.
 
 A Cast behind each of them makes float32 of it again, which onnxruntime does once, when it loads the graph: half the
-file at the speed of float32. Large tables are widened row by row instead (`exporters.table_precision`).
+file at the speed of float32. A build leaves the tables to `exporters.table_precision`.
 """
 
 from __future__ import annotations
@@ -15,30 +15,33 @@ from numpy.typing import NDArray
 
 from hytrec_export.errors import BuildError
 from hytrec_export.exporters.mixed_precision import LARGEST_HALF, too_large
-from hytrec_export.exporters.table_precision import TableStore
 from hytrec_export.exporters.tensor_files import (
     TensorFiles,
     check_without_files,
-    external_tensors,
     is_external,
     load_graph,
+    mapped,
+    set_file,
     take_over,
 )
 from hytrec_export.optional import require
-from hytrec_export.options import Precision, TablePrecision
+from hytrec_export.options import Precision
 
 _READERS = frozenset({"MatMul", "Gemm", "Gather", "Transpose"})
 """Operators whose matrices are weights or tables."""
 _SUFFIX = "_float16"
 
 
-def convert_to_fp16_weights(graphs: Mapping[str, Path], folder: Path, *, narrow: int) -> dict[str, Path]:
+def convert_to_fp16_weights(
+    graphs: Mapping[str, Path], folder: Path, *, narrow: int, keep: frozenset[str] = frozenset()
+) -> dict[str, Path]:
     """Write float32 graphs again with their weights in float16: the new files in `folder` by model name.
 
     Args:
         graphs: .onnx files by model name.
         folder: is made.
         narrow: a matrix of no more rows or columns than this stays as it is.
+        keep: weights that stay too.
 
     Raises:
         BuildError: a weight is over float16's largest number.
@@ -47,11 +50,8 @@ def convert_to_fp16_weights(graphs: Mapping[str, Path], folder: Path, *, narrow:
     folder.mkdir()
     paths, files = {}, TensorFiles(folder)
     for model, source in graphs.items():
-        graph, tables = load_graph(source), TableStore(TablePrecision.FLOAT16, files=files, source=source.parent)
-        store_weights_as_fp16(graph, model=model, narrow=narrow)
-        for table in list(external_tensors(graph)):
-            if table.data_type == onnx.TensorProto.FLOAT:
-                tables.store(graph, table, model=model)
+        graph = load_graph(source)
+        store_weights_as_fp16(graph, model=model, narrow=narrow, keep=keep, source=source.parent, files=files)
         take_over(graph, source.parent, folder)
         metadata = {entry.key: entry.value for entry in graph.metadata_props}
         onnx.helper.set_model_props(graph, metadata | {"precision": Precision.HALF_WEIGHTS.value})
@@ -61,12 +61,23 @@ def convert_to_fp16_weights(graphs: Mapping[str, Path], folder: Path, *, narrow:
     return paths
 
 
-def store_weights_as_fp16(graph: Any, *, model: str, narrow: int = 0) -> int:
-    """Store the weights of a graph (an `onnx.ModelProto`) in float16, in place, but for those in files: how many.
+def store_weights_as_fp16(
+    graph: Any,
+    *,
+    model: str,
+    narrow: int = 0,
+    keep: frozenset[str] = frozenset(),
+    source: Path = Path(),
+    files: TensorFiles | None = None,
+) -> int:
+    """Store the weights of a graph (an `onnx.ModelProto`) in float16, in place: how many there are.
 
     Args:
         model: its name, for messages.
         narrow: a matrix of no more rows or columns than this stays as it is.
+        keep: weights that stay too.
+        source: folder of the graph's tensor files.
+        files: of the folder that the graph is written to, where it has tensor files.
 
     Raises:
         BuildError: a weight is over float16's largest number.
@@ -79,13 +90,22 @@ def store_weights_as_fp16(graph: Any, *, model: str, narrow: int = 0) -> int:
     casts = []
     for tensor in graph.graph.initializer:
         name = tensor.name
-        if not _is_weight(onnx, tensor, readers.get(name, set()), narrow):
+        if name in keep or not _is_weight(onnx, tensor, readers.get(name, set()), narrow):
             continue
-        values = onnx.numpy_helper.to_array(tensor)
+        values = mapped(tensor, source)
         _check(values, f"{name} of {model}")
-        tensor.CopyFrom(onnx.numpy_helper.from_array(values.astype(np.float16), name + _SUFFIX))
+        half = values.astype(np.float16)
+        if files and is_external(tensor):
+            tensor.name, tensor.data_type = name + _SUFFIX, onnx.TensorProto.FLOAT16
+            set_file(tensor, files.write(tensor.name.removeprefix("model."), half))
+        else:
+            tensor.CopyFrom(onnx.numpy_helper.from_array(half, name + _SUFFIX))
         cast = onnx.helper.make_node("Cast", [name + _SUFFIX], [name], name=f"{name}_cast", to=onnx.TensorProto.FLOAT)
         casts.append(cast)
+    changed = {cast.output[0] for cast in casts}
+    inputs = [value for value in graph.graph.input if value.name not in changed]
+    del graph.graph.input[:]
+    graph.graph.input.extend(inputs)
     nodes = [*casts, *graph.graph.node]
     del graph.graph.node[:]
     graph.graph.node.extend(nodes)
@@ -95,7 +115,6 @@ def store_weights_as_fp16(graph: Any, *, model: str, narrow: int = 0) -> int:
 def _is_weight(onnx: Any, tensor: Any, readers: set[str], narrow: int) -> bool:
     return (
         tensor.data_type == onnx.TensorProto.FLOAT
-        and not is_external(tensor)
         and len(tensor.dims) == 2
         and min(tensor.dims) > narrow
         and bool(readers)

@@ -9,21 +9,50 @@ from __future__ import annotations
 
 from typing import Any
 
-from hytrec_export.exporters.tensor_files import external_tensors
+import numpy as np
+
+from hytrec_export.exporters.tensor_files import external_tensors, is_external
 from hytrec_export.optional import require
 
 UNPACKED_BYTES = 1 << 24
 """Smaller tables are packed: they are in the processor's caches, and their copies cost little."""
 
 
+def unfold_tables(graph: Any) -> int:
+    """Make a table's transposed copy, which the exporter has folded from a small one, a node again: how many.
+
+    Args:
+        graph: an `onnx.ModelProto`; changed in place.
+    """
+    onnx = require("onnx", extra="export")
+    to_array = onnx.numpy_helper.to_array
+    gathered = {node.input[0] for node in graph.graph.node if node.op_type == "Gather"}
+    inside = [tensor for tensor in graph.graph.initializer if len(tensor.dims) == 2 and not is_external(tensor)]
+    tables = [tensor for tensor in inside if tensor.name in gathered]
+    nodes = []
+    for copy in [tensor for tensor in inside if tensor.name not in gathered]:
+        for table in tables:
+            same = list(copy.dims) == list(reversed(table.dims)) and copy.data_type == table.data_type
+            if same and np.array_equal(to_array(copy), to_array(table).T):
+                name = copy.name
+                graph.graph.initializer.remove(copy)
+                nodes.append(onnx.helper.make_node("Transpose", [table.name], [name], name=name, perm=[1, 0]))
+                break
+    for node in reversed(nodes):
+        graph.graph.node.insert(0, node)
+    return len(nodes)
+
+
 def multiply_unpacked(graph: Any) -> int:
     """Keep products with the large tables of a graph (an `onnx.ModelProto`) from copying them, in place: how many.
 
-    x @ table.T becomes Gemm(x, table), which needs no transposed table; x must have two axes.
+    x @ table.T becomes Gemm(x, table), which needs no transposed table; x must have two axes. An integer product with a
+    table stays as it is.
     """
     onnx = require("onnx", extra="export")
     tables = {tensor.name: tensor for tensor in external_tensors(graph) if _bytes(tensor) >= UNPACKED_BYTES}
-    ranks = {value.name: len(value.type.tensor_type.shape.dim) for value in graph.graph.value_info}
+    values = (*graph.graph.value_info, *graph.graph.input)
+    ranks = {value.name: len(value.type.tensor_type.shape.dim) for value in values}
     transposed = {
         node.output[0]: node.input[0]
         for node in graph.graph.node
@@ -42,10 +71,11 @@ def multiply_unpacked(graph: Any) -> int:
     unread = [node for node in graph.graph.node if node.output[0] in transposed and node.output[0] not in read]
     for node in unread:
         graph.graph.node.remove(node)
-    for name in sorted({node.input[1] for node in products}):
+    integer = [node for node in graph.graph.node if node.op_type == "MatMulInteger" and node.input[1] in tables]
+    for name in sorted({node.input[1] for node in (*products, *integer)}):
         tensor = tables[name]
         graph.graph.input.append(onnx.helper.make_tensor_value_info(name, tensor.data_type, tensor.dims))
-    return len(products)
+    return len(products) + len(integer)
 
 
 def _bytes(tensor: Any) -> int:

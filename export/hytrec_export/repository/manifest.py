@@ -95,7 +95,7 @@ class Manifest:
         """Human-readable summary: target, precision, worst difference, engines."""
         options, atol = self.options, float(self.options["atol"])
         lines = [
-            f"target {options['target']} ({options['reason']}), {options['precision']}, {options['lowering']} lowering",
+            f"target {options['target']} ({options['reason']}), {_precision(options)}, {options['lowering']} lowering",
             f"largest difference from PyTorch {self.worst_difference:.2g}, bound {atol:g}",
         ]
         if self.quality is not None:
@@ -230,6 +230,13 @@ def git_revision() -> str | None:
     if not commit:
         return None
     return commit + "+changes" if _git("status", "--porcelain", "--untracked-files=no") else commit
+
+
+def _precision(options: Mapping[str, Any]) -> str:
+    """For example "float32 with int8 tables"."""
+    own = "float32" if options["precision"] == "float32" else "float16"
+    tables = options.get("table_precision", own)
+    return str(options["precision"]) if tables == own else f"{options['precision']} with {tables} tables"
 
 
 def _part_line(part: Mapping[str, Any]) -> str:

@@ -81,6 +81,28 @@ def test_the_product_reads_the_table_as_it_is(tmp_path: Path, monkeypatch: pytes
     assert [value.name for value in graph.input] == ["x", "places", "table"]
 
 
+def test_an_integer_product_reads_its_table_where_it_is(tmp_path: Path) -> None:
+    codes = np.random.default_rng(0).integers(-127, 127, (WIDTH, 1 << 20), np.int8)  # 64 MiB
+    graph = helper.make_graph(
+        [helper.make_node("MatMulInteger", ["x", "codes"], ["scores"])],
+        "graph",
+        [helper.make_tensor_value_info("x", TensorProto.UINT8, ["B", WIDTH])],
+        [helper.make_tensor_value_info("scores", TensorProto.INT32, ["B", "rows"])],
+        [onnx.numpy_helper.from_array(codes, "codes")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    attach(model, TensorFiles(tmp_path), {})
+    assert multiply_unpacked(model) == 1
+    (tmp_path / "graph.onnx").write_bytes(model.SerializeToString())
+    x = np.arange(WIDTH, dtype=np.uint8)[None]
+    before = anonymous_bytes(psutil.Process())
+    with OnnxRunner(tmp_path / "graph.onnx", threads=1) as runner:
+        scores = runner.infer({"x": x})["scores"]
+        grown = anonymous_bytes(psutil.Process()) - before
+    assert grown < codes.nbytes / 2
+    np.testing.assert_array_equal(scores, x.astype(np.int32) @ codes.astype(np.int32))
+
+
 @pytest.mark.parametrize(
     ("rows", "options"),
     [(1 << 10, {}), (1 << 13, {}), (1 << 18, {"axes": ("B", "T")})],

@@ -44,7 +44,7 @@ class ParityResult:
 
 def case_count(samples: int, settings: ServingSettings) -> int:
     """Approximate number of cases that `check_parity` reports, for a progress bar."""
-    return len(corners(settings.limits)) + 2 * samples
+    return len(corners(settings.checked_limits)) + 2 * samples
 
 
 def check_parity(
@@ -70,7 +70,7 @@ def check_parity(
     Raises:
         ParityError: some difference is over `atol`.
     """
-    limits = settings.limits
+    limits = settings.checked_limits
     comparator = Comparator(on_case=on_case, approximate=retrieval is Retrieval.APPROXIMATE)
     generator = InputGenerator(settings, behaviors=model.behavior_table.num_embeddings - 1)
     with ExitStack() as stack:

@@ -34,7 +34,7 @@ def replay_answers(
             on_case=stack.enter_context(progress("comparing with PyTorch's golden outputs", len(golden))),
             approximate=manifest.retrieval is not None,
         )
-        compare(ModelChain(opened, sizes=settings.sizes), golden, limits=settings.limits, meter=comparator)
+        compare(ModelChain(opened, sizes=settings.sizes), golden, limits=settings.checked_limits, meter=comparator)
     differences = comparator.result()
     try:
         differences.check(manifest.bound, subject=subject)

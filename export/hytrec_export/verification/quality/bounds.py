@@ -9,7 +9,6 @@ from typing import Any
 
 from hytrec_export.errors import QualityError
 
-ADVICE = "build without --fp16, or train the run longer: scores that lie close together change places easily"
 HR, NDCG, AUC = "hr@500", "ndcg@500", "auc"
 
 
@@ -28,6 +27,25 @@ class QualityBounds:
     overlap: float = 0.99
     metric: float = 0.005
     batched: float = 0.05
+
+
+@dataclass(frozen=True, kw_only=True)
+class Subject:
+    """What is compared with float32, for messages.
+
+    Args:
+        option: that a build does without if it does not hold.
+    """
+
+    name: str = "float16"
+    option: str = "--fp16"
+
+    @property
+    def advice(self) -> str:
+        """What to do where a bound does not hold."""
+        return (
+            f"build without {self.option}, or train the run longer: scores that lie close together change places easily"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,33 +121,33 @@ class QualityReport:
             values["metrics"][name]["relative"] = change.relative
         return values
 
-    def check(self, bounds: QualityBounds) -> None:
+    def check(self, bounds: QualityBounds, subject: Subject = Subject()) -> None:
         """Compare with the bounds.
 
         Raises:
             QualityError: one does not hold.
         """
-        limit = bounds.score * self.spread
+        limit, what = bounds.score * self.spread, subject.name
         if not self.score <= limit:
             raise QualityError(
-                f"float16 changes a score by {self.score:.3g} > {limit:.3g} ({bounds.score:g} of the scores' spread) "
-                f"at {self.score_where}; {ADVICE}"
+                f"{what} changes a score by {self.score:.3g} > {limit:.3g} ({bounds.score:g} of the scores' spread) "
+                f"at {self.score_where}; {subject.advice}"
             )
         if not self.overlap >= bounds.overlap:
             raise QualityError(
-                f"float16 keeps {self.overlap:.2%} of the top 10 of {self.users} users, it must keep "
-                f"{bounds.overlap:.2%}; {ADVICE}"
+                f"{what} keeps {self.overlap:.2%} of the top 10 of {self.users} users, it must keep "
+                f"{bounds.overlap:.2%}; {subject.advice}"
             )
         for name, change in self.metrics.items():
             if not change.holds(bounds.metric):
                 raise QualityError(
-                    f"float16 changes {name} of {self.evaluated} users from {change.float32:.4f} to {change.half:.4f}, "
-                    f"by {change.relative:.2%} > {bounds.metric:.2%}; {ADVICE}"
+                    f"{what} changes {name} of {self.evaluated} users from {change.float32:.4f} to {change.half:.4f}, "
+                    f"by {change.relative:.2%} > {bounds.metric:.2%}; {subject.advice}"
                 )
         if not math.isfinite(self.drift.state + self.drift.score):
             raise QualityError(
-                f"float16 does not stay finite over {self.drift.appends} single appends (state {self.drift.state:g}, "
-                f"score {self.drift.score:g}); {ADVICE}"
+                f"{what} does not stay finite over {self.drift.appends} single appends (state {self.drift.state:g}, "
+                f"score {self.drift.score:g}); {subject.advice}"
             )
         for name, difference in self.batched.items():
             limit = bounds.batched * self.spread

@@ -16,7 +16,7 @@ from hytrec_export.progress import Advance, ignore
 from hytrec_export.runtime.model_chain import batches
 from hytrec_export.settings import ServingSettings
 from hytrec_export.verification.quality.accumulator import QualityAccumulator
-from hytrec_export.verification.quality.bounds import QualityBounds, QualityReport
+from hytrec_export.verification.quality.bounds import QualityBounds, QualityReport, Subject
 from hytrec_export.verification.quality.drift import batch_difference, measure_drift
 from hytrec_export.verification.quality.ranking import opened, query_of
 
@@ -31,6 +31,7 @@ def check_quality(
     *,
     settings: ServingSettings,
     bounds: QualityBounds = QualityBounds(),  # noqa: B008  frozen
+    subject: Subject = Subject(),  # noqa: B008  frozen
     on_case: Advance = ignore,
 ) -> QualityReport:
     """Compare the graphs of half precision with those of float32.
@@ -38,6 +39,7 @@ def check_quality(
     Args:
         float32, half: .onnx files by model name; a mixed graph is run with every rounding that is written in it.
         samples: real histories.
+        subject: what `half` has of float32, for messages.
         on_case: called with the number of samples just done.
 
     Raises:
@@ -47,15 +49,15 @@ def check_quality(
     queries = [query_of(history, items=settings.items) for history in samples if len(history)]
     if not queries:
         raise QualityError(
-            "there are no sample histories in the run, and nothing else shows what float16 changes; "
-            "train on a log with some events, or build without --fp16"
+            f"there are no sample histories in the run, and nothing else shows what {subject.name} changes; "
+            f"train on a log with some events, or build without {subject.option}"
         )
     with ExitStack() as stack:
         graph_sets = [opened(graphs, settings, stack) for graphs in (float32, half)]
         accumulator = QualityAccumulator(items=settings.items)
         for positions in batches(
             [query.history for query in queries],
-            max_rows=settings.limits.max_batch,
+            max_rows=settings.checked_limits.max_batch,
             max_events=settings.limits.max_events,
         ):
             batch = [queries[position] for position in positions]
@@ -69,5 +71,5 @@ def check_quality(
                 for name, graph_set in zip(("float32", "half"), graph_sets, strict=True)
             },
         )
-    quality.check(bounds)
+    quality.check(bounds, subject)
     return quality

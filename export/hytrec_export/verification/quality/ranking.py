@@ -81,7 +81,9 @@ def opened(graphs: Mapping[str, Path], settings: ServingSettings, stack: ExitSta
     """A set of graphs, ready to run until the stack is left."""
     runners = {name: stack.enter_context(Fp16EmulationRunner(path)) for name, path in graphs.items()}
     return GraphSet(
-        chain=ModelChain(runners, sizes=settings.sizes), retriever=runners[RETRIEVER.name], limits=settings.limits
+        chain=ModelChain(runners, sizes=settings.sizes),
+        retriever=runners[RETRIEVER.name],
+        limits=settings.checked_limits,
     )
 
 

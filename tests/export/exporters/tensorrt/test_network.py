@@ -4,10 +4,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 from onnx import TensorProto
 
 from hytrec_export.errors import BuildError
+from hytrec_export.exporters import large_products, tensor_files
 from hytrec_export.exporters.tensorrt.log import Log
 from hytrec_export.exporters.tensorrt.network import check_tensors, parse
 from hytrec_export.exporters.tensorrt.package import TensorRT
@@ -65,6 +67,20 @@ def test_a_tensor_that_differs_from_the_table_is_named(
     )
     with pytest.raises(BuildError, match=message):
         check_tensors(network, model=toy.model, sizes=toy.sizes)
+
+
+def test_a_table_in_a_file_is_read_and_no_input(parsed: Any, toy: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tensor_files, "LARGE_BYTES", 1)
+    monkeypatch.setattr(large_products, "UNPACKED_BYTES", 1)
+    table = np.ones((64, 64), np.float32)
+    path = toy.write(("Transpose", ["w"], "columns"), ("MatMul", ["x", "columns"], "y"), constants={"w": table})
+    graph = onnx.load(path)
+    tensor_files.attach(graph, tensor_files.TensorFiles(path.parent), {})
+    assert large_products.multiply_unpacked(graph) == 1
+    path.write_bytes(graph.SerializeToString())
+    network = parsed(path)
+    check_tensors(network, model=toy.model, sizes=toy.sizes)
+    assert network.num_inputs == 1
 
 
 def test_a_tensor_too_few_is_told(parsed: Any, toy: Any) -> None:

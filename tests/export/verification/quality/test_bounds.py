@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hytrec_export.errors import QualityError
-from hytrec_export.verification.quality.bounds import Drift, MetricChange, QualityBounds, QualityReport
+from hytrec_export.verification.quality.bounds import Drift, MetricChange, QualityBounds, QualityReport, Subject
 
 BOUNDS = QualityBounds(score=0.1, overlap=0.99, metric=0.005, batched=0.05)
 ADVICE = "; build without --fp16, or train the run longer: scores that lie close together change places easily"
@@ -49,6 +49,11 @@ def test_drift_that_is_not_finite_does_not_pass(field: str, broken: float) -> No
         QualityError, match=rf"^float16 does not stay finite over 100 single appends .*{field} {broken}"
     ):
         quality(drift=drift).check(BOUNDS)
+
+
+def test_a_miss_names_what_was_compared_and_the_option_behind_it() -> None:
+    with pytest.raises(QualityError, match=r"^int8 tables keeps 90.00% of .*; build without --table-precision, or"):
+        quality(overlap=0.9).check(BOUNDS, Subject(name="int8 tables", option="--table-precision"))
 
 
 def test_at_its_bounds_a_build_passes_whatever_the_drift() -> None:
