@@ -17,6 +17,8 @@ from hytrec_export.cli.app import app
 from hytrec_export.server.container import EXIT_TIMEOUT_S, HTTP_SOCKET, access_of
 from hytrec_export.serving.request_metrics import FAMILIES
 from hytrec_export.state.options import StoreOptions
+from hytrec_export.state.redis_address import RedisAddress
+from hytrec_export.state.url import StoreUrl
 
 helm: Any = importlib.import_module("helm_python")
 kubernetes: Any = importlib.import_module("kubernetes_validate")
@@ -48,6 +50,7 @@ CASES: dict[str, dict[str, Any]] = {
     "all": GIVEN
     | {
         "kind": "StatefulSet",
+        "state": {"url": "rediss://r:6379/0?ca=/redis-tls/ca.crt", "tlsSecret": "redis-ca"},
         "autoscaling": {"enabled": True, "requestsPerSecond": 50},
         "options": {"snapshot-every": 64, "durability": "power", "log": True, "restart-delay": 0.5},
         "env": {"MALLOC_ARENA_MAX": 2},
@@ -71,12 +74,12 @@ def chart() -> Iterator[Any]:
         yield loaded
 
 
-@pytest.fixture(params=CASES)
+@pytest.fixture(params=CASES, scope="module")
 def case(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def objects(chart: Any, case: str) -> dict[str, dict[str, Any]]:
     """What the chart makes, by kind and name without the release's."""
     texts = chart.render(CASES[case], name="shop", namespace="reco")
@@ -204,6 +207,17 @@ def test_the_repository_comes_from_an_image_or_a_volume(objects: dict[str, dict[
         assert (copy["image"], volume["emptyDir"]) == ("registry.example/shop:7", {})
         assert copy["command"] == ["cp", "-r", "/repository/.", copy["volumeMounts"][0]["mountPath"] + "/"]
         assert copy["volumeMounts"][0]["mountPath"] != "/repository"
+
+
+def test_files_of_redis_tls_are_where_the_url_says(objects: dict[str, dict[str, Any]], case: str) -> None:
+    for pod in pods(objects).values():
+        mounts = {one["name"]: one["mountPath"] for one in pod["spec"]["containers"][0]["volumeMounts"]}
+        secrets = {one["name"]: one["secret"]["secretName"] for one in pod["spec"]["volumes"] if "secret" in one}
+        assert ("redis-tls" in mounts) == ("redis-tls" in secrets) == (case == "all")
+        if case == "all":
+            address = RedisAddress.parse(StoreUrl.parse(CASES[case]["state"]["url"]))
+            assert [str(path.parent) for path in address.files.values()] == [mounts["redis-tls"]]
+            assert secrets["redis-tls"] == "redis-ca"
 
 
 def test_states_are_rebuilt_before_an_upgrade(objects: dict[str, dict[str, Any]], case: str) -> None:

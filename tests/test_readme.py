@@ -18,6 +18,7 @@ import pytest
 from typer.main import get_command
 
 from hytrec.contract import StateStatus
+from hytrec_benchmarks.fixtures.bounds import BOUNDS, misses
 from hytrec_benchmarks.quality.report import markdown_page
 from hytrec_export.cli.app import app
 from hytrec_export.server.metrics_endpoint import ServerRecord
@@ -86,6 +87,28 @@ def test_the_quality_table_is_the_reports() -> None:
             assert re.findall(r"\.\d{4}", cell) == [f"{number:.4f}"[1:] for number in expected]
     for model in ("HyTRec, retrieve-then-rerank", "no encoder, retrieve-then-rerank", "proximity-knn"):
         assert f"| {model} |" in quality_table()
+
+
+def test_the_recovery_times_are_the_reports() -> None:
+    recovery, topology = (json.loads((REPORTS / f"{name}.json").read_text()) for name in ("recovery", "topology"))
+    drills = [name.removesuffix("_rounds") for name in recovery if name.endswith("_rounds")]
+    measured = [
+        (
+            recovery[f"{name}_rounds"],
+            recovery[f"{name}_slowest_request_s"],
+            recovery[f"{name}_median_slowest_request_s"],
+        )
+        for name in drills
+    ]
+    measured += [(1, *[topology[f"topology_{name}_slowest_s"]] * 2) for name in ("roll", "kill", "failover")]
+    table = README.split("| while | times |", 1)[1].split("\n\n", 1)[0]
+    shown = re.findall(r"\| (\d+) \| ([\d.]+) \| ([\d.]+) \|$", table, re.MULTILINE)
+    assert sorted(shown) == sorted((str(times), f"{most:.2f}", f"{middle:.2f}") for times, most, middle in measured)
+    assert misses({name: topology[name] for name in topology if name in BOUNDS}) == []
+    design = (ROOT / "docs" / "DESIGN.md").read_text()
+    assert f"{topology['topology_requests']:,} requests none failed" in design
+    assert f"of {topology['topology_responses_compared']} responses of both models" in design
+    assert {name for name in BOUNDS if name.startswith("topology_")} <= set(topology)
 
 
 def quality_table() -> str:

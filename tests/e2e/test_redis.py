@@ -57,7 +57,7 @@ def test_any_server_serves_any_user(both: tuple[Any, Any]) -> None:
 
 def test_the_health_check_of_kubernetes_is_answered(both: tuple[Any, Any]) -> None:
     """As the kubelet's gRPC probe asks, which knows neither TLS nor a token (deploy/helm/hytrec, `insecure`)."""
-    with grpc.insecure_channel(both[0].url) as channel:
+    with grpc.insecure_channel(both[0].url) as channel:  # type: ignore[no-untyped-call]
         check = channel.unary_unary("/grpc.health.v1.Health/Check")
         assert check(b"", timeout=10) == b"\x08\x01"  # status: SERVING
 

@@ -10,8 +10,9 @@ from pathlib import Path
 
 from hytrec_benchmarks.fixtures.redis_groups import RedisGroup, redis_cluster
 from hytrec_benchmarks.fixtures.serving import server_options
-from hytrec_benchmarks.topology.balancer import Balancer, balancer
+from hytrec_benchmarks.topology.balancer import HOST, Balancer, balancer
 from hytrec_export.server import EmbeddedServer
+from hytrec_export.server.ports import free_port
 from hytrec_export.state.options import StoreOptions, default_snapshot_every
 from hytrec_export.state.url import StoreUrl
 
@@ -66,6 +67,12 @@ class Topology:
         master.start()
 
 
+def _new_port(taken: set[int]) -> int:
+    port = free_port(HOST, taken)
+    taken.add(port)
+    return port
+
+
 @contextmanager
 def running_topology(repository: Path, new_repository: Path, folder: Path) -> Iterator[Topology]:
     """Redis, servers of the first repository and the balancer, all ready; they end with the block.
@@ -79,7 +86,12 @@ def running_topology(repository: Path, new_repository: Path, folder: Path) -> It
         )
         url = StoreUrl.parse(f"{redis.url}?replicas=1&timeout=1")
         stored = StoreOptions(url=url, snapshot_every=default_snapshot_every(url))
-        servers = [EmbeddedServer(server_options(repository, stored)) for _ in range(SERVERS)]
+        servers = []
+        ports: set[int] = set()  # servers that start at the same time do not listen yet on what they chose
+        for _ in range(SERVERS):
+            grpc_port, metrics_port = (_new_port(ports) for _ in range(2))
+            options = replace(server_options(repository, stored), grpc_port=grpc_port, metrics_port=metrics_port)
+            servers.append(EmbeddedServer(options))
 
         def end() -> None:
             for server in servers:

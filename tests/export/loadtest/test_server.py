@@ -59,7 +59,8 @@ class FakeTriton:
 
 def live(changed: dict[str, str] | None = None, **failures: list[tuple[str, str]]) -> tuple[LiveServer, FakeTriton]:
     one = LiveServer("host:1")
-    one._triton = one.client._triton = FakeTriton(failures, changed or {})
+    one._triton = FakeTriton(failures, changed or {})
+    one.client._servers = dict.fromkeys(one.client._servers, one._triton)
     return one, one._triton
 
 

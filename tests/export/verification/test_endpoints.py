@@ -74,7 +74,7 @@ def endpoints(monkeypatch: pytest.MonkeyPatch) -> Endpoints:
     monkeypatch.setattr(grpc_client, "InferenceServerClient", FakeTriton)
     monkeypatch.setattr("time.sleep", lambda _: None)
     found = Endpoints("grpc://there:8001")
-    found._client._triton = found._triton
+    found._client._servers = {found.url: found._triton}
     return found
 
 

@@ -90,6 +90,9 @@ initContainers:
   {{- end }}
   {{- end }}
 - {name: tmp, mountPath: /tmp}
+{{- if .Values.state.tlsSecret }}
+- {name: redis-tls, mountPath: /redis-tls, readOnly: true}
+{{- end }}
 {{- end }}
 
 {{- define "hytrec.volumes" -}}
@@ -101,6 +104,10 @@ initContainers:
   {{- end }}
 - name: tmp
   emptyDir: {}
+{{- with .Values.state.tlsSecret }}
+- name: redis-tls
+  secret: {secretName: {{ . }}, defaultMode: 0440}
+{{- end }}
 {{- end }}
 
 {{- define "hytrec.probe" -}}
