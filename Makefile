@@ -24,8 +24,10 @@ test: .venv/ready
 	$(MAKE) --no-print-directory style
 	$(MAKE) --no-print-directory --jobs=2 types unit
 
+# Ray is for these alone.
 test-long: .venv/ready
 	-$(MAKE) --no-print-directory --keep-going redis haproxy
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[ray]'
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m long
 
 # TESTS="FILE OPTIONS": those alone, in one process.

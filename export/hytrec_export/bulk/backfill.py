@@ -9,29 +9,24 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from hytrec.data.logs.options import LogOptions
 from hytrec.data.vocabulary import Vocabulary
 from hytrec_export.bulk.encoding import UserEncoder
+from hytrec_export.bulk.engine_options import BulkEngine, EngineOptions
 from hytrec_export.bulk.filling import OUTCOMES, UserFiller
 from hytrec_export.bulk.keeping import StateKeeper
 from hytrec_export.bulk.logged_users import UserLog, opened_log
-from hytrec_export.errors import NoStoreError
+from hytrec_export.bulk.store_access import opened_store
 from hytrec_export.optional import check_installed
 from hytrec_export.progress import Progress, silent
 from hytrec_export.server.served_repository import check_files
-from hytrec_export.serving.store_model import store_model
-from hytrec_export.settings import VOCABULARY_FILE, ServingSettings
-from hytrec_export.state.kinds import StoreModel
-from hytrec_export.state.opening import open_beside_for, open_store
-from hytrec_export.state.options import StoreOptions, default_snapshot_every
+from hytrec_export.settings import VOCABULARY_FILE
 from hytrec_export.state.url import StoreUrl
 from hytrec_export.state.users import StateStore
 
-_OPEN_WAIT_S = 2.0
 Tell = Callable[[str], object]
 
 
@@ -83,6 +78,7 @@ def backfill(
     url: StoreUrl,
     *,
     options: LogOptions | None = None,
+    engine: EngineOptions | None = None,
     progress: Progress = silent,
     tell: Tell = _quiet,
 ) -> Backfill:
@@ -93,6 +89,7 @@ def backfill(
         repository: of the model that serves the store, or will.
         url: of the store, which is made where there is none.
         options: what is known of the log.
+        engine: who does it; this process where None.
         tell: is told in lines what was read.
 
     Raises:
@@ -103,19 +100,37 @@ def backfill(
         StoreUnavailableError: the store cannot be opened or reached, or holds keys of other types.
         StoreFullError: the store, or the disk, is full.
         StateConflictError: a server writes a user again and again.
-        MissingPackageError: duckdb or onnxruntime is not installed.
+        MissingPackageError: duckdb, onnxruntime or ray is not installed.
     """
     check_installed("duckdb", extra="bulk")
     check_files(repository)
     start = time.monotonic()
+    engine = engine or EngineOptions()
+    if engine.engine is BulkEngine.RAY:
+        check_installed("ray", extra="ray")
     vocabulary = Vocabulary.load(repository / VOCABULARY_FILE)
-    with opened_store(repository, url) as store, UserEncoder.of_repository(repository) as encoder:
+    with opened_store(repository, url) as store:  # one that cannot be opened is told before the log is read
         tell("reading and sorting the log")
         with opened_log(events, options or LogOptions(), vocabulary) as log:
             for line in described(log):
                 tell(line)
-            counts = fill_store(log, store, encoder, progress=progress)
+            if engine.engine is BulkEngine.RAY:
+                counts = _fill_on_ray(log, repository, url, engine.ray_address, progress)
+            else:
+                with UserEncoder.of_repository(repository) as encoder:
+                    counts = fill_store(log, store, encoder, progress=progress)
             return report(log, counts, time.monotonic() - start)
+
+
+def _fill_on_ray(
+    log: UserLog, repository: Path, url: StoreUrl, address: str | None, progress: Progress
+) -> Counter[str]:
+    from hytrec_export.bulk.ray_engine import work_on_ray  # noqa: PLC0415 - only where it is asked for
+
+    counts: Counter[str] = Counter()
+    with progress("filling in users", log.log.users) as advance:
+        work_on_ray(log.pages(), repository, url, address=address, counts=counts, advance=advance)
+    return counts
 
 
 def fill_store(log: UserLog, store: StateStore, encoder: UserEncoder, *, progress: Progress = silent) -> Counter[str]:
@@ -152,25 +167,3 @@ def described(log: UserLog) -> Iterator[str]:
     for reason, count in log.log.dropped.items():
         yield f"dropped {count:,} rows {reason}"
     yield from log.log.notes
-
-
-@contextmanager
-def opened_store(repository: Path, url: StoreUrl) -> Iterator[StateStore]:
-    """The store for a repository's model, with the limits it has; a new one has the defaults, until it is served.
-
-    Raises:
-        RepositoryError: the repository is damaged.
-        StoreUnavailableError: the store cannot be opened, or holds keys of other types.
-    """
-    store = _opened(url, store_model(ServingSettings.load(repository)))
-    try:
-        yield store
-    finally:
-        store.close()
-
-
-def _opened(url: StoreUrl, model: StoreModel) -> StateStore:
-    try:
-        return open_beside_for(url, model, wait_s=_OPEN_WAIT_S)
-    except NoStoreError:
-        return open_store(StoreOptions(url=url, snapshot_every=default_snapshot_every(url)), model)

@@ -57,8 +57,11 @@ class UserEncoder:
 
     @classmethod
     @contextmanager
-    def of_repository(cls, repository: Path) -> Iterator[Self]:
+    def of_repository(cls, repository: Path, *, threads: int | None = None) -> Iterator[Self]:
         """The encoder of a built repository, run by onnxruntime, on a GPU where it can.
+
+        Args:
+            threads: on the CPU; as many as there are cores by default.
 
         Raises:
             RepositoryError: it holds no graphs, or onnxruntime cannot load one.
@@ -66,7 +69,7 @@ class UserEncoder:
         """
         settings = ServingSettings.load(repository)
         vocabulary = Vocabulary.load(repository / VOCABULARY_FILE)
-        with opened_chain(repository, [ENCODER]) as chain:
+        with opened_chain(repository, [ENCODER], threads=threads) as chain:
             yield cls(chain, vocabulary=vocabulary, settings=settings)
 
     def encode(self, users: Sequence[StoredUser]) -> Iterator[list[EncodedState]]:
@@ -111,11 +114,12 @@ class UserEncoder:
 
 
 @contextmanager
-def opened_chain(repository: Path, models: Sequence[Model]) -> Iterator[ModelChain]:
+def opened_chain(repository: Path, models: Sequence[Model], *, threads: int | None = None) -> Iterator[ModelChain]:
     """Graphs of a built repository, run by onnxruntime, on a GPU where it can.
 
     Args:
         models: of `hytrec.signature.GRAPHS`.
+        threads: of the encoder on the CPU; as many as there are cores by default.
 
     Raises:
         RepositoryError: it holds no graphs, or onnxruntime cannot load one.
@@ -131,7 +135,8 @@ def opened_chain(repository: Path, models: Sequence[Model]) -> Iterator[ModelCha
     cuda = has_cuda()
     with ExitStack() as opened:
         runners = {
-            model.name: opened.enter_context(open_runner(model, graphs[model.name], cuda=cuda)) for model in models
+            model.name: opened.enter_context(open_runner(model, graphs[model.name], cuda=cuda, threads=threads))
+            for model in models
         }
         yield ModelChain(runners, sizes=sizes)
 

@@ -21,7 +21,7 @@ class StateKeeper:
     Args:
         store: open for the encoder's model.
         counts: how many were `rebuilt` (got a state), `kept` (had one), are `short` (have too few events), `left`
-            (there is no room for the state), and `events` encoded; added to.
+            (there is no room for the state), are done `without_state`, and `events` encoded; added to.
         advance: told of every user who is done.
     """
 
@@ -59,7 +59,7 @@ class StateKeeper:
 
     def pass_over(self, users: int) -> None:
         """Tell of users who are done without a state."""
-        self._advance(users)
+        self._count("without_state", users)
 
     def _due(self, user_ids: Sequence[bytes]) -> list[tuple[bytes, StoredUser]]:
         due: list[tuple[bytes, StoredUser]] = []

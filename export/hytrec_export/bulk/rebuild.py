@@ -13,8 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hytrec_export.bulk.encoding import UserEncoder
+from hytrec_export.bulk.engine_options import BulkEngine, EngineOptions
 from hytrec_export.bulk.keeping import StateKeeper
 from hytrec_export.bulk.logged_users import MAX_PAGE_EVENTS, MAX_PAGE_USERS
+from hytrec_export.optional import check_installed
 from hytrec_export.progress import Advance, Progress, silent
 from hytrec_export.server.served_repository import check_files
 from hytrec_export.serving.store_model import store_model
@@ -55,26 +57,47 @@ class Rebuild:
     events_per_second: float
 
 
-def rebuild(repository: Path, url: StoreUrl, *, progress: Progress = silent) -> Rebuild:
+def rebuild(
+    repository: Path, url: StoreUrl, *, engine: EngineOptions | None = None, progress: Progress = silent
+) -> Rebuild:
     """Keep a state of a repository's model for every user of a store who has events enough for one.
 
     Args:
         repository: of the new model; the store may be served by another one.
+        engine: who does it; this process where None.
 
     Raises:
         RepositoryError: a file of the repository is missing or was changed, or it holds no graphs.
         GraphError: the encoder made a state that cannot be.
         StoreUnavailableError: there is no store, it cannot be opened, or holds keys of other types.
         StoreFullError: states cannot be kept.
-        MissingPackageError: onnxruntime is not installed.
+        MissingPackageError: onnxruntime or ray is not installed.
     """
+    engine = engine or EngineOptions()
+    if engine.engine is BulkEngine.RAY:
+        check_installed("ray", extra="ray")
     check_files(repository)
     with UserEncoder.of_repository(repository) as encoder:
         store = open_beside_for(url, store_model(ServingSettings.load(repository)), wait_s=_OPEN_WAIT_S)
         try:
+            if engine.engine is BulkEngine.RAY:
+                return _rebuild_on_ray(store, repository, url, engine.ray_address, progress)
             return rebuild_users(store, encoder, progress=progress)
         finally:
             store.close()
+
+
+def _rebuild_on_ray(
+    store: StateStore, repository: Path, url: StoreUrl, address: str | None, progress: Progress
+) -> Rebuild:
+    from hytrec_export.bulk.ray_engine import work_on_ray  # noqa: PLC0415 - only where it is asked for
+
+    start = time.monotonic()
+    counts: Counter[str] = Counter()
+    with progress("encoding users", store.stat().users) as advance:
+        pages = _pages(store, counts, advance)
+        work_on_ray(pages, repository, url, address=address, counts=counts, advance=advance)
+    return _report(counts, time.monotonic() - start)
 
 
 def rebuild_users(store: StateStore, encoder: UserEncoder, *, progress: Progress = silent) -> Rebuild:
@@ -85,7 +108,10 @@ def rebuild_users(store: StateStore, encoder: UserEncoder, *, progress: Progress
         keeper = StateKeeper(store, encoder, counts=counts, advance=advance)
         for page in _pages(store, counts, advance):
             keeper.keep(page)
-    seconds = time.monotonic() - start
+    return _report(counts, time.monotonic() - start)
+
+
+def _report(counts: Counter[str], seconds: float) -> Rebuild:
     names = ("rebuilt", "kept", "short", "unusable", "left")
     return Rebuild(
         users=sum(counts[name] for name in names),

@@ -11,6 +11,7 @@ import typer
 from hytrec.command_options import expand_options
 from hytrec.data.logs.options import LogOptions
 from hytrec.program import AsJson
+from hytrec_export.bulk.engine_options import EngineOptions
 from hytrec_export.cli.state import STATE_FOLDER, StateUrl, show_values
 from hytrec_export.state.url import StoreUrl
 
@@ -28,6 +29,7 @@ def backfill(
     repository: Annotated[Path, typer.Option(help="Repository of the model.", show_default=False)],
     state: StateUrl = STATE_FOLDER,
     log_options: LogOptions,
+    engine: EngineOptions,
     as_json: AsJson = False,
 ) -> None:
     """Bring the users of event logs into a store, served or not, with their states; run again, it goes on."""
@@ -40,6 +42,7 @@ def backfill(
         repository,
         url,
         options=log_options,
+        engine=engine,
         progress=progress_bar,
         tell=lambda line: typer.echo(line, err=True),
     )

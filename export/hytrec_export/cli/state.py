@@ -10,7 +10,9 @@ from typing import Annotated, Any
 
 import typer
 
+from hytrec.command_options import expand_options
 from hytrec.program import AsJson
+from hytrec_export.bulk.engine_options import EngineOptions
 from hytrec_export.state.url import StoreUrl
 
 STATE_FOLDER = "state"
@@ -116,17 +118,19 @@ def restore(
 
 
 @state_app.command()
+@expand_options
 def rebuild(
     *,
     repository: Annotated[Path, typer.Option(help="Repository of the new model.", show_default=False)],
     state: StateUrl = STATE_FOLDER,
+    engine: EngineOptions,
     as_json: AsJson = False,
 ) -> None:
     """Make a new model's states of all users beforehand, while the old model serves; run again, it goes on."""
     from hytrec.progress_bar import progress_bar  # noqa: PLC0415 - rich
     from hytrec_export.bulk.rebuild import rebuild as rebuild_states  # noqa: PLC0415 - numpy
 
-    made = rebuild_states(repository, StoreUrl.parse(state), progress=progress_bar)
+    made = rebuild_states(repository, StoreUrl.parse(state), engine=engine, progress=progress_bar)
     show_values(asdict(made), as_json=as_json)
 
 

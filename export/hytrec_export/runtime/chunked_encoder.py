@@ -69,19 +69,25 @@ class ChunkedEncoder:
 
 
 def open_runner(
-    model: Model, graph: Path, *, peers_idle: Callable[[], bool] = lambda: True, cuda: bool = False
+    model: Model,
+    graph: Path,
+    *,
+    peers_idle: Callable[[], bool] = lambda: True,
+    cuda: bool = False,
+    threads: int | None = None,
 ) -> Runner:
     """The runner that serves `model`, not yet open.
 
     Args:
         peers_idle: whether a ranking may take every core.
         cuda: run it on the GPU.
+        threads: of long runs of the encoder; as many as there are cores by default.
     """
     if cuda:
         runner = OnnxRunner(graph, cuda=True)
         return ChunkedEncoder(runner, max_events=lambda: runner.max_events) if model == ENCODER else runner
     if model == ENCODER:
-        short, long = OnnxRunner(graph, threads=1), OnnxRunner(graph)
+        short, long = OnnxRunner(graph, threads=1), OnnxRunner(graph, threads=threads)
         router = SizeRouter(model, short=short, long=long, short_elements=SHORT_EVENTS)
         return ChunkedEncoder(router, max_events=lambda: long.max_events)
     if model == RERANKER:

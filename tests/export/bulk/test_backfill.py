@@ -367,7 +367,7 @@ def test_users_who_would_have_expired_are_left_out(built: Path, place: StoreUrl,
 
 
 def test_a_full_store_says_so(built: Path, place: StoreUrl, opened: Any, tmp_path: Path) -> None:
-    histories = {b"user %d" % number: rows_of(b"u", 1_500) for number in range(200)}
+    histories = {b"user %d" % number: rows_of(b"u", 1_500) for number in range(100)}
     log = written(tmp_path / "log.csv", histories)
     with opened(max_bytes=1 << 20) as store:
         with pytest.raises(StoreFullError, match=r"^the state store is full; raise the size limit of its server, or d"):
