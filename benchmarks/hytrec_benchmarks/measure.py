@@ -46,8 +46,10 @@ SUITES = (
     "reported",
 )
 """Modules of `suites`, in the order they run: `measure(context)` of each gives its figures."""
-BY_NAME = ("retrieval",)
-"""Suites that run only if they are named, for the memory that they take."""
+ON_REQUEST = ("retrieval",)
+"""Those that only `--only` runs: they take gigabytes."""
+
+_ONLY = f"of {', '.join(SUITES)}, and of {', '.join(ON_REQUEST)}, which run only when named"
 
 Measure = Callable[[Context], Mapping[str, Figure]]
 
@@ -118,14 +120,10 @@ def suite(name: str) -> Measure:
     return measure
 
 
-def _named() -> str:
-    return f"{', '.join(SUITES)}; by name alone: {', '.join(BY_NAME)}"
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description="Measure what the project promises, on real data.")
     parser.add_argument("--output", type=Path, default=Path("reports/measured.json"), help="where the figures go")
-    parser.add_argument("--only", nargs="+", choices=SUITES + BY_NAME, metavar="NAME", help=f"of {_named()}")
+    parser.add_argument("--only", nargs="+", choices=SUITES + ON_REQUEST, metavar="NAME", help=_ONLY)
     parser.add_argument("--run", type=Path, help="a run trained on MovieLens-100K, instead of a short training")
     parser.add_argument("--folder", type=Path, help="keep runs and repositories here, and use those that are there")
     parser.add_argument("--seed", type=int, default=0, help="of every random choice (0)")

@@ -102,6 +102,6 @@ def test_every_bound_of_the_figures_is_promised_once() -> None:
     assert {"stream_score_max_abs_diff", "history_sensitivity", "served_top10_overlap", "kills"} <= set(BOUNDS)
 
 
-@pytest.mark.parametrize("name", measure.SUITES + measure.BY_NAME)
+@pytest.mark.parametrize("name", measure.SUITES + measure.ON_REQUEST)
 def test_every_suite_can_be_measured(name: str) -> None:
     assert callable(measure.suite(name))
