@@ -7,6 +7,7 @@ samples.npz          some real histories as rows, without user ids, readable by 
 run.toml             the options of `hytrec train` that make the same run
 log.json             what was read of the event log
 metrics.jsonl        losses and validations as the training went on
+popular.txt          item keys with the most events in the log's last week, for servers' fallback lists
 metrics.json, memory.json, ...   reports of training, not read back here
 """
 

@@ -49,6 +49,8 @@ SUITES = (
 ON_REQUEST = ("catalogue", "retrieval")
 """Those that only `--only` runs: they take gigabytes."""
 
+_ONLY = f"of {', '.join(SUITES)}, and of {', '.join(ON_REQUEST)}, which run only when named"
+
 Measure = Callable[[Context], Mapping[str, Figure]]
 
 
@@ -116,9 +118,6 @@ def suite(name: str) -> Measure:
     """The function that measures a suite."""
     measure: Measure = importlib.import_module(f"hytrec_benchmarks.suites.{name}").measure
     return measure
-
-
-_ONLY = f"of {', '.join(SUITES)}, and of {', '.join(ON_REQUEST)}, which run only when named"
 
 
 def _parser() -> argparse.ArgumentParser:

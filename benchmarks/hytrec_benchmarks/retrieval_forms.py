@@ -131,7 +131,7 @@ def _graph(
     session = onnxruntime.InferenceSession(path, options)
     for file in folder.iterdir():
         file.unlink()
-    return lambda users: session.run(None, {"u": users})[0]  # type: ignore[no-any-return]
+    return lambda users: session.run(None, {"u": users})[0]
 
 
 def _quantized(table: NDArray[np.float32], scan: str) -> dict[str, NDArray[Any]]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from hytrec.run_folder import Run, load_run
 from hytrec_export.exporters.fp16_weights import convert_to_fp16_weights
@@ -74,12 +76,7 @@ def build(options: BuildOptions, *, progress: Progress = silent) -> Manifest:
             with progress(f"comparing {plan.precision_class} with float32", len(run.samples)) as advance:
                 checked = check_quality(graphs, files, run.samples, settings=settings, subject=subject, on_case=advance)
                 quality = checked.to_dict() | {"score_bound": QualityBounds().score * checked.spread}
-        recall = None
-        if plan.retrieval is Retrieval.APPROXIMATE:
-            with progress("comparing approximate retrieval with exact", len(run.samples)) as advance:
-                recall = check_recall(
-                    run.model, run.samples, files, settings=settings, bound=plan.min_recall, on_case=advance
-                ).to_dict()
+        recall = _recall(run, files, plan, settings, progress)
         tensors = {} if plan.has_engines else tensor_files(files)
         if plan.has_engines:
             cache = plan.engine.timing_cache or output.with_name(f"{output.name}.timing-cache")
@@ -117,6 +114,17 @@ def _subject(plan: BuildPlan) -> Subject:
     if plan.precision_class == plan.precision.value:
         return Subject()
     return Subject(name=f"float16 with {tables}", option="--fp16 and --table-precision")
+
+
+def _recall(
+    run: Run, files: Mapping[str, Path], plan: BuildPlan, settings: ServingSettings, progress: Progress
+) -> dict[str, Any] | None:
+    """Of approximate retrieval, for the manifest; None where it is exact."""
+    if plan.retrieval is not Retrieval.APPROXIMATE:
+        return None
+    with progress("comparing approximate retrieval with exact", len(run.samples)) as advance:
+        report = check_recall(run.model, run.samples, files, settings=settings, bound=plan.min_recall, on_case=advance)
+    return report.to_dict()
 
 
 def _export(

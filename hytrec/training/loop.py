@@ -14,6 +14,7 @@ from scipy import sparse
 from hytrec.config import ModelConfig
 from hytrec.data.histories import Histories
 from hytrec.data.item_features import ItemFeatures
+from hytrec.data.popular import POPULAR_FILE, popular_keys
 from hytrec.data.proximity import neighbor_table, proximity
 from hytrec.data.sampling import TargetWeights, sampled_histories, training_users
 from hytrec.data.split import Evaluation, Part, Repeats, Split, evaluation, training
@@ -257,5 +258,6 @@ def _conclude(
     }
     write_json(output / METRICS_FILE, {**metrics, "epochs": [asdict(epoch) for epoch in progress.epochs]})
     write_json(output / MEMORY_FILE, {"half_life_events": half_lives})
+    write_text(output / POPULAR_FILE, "".join(f"{key}\n" for key in popular_keys(histories, vocabulary)))
     save_run(output, config=config, training=training_record, model=model, vocabulary=vocabulary, samples=samples)
     return Trained(model=model.cpu(), epochs=progress.epochs, metrics=metrics, ranks=ranks, half_lives=half_lives)

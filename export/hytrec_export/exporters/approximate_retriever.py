@@ -20,6 +20,8 @@ _USER_LEVELS = 63
 """A user vector is rounded to -63..63: with 7 bits two products fit int16, in which processors without VNNI add."""
 _USER_ZERO = _USER_LEVELS + 1
 _ITEM_LEVELS = 127
+_BLOCK_ROWS = 1 << 16
+"""Rows that are rounded at a time: no copy of the table is made in full precision."""
 
 
 class ApproximateRetriever(nn.Module):
@@ -63,11 +65,16 @@ class EightBitScan(nn.Module):
 
     def __init__(self, *, table: Tensor) -> None:
         super().__init__()
-        scales = table.abs().amax(1).clamp(min=1e-30) / _ITEM_LEVELS
-        codes = (table / scales.unsqueeze(1)).round().to(torch.int8)
-        self.register_buffer("codes", codes.T.contiguous())  # (D, I + 2)
-        self.register_buffer("scales", scales)
-        self.register_buffer("offsets", scales * codes.sum(1, dtype=torch.int32) * _USER_ZERO)
+        rows, width = table.shape
+        self.register_buffer("codes", torch.empty(width, rows, dtype=torch.int8))
+        self.register_buffer("scales", torch.empty(rows))
+        self.register_buffer("offsets", torch.empty(rows))
+        for start in range(0, rows, _BLOCK_ROWS):
+            part = slice(start, start + _BLOCK_ROWS)
+            scales = table[part].abs().amax(1).clamp(min=1e-30) / _ITEM_LEVELS
+            codes = (table[part] / scales.unsqueeze(1)).round().to(torch.int8)
+            self.codes[:, part], self.scales[part] = codes.T, scales
+            self.offsets[part] = scales * codes.sum(1, dtype=torch.int32) * _USER_ZERO
 
     def forward(self, user: Tensor) -> Tensor:
         """User vectors (B, D) -> (B, I + 2)."""

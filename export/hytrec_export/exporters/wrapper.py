@@ -41,7 +41,8 @@ class Retriever(nn.Module):
     def forward(self, *tensors: Tensor) -> tuple[Tensor]:
         """User features and excluded rows (B, X) -> best item rows (B, R)."""
         *features, excluded_rows = tensors
-        return (self.model.retrieve(self.model.read(UserFeatures(*features)), excluded_rows),)
+        readout = self.model.read(UserFeatures(*features), summary_only=True)
+        return (self.model.retrieve(readout, excluded_rows),)
 
 
 class Reranker(nn.Module):
@@ -68,7 +69,8 @@ class CatalogueScores(nn.Module):
 
     def forward(self, *features: Tensor) -> tuple[Tensor]:
         """User features -> the score of every item row (B, I + 2)."""
-        return (self.model.retrieve_scores(self.model.read(UserFeatures(*features)).user),)
+        readout = self.model.read(UserFeatures(*features), summary_only=True)
+        return (self.model.retrieve_scores(readout.user),)
 
 
 def split(model: HyTRec, *, delta_rule: DeltaRule, retrieval: Retrieval = Retrieval.EXACT) -> dict[str, nn.Module]:

@@ -107,11 +107,12 @@ def _left_out(rows: ItemRows, items: int) -> ItemRows:
 def _rows_in(path: Path, vocabulary: Vocabulary) -> ItemRows:
     """Rows of the known keys of a file, in its order."""
     try:
-        lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line]
+        lines = [line.removesuffix("\r") for line in path.read_text(encoding="utf-8").split("\n")]
     except (OSError, UnicodeDecodeError) as error:
         raise OptionError(
             f"{path} cannot be read ({error}); give a text file with an item key on every line"
         ) from error
+    lines = [line for line in lines if line]
     if not lines:
         return NO_ROWS
     if vocabulary.item_key_type is DType.INT64:

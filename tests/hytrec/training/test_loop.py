@@ -212,6 +212,8 @@ def test_the_run_folder_is_whole(trained: tuple[Path, Trained], log: Histories) 
     assert (np.array(half_lives) > 0).all()
     assert max(map(len, run.samples)) == log.lengths.max()
     assert len(run.samples) == len(log)
+    popular = (output / "popular.txt").read_text().splitlines()
+    assert set(popular) == {str(key) for key in run.vocabulary.keys_of(np.unique(log.item_rows)).tolist()}
 
 
 def test_the_minutes_end_a_training_within_an_epoch(
