@@ -22,7 +22,9 @@ from hytrec_benchmarks.fixtures.reference_models import Feeder, torch_chain
 from hytrec_export.exporters.fp16_weights import convert_to_fp16_weights
 from hytrec_export.exporters.mixed_precision import HalfLinear, HalfProduct, narrow_limit, to_mixed_precision
 from hytrec_export.exporters.onnx_graph import export_graphs
-from hytrec_export.options import Lowering, Precision
+from hytrec_export.exporters.table_precision import TABLES, convert_tables
+from hytrec_export.exporters.tensor_files import SUFFIX
+from hytrec_export.options import Lowering, Precision, TablePrecision
 from hytrec_export.verification.quality.bounds import AUC, HR, NDCG, Drift, QualityBounds, QualityReport
 from hytrec_export.verification.quality.drift import measure_drift
 from hytrec_export.verification.quality.gate import check_quality
@@ -38,25 +40,20 @@ Graphs = Mapping[str, Path]
 
 
 def measure(context: Context) -> dict[str, Figure]:
-    """Figures of the mixed graphs (fp16_...) and of float16 weights on the CPU (fp16_weights_...)."""
+    """Figures of the mixed graphs (fp16_...), of float16 weights and of int8 tables on the CPU."""
     run = load_run(context.run(Log.RATINGS))
     histories = list(context.histories(Log.RATINGS, run.vocabulary))
     if context.quick:
         histories = histories[:QUICK_USERS]
     figures: dict[str, Figure] = {}
-    for prefix, lowering, precision in (
-        ("fp16", Lowering.CHUNKED, Precision.MIXED),
-        ("fp16_weights", Lowering.FUSED, Precision.HALF_WEIGHTS),
+    for prefix, lowering, made in (
+        ("fp16", Lowering.CHUNKED, lambda _: exported(context, run, Lowering.CHUNKED, Precision.MIXED)),
+        ("fp16_weights", Lowering.FUSED, lambda float32: halved(context, run, float32)),
+        ("int8_tables", Lowering.FUSED, lambda float32: with_tables(context, float32, TablePrecision.INT8)),
     ):
-        say(f"{precision.value}, {lowering.value}, against float32 on {len(histories)} histories")
+        say(f"{prefix}, {lowering.value}, against float32 on {len(histories)} histories")
         float32 = exported(context, run, lowering, Precision.FLOAT32)
-        half = (
-            exported(context, run, lowering, precision)
-            if precision is Precision.MIXED
-            else convert_to_fp16_weights(
-                float32, context.new_folder("graphs-halved") / "half", narrow=narrow_limit(run.model)
-            )
-        )
+        half = made(float32)
         quality = check_quality(float32, half, histories, settings=settings_of(run), bounds=NO_BOUNDS)
         figures |= quality_figures(prefix, quality)
         figures[f"{prefix}_file_size_ratio"] = size_of(half) / size_of(float32)
@@ -84,9 +81,22 @@ def exported(context: Context, run: Run, lowering: Lowering, precision: Precisio
     return export_graphs(run.model, folder, settings=settings_of(run), lowering=lowering, precision=precision)
 
 
+def halved(context: Context, run: Run, float32: Graphs) -> Graphs:
+    """Graphs with their weights and tables in float16, as `--fp16` makes them on a CPU."""
+    folder = context.new_folder("graphs-halved") / "half"
+    weights = convert_to_fp16_weights(float32, folder, narrow=narrow_limit(run.model), keep=TABLES)
+    return with_tables(context, weights, TablePrecision.FLOAT16)
+
+
+def with_tables(context: Context, graphs: Graphs, precision: TablePrecision) -> Graphs:
+    """Graphs with their tables in fewer bits, as `--table-precision` makes them."""
+    return convert_tables(graphs, context.new_folder("graphs-tables") / precision.value, precision)
+
+
 def size_of(graphs: Graphs) -> int:
-    """Bytes of all files."""
-    return sum(path.stat().st_size for path in graphs.values())
+    """Bytes of graphs, and of the tensor files beside them."""
+    shared = {file for path in graphs.values() for file in path.parent.glob(f"*{SUFFIX}")}
+    return sum(path.stat().st_size for path in (*graphs.values(), *shared))
 
 
 def _long_figures(context: Context) -> dict[str, Figure]:

@@ -50,7 +50,7 @@ class TensorFiles:
         return self._written[key][0]
 
     def _write(self, name: str, values: NDArray[Any]) -> str:
-        content, digest = memoryview(values).cast("B"), hashlib.sha256()
+        content, digest = values.data.cast("B"), hashlib.sha256()
         descriptor, temporary = tempfile.mkstemp(dir=self._folder)
         with os.fdopen(descriptor, "wb") as file:
             for start in range(0, len(content), _BLOCK_BYTES):

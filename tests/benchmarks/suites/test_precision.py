@@ -67,6 +67,7 @@ def test_the_gates_findings_become_figures() -> None:
 def test_every_figure_that_is_promised_has_a_bound() -> None:
     promised = {"top10_overlap", "hr500_relative_change", "ndcg500_relative_change", "auc_relative_change"}
     assert {f"fp16_{name}" for name in promised | {"drift_10000_appends"}} <= set(BOUNDS)
+    assert {f"int8_tables_{name}" for name in promised} <= set(BOUNDS)
 
 
 def test_the_largest_number_is_that_of_the_products(run: Run) -> None:
@@ -87,3 +88,5 @@ def test_sizes_of_all_files_count(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"123")
     (tmp_path / "b").write_bytes(b"4")
     assert size_of({"a": tmp_path / "a", "b": tmp_path / "b"}) == 4
+    (tmp_path / "table.tensor").write_bytes(b"56789")
+    assert size_of({"a": tmp_path / "a", "b": tmp_path / "b"}) == 9

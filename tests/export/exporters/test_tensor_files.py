@@ -11,16 +11,20 @@ from hytrec.contract import Model
 from hytrec.data.vocabulary import Vocabulary
 from hytrec.run_folder import load_run
 from hytrec.signature import ENCODER, GRAPHS, RETRIEVER
-from hytrec_export.exporters import tensor_files
+from hytrec_export.exporters import table_precision, tensor_files
+from hytrec_export.exporters.fp16_weights import convert_to_fp16_weights
 from hytrec_export.exporters.onnx_graph import export_graphs
+from hytrec_export.exporters.table_precision import TABLES, convert_tables
 from hytrec_export.exporters.tensor_files import TensorFiles, external_tensors, file_of, load_graph, mapped
-from hytrec_export.options import Execution, Lowering
+from hytrec_export.options import Execution, Lowering, TablePrecision
 from hytrec_export.repository.layout import graph_files
 from hytrec_export.repository.manifest import describe
 from hytrec_export.repository.writer import write_repository
 from hytrec_export.runtime.runners import OnnxRunner
 from hytrec_export.settings import ServingSettings
+from hytrec_export.verification.parity.golden import CATALOGUE_SCORES
 from hytrec_export.verification.parity.shape_grid import InputGenerator, ShapeCase
+from hytrec_export.verification.quality.fp16_emulation import Fp16EmulationRunner
 
 LARGE_BYTES = 512
 TABLE = "model.item_table.weight"
@@ -90,6 +94,35 @@ def inputs_of(model: Model, maker: InputGenerator) -> dict[str, Any]:
     last = {"last_memory": state["memory"][:, -1], "now_s": state["last_time"] + 100}
     rows = random.integers(1, 30, (3, 5))
     return features | last | {"excluded_rows" if model == RETRIEVER else "candidate_rows": rows}
+
+
+def test_the_quality_gate_runs_graphs_with_tensor_files(graphs: dict[str, Path], built: Path) -> None:
+    feed = inputs_of(RETRIEVER, InputGenerator(ServingSettings.load(built), behaviors=2))
+    with Fp16EmulationRunner(graphs[RETRIEVER.name]) as runner, OnnxRunner(graphs[RETRIEVER.name]) as plain:
+        results, wanted = runner.infer(feed), plain.infer(feed)
+    np.testing.assert_array_equal(results["candidate_rows"], wanted["candidate_rows"])
+    assert results[CATALOGUE_SCORES].shape == (3, 32)
+
+
+@pytest.mark.parametrize("model", GRAPHS, ids=lambda model: model.name)
+def test_weights_and_tables_in_files_are_stored_in_half(
+    model: Model, graphs: dict[str, Path], built: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (tensor_files, table_precision):
+        monkeypatch.setattr(module, "LARGE_BYTES", LARGE_BYTES)
+    weights = convert_to_fp16_weights({model.name: graphs[model.name]}, tmp_path / "weights", narrow=2, keep=TABLES)
+    half = convert_tables(weights, tmp_path / "tables", TablePrecision.FLOAT16)[model.name]
+    sizes = [
+        sum(mapped(one, path.parent).nbytes for one in external_tensors(load_graph(path)))
+        for path in (graphs[model.name], weights[model.name], half)
+    ]
+    assert sizes == sorted(set(sizes), reverse=True)
+    feed = inputs_of(model, InputGenerator(ServingSettings.load(built), behaviors=2))
+    with OnnxRunner(half) as runner, OnnxRunner(graph_files(built)[model.name]) as whole:
+        results, wanted = runner.infer(feed), whole.infer(feed)
+    for name, values in wanted.items():
+        if values.dtype == np.float32:
+            np.testing.assert_allclose(results[name], values, atol=0.05, err_msg=name)
 
 
 def test_models_of_their_own_folders_share_a_file_by_links(
