@@ -152,6 +152,7 @@ class RedisStores:
             engine, rules, settings = _existing(url)
             failing.callback(engine.close)
             _check_key_types(url, rules.types, model.key_types)
+            engine.measure()
             name = f"{model.fingerprint}-{model.precision}"
             size = snapshot_bytes(model.sizes)
             snapshots = RedisSnapshots(engine.nodes, name, size=size, max_bytes=settings.snapshot_max_bytes)

@@ -366,8 +366,13 @@ def test_users_who_would_have_expired_are_left_out(built: Path, place: StoreUrl,
         assert [summary.user_id for summary in store.users()] == [b"bob"]
 
 
+@both_kinds
 def test_a_full_store_says_so(built: Path, place: StoreUrl, opened: Any, tmp_path: Path) -> None:
-    histories = {b"user %d" % number: rows_of(b"u", 1_500) for number in range(100)}
+    items = np.random.default_rng(0).integers(0, 2**62, (100, 1_500)).tolist()
+    histories: dict[bytes, list[Row]] = {
+        b"user %d" % number: [(item, None, START_S + at) for at, item in enumerate(own)]
+        for number, own in enumerate(items)
+    }
     log = written(tmp_path / "log.csv", histories)
     with opened(max_bytes=1 << 20) as store:
         with pytest.raises(StoreFullError, match=r"^the state store is full; raise the size limit of its server, or d"):

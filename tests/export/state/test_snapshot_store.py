@@ -203,6 +203,16 @@ def test_one_that_is_not_there_at_the_start_is_tried_again(
             assert kit.user(store, b"u").base == 100
 
 
+def test_one_in_memory(kit: Any) -> None:
+    with kit.open("memory:", snapshot_every=EVERY, snapshot_url=StoreUrl.parse("memory:apart")) as store:
+        kit.fed(store, b"u", 100, snapshot=True)
+        kit.fed(store, b"v", 100, snapshot=True)
+        assert (kit.user(store, b"u").base, store.stat().snapshots, store.snapshot_capacity()) == (100, 2, None)
+        assert kit.user(store, b"u", events=EVERY, append_only=True).base == 100
+        assert store.forget(b"u")
+        assert store.stat().snapshots == 1
+
+
 def test_stores_that_are_mixed_up(open_apart: Place, kit: Any, apart: StoreUrl, tmp_path: Path) -> None:
     with open_apart():
         pass

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import importlib
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -83,7 +84,8 @@ def test_other_formats_and_encodings(memory: Any, tmp_path: Path) -> None:
         ("memory://torn.csv.xz", r"^memory:///torn.csv.xz cannot be unpacked \(.*\); check that it is whole$"),
     ],
 )
-def test_what_cannot_be_read(memory: Any, address: str, message: str) -> None:
+def test_what_cannot_be_read(memory: Any, address: str, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "gcsfs", None)
     memory.pipe("/log.csv", (HEADER + "1,2,100\n1,2,soon\n").encode())
     memory.pipe("/a.zip", b"PK\x03\x04 and more")
     memory.pipe("/torn.csv.xz", b"\xfd7zXZ\x00 torn")
@@ -107,7 +109,7 @@ def test_a_file_system_that_fails(memory: Any, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_without_fsspec(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "fsspec.core", None)
+    monkeypatch.setitem(sys.modules, "fsspec.core", None)
     with pytest.raises(DataError, match=r"fsspec is not installed; run: pip install 'hytrec-export\[bulk\]'$"):
         read("memory://log.csv")
 
