@@ -14,6 +14,7 @@ import json
 import tempfile
 from pathlib import Path
 
+from hytrec_benchmarks.before_history.batches import batches
 from hytrec_benchmarks.before_history.revision import REVISION, Checkout, check_out
 from hytrec_benchmarks.before_history.served import Amount, compare
 from hytrec_benchmarks.fixtures.machine import describe_run
@@ -32,17 +33,26 @@ def record_bytes(before: Checkout) -> int:
     return int(before.run(before.program(_RECORD_BYTES)))
 
 
+def ensembles(before: Checkout, folder: Path) -> dict[str, Path]:
+    """The model of `repositories`, built by both revisions as an ensemble of models."""
+    return _built(before, folder, "ensemble", "--execution", "ensemble")
+
+
 def repositories(before: Checkout, data: Path, folder: Path) -> dict[str, Path]:
     """One model of the default sizes, trained by the earlier revision and built by both."""
-    made = {name: folder / f"repository-{name}" for name in ("before", "after")}
     run = folder / "run"
     if not run.exists():
         say("training by the earlier revision")
         before.run(before.command("hytrec.cli", "train", data / LOG_FILE, "--output", run, "--max-minutes", "0.2"))
+    return _built(before, folder, "repository")
+
+
+def _built(before: Checkout, folder: Path, kind: str, *options: str) -> dict[str, Path]:
+    made = {name: folder / f"{kind}-{name}" for name in ("before", "after")}
     for (name, repository), code in zip(made.items(), (before, Checkout()), strict=True):
         if not repository.exists():
-            say(f"building the repository {name}")
-            code.run(code.command("hytrec_export.cli.app", "build", run, "--output", repository))
+            say(f"building the {kind} {name}")
+            code.run(code.command("hytrec_export.cli.app", "build", folder / "run", "--output", repository, *options))
     return made
 
 
@@ -63,6 +73,8 @@ def main() -> None:
             amount = Amount.quick() if options.quick else Amount()
             figures |= describe_run()
             figures |= asyncio.run(compare(before, made, Path(scratch), amount))
+            by_execution = {"fused": made, "ensemble": ensembles(before, folder.resolve())}
+            figures |= asyncio.run(batches(before, by_execution, Path(scratch), amount))
     print(json.dumps(figures, indent=2))  # noqa: T201
     options.output.write_text(json.dumps(figures, indent=2) + "\n")
 

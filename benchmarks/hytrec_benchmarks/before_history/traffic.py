@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import subprocess
 from collections import Counter, deque
 from collections.abc import AsyncIterator, Iterator
@@ -30,6 +31,7 @@ from hytrec.signature import (
 )
 from hytrec_benchmarks.before_history.revision import ROOT, Checkout
 from hytrec_benchmarks.fixtures.serving import server_options
+from hytrec_export.local_http import HttpAddress, request
 from hytrec_export.optional import require
 from hytrec_export.server import EmbeddedServer
 from hytrec_export.server.ports import free_port
@@ -52,12 +54,14 @@ class Server:
     Args:
         process: of `serve`; tritonserver and its python models are below it.
         client_library, client: `tritonclient.grpc.aio`, and its client of the server.
+        metrics: where Triton's are; None where they are not known.
     """
 
     process: Any
     client_library: Any
     client: Any
     keys: NDArray[Any]
+    metrics: HttpAddress | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -127,6 +131,19 @@ class Server:
         found = [self.process, *self.process.children(recursive=True)]
         return sum(sum(own.cpu_times()[:2]) for own in found)
 
+    def batches(self, model: str) -> tuple[int, int]:
+        """Requests that a model has run so far, and the batches that they were.
+
+        Raises:
+            ConnectionError: the server gives no metrics.
+        """
+        page = None if self.metrics is None else request(self.metrics, "GET", "/metrics")
+        if page is None:
+            raise ConnectionError(f"the server gives no metrics at {self.metrics}; run it by hand")
+        lines = rf'^nv_inference_(count|exec_count)\{{model="{model}"[^}}]*\}} (\d+)'
+        counts = dict(re.findall(lines, page[1].decode(), re.MULTILINE))
+        return int(counts["count"]), int(counts["exec_count"])
+
     def written(self) -> int:
         """Bytes that its python models, which hold the store, have given to write calls."""
         models = [own for own in self.process.children(recursive=True) if "stub" in own.name()]
@@ -134,20 +151,23 @@ class Server:
 
 
 @contextmanager
-def _process(code: Checkout | None, repository: Path, state: Path) -> Iterator[tuple[Any, str]]:
-    """A server and its address; without code of a repository that `serve` would refuse, as it has been changed."""
+def _process(code: Checkout | None, repository: Path, state: Path) -> Iterator[tuple[Any, str, HttpAddress | None]]:
+    """A server, its address, and that of its metrics.
+
+    Without code the repository is one that `serve` would refuse, as it has been changed; its metrics are not known.
+    """
     if code is None:
         stored = StoreOptions(url=StoreUrl.of_folder(state))
         with EmbeddedServer(server_options(repository, stored)) as embedded:
-            yield require("psutil", extra="embedded").Process(embedded.pid), embedded.grpc_url
+            yield require("psutil", extra="embedded").Process(embedded.pid), embedded.grpc_url, None
         return
-    port = free_port("127.0.0.1", set())
-    ports = [f"--grpc-port={port}", "--metrics-port=0", *(["--http-port=0"] if code.folder != ROOT else [])]
+    port, metrics = (free_port("127.0.0.1", set()) for _ in range(2))
+    ports = [f"--grpc-port={port}", f"--metrics-port={metrics}", *(["--http-port=0"] if code.folder != ROOT else [])]
     command = code.command("hytrec_export.cli.app", "serve", repository, "--state", state, *ports)
     state.parent.mkdir()
     with subprocess.Popen(command, cwd=state.parent, stdout=subprocess.DEVNULL) as started:
         try:
-            yield require("psutil", extra="embedded").Process(started.pid), f"127.0.0.1:{port}"
+            yield require("psutil", extra="embedded").Process(started.pid), f"127.0.0.1:{port}", ("127.0.0.1", metrics)
         finally:
             started.terminate()
 
@@ -170,7 +190,7 @@ async def served(code: Checkout | None, repository: Path, folder: Path) -> Async
     """
     keys = Vocabulary.load(repository / VOCABULARY_FILE).item_keys
     library: Any = require("tritonclient.grpc.aio", extra="client")
-    with _process(code, repository, folder / "state") as (process, address):
+    with _process(code, repository, folder / "state") as (process, address, metrics):
         async with library.InferenceServerClient(address) as client:
             await _ready(client, repository)
-            yield Server(process=process, client_library=library, client=client, keys=keys)
+            yield Server(process=process, client_library=library, client=client, keys=keys, metrics=metrics)

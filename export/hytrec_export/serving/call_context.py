@@ -1,16 +1,18 @@
-"""The call context: what the save step needs to know of a request, packed by the load step as opaque bytes.
+"""The call context: what the save step needs to know of a request, from the load step.
 
-It is signed (keyed BLAKE2b) with a key of each start of the server, which its processes have in their environment.
-Where every step is a model, any client may call `hytrec_state_save` itself, and could else write whatever it likes.
+Between models it goes as opaque bytes, within a process as it is. The bytes are signed (keyed BLAKE2b) with a key of
+each start of the server, which its processes have in their environment. Where every step is a model, any client may
+call `hytrec_state_save` itself, and could else write whatever it likes.
 """
 
 from __future__ import annotations
 
 import os
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import blake2b
 from hmac import compare_digest
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +21,7 @@ from hytrec.contract import StateStatus
 from hytrec.signature import MAX_USER_ID_BYTES, REQUEST_ID_BYTES
 from hytrec_export.errors import InputError
 from hytrec_export.settings import CALL_KEY_VARIABLE
+from hytrec_export.state.events import StoredEvents
 from hytrec_export.state.store import REVISION_BYTES
 
 _STATUSES = frozenset(StateStatus)
@@ -54,6 +57,7 @@ class CallContext:
         candidate_count: candidates to rank, or `NO_CANDIDATES`.
         give_up_at_ns: when the client gives up, on the clock of `time.monotonic_ns`; nothing is written after it.
         new_events: the events that are applied, as `state.event_codec` writes them; empty where there are none.
+        given_events: the same, where all steps are in one process and `new_events` is left empty.
     """
 
     user_id: bytes
@@ -71,6 +75,7 @@ class CallContext:
     fallback: bool = False
     give_up_at_ns: int = NEVER
     new_events: bytes = b""
+    given_events: StoredEvents | None = field(default=None, compare=False, repr=False)
 
     @property
     def next_event_count(self) -> int:
@@ -98,6 +103,21 @@ class CallContext:
         )
         body = fixed + self.user_id + self.new_events
         return np.frombuffer(_signature(body) + body, np.uint8)
+
+    def handed_over(self) -> NDArray[np.object_]:
+        """The context as (1,) objects, for a step in the same process."""
+        tensor = np.empty(1, object)
+        tensor[0] = self
+        return tensor
+
+    @classmethod
+    def of(cls, tensor: NDArray[Any]) -> CallContext:
+        """The context in a tensor that `pack` or `handed_over` made.
+
+        Raises:
+            InputError: see `unpack`.
+        """
+        return tensor[0] if tensor.dtype == object and isinstance(tensor[0], cls) else cls.unpack(tensor)
 
     @classmethod
     def unpack(cls, packed: NDArray[np.uint8]) -> CallContext:

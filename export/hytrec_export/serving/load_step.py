@@ -62,6 +62,7 @@ class LoadStep:
         lengths: that tensors are padded to.
         encode: encodes all but the last `PART_EVENTS` events before the other steps run; None where the encoder's step
             takes any number of events and has a queue for long requests.
+        packed: whether the call context goes on as bytes; not where all steps are in one process.
         eligibility: lists of items to choose from; none by default.
     """
 
@@ -75,6 +76,7 @@ class LoadStep:
         lengths: Lengths,
         clock: Callable[[], float] = time.time,
         encode: Encode | None = None,
+        packed: bool = True,
         eligibility: Eligibility | None = None,
     ) -> None:
         self._settings = settings
@@ -84,6 +86,7 @@ class LoadStep:
         self._lengths = lengths
         self._clock = clock
         self._encode = encode
+        self._packed = packed
         self._eligibility = eligibility or Eligibility(items=settings.items)
         self._absent = absent_state(settings.sizes)
         self._part_events = min(PART_EVENTS, settings.limits.max_events)
@@ -136,7 +139,7 @@ class LoadStep:
         if request.replace and not user.replayed:
             return self._replacement(load, long=long)
         if load.read.append_only and not user.due:
-            return {CALL_CONTEXT.name: self._call_context(load).pack()[None]}
+            return {CALL_CONTEXT.name: self._passed_on(self._call_context(load))[None]}
         if not user.complete:
             return ReplayNeededError()
         if self._encode and long and (user.gap >= LONG_EVENTS or not self._lengths.fit(user.gap + load.events)):
@@ -148,11 +151,15 @@ class LoadStep:
         due = len(load.request.times) >= self._store.snapshot_every
         call_context = replace(self._call_context(load), due=due, first=0, kept=0, replace=True)
         if load.read.append_only and not due:
-            return {CALL_CONTEXT.name: call_context.pack()[None]}
+            return {CALL_CONTEXT.name: self._passed_on(call_context)[None]}
         none = StoredEvents.none(self._store.types)
         fresh = StoredUser(status=load.user.status, events=none)
         outputs = self._tensors(replace(load, user=fresh, history=load.history[:0]), long=long)
-        return outputs if isinstance(outputs, Exception) else outputs | {CALL_CONTEXT.name: call_context.pack()[None]}
+        return (
+            outputs
+            if isinstance(outputs, Exception)
+            else outputs | {CALL_CONTEXT.name: self._passed_on(call_context)[None]}
+        )
 
     def _without_gap(self, load: LoadedRequest, encode: Encode) -> LoadedRequest:
         user = load.user
@@ -184,16 +191,15 @@ class LoadStep:
             NOW.name: np.array([load.request.now], np.int64),
             EXCLUDED_ROWS.name: pad(excluded, lengths.excluded(len(excluded))),
             CANDIDATE_ROWS.name: pad(load.candidate_rows, lengths.candidates(len(load.candidate_rows))),
-            CALL_CONTEXT.name: replace(self._call_context(load), fallback=falls_back).pack(),
+            CALL_CONTEXT.name: self._passed_on(replace(self._call_context(load), fallback=falls_back)),
         }
         return {name: values[None] for name, values in outputs.items()}
 
     def _call_context(self, load: LoadedRequest) -> CallContext:
         request, user, events = load.request, load.user, load.events
-        new = b""
+        given = None
         if events:
             given = StoredEvents.given(request.item_keys, request.behavior_keys, request.times, self._store.types)
-            new = encode_events(given)
         return CallContext(
             user_id=request.user_id,
             request_id=request.request_id,
@@ -207,8 +213,12 @@ class LoadStep:
             top_k=request.top_k,
             candidate_count=NO_CANDIDATES if request.candidate_keys is None else len(load.candidate_rows),
             give_up_at_ns=request.give_up_at_ns,
-            new_events=new,
+            new_events=encode_events(given) if given and self._packed else b"",
+            given_events=None if self._packed else given,
         )
+
+    def _passed_on(self, call_context: CallContext) -> NDArray[Any]:
+        return call_context.pack() if self._packed else call_context.handed_over()
 
     def _left_out(self, load: LoadedRequest) -> tuple[ItemRows, bool]:
         """Rows not to return, and whether these leave the fallback list."""
@@ -239,17 +249,21 @@ class LoadStep:
 
     def _count(self, loads: Sequence[LoadedRequest], *, rejected: int) -> None:
         unknown = self._settings.items + 1
-        counts = Counter({ServerCounter.REJECTED_REQUEST: rejected})
-        for load in loads:
-            counts[ServerCounter.UNKNOWN_ITEM] += np.count_nonzero(load.item_rows == unknown)
-            counts[ServerCounter.UNKNOWN_ITEM] += np.count_nonzero(load.candidate_rows == unknown)
-            counts[ServerCounter.UNKNOWN_BEHAVIOR] += np.count_nonzero(load.behavior_rows == 0)
-            counts[ServerCounter.REPLAYED_REQUEST] += load.user.replayed
-            if load.user.status in _COUNTED_STATUSES:
-                counts[_COUNTED_STATUSES[load.user.status]] += 1
+        items = [rows for load in loads for rows in (load.item_rows, load.candidate_rows) if len(rows)]
+        counts = {
+            ServerCounter.REJECTED_REQUEST: rejected,
+            ServerCounter.UNKNOWN_ITEM: sum(np.count_nonzero(rows == unknown) for rows in items),
+            ServerCounter.UNKNOWN_BEHAVIOR: sum(
+                len(load.behavior_rows) - np.count_nonzero(load.behavior_rows) for load in loads
+            ),
+            ServerCounter.REPLAYED_REQUEST: sum(load.user.replayed for load in loads),
+        }
         for counter, count in counts.items():
             if count:
                 self._counters.add(counter, count)
+        for status, count in Counter(load.user.status for load in loads).items():
+            if status in _COUNTED_STATUSES:
+                self._counters.add(_COUNTED_STATUSES[status], count)
 
 
 def _read(request: ValidatedRequest, append_only: bool) -> UserRead:  # noqa: FBT001 - private

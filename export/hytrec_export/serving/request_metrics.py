@@ -31,7 +31,7 @@ class Code(StrEnum):
     INTERNAL = "INTERNAL"
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Family:
     """A metric: its name, what it says, and its label; of a histogram the upper ends of its buckets.
 

@@ -76,7 +76,7 @@ class SaveStep:
         writes: dict[int, UserWrite] = {}
         for position, inputs in enumerate(batch):
             try:
-                call_context = CallContext.unpack(inputs[CALL_CONTEXT.name][0])
+                call_context = CallContext.of(inputs[CALL_CONTEXT.name][0])
                 self._check_time(call_context)
                 outputs = self._outputs(inputs, call_context)
                 _check_state(inputs, call_context)
@@ -114,7 +114,7 @@ class SaveStep:
 
     def _write(self, call_context: CallContext) -> UserWrite:
         try:
-            events = decode_events(call_context.new_events, self._store.types)
+            events = call_context.given_events or decode_events(call_context.new_events, self._store.types)
         except DamagedEventsError:
             raise InputError("call_context holds no events; use an ensemble instead") from None
         return UserWrite(

@@ -195,7 +195,10 @@ def _events(inputs: Inputs, max_events: int, clock_s: int) -> tuple[Keys, Keys, 
 
 
 def _check_times(times: NDArray[np.int64], clock_s: int) -> None:
-    wrong = np.flatnonzero((times < 1) | (times > min(MAX_TIME_S, clock_s + MAX_FUTURE_S)))
+    latest = min(MAX_TIME_S, clock_s + MAX_FUTURE_S)
+    if len(times) == 1 and 1 <= times[0] <= latest:
+        return
+    wrong = np.flatnonzero((times < 1) | (times > latest))
     if wrong.size:
         at = int(wrong[0])
         raise InputError(_time_error(f"{TIMES.name}[{at}]", int(times[at]), clock_s))

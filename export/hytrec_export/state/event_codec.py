@@ -84,9 +84,9 @@ def decode_events(raw: bytes, types: KeyTypes) -> StoredEvents:
 def _integers(values: NDArray[np.int64]) -> list[bytes]:
     if not len(values):
         return [_NUMBERS.pack(0, 0)]
-    base = values.min()
+    base = np.minimum.reduce(values)  # what values.min() calls in the end
     distances = (values - base).view(np.uint64)  # exact modulo 2**64, whatever the sign
-    width = _WIDTHS[(int(distances.max()).bit_length() + 7) // 8]
+    width = _WIDTHS[(int(np.maximum.reduce(distances)).bit_length() + 7) // 8]
     packed = b"" if not width else distances.astype(_DTYPES[width]).tobytes()
     return [_NUMBERS.pack(int(base), width), packed]
 

@@ -48,6 +48,7 @@ class SqliteFile:
 
     def __init__(self, folder: StoreFolder, *, max_bytes: int, power: bool, maintained: bool = True) -> None:
         self.path = folder.path / DATA_FILE
+        self._place = os.fspath(self.path)
         self.max_bytes = max_bytes
         self._folder = folder
         self._lock = RLock()
@@ -214,7 +215,7 @@ class SqliteFile:
     def _check_place(self) -> None:
         """A folder that was deleted, replaced or unmounted would take writes that nobody will ever read."""
         try:
-            inode = self.path.stat().st_ino
+            inode = os.stat(self._place).st_ino  # noqa: PTH116  with every read: a Path takes several times as long
         except OSError:
             inode = -1
         if inode != self._inode:

@@ -39,6 +39,22 @@ def test_a_call_context_comes_back_whole(call_context: CallContext) -> None:
 
 
 @given(CONTEXTS)
+def test_a_context_is_read_as_bytes_and_as_it_is(call_context: CallContext) -> None:
+    assert CallContext.of(call_context.handed_over()) is call_context
+    assert CallContext.of(call_context.pack()) == call_context
+
+
+@pytest.mark.parametrize("value", [b"HYT4", "text", None, 7])
+def test_an_object_that_is_no_context_is_rejected(value: object) -> None:
+    tensor = np.empty(1, object)
+    tensor[0] = value
+    with pytest.raises(
+        InputError, match=r"^call_context of \d+ bytes is not one of hytrec_state_load; use an ensemble"
+    ):
+        CallContext.of(tensor)
+
+
+@given(CONTEXTS)
 def test_a_context_of_another_server_or_a_changed_one_is_rejected(call_context: CallContext) -> None:
     first, second = "11" * 32, "22" * 32
     with patch.dict(os.environ, {CALL_KEY_VARIABLE: first}):

@@ -17,7 +17,7 @@ from hytrec_export.serving.load_step import APPEND_ONLY, LoadStep, ReplayNeededE
 from hytrec_export.serving.store_model import store_model
 from hytrec_export.serving.tuning import PART_EVENTS
 from hytrec_export.settings import ServingSettings
-from hytrec_export.state.event_codec import decode_events
+from hytrec_export.state.event_codec import decode_events, encode_events
 from hytrec_export.state.opening import open_store
 from hytrec_export.state.options import StoreOptions
 from hytrec_export.state.store import NO_REVISION, NewSnapshot, StoredUser, UserRead, UserWrite, WriteResult
@@ -123,6 +123,41 @@ def test_an_absent_user_starts_from_zeros(loader: LoadStep) -> None:
     assert not outputs["memory"].any()
     call_context = CallContext.unpack(outputs["call_context"][0])
     assert (call_context.status, call_context.revision, call_context.event_count) == (StateStatus.NEW, NO_REVISION, 0)
+
+
+@pytest.mark.parametrize("append_only", [False, True])
+def test_within_a_process_events_and_context_go_on_as_they_are(
+    settings: ServingSettings,
+    vocabulary: Vocabulary,
+    store: StateStore,
+    counters: Counters,
+    loader: LoadStep,
+    kept: bytes,
+    append_only: bool,
+) -> None:
+    handing = LoadStep(
+        settings=settings,
+        vocabulary=vocabulary,
+        store=store,
+        counters=counters,
+        lengths=Lengths.of(settings),
+        clock=lambda: CLOCK_S,
+        packed=False,
+    )
+    only = {APPEND_ONLY: np.ones((1, 1), bool)} if append_only else {}
+    calls = [
+        _call(kept, item_keys=[[105, 106]], times=[[5, 6]]) | only,
+        _call(kept, item_keys=[[105]], times=[[5]], replace=[[True]]) | only,
+        _call(kept) | only,
+    ]
+    for handed, packed in zip(_load(handing, *calls), _load(loader, *calls), strict=True):
+        context, same = (CallContext.of(outputs.pop("call_context")[0]) for outputs in (handed, packed))
+        given = context.given_events
+        assert context == replace(same, new_events=b"")
+        assert (encode_events(given) if given else b"") == same.new_events
+        assert {name: values.tolist() for name, values in handed.items()} == {
+            name: values.tolist() for name, values in packed.items()
+        }
 
 
 def test_the_events_since_the_state_come_first(loader: LoadStep, kept: bytes, store: StateStore) -> None:

@@ -106,6 +106,18 @@ def test_an_append_is_stored_and_receipted(saver: SaveStep, store: StateStore, f
     assert user.events.item_keys.tolist() == [100, 101, 102]
 
 
+def test_a_context_of_the_same_process_is_stored_alike(saver: SaveStep, store: StateStore, finished: Finished) -> None:
+    packed = finished(b"bob")
+    context = replace(CallContext.of(packed["call_context"][0]), user_id=b"eve", new_events=b"")
+    handed = replace(context, given_events=finished.events).handed_over()
+    first, second = (_outputs(answer) for answer in saver.run([packed, packed | {"call_context": handed[None]}]))
+    assert {name: values.tolist() for name, values in first.items()} == {
+        name: values.tolist() for name, values in second.items()
+    }
+    bob, eve = store.read_many([UserRead(user_id=b"bob"), UserRead(user_id=b"eve")])
+    assert encode_events(bob.events) == encode_events(eve.events) == encode_events(finished.events)
+
+
 def test_a_state_that_is_due_is_kept(saver: SaveStep, store: StateStore, finished: Finished) -> None:
     assert isinstance(saver.run([finished(due=True)])[0], dict)
     (user,) = store.read_many([UserRead(user_id=b"ada")])

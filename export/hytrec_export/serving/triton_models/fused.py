@@ -51,6 +51,7 @@ class TritonPythonModel(StepModel):
             store=store,
             counters=counters,
             lengths=Lengths.of(settings, any_events=True, steps_per_octave=FINE_STEPS_PER_OCTAVE),
+            packed=False,
             eligibility=eligibility,
         )
         save = SaveStep(
