@@ -46,10 +46,9 @@ SUITES = (
     "reported",
 )
 """Modules of `suites`, in the order they run: `measure(context)` of each gives its figures."""
+
 ON_REQUEST = ("catalogue", "retrieval")
 """Those that only `--only` runs: they take gigabytes."""
-
-_ONLY = f"of {', '.join(SUITES)}, and of {', '.join(ON_REQUEST)}, which run only when named"
 
 Measure = Callable[[Context], Mapping[str, Figure]]
 
@@ -118,6 +117,9 @@ def suite(name: str) -> Measure:
     """The function that measures a suite."""
     measure: Measure = importlib.import_module(f"hytrec_benchmarks.suites.{name}").measure
     return measure
+
+
+_ONLY = f"of {', '.join(SUITES)}, and of {', '.join(ON_REQUEST)}, which run only when named"
 
 
 def _parser() -> argparse.ArgumentParser:
