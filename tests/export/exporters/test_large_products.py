@@ -30,7 +30,7 @@ def scoring_graph(rows: int, *, other_reader: bool = False, axes: tuple[str, ...
     if other_reader:
         nodes.append(helper.make_node("Identity", ["columns"], ["copied"], name="copied"))
         outputs.append("copied")
-    x = [*axes, WIDTH]
+    x: list[str | int | None] = [*axes, WIDTH]
     graph = helper.make_graph(
         nodes,
         "graph",
@@ -54,6 +54,11 @@ def written(graph: Any, table: Any, folder: Path) -> Path:
     return path
 
 
+def anonymous_memory() -> int:
+    process: Any = psutil
+    return anonymous_bytes(process.Process())
+
+
 def random_table(rows: int) -> Any:
     return np.random.default_rng(0).standard_normal((rows, WIDTH), np.float32)
 
@@ -62,10 +67,10 @@ def test_a_large_table_is_neither_copied_nor_packed(tmp_path: Path) -> None:
     table = random_table(1 << 18)  # 64 MiB
     path = written(scoring_graph(len(table)), table, tmp_path)
     x = np.random.default_rng(1).standard_normal((3, WIDTH), np.float32)
-    before = anonymous_bytes(psutil.Process())
+    before = anonymous_memory()
     with OnnxRunner(path, threads=1) as runner:
         results = runner.infer({"x": x, "places": np.array([5, 9])})
-        grown = anonymous_bytes(psutil.Process()) - before
+        grown = anonymous_memory() - before
     assert grown < table.nbytes / 2
     np.testing.assert_allclose(results["scores"], x @ table.T, rtol=1e-4, atol=1e-4)
     np.testing.assert_array_equal(results["found"], table[[5, 9]])
@@ -95,10 +100,10 @@ def test_an_integer_product_reads_its_table_where_it_is(tmp_path: Path) -> None:
     assert multiply_unpacked(model) == 1
     (tmp_path / "graph.onnx").write_bytes(model.SerializeToString())
     x = np.arange(WIDTH, dtype=np.uint8)[None]
-    before = anonymous_bytes(psutil.Process())
+    before = anonymous_memory()
     with OnnxRunner(tmp_path / "graph.onnx", threads=1) as runner:
         scores = runner.infer({"x": x})["scores"]
-        grown = anonymous_bytes(psutil.Process()) - before
+        grown = anonymous_memory() - before
     assert grown < codes.nbytes / 2
     np.testing.assert_array_equal(scores, x.astype(np.int32) @ codes.astype(np.int32))
 
