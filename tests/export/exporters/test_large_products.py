@@ -87,7 +87,7 @@ def test_the_product_reads_the_table_as_it_is(tmp_path: Path, monkeypatch: pytes
 
 
 def test_an_integer_product_reads_its_table_where_it_is(tmp_path: Path) -> None:
-    codes = np.random.default_rng(0).integers(-127, 127, (WIDTH, 1 << 20), np.int8)  # 64 MiB
+    codes = np.random.default_rng(0).integers(-127, 127, (WIDTH, 1 << 19), np.int8)  # 32 MiB
     graph = helper.make_graph(
         [helper.make_node("MatMulInteger", ["x", "codes"], ["scores"])],
         "graph",
@@ -121,8 +121,9 @@ def test_other_products_stay_as_they_are(rows: int, options: dict[str, Any], tmp
     assert graph.SerializeToString() == before
 
 
-def test_who_else_reads_the_transposed_table_keeps_it(tmp_path: Path) -> None:
-    table = random_table(1 << 18)
+def test_who_else_reads_the_transposed_table_keeps_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(large_products, "UNPACKED_BYTES", 1 << 20)
+    table = random_table(1 << 13)
     path = written(scoring_graph(len(table), other_reader=True), table, tmp_path)
     with OnnxRunner(path, threads=1) as runner:
         results = runner.infer({"x": table[:2], "places": np.array([0])})
