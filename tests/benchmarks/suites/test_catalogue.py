@@ -32,6 +32,7 @@ def test_its_figures_are_those_that_have_bounds(tmp_path: Path, monkeypatch: pyt
 
 @pytest.mark.e2e
 @pytest.mark.long
+@pytest.mark.timeout(3_600)
 def test_neither_disk_nor_a_servers_memory_holds_a_table_twice(tmp_path: Path) -> None:
     context = Context(folder=tmp_path, data=tmp_path)
     small, large = (
