@@ -27,20 +27,16 @@ def measure(context: Context) -> dict[str, Figure]:
     """Build and serve catalogues of two sizes, one after the other."""
     figures: dict[str, Figure] = {}
     for name, items in (QUICK_ITEMS if context.quick else ITEMS).items():
-        figures |= {f"{figure}_{name}": value for figure, value in measure_one(context, items).items()}
+        found = measure_one(context, ModelConfig(items=items))
+        figures |= {f"{figure}_{name}": value for figure, value in found.items()}
     for figure in ("build_seconds", "build_core_seconds"):
         figures[f"{figure}_ratio_1m_over_100k"] = figures[f"{figure}_1m"] / figures[f"{figure}_100k"]
     return figures
 
 
-def measure_one(context: Context, items: int, **sizes: int) -> dict[str, Figure]:
-    """Figures of a catalogue; everything made for it is removed.
-
-    Args:
-        sizes: of the model, where they are not the default ones.
-    """
-    folder = context.new_folder(f"catalogue-{items}")
-    config = ModelConfig(items=items, **sizes)
+def measure_one(context: Context, config: ModelConfig) -> dict[str, Figure]:
+    """Figures of a catalogue; everything made for it is removed."""
+    items, folder = config.items, context.new_folder(f"catalogue-{config.items}")
     try:
         say(f"random tables of {items:,} items of width {config.width}, {config.neighbors} neighbors each")
         tables = save_random_run(folder / "run", config, seed=context.seed)

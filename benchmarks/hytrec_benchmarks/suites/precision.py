@@ -6,7 +6,7 @@ which forget nothing, of the fused ones: the same float16 products, about twice 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -46,11 +46,12 @@ def measure(context: Context) -> dict[str, Figure]:
     if context.quick:
         histories = histories[:QUICK_USERS]
     figures: dict[str, Figure] = {}
-    for prefix, lowering, made in (
-        ("fp16", Lowering.CHUNKED, lambda _: exported(context, run, Lowering.CHUNKED, Precision.MIXED)),
-        ("fp16_weights", Lowering.FUSED, lambda float32: halved(context, run, float32)),
-        ("int8_tables", Lowering.FUSED, lambda float32: with_tables(context, float32, TablePrecision.INT8)),
-    ):
+    forms: dict[str, tuple[Lowering, Callable[[Graphs], Graphs]]] = {
+        "fp16": (Lowering.CHUNKED, lambda _: exported(context, run, Lowering.CHUNKED, Precision.MIXED)),
+        "fp16_weights": (Lowering.FUSED, lambda float32: halved(context, run, float32)),
+        "int8_tables": (Lowering.FUSED, lambda float32: with_tables(context, float32, TablePrecision.INT8)),
+    }
+    for prefix, (lowering, made) in forms.items():
         say(f"{prefix}, {lowering.value}, against float32 on {len(histories)} histories")
         float32 = exported(context, run, lowering, Precision.FLOAT32)
         half = made(float32)

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from hytrec.config import ModelConfig
 from hytrec_benchmarks.fixtures.bounds import BOUNDS
 from hytrec_benchmarks.fixtures.context import Context
 from hytrec_benchmarks.fixtures.large_catalogues import bytes_on_disk
@@ -31,10 +32,12 @@ def test_its_figures_are_those_that_have_bounds(tmp_path: Path, monkeypatch: pyt
 
 @pytest.mark.e2e
 @pytest.mark.long
+@pytest.mark.timeout(3_600)
 def test_neither_disk_nor_a_servers_memory_holds_a_table_twice(tmp_path: Path) -> None:
     context = Context(folder=tmp_path, data=tmp_path)
     small, large = (
-        measure_one(context, items, tadn_layers=1, softmax_layers=1, experts=1) for items in (2_000, 100_000)
+        measure_one(context, ModelConfig(items=items, tadn_layers=1, softmax_layers=1, experts=1))
+        for items in (2_000, 100_000)
     )
     tables = large["table_mb"] - small["table_mb"]
     assert tables > 140

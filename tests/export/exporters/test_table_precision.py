@@ -64,6 +64,11 @@ def converted(graph: Any, precision: TablePrecision, folder: Path) -> Path:
     return convert_tables({"m": source / "graph.onnx"}, folder / "narrow", precision)["m"]
 
 
+def anonymous_memory() -> int:
+    process: Any = psutil
+    return anonymous_bytes(process.Process())
+
+
 def random_table(rows: int, width: int = 16) -> Any:
     return np.random.default_rng(rows).standard_normal((rows, width), np.float32)
 
@@ -128,10 +133,10 @@ def test_a_large_table_is_never_widened_whole(precision: TablePrecision, bytes_a
     assert len(files) == 1  # for rows and for blocks
     assert files[0].stat().st_size <= bytes_a_number * (300_000 + table_nodes.BLOCK_ROWS) * 64
     x = table[:2]
-    before = anonymous_bytes(psutil.Process())
+    before = anonymous_memory()
     with OnnxRunner(path, threads=1) as runner:
         scores = runner.infer({"x": x, "places": np.zeros((2, 1), np.int64)})["scores"]
-        grown = anonymous_bytes(psutil.Process()) - before
+        grown = anonymous_memory() - before
     assert grown < table.nbytes / 2
     assert scores.shape == (2, 300_000)
     assert np.abs(scores - x @ table.T).max() < 0.5  # of scores up to 60

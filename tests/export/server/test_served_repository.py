@@ -7,7 +7,7 @@ import pytest
 
 from hytrec_export.errors import RepositoryError
 from hytrec_export.repository import manifest as manifests
-from hytrec_export.repository.manifest import describe
+from hytrec_export.repository.manifest import StoredFile, describe
 from hytrec_export.server import ServerOptions, run_until_stopped
 from hytrec_export.server.served_repository import check_files, check_target
 
@@ -42,9 +42,14 @@ def test_a_damaged_manifest_is_rejected(tmp_path: Path) -> None:
 
 
 def test_a_file_of_several_names_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    read = []
+    read: list[str] = []
     hashed = manifests.stored
-    monkeypatch.setattr(manifests, "stored", lambda path: read.append(path.name) or hashed(path))
+
+    def stored(path: Path) -> StoredFile:
+        read.append(path.name)
+        return hashed(path)
+
+    monkeypatch.setattr(manifests, "stored", stored)
     (tmp_path / "a").write_text("table")
     (tmp_path / "b").hardlink_to(tmp_path / "a")
     (tmp_path / "c").write_text("table")
