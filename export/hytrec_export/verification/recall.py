@@ -81,7 +81,7 @@ def check_recall(
             "there are no sample histories in the run, and nothing else shows what approximate retrieval misses; "
             "train on a log with some events, or build with --retrieval exact"
         )
-    limits, retrieved = settings.limits, settings.sizes.retrieved
+    limits, retrieved = settings.checked_limits, settings.sizes.retrieved
     shares: list[float] = []
     with ExitStack() as stack:
         exact = TorchRunner(
