@@ -52,7 +52,7 @@ CASES: dict[str, dict[str, Any]] = {
         "kind": "StatefulSet",
         "state": {"url": "rediss://r:6379/0?ca=/redis-tls/ca.crt", "tlsSecret": "redis-ca"},
         "autoscaling": {"enabled": True, "requestsPerSecond": 50},
-        "options": {"snapshot-every": 64, "durability": "power", "log": True, "restart-delay": 0.5},
+        "options": {"eligible": ["a=/lists/a", "b=/lists/b"], "snapshot-every": 64, "durability": "power", "log": True, "restart-delay": 0.5},
         "env": {"MALLOC_ARENA_MAX": 2},
         "image": {"pullSecrets": ["registry"]},
         "nodeSelector": {"pool": "cpu"},
@@ -147,8 +147,8 @@ def test_the_servers_are_started_with_what_the_programs_take(objects: dict[str, 
         given = [seen["tls_cert"], seen["tls_key"], seen["tls_client_ca"], seen["token_file"]]
         assert seen["repository"] == Path("/repository")
         if case == "all":
-            chosen = ("snapshot_every", "durability", "log", "restart_delay_s")
-            assert [seen[name] for name in chosen] == [64, "power", True, 0.5]
+            chosen = ("eligible", "snapshot_every", "durability", "log", "restart_delay_s")
+            assert [seen[name] for name in chosen] == [["a=/lists/a", "b=/lists/b"], 64, "power", True, 0.5]
     names = ["/certs/tls.crt", "/certs/tls.key", "/certs/ca.crt" if mutual else "", "/token/token"]
     expected = [] if values.get("insecure") else [Path(name) for name in names if name]
     assert [path for path in given if path] == expected

@@ -30,6 +30,7 @@ IMPORTS = {
     "matplotlib": "matplotlib",
     "nvidia-pytriton": "pytriton",
     "onnx": "onnx",
+    "onnx-ir": "onnx_ir",
     "onnxruntime": "onnxruntime",
     "onnxscript": "onnxscript",
     "psutil": "psutil",

@@ -220,6 +220,7 @@ def test_the_manifest_gets_every_choice_but_the_paths() -> None:
         "execution": "fused",
         "reranker": "full",
         "retrieval": "auto",
+        "table_precision": "float32",
         "samples": "real",
         "atol": 1e-4,
         "max_events": 7,

@@ -192,6 +192,10 @@ spec:
         {{- if $value }}
         - --{{ $name }}
         {{- end }}
+        {{- else if kindIs "slice" $value }}
+        {{- range $value }}
+        - {{ printf "--%s=%s" $name . | quote }}
+        {{- end }}
         {{- else }}
         - --{{ $name }}={{ if kindIs "float64" $value }}{{ if eq (floor $value) $value }}{{ int64 $value }}{{ else }}{{ $value }}{{ end }}{{ else }}{{ $value }}{{ end }}
         {{- end }}
