@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +15,7 @@ ELIGIBLE_VARIABLE = "HYTREC_ELIGIBLE"
 FALLBACK_VARIABLE = "HYTREC_FALLBACK"
 """Environment variable of the server: the file of the fallback list."""
 MAX_NAME_BYTES = 64
+_INTEGER = re.compile(r"-?[0-9]{1,19}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,3 +79,9 @@ class ItemLists:
             ) from error
         fallback = environment.get(FALLBACK_VARIABLE)
         return cls(eligible=eligible, fallback=Path(fallback) if fallback else None)
+
+
+def integer_key(text: str) -> int | None:
+    """The item key of 64 bits that a text is; None where it is none."""
+    key = int(text) if _INTEGER.fullmatch(text) else None
+    return key if key is not None and -(2**63) <= key < 2**63 else None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
@@ -13,10 +12,10 @@ from numpy.typing import NDArray
 from hytrec.contract import DType
 from hytrec.data.vocabulary import Vocabulary
 from hytrec_export.errors import OptionError
+from hytrec_export.item_lists import integer_key
 from hytrec_export.state.events import StoredEvents
 
 ItemKey = int | bytes
-_INTEGER = re.compile(rb"[+-]?\d{1,19}")
 
 
 def read_lines(path: Path) -> list[bytes]:
@@ -46,10 +45,13 @@ def read_item_keys(path: Path, vocabulary: Vocabulary) -> list[ItemKey]:
         return [*lines]
     keys: list[ItemKey] = []
     for line in lines:
-        if not _INTEGER.fullmatch(line) or not -(2**63) <= int(line) < 2**63:
-            shown = line.decode(errors="backslashreplace")[:40]
-            raise OptionError(f"{path} holds {shown!r}; item keys of this model are integers of 64 bits, one a line")
-        keys.append(int(line))
+        shown = line.decode(errors="backslashreplace")
+        key = integer_key(shown)
+        if key is None:
+            raise OptionError(
+                f"{path} holds {shown[:40]!r}; item keys of this model are integers of 64 bits, one a line"
+            )
+        keys.append(key)
     return keys
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from hytrec.contract import DType
 from hytrec.data.vocabulary import Vocabulary
 from hytrec_export.errors import InputError, OptionError
-from hytrec_export.item_lists import ItemLists
+from hytrec_export.item_lists import ItemLists, integer_key
 from hytrec_export.serving.loaded_request import NO_ROWS, ItemRows
 
 
@@ -116,12 +116,13 @@ def _rows_in(path: Path, vocabulary: Vocabulary) -> ItemRows:
     if not lines:
         return NO_ROWS
     if vocabulary.item_key_type is DType.INT64:
-        wrong = next((number for number, line in enumerate(lines, 1) if not line.strip().lstrip("-").isdecimal()), None)
-        if wrong is not None:
+        keys = [integer_key(line.strip()) for line in lines]
+        if None in keys:
+            wrong = keys.index(None)
             raise OptionError(
-                f"key {wrong} of {path} is {lines[wrong - 1][:80]!r}; the model's item keys are integers, one a line"
+                f"key {wrong + 1} of {path} is {lines[wrong][:80]!r}; the model's item keys are integers, one a line"
             )
-        rows = vocabulary.item_rows(np.array([int(line) for line in lines], np.int64))
+        rows = vocabulary.item_rows(np.array(keys, np.int64))
     else:
         rows = vocabulary.item_rows(np.array([line.encode() for line in lines], object))
     known: ItemRows = rows[rows <= len(vocabulary.item_keys)]

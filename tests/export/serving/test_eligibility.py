@@ -90,6 +90,13 @@ def test_a_file_of_other_keys_is_told(vocabulary: Vocabulary, write_list: WriteL
         Eligibility.load(ItemLists(fallback=gone), vocabulary, retrieved=3, max_hidden=None)
 
 
+@pytest.mark.parametrize("key", ["--5", "-", "+5", "5.0", "\N{FULLWIDTH DIGIT ONE}", str(2**63), "9" * 5_000])
+def test_what_is_no_integer_of_64_bits_is_told(vocabulary: Vocabulary, write_list: WriteList, key: str) -> None:
+    path = write_list(100, key)
+    with pytest.raises(OptionError, match=rf"^key 2 of {re.escape(str(path))} is '.+'; the model's item keys are int"):
+        Eligibility.load(ItemLists(fallback=path), vocabulary, retrieved=3, max_hidden=None)
+
+
 def test_a_fallback_list_that_cannot_be_used_is_told(vocabulary: Vocabulary, write_list: WriteList) -> None:
     path = write_list(7)
     message = f"{path} holds no item that the model knows; give its most popular ones"
