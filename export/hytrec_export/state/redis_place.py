@@ -11,13 +11,14 @@ from hytrec_export.state.redis_keys import BUCKETS, STORE_KEY, bucket_keys, buck
 from hytrec_export.state.redis_maintenance import Maintenance
 from hytrec_export.state.redis_nodes import Command, RedisNodes
 from hytrec_export.state.redis_snapshots import RedisSnapshots
-from hytrec_export.state.snapshot import Buffer, snapshot_bytes
+from hytrec_export.state.snapshot import snapshot_bytes
+from hytrec_export.state.snapshot_places import PlaceOfModel
 
 SNAPSHOTS_ALONE = b"snapshots"
 """Value of the store's `kind` where there are no histories."""
 
 
-class RedisPlace:
+class RedisPlace(PlaceOfModel[RedisSnapshots]):
     """See `SnapshotPlace`.
 
     Args:
@@ -43,7 +44,7 @@ class RedisPlace:
                     f"the snapshot store {nodes.address.url} holds users' histories; give another database"
                 )
             nodes.results([Command(STORE_KEY, ("HSETNX", STORE_KEY, "kind", SNAPSHOTS_ALONE))])
-            self._snapshots: RedisSnapshots | None = None
+            self._snapshots = None
             self._maintenance: Maintenance | None = None
             if model is not None:
                 size = snapshot_bytes(model.sizes)
@@ -51,14 +52,6 @@ class RedisPlace:
                 self._snapshots = RedisSnapshots(nodes, name, size=size, max_bytes=max_bytes, clock=clock)
                 self._maintenance = Maintenance([], [self._snapshots.enroll_again])
             failing.pop_all()
-
-    def read_headers(self, user_ids: Sequence[bytes], size: int) -> list[Buffer | None]:
-        """See `SnapshotPlace`."""
-        return self._of_model().read_headers(user_ids, size)
-
-    def read_many(self, user_ids: Sequence[bytes]) -> list[Buffer | None]:
-        """See `SnapshotPlace`."""
-        return self._of_model().read_many(user_ids)
 
     def keep(self, snapshots: Sequence[tuple[bytes, bytes]]) -> None:
         """See `SnapshotPlace`."""
@@ -72,10 +65,6 @@ class RedisPlace:
             commands += [Command(own, ("UNLINK", own)), Command(kept, ("ZREM", kept, user_id))]
         self._nodes.results(commands)
 
-    def capacity(self) -> int | None:
-        """See `SnapshotPlace`."""
-        return self._of_model().capacity()
-
     def stat(self) -> tuple[int, int]:
         """See `SnapshotPlace`; users who have some, and the memory that Redis takes."""
         keys = [bucket_keys(bucket).kept for bucket in range(BUCKETS)]
@@ -87,8 +76,3 @@ class RedisPlace:
         if self._maintenance is not None:
             self._maintenance.close()
         self._nodes.close()
-
-    def _of_model(self) -> RedisSnapshots:
-        if self._snapshots is None:
-            raise TypeError("this place was opened without a model")
-        return self._snapshots

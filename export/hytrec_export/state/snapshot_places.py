@@ -11,10 +11,19 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from threading import Lock
-from typing import Protocol, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 from hytrec_export.errors import SnapshotsAwayError, StateStoreError, StoreUnavailableError
-from hytrec_export.state.engine import Burial, ChunksWanted, Decision, RecordEngine, StillOf, UserChange, UserRecords
+from hytrec_export.state.engine import (
+    Burial,
+    ChunksWanted,
+    Decision,
+    RecordEngine,
+    SnapshotEngine,
+    StillOf,
+    UserChange,
+    UserRecords,
+)
 from hytrec_export.state.snapshot import Buffer
 from hytrec_export.state.store import StoreStat
 from hytrec_export.state.url import StoreUrl
@@ -23,6 +32,7 @@ AWAY_S = 5.0
 """How long a place that failed is left alone."""
 _LOG = logging.getLogger(__name__)
 ResultT = TypeVar("ResultT")
+SnapshotsT = TypeVar("SnapshotsT", bound=SnapshotEngine)
 
 
 class SnapshotPlace(Protocol):
@@ -56,6 +66,29 @@ class SnapshotPlace(Protocol):
 
     def close(self) -> None:
         """Let go of the place."""
+
+
+class PlaceOfModel(Generic[SnapshotsT]):
+    """What places have in common: they read the snapshots of the model that they were opened for, if for any."""
+
+    _snapshots: SnapshotsT | None
+
+    def read_headers(self, user_ids: Sequence[bytes], size: int) -> list[Buffer | None]:
+        """See `SnapshotPlace`."""
+        return self._of_model().read_headers(user_ids, size)
+
+    def read_many(self, user_ids: Sequence[bytes]) -> list[Buffer | None]:
+        """See `SnapshotPlace`."""
+        return self._of_model().read_many(user_ids)
+
+    def capacity(self) -> int | None:
+        """See `SnapshotPlace`."""
+        return self._of_model().capacity()
+
+    def _of_model(self) -> SnapshotsT:
+        if self._snapshots is None:
+            raise TypeError("this place was opened without a model")
+        return self._snapshots
 
 
 class LatePlace:

@@ -11,8 +11,9 @@ from hytrec_export.errors import OptionError, StoreUnavailableError
 from hytrec_export.state.folder import StoreFolder
 from hytrec_export.state.kinds import StoreModel
 from hytrec_export.state.options import DEFAULT_BYTES
-from hytrec_export.state.snapshot import Buffer, snapshot_bytes
+from hytrec_export.state.snapshot import snapshot_bytes
 from hytrec_export.state.snapshot_file import SnapshotFiles, SqliteSnapshots
+from hytrec_export.state.snapshot_places import PlaceOfModel
 from hytrec_export.state.sqlite_file import SqliteFile
 
 SNAPSHOTS_ALONE = "snapshots"
@@ -38,7 +39,7 @@ class _ApartSnapshots(SqliteSnapshots):
             connection.execute(f"DELETE FROM users WHERE id = ? AND {_NO_SNAPSHOTS}", owner)  # noqa: S608 - our own
 
 
-class SqlitePlace:
+class SqlitePlace(PlaceOfModel[SqliteSnapshots]):
     """See `SnapshotPlace`.
 
     Args:
@@ -62,7 +63,7 @@ class SqlitePlace:
             self._file.change(_claim)
             self._files = SnapshotFiles(self._file)
             failing.callback(self._files.close)
-            self._snapshots: SqliteSnapshots | None = None
+            self._snapshots = None
             if model is not None:
                 self._snapshots = self._files.open_model(
                     f"{model.fingerprint}-{model.precision}",
@@ -73,14 +74,6 @@ class SqlitePlace:
                 )
                 self._file.change(_drop_users_without_snapshots)
             failing.pop_all()
-
-    def read_headers(self, user_ids: Sequence[bytes], size: int) -> list[Buffer | None]:
-        """See `SnapshotPlace`."""
-        return self._of_model().read_headers(user_ids, size)
-
-    def read_many(self, user_ids: Sequence[bytes]) -> list[Buffer | None]:
-        """See `SnapshotPlace`."""
-        return self._of_model().read_many(user_ids)
 
     def keep(self, snapshots: Sequence[tuple[bytes, bytes]]) -> None:
         """See `SnapshotPlace`."""
@@ -103,10 +96,6 @@ class SqlitePlace:
         self._file.change_when_full(apply)
         self._file.purge()
 
-    def capacity(self) -> int | None:
-        """See `SnapshotPlace`."""
-        return self._of_model().capacity()
-
     def stat(self) -> tuple[int, int]:
         """See `SnapshotPlace`."""
         return self._files.stat()
@@ -115,11 +104,6 @@ class SqlitePlace:
         """See `SnapshotPlace`."""
         self._files.close()
         self._file.close()
-
-    def _of_model(self) -> SqliteSnapshots:
-        if self._snapshots is None:
-            raise TypeError("this place was opened without a model")
-        return self._snapshots
 
 
 def refuse_snapshots_alone(connection: sqlite3.Connection, folder: Path) -> None:

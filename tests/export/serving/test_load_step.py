@@ -1,4 +1,6 @@
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -29,8 +31,11 @@ CALL = bytes(range(16))
 
 
 @pytest.fixture
-def loader(settings: ServingSettings, vocabulary: Vocabulary, store: StateStore, counters: Counters) -> LoadStep:
-    return LoadStep(
+def make_loader(
+    settings: ServingSettings, vocabulary: Vocabulary, store: StateStore, counters: Counters
+) -> Callable[..., LoadStep]:
+    return partial(
+        LoadStep,
         settings=settings,
         vocabulary=vocabulary,
         store=store,
@@ -38,6 +43,11 @@ def loader(settings: ServingSettings, vocabulary: Vocabulary, store: StateStore,
         lengths=Lengths.of(settings),
         clock=lambda: CLOCK_S,
     )
+
+
+@pytest.fixture
+def loader(make_loader: Callable[..., LoadStep]) -> LoadStep:
+    return make_loader()
 
 
 def append(store: StateStore, events: Any, user_id: bytes = b"ada", request_id: bytes = CALL) -> WriteResult:
@@ -127,23 +137,9 @@ def test_an_absent_user_starts_from_zeros(loader: LoadStep) -> None:
 
 @pytest.mark.parametrize("append_only", [False, True])
 def test_within_a_process_events_and_context_go_on_as_they_are(
-    settings: ServingSettings,
-    vocabulary: Vocabulary,
-    store: StateStore,
-    counters: Counters,
-    loader: LoadStep,
-    kept: bytes,
-    append_only: bool,
+    make_loader: Callable[..., LoadStep], loader: LoadStep, kept: bytes, append_only: bool
 ) -> None:
-    handing = LoadStep(
-        settings=settings,
-        vocabulary=vocabulary,
-        store=store,
-        counters=counters,
-        lengths=Lengths.of(settings),
-        clock=lambda: CLOCK_S,
-        packed=False,
-    )
+    handing = make_loader(packed=False)
     only = {APPEND_ONLY: np.ones((1, 1), bool)} if append_only else {}
     calls = [
         _call(kept, item_keys=[[105, 106]], times=[[5, 6]]) | only,
