@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +15,7 @@ from hytrec.contract import Model
 from hytrec.data.histories import History
 from hytrec.data.vocabulary import Vocabulary
 from hytrec.signature import ENCODER, EVENT_COUNT, STATE
+from hytrec_export.catalog.watch import CatalogWatch
 from hytrec_export.cuda_driver import gpu_count
 from hytrec_export.errors import GraphError, RepositoryError
 from hytrec_export.optional import require
@@ -47,9 +48,10 @@ class UserEncoder:
 
     Args:
         chain: has the encoder's runner, open.
+        vocabulary: the newest one.
     """
 
-    def __init__(self, chain: ModelChain, *, vocabulary: Vocabulary, settings: ServingSettings) -> None:
+    def __init__(self, chain: ModelChain, *, vocabulary: Callable[[], Vocabulary], settings: ServingSettings) -> None:
         self.settings = settings
         self._chain = chain
         self._vocabulary = vocabulary
@@ -68,9 +70,8 @@ class UserEncoder:
             MissingPackageError: onnxruntime is not installed.
         """
         settings = ServingSettings.load(repository)
-        vocabulary = Vocabulary.load(repository / VOCABULARY_FILE)
-        with opened_chain(repository, [ENCODER], threads=threads) as chain:
-            yield cls(chain, vocabulary=vocabulary, settings=settings)
+        with opened_chain(repository, [ENCODER], threads=threads) as (chain, watch):
+            yield cls(chain, vocabulary=lambda: watch.current().vocabulary, settings=settings)
 
     def encode(self, users: Sequence[StoredUser]) -> Iterator[list[EncodedState]]:
         """States after all stored events, batch by batch, shortest gaps first.
@@ -98,7 +99,7 @@ class UserEncoder:
         Raises:
             GraphError: the encoder made a state that cannot be.
         """
-        rows = stored_rows(users, self._vocabulary, window=self.settings.sizes.window)
+        rows = stored_rows(users, self._vocabulary(), window=self.settings.sizes.window)
         gaps = [own[len(own) - user.gap :] for own, user in zip(rows, users, strict=True)]
         histories = [History(item_rows=gap.items, behavior_rows=gap.behaviors, times=gap.times) for gap in gaps]
         states = [
@@ -114,8 +115,10 @@ class UserEncoder:
 
 
 @contextmanager
-def opened_chain(repository: Path, models: Sequence[Model], *, threads: int | None = None) -> Iterator[ModelChain]:
-    """Graphs of a built repository, run by onnxruntime, on a GPU where it can.
+def opened_chain(
+    repository: Path, models: Sequence[Model], *, threads: int | None = None
+) -> Iterator[tuple[ModelChain, CatalogWatch]]:
+    """Graphs of a built repository, run by onnxruntime, on a GPU where it can, and its catalog.
 
     Args:
         models: of `hytrec.signature.GRAPHS`.
@@ -125,7 +128,7 @@ def opened_chain(repository: Path, models: Sequence[Model], *, threads: int | No
         RepositoryError: it holds no graphs, or onnxruntime cannot load one.
         MissingPackageError: onnxruntime is not installed.
     """
-    sizes = ServingSettings.load(repository).sizes
+    settings = ServingSettings.load(repository)
     graphs = graph_files(repository)
     if any(not graphs[model.name].is_file() for model in models):
         raise RepositoryError(
@@ -133,12 +136,16 @@ def opened_chain(repository: Path, models: Sequence[Model], *, threads: int | No
             "its server encodes every user at the first request"
         )
     cuda = has_cuda()
+    names = [model.name for model in models]
+    watch = CatalogWatch(repository, settings, Vocabulary.load(repository / VOCABULARY_FILE), models=names)
     with ExitStack() as opened:
         runners = {
-            model.name: opened.enter_context(open_runner(model, graphs[model.name], cuda=cuda, threads=threads))
+            model.name: opened.enter_context(
+                open_runner(model, graphs[model.name], cuda=cuda, threads=threads, live=watch.live(model.name))
+            )
             for model in models
         }
-        yield ModelChain(runners, sizes=sizes)
+        yield ModelChain(runners, sizes=settings.sizes), watch
 
 
 def has_cuda() -> bool:
