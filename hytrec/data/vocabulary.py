@@ -1,8 +1,8 @@
 """The caller's own item and behavior keys, and the rows of the model's tables that stand for them.
 
 Item rows are 1..I in the order of `item_keys`; 0 pads and I + 1 is the unknown item, unless rows are reserved between
-them (`Vocabulary.extended`). Behavior rows are 1..A; 0 is "none" and the unknown behavior. Keys are int64 or strings (UTF-8, 1 to 256 bytes, no NUL). Needs numpy alone: the
-server imports this module.
+them (`Vocabulary.extended`). Behavior rows are 1..A; 0 is "none" and the unknown behavior. Keys are int64 or strings
+(UTF-8, 1 to 256 bytes, no NUL). Needs numpy alone: the server imports this module.
 """
 
 from __future__ import annotations

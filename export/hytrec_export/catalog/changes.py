@@ -208,11 +208,7 @@ def _check(changes: CatalogChanges, settings: ServingSettings) -> None:
     ids, removed, last = changes.neighbor_ids, changes.removed, settings.items + count
     if ids.size and (ids.min() < 0 or ids.max() > settings.item_rows):
         raise ValueError("it has neighbors that are no items")
-    if (
-        removed.dtype != np.int64
-        or removed.ndim != 1
-        or (removed.size and not 1 <= removed.min() <= removed.max() <= last)
-    ):
+    if removed.dtype != np.int64 or removed.ndim != 1 or ((removed < 1) | (removed > last)).any():
         raise ValueError("it has removed rows that are no items")
 
 

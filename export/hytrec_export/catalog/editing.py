@@ -160,9 +160,7 @@ def remove_items(repository: Path, keys: Sequence[str]) -> CatalogSummary:
             if row is None:
                 raise OptionError(f"key {text} is not in the catalog; give the key of an item that is")
             if row in removed:
-                raise OptionError(
-                    f"key {text} is removed already; hytrec-export items list {repository} tells which are"
-                )
+                raise OptionError(f"key {text} is removed already; see: hytrec-export items list {repository}")
             removed.add(row)
         return _save(repository, opened, opened.changes, removed)
 

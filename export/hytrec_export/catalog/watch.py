@@ -28,7 +28,8 @@ _LOG = logging.getLogger(__name__)
 RETRY_S = 5.0
 """A file that was refused is tried again after this time."""
 Mark: TypeAlias = tuple[int, int, int] | None
-"""Inode, time and size of the file."""
+"""Inode, time and size of the file; None where there is none."""
+_NO_FILE: Mark = (-1, -1, -1)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -102,7 +103,7 @@ class CatalogWatch:
         self._changes = CatalogChanges.none(settings)
         self._catalog = None if vocabulary is None else Catalog.of(vocabulary, self._changes, settings)
         self._mark: Mark = None
-        self._refused: Mark = None
+        self._refused: Mark = _NO_FILE
         self._retry_at = 0.0
         if settings.reserved and (mark := self._look()) is not None:
             self._take(CatalogChanges.load(repository, settings))
@@ -157,20 +158,20 @@ class CatalogWatch:
         """Take over a file that is new, or say once why not; it is tried again later, as the disk may have failed."""
         try:
             changes = CatalogChanges.load(self._repository, self._settings)
-            if not changes.continues(self._changes):
-                raise RepositoryError(
-                    f"{self._file} has version {changes.version}, which does not continue version "
-                    f"{self._changes.version}: items have lost their rows; bring the file back, or restart the server"
-                )
             self._take(changes)
         except Exception as error:  # noqa: BLE001 - whatever it is, requests go on
             if mark != self._refused:
                 _LOG.warning("the catalog stays at version %d: %s", self._changes.version, error)
             self._refused, self._retry_at = mark, self._clock() + RETRY_S
             return
-        self._mark, self._refused = mark, None
+        self._mark, self._refused = mark, _NO_FILE
 
     def _take(self, changes: CatalogChanges) -> None:
+        if not changes.continues(self._changes):
+            raise RepositoryError(
+                f"{self._file} has version {changes.version}, which does not continue version "
+                f"{self._changes.version}: items have lost their rows; bring the file back, or restart the server"
+            )
         catalog = None if self._vocabulary is None else Catalog.of(self._vocabulary, changes, self._settings)
         if self._tables is not None:
             self._tables.apply(self._changes, changes)
