@@ -122,8 +122,8 @@ APPROXIMATE_ITEMS = 100_000
 
 
 RESERVED_SHARE = 0.01
-MIN_RESERVED, MAX_RESERVED = 16, 10_000
-"""Rows that a build of target embedded reserves for items that come later: a share of the catalogue, within these."""
+MAX_RESERVED = 10_000
+"""Rows that a build of target embedded reserves for items that come later: this share of the catalogue, at most."""
 
 
 INTRA_OP_THREADS = 1
@@ -203,7 +203,7 @@ class BuildOptions:
     reserve_items: Annotated[
         int | None,
         f"Items that can be added without a new build, target embedded only; default: {RESERVED_SHARE:.0%} of the "
-        f"catalogue, {MIN_RESERVED} to {MAX_RESERVED}.",
+        f"catalogue, at most {MAX_RESERVED}.",
     ] = None
     samples: Annotated[Samples, "Histories that the repository stores for `verify`: of users, or synthetic."] = (
         Samples.REAL

@@ -16,7 +16,6 @@ from hytrec_export.options import (
     FUSED_MAX_BATCH,
     INTRA_OP_THREADS,
     MAX_RESERVED,
-    MIN_RESERVED,
     RESERVED_SHARE,
     BuildOptions,
     Device,
@@ -173,7 +172,7 @@ def resolve_plan(
 def resolve_retrieval(plan: BuildPlan, *, items: int) -> BuildPlan:
     """The plan with AUTO retrieval and the rows to reserve resolved for a catalogue of `items` items."""
     if plan.reserve_items is None:
-        plan = replace(plan, reserve_items=min(MAX_RESERVED, max(MIN_RESERVED, round(RESERVED_SHARE * items))))
+        plan = replace(plan, reserve_items=min(MAX_RESERVED, round(RESERVED_SHARE * items)))
     if plan.retrieval is not Retrieval.AUTO:
         return plan
     return replace(plan, retrieval=Retrieval.APPROXIMATE if items >= APPROXIMATE_ITEMS else Retrieval.EXACT)

@@ -192,7 +192,7 @@ def _with(changes: CatalogChanges, new: Sequence[tuple[ItemKey, list[int]]], tab
     if not new:
         return changes
     rows = [np.mean([tables.item_row(row) for row in like], 0, dtype=np.float64) for _, like in new]
-    near = [_averaged([tables.neighbors(row) for row in like]) for _, like in new]
+    near = [averaged_neighbors([tables.neighbors(row) for row in like]) for _, like in new]
     ids, weights = (np.stack(column) for column in zip(*near, strict=True))
     keys: list[ItemKey] = [*changes.keys.tolist(), *(key for key, _ in new)]
     return replace(
@@ -204,7 +204,7 @@ def _with(changes: CatalogChanges, new: Sequence[tuple[ItemKey, list[int]]], tab
     )
 
 
-def _averaged(
+def averaged_neighbors(
     lists: Sequence[tuple[NDArray[np.int32], NDArray[np.float32]]],
 ) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
     """The mean of some items' neighbors, the K largest of it, largest first."""

@@ -17,9 +17,9 @@ Best = Callable[[list[int]], list[int]]
 
 
 @pytest.fixture
-def repository(built: Path, tmp_path: Path) -> Path:
-    """A copy of the tiny build: keys 100 to 129 in rows 1 to 30, and 16 reserved rows."""
-    return Path(shutil.copytree(built, tmp_path / "repository"))
+def repository(remembering_build: Path, tmp_path: Path) -> Path:
+    """A copy of a build: keys 1000 to 1299 in rows 1 to 300, and 16 reserved rows."""
+    return Path(shutil.copytree(remembering_build / "repository", tmp_path / "repository"))
 
 
 @pytest.fixture

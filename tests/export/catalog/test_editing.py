@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from hytrec.errors import HytrecError
 from hytrec.signature import GRAPHS
 from hytrec_export.catalog.changes import CatalogChanges
-from hytrec_export.catalog.editing import NewItem, add_items, list_items, remove_items
+from hytrec_export.catalog.editing import NewItem, add_items, averaged_neighbors, list_items, remove_items
 from hytrec_export.catalog.item_file import read_new_items
 from hytrec_export.catalog.tables import LiveTables
 from hytrec_export.catalog.watch import Catalog
@@ -26,7 +26,7 @@ from hytrec_export.repository.manifest import Manifest
 from hytrec_export.settings import CATALOG_FILE, NEW_CATALOG_FILE, ServingSettings
 from hytrec_export.verification.repository import verify_catalog, verify_files
 
-LAST, FIRST_ADDED, UNKNOWN = 30, 31, 47
+LAST, FIRST_ADDED, UNKNOWN = 300, 301, 317
 Best = Callable[[list[int]], list[int]]
 
 
@@ -47,7 +47,7 @@ def test_reserved_rows_are_never_retrieved(best: Best) -> None:
 
 def test_an_added_item_is_retrieved_by_graphs_that_run(repository: Path, best: Best) -> None:
     before = best([3, 5])
-    summary = add_items(repository, [_like(500, 102, 104)])
+    summary = add_items(repository, [_like(500, 1002, 1004)])
     assert (summary.version, summary.added, summary.removed, summary.free) == (1, 1, 0, 15)
     after = best([3, 5])
     assert FIRST_ADDED in after
@@ -57,34 +57,35 @@ def test_an_added_item_is_retrieved_by_graphs_that_run(repository: Path, best: B
 def test_a_removed_item_is_not_retrieved_until_it_comes_back(repository: Path, best: Best) -> None:
     before = best([3, 5])
     gone = before[0]
-    remove_items(repository, [str(99 + gone)])
+    remove_items(repository, [str(999 + gone)])
     assert best([3, 5]) == before[1:]
-    summary = add_items(repository, [NewItem(key=str(99 + gone))])
+    summary = add_items(repository, [NewItem(key=str(999 + gone))])
     assert (summary.version, summary.added, summary.removed) == (2, 0, 0)
     assert best([3, 5]) == before
 
 
 def test_a_row_is_the_average_of_the_items_that_it_is_like(repository: Path) -> None:
-    add_items(repository, [_like(500, 102, 104)])
+    add_items(repository, [_like(500, 1002, 1004)])
     tables = _tables(repository)
     expected = (tables.item_row(3) + tables.item_row(5)) / 2
     np.testing.assert_allclose(tables.item_row(FIRST_ADDED), expected, rtol=1e-6)
-    sums: dict[int, float] = {}
-    for row in (3, 5):
-        for near, weight in zip(*(values.tolist() for values in tables.neighbors(row)), strict=True):
-            sums[near] = sums.get(near, 0.0) + weight / 2
-    ids, weights = tables.neighbors(FIRST_ADDED)
-    expected_weights = sorted(sums.values(), reverse=True)[: len(weights)]
-    np.testing.assert_allclose(weights[: len(expected_weights)], expected_weights, rtol=1e-5)
-    for near, weight in zip(ids.tolist(), weights.tolist(), strict=True):
-        assert not weight or sums[near] == pytest.approx(weight, rel=1e-5)
+
+
+def test_neighbors_are_the_largest_of_the_average() -> None:
+    one = np.array([4, 9, 0], np.int32), np.array([0.5, 0.2, 0.0], np.float32)
+    other = np.array([9, 2, 7], np.int32), np.array([0.6, 0.3, 0.1], np.float32)
+    ids, weights = averaged_neighbors([one, other])
+    assert ids.tolist() == [9, 4, 2]
+    np.testing.assert_allclose(weights, [0.4, 0.25, 0.15], rtol=1e-6)
+    ids, weights = averaged_neighbors([one])
+    assert (ids.tolist(), weights.tolist()) == ([4, 9, 0], one[1].tolist())
 
 
 def test_an_items_row_is_final(repository: Path) -> None:
-    add_items(repository, [_like(500, 102)])
+    add_items(repository, [_like(500, 1002)])
     row = _tables(repository).item_row(FIRST_ADDED).copy()
     remove_items(repository, ["500"])
-    add_items(repository, [_like(501, 107)])
+    add_items(repository, [_like(501, 1007)])
     add_items(repository, [NewItem(key="500")])
     np.testing.assert_array_equal(_tables(repository).item_row(FIRST_ADDED), row)
     keys = Catalog.load(repository).vocabulary.keys_of(np.array([FIRST_ADDED, FIRST_ADDED + 1]))
@@ -94,36 +95,36 @@ def test_an_items_row_is_final(repository: Path) -> None:
 def test_keys_never_seen_have_the_unknown_row_before_and_after(repository: Path) -> None:
     for _ in range(2):
         vocabulary = Catalog.load(repository).vocabulary
-        assert vocabulary.item_rows([100, 9, 129]).tolist() == [1, UNKNOWN, LAST]
+        assert vocabulary.item_rows([1000, 9, 1299]).tolist() == [1, UNKNOWN, LAST]
         if not vocabulary.last_item_row > LAST:
-            add_items(repository, [_like(500, 102)])
+            add_items(repository, [_like(500, 1002)])
     assert Catalog.load(repository).vocabulary.item_rows([500, 9]).tolist() == [FIRST_ADDED, UNKNOWN]
 
 
 def _added(repository: Path) -> None:
-    add_items(repository, [_like(500, 102)])
-    remove_items(repository, ["103"])
+    add_items(repository, [_like(500, 1002)])
+    remove_items(repository, ["1003"])
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda at: add_items(at, [_like(500, 102)]), "key 500 is in the catalog already; give the key of a new item"),
-        (lambda at: add_items(at, [_like(129, 102)]), "key 129 is in the catalog already"),
+        (lambda at: add_items(at, [_like(500, 1002)]), "key 500 is in the catalog already; give the key of a new item"),
+        (lambda at: add_items(at, [_like(1299, 1002)]), "key 1299 is in the catalog already"),
         (
-            lambda at: add_items(at, [_like(103, 102)]),
-            "key 103 was removed and keeps the row that it had; bring",
+            lambda at: add_items(at, [_like(1003, 1002)]),
+            "key 1003 was removed and keeps the row that it had; bring",
         ),
         (lambda at: add_items(at, [NewItem(key="a")]), "key 'a' is a text; item keys of this model are integers of 64"),
         (lambda at: add_items(at, [_like(9)]), "key 9 is new; say which items it is like: --like KEY,KEY"),
         (lambda at: add_items(at, [_like(9, 7)]), "key 9 is to be like 7, which is not in the catalog; name items"),
-        (lambda at: add_items(at, [_like(9, 102)] * 2), "key 9 is given twice; give every item once"),
+        (lambda at: add_items(at, [_like(9, 1002)] * 2), "key 9 is given twice; give every item once"),
         (
-            lambda at: add_items(at, [_like(key, 102) for key in range(16)]),
+            lambda at: add_items(at, [_like(key, 1002) for key in range(16)]),
             "16 new items are given and 15 of 16 reserved rows are free; train and build again, or build with a larger",
         ),
         (lambda at: remove_items(at, ["9"]), "key 9 is not in the catalog; give the key of an item that is"),
-        (lambda at: remove_items(at, ["103"]), "key 103 is removed already; see: hytrec-export items list"),
+        (lambda at: remove_items(at, ["1003"]), "key 1003 is removed already; see: hytrec-export items list"),
     ],
 )
 def test_what_cannot_be_is_told_and_changes_nothing(
@@ -155,7 +156,7 @@ def _reserving(repository: Path, target: str) -> None:
 )
 def test_a_repository_that_cannot_is_told(repository: Path, target: str, message: str) -> None:
     _reserving(repository, target)
-    for change in (lambda: add_items(repository, [_like(500, 102)]), lambda: remove_items(repository, ["102"])):
+    for change in (lambda: add_items(repository, [_like(500, 1002)]), lambda: remove_items(repository, ["1002"])):
         with pytest.raises(RepositoryError, match=message):
             change()
 
@@ -166,7 +167,7 @@ def test_a_missing_repository_is_told(tmp_path: Path) -> None:
 
 
 def test_a_catalog_that_cannot_be_written_stays(repository: Path) -> None:
-    add_items(repository, [_like(500, 102)])
+    add_items(repository, [_like(500, 1002)])
     (repository / NEW_CATALOG_FILE).mkdir()
     with pytest.raises(
         RepositoryError, match=r"cannot be written \(Is a directory\); check permissions and free space"
@@ -181,7 +182,7 @@ def test_the_files_are_those_of_the_build_still(repository: Path) -> None:
     (files,) = verify_files(repository, Manifest.load(repository), silent)
     assert files.text.endswith("files match the manifest")
     (catalog,) = verify_catalog(repository)
-    assert catalog.text == "catalog version 2: 30 items of the build, 1 added, 1 removed, 15 reserved rows free"
+    assert catalog.text == "catalog version 2: 300 items of the build, 1 added, 1 removed, 15 reserved rows free"
     (repository / CATALOG_FILE).write_bytes(b"PK")
     (catalog,) = verify_catalog(repository)
     assert "is damaged" in catalog.text
@@ -189,7 +190,7 @@ def test_the_files_are_those_of_the_build_still(repository: Path) -> None:
 
 def test_commands_at_once_wait_for_each_other(repository: Path) -> None:
     with ThreadPoolExecutor(4) as threads:
-        jobs = [threads.submit(add_items, repository, [_like(500 + number, 102)]) for number in range(8)]
+        jobs = [threads.submit(add_items, repository, [_like(500 + number, 1002)]) for number in range(8)]
         versions = sorted(job.result().version for job in jobs)
     assert versions == list(range(1, 9))
     assert list_items(repository)[0].added == 8
@@ -218,7 +219,7 @@ for at in range(1, 9):
         state = {"left": at}
         for owner, name in ((changes.np, "savez"), (changes.os, "fsync"), (Path, "replace"), (changes, "_sync")):
             dying(owner, name, state)
-        add_items(repository, [NewItem(key="501", like=("103",))])
+        add_items(repository, [NewItem(key="501", like=("1003",))])
         os._exit(0)
     status = os.waitpid(child, 0)[1]
     print(os.WIFSIGNALED(status), list_items(repository)[0].added)
@@ -228,7 +229,7 @@ for at in range(1, 9):
 
 
 def test_a_command_that_is_killed_at_any_write_leaves_the_old_catalog_or_the_new(repository: Path) -> None:
-    add_items(repository, [_like(500, 102)])
+    add_items(repository, [_like(500, 1002)])
     done = subprocess.run([sys.executable, "-c", _KILLED, str(repository)], check=True, capture_output=True, text=True)
     # before it writes, flushes and renames the old one stands; before it flushes the folder the new one does
     assert done.stdout.splitlines() == ["True 1"] * 3 + ["True 2"]
@@ -236,8 +237,8 @@ def test_a_command_that_is_killed_at_any_write_leaves_the_old_catalog_or_the_new
 
 
 def test_several_items_come_from_a_file(repository: Path, tmp_path: Path) -> None:
-    (tmp_path / "new.csv").write_text('key,like\n500,"102,104"\n501,103\n')
-    (tmp_path / "new.jsonl").write_text('{"key": 502, "like": [102, "104"]}\n\n{"key": "503", "like": ["500"]}\n')
+    (tmp_path / "new.csv").write_text('key,like\n500,"1002,1004"\n501,1003\n')
+    (tmp_path / "new.jsonl").write_text('{"key": 502, "like": [1002, "1004"]}\n\n{"key": "503", "like": ["500"]}\n')
     assert add_items(repository, read_new_items(tmp_path / "new.csv")).added == 2
     assert add_items(repository, read_new_items(tmp_path / "new.jsonl")).added == 4
     tables = _tables(repository)
@@ -269,9 +270,9 @@ def test_the_commands(repository: Path) -> None:
             raise result.exception
         return result
 
-    assert json.loads(run("add", str(repository), "--key", "500", "--like", "102,104", "--json").stdout)["free"] == 15
-    assert run("remove", str(repository), "--key", "500", "--key", "103").exit_code == 0
+    assert json.loads(run("add", str(repository), "--key", "500", "--like", "1002,1004", "--json").stdout)["free"] == 15
+    assert run("remove", str(repository), "--key", "500", "--key", "1003").exit_code == 0
     listed = json.loads(run("list", str(repository), "--json").stdout)
-    assert listed["changed"] == {"103": "built, removed", "500": "added, removed"}
-    assert "103  built, removed" in run("list", str(repository)).stdout
+    assert listed["changed"] == {"1003": "built, removed", "500": "added, removed"}
+    assert "1003  built, removed" in run("list", str(repository)).stdout
     assert "give one item, --key KEY --like A,B, or --file" in str(run("add", str(repository)).exception)

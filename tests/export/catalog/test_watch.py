@@ -26,7 +26,7 @@ from hytrec_export.serving.catalog_view import LiveView
 from hytrec_export.serving.eligibility import Eligibility
 from hytrec_export.settings import CATALOG_FILE, LIVE_TABLES_FILE, VOCABULARY_FILE, ServingSettings
 
-FIRST_ADDED = 31
+FIRST_ADDED = 301
 
 
 class Clock:
@@ -47,7 +47,7 @@ def watch(repository: Path, clock: Clock) -> CatalogWatch:
     return CatalogWatch(repository, ServingSettings.load(repository), vocabulary, models=[ENCODER.name], clock=clock)
 
 
-def _add(repository: Path, key: int = 500, like: int = 102) -> None:
+def _add(repository: Path, key: int = 500, like: int = 1002) -> None:
     add_items(repository, [NewItem(key=str(key), like=(str(like),))])
 
 
@@ -93,8 +93,8 @@ def test_a_file_in_which_items_lost_their_rows_is_refused(
     _add(repository)
     assert watch.current().version == 1
     (repository / CATALOG_FILE).unlink()
-    _add(repository, like=103)
-    remove_items(repository, ["103"])
+    _add(repository, like=1003)
+    remove_items(repository, ["1003"])
     assert watch.current().version == 1
     assert "has version 2, which does not continue version 1: items have lost their rows" in caplog.text
 
@@ -114,7 +114,7 @@ def test_a_read_that_failed_is_tried_again(
 def test_a_graph_never_runs_with_a_row_that_its_process_does_not_have(repository: Path, watch: CatalogWatch) -> None:
     live = watch.live(ENCODER.name)
     assert live is not None
-    for row, known in ((30, True), (FIRST_ADDED, False), (47, True)):
+    for row, known in ((300, True), (FIRST_ADDED, False), (317, True)):
         feed = {ITEM_ROWS.name: np.array([[1, row]])}
         if known:
             live(feed)
@@ -130,7 +130,7 @@ def test_a_build_without_reserved_rows_has_nothing_to_follow(repository: Path) -
     settings = replace(ServingSettings.load(repository), reserved=0)
     watch = CatalogWatch(repository, settings, Vocabulary.load(repository / VOCABULARY_FILE), models=[ENCODER.name])
     assert watch.live(ENCODER.name) is None
-    assert watch.current().vocabulary.unknown_row == 31
+    assert watch.current().vocabulary.unknown_row == 301
 
 
 def test_a_server_does_not_start_on_a_damaged_catalog(repository: Path) -> None:
@@ -148,25 +148,25 @@ def test_a_catalog_of_another_model_is_refused(repository: Path) -> None:
 
 def test_lists_follow_the_catalog(repository: Path, watch: CatalogWatch, tmp_path: Path) -> None:
     shop, popular = tmp_path / "shop", tmp_path / "popular"
-    shop.write_text("500\n102\n103\n")
-    popular.write_text("103\n500\n102\n")
+    shop.write_text("500\n1002\n1003\n")
+    popular.write_text("1003\n500\n1002\n")
     lists = ItemLists.parse([f"shop={shop}"], popular)
     texts: dict[Path, list[str]] = {}
 
     def load(catalog: object) -> Eligibility:
         now = watch.current()
-        return Eligibility.load(lists, now.vocabulary, retrieved=30, max_hidden=None, removed=now.removed, texts=texts)
+        return Eligibility.load(lists, now.vocabulary, retrieved=300, max_hidden=None, removed=now.removed, texts=texts)
 
     view = LiveView(watch.current, load)
-    assert set(range(1, 31)) - set(view().eligibility.hidden_by(b"shop").tolist()) == {3, 4}
+    assert set(range(1, 301)) - set(view().eligibility.hidden_by(b"shop").tolist()) == {3, 4}
     assert view().eligibility.fallback.tolist() == [4, 3]
     shop.unlink()  # lists are read at the start
     _add(repository)
-    assert set(range(1, 32)) - set(view().eligibility.hidden_by(b"shop").tolist()) == {3, 4, 31}
-    assert view().eligibility.fallback.tolist() == [4, 31, 3]
-    remove_items(repository, ["102", "103"])
-    assert view().eligibility.fallback.tolist() == [31]
-    assert not {3, 4, 31} & set(view().eligibility.hidden_by(b"shop").tolist())
+    assert set(range(1, 302)) - set(view().eligibility.hidden_by(b"shop").tolist()) == {3, 4, 301}
+    assert view().eligibility.fallback.tolist() == [4, 301, 3]
+    remove_items(repository, ["1002", "1003"])
+    assert view().eligibility.fallback.tolist() == [301]
+    assert not {3, 4, 301} & set(view().eligibility.hidden_by(b"shop").tolist())
 
 
 def _write_tables(folder: Path, tables: dict[str, tuple[str, np.ndarray]]) -> None:
