@@ -15,7 +15,7 @@ from hytrec.contract import Model
 from hytrec.data.histories import History
 from hytrec.data.vocabulary import Vocabulary
 from hytrec.signature import ENCODER, EVENT_COUNT, STATE
-from hytrec_export.catalog.watch import CatalogWatch
+from hytrec_export.catalog.watch import Catalog, CatalogWatch
 from hytrec_export.cuda_driver import gpu_count
 from hytrec_export.errors import GraphError, RepositoryError
 from hytrec_export.optional import require
@@ -36,10 +36,12 @@ class EncodedState:
 
     Args:
         position: of the user among those given.
+        blind_to: see `state.store.NewSnapshot`.
         tensors: of `snapshot.SNAPSHOT`, no batch axis.
     """
 
     position: int
+    blind_to: bytes
     tensors: dict[str, NDArray[Any]]
 
 
@@ -48,13 +50,13 @@ class UserEncoder:
 
     Args:
         chain: has the encoder's runner, open.
-        vocabulary: the newest one.
+        catalog: the newest one.
     """
 
-    def __init__(self, chain: ModelChain, *, vocabulary: Callable[[], Vocabulary], settings: ServingSettings) -> None:
+    def __init__(self, chain: ModelChain, *, catalog: Callable[[], Catalog], settings: ServingSettings) -> None:
         self.settings = settings
+        self.catalog = catalog
         self._chain = chain
-        self._vocabulary = vocabulary
         self._absent = absent_state(settings.sizes)
 
     @classmethod
@@ -71,7 +73,7 @@ class UserEncoder:
         """
         settings = ServingSettings.load(repository)
         with opened_chain(repository, [ENCODER], threads=threads) as (chain, watch):
-            yield cls(chain, vocabulary=lambda: watch.current().vocabulary, settings=settings)
+            yield cls(chain, catalog=watch.current, settings=settings)
 
     def encode(self, users: Sequence[StoredUser]) -> Iterator[list[EncodedState]]:
         """States after all stored events, batch by batch, shortest gaps first.
@@ -82,24 +84,37 @@ class UserEncoder:
         Raises:
             GraphError: the encoder made a state that cannot be.
         """
-        for batch, encoded in self.batches(users):
+        catalog = self.catalog()
+        unknown, window = catalog.vocabulary.unknown_row, self.settings.sizes.window
+        for batch, encoded in self.batches(users, catalog):
+            some = [users[place] for place in batch]
+            rows = stored_rows(some, catalog.vocabulary, window=window)
+            blind = [
+                user.blind or bool((own.items[len(own) - user.gap :] == unknown).any())
+                for user, own in zip(some, rows, strict=True)
+            ]
             yield [
                 EncodedState(
-                    position=place, tensors={tensor.name: encoded.state[tensor.name][row] for tensor in SNAPSHOT}
+                    position=place,
+                    blind_to=catalog.mark if blind[row] else b"",
+                    tensors={tensor.name: encoded.state[tensor.name][row] for tensor in SNAPSHOT},
                 )
                 for row, place in enumerate(batch)
             ]
 
-    def batches(self, users: Sequence[StoredUser]) -> Iterator[tuple[list[int], EncodedUsers]]:
+    def batches(
+        self, users: Sequence[StoredUser], catalog: Catalog | None = None
+    ) -> Iterator[tuple[list[int], EncodedUsers]]:
         """Positions of users, and what the encoder makes of them, batch by batch, shortest gaps first.
 
         Args:
             users: each `complete`; one without a gap costs a run, too.
+            catalog: the newest one by default.
 
         Raises:
             GraphError: the encoder made a state that cannot be.
         """
-        rows = stored_rows(users, self._vocabulary(), window=self.settings.sizes.window)
+        rows = stored_rows(users, (catalog or self.catalog()).vocabulary, window=self.settings.sizes.window)
         gaps = [own[len(own) - user.gap :] for own, user in zip(rows, users, strict=True)]
         histories = [History(item_rows=gap.items, behavior_rows=gap.behaviors, times=gap.times) for gap in gaps]
         states = [

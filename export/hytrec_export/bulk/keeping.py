@@ -27,6 +27,7 @@ class StateKeeper:
 
     def __init__(self, store: StateStore, encoder: UserEncoder, *, counts: Counter[str], advance: Advance) -> None:
         self._store = store
+        store.catalog_mark = lambda: encoder.catalog().mark
         self._encoder = encoder
         self._counts = counts
         self._advance = advance
@@ -44,10 +45,16 @@ class StateKeeper:
         room = len(due) if capacity is None else max(0, capacity - counts["kept"] - counts["rebuilt"])
         self._count("left", len(due[room:]))
         for batch in self._encoder.encode([user for _, user in due[:room]]):
-            made = [(*due[encoded.position], encoded.tensors) for encoded in batch]
+            made = [(*due[encoded.position], encoded) for encoded in batch]
             snapshots = [
-                NewSnapshot(user_id=user_id, revision=user.revision, event_count=user.event_count, state=state)
-                for user_id, user, state in made
+                NewSnapshot(
+                    user_id=user_id,
+                    revision=user.revision,
+                    event_count=user.event_count,
+                    state=encoded.tensors,
+                    blind_to=encoded.blind_to,
+                )
+                for user_id, user, encoded in made
             ]
             if self._store.write_snapshots(snapshots):
                 raise StoreFullError(

@@ -87,6 +87,7 @@ def recommend_all(
     every = np.arange(1, settings.item_rows + 1, dtype=np.int64)  # what is added from now on is left out
     start = time.monotonic()
     store = open_beside_for(url, store_model(settings), wait_s=_OPEN_WAIT_S)
+    store.catalog_mark = lambda: catalog.mark
     try:
         with (
             Recommender.of_repository(

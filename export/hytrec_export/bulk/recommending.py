@@ -70,8 +70,7 @@ class Recommender:
         """
         settings = ServingSettings.load(repository)
         with opened_chain(repository, GRAPHS) as (chain, watch):
-            vocabulary = watch.current().vocabulary  # what is added meanwhile is in the next lists
-            encoder = UserEncoder(chain, vocabulary=lambda: vocabulary, settings=settings)
+            encoder = UserEncoder(chain, catalog=watch.current, settings=settings)
             yield cls(encoder, chain, top_k=top_k, excluded_rows=excluded_rows, exclude_recent=exclude_recent)
 
     def recommend(self, users: Sequence[StoredUser], now_s: int) -> list[RankedItems]:

@@ -9,6 +9,7 @@ import logging
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from hashlib import blake2b
 from pathlib import Path
 from threading import Lock
 from typing import Any, TypeAlias
@@ -25,6 +26,7 @@ from hytrec_export.runtime.runners import Live
 from hytrec_export.settings import CATALOG_FILE, VOCABULARY_FILE, ServingSettings
 
 _LOG = logging.getLogger(__name__)
+MARK_BYTES = 16
 RETRY_S = 5.0
 """A file that was refused is tried again after this time."""
 Mark: TypeAlias = tuple[int, int, int] | None
@@ -39,11 +41,13 @@ class Catalog:
     Args:
         vocabulary: with the added items.
         removed: (m,) int64 rows that are not recommended.
+        mark: 16 bytes, of the added keys: what an item's key is unknown to; empty where the build reserved no rows.
     """
 
     version: int
     vocabulary: Vocabulary
     removed: NDArray[np.int64]
+    mark: bytes
 
     @classmethod
     def of(cls, vocabulary: Vocabulary, changes: CatalogChanges, settings: ServingSettings) -> Catalog:
@@ -53,7 +57,9 @@ class Catalog:
             VocabularyError: an added key is one of the build's.
         """
         extended = vocabulary.extended(changes.keys, rows=settings.item_rows)
-        return cls(version=changes.version, vocabulary=extended, removed=changes.removed)
+        keys = repr(changes.keys.tolist()).encode()
+        mark = blake2b(keys, digest_size=MARK_BYTES).digest() if settings.reserved else b""
+        return cls(version=changes.version, vocabulary=extended, removed=changes.removed, mark=mark)
 
     @classmethod
     def load(cls, repository: Path) -> Catalog:
@@ -115,6 +121,10 @@ class CatalogWatch:
         if self._catalog is None:
             raise TypeError("this process was opened without a vocabulary")
         return self._catalog
+
+    def mark(self) -> bytes:
+        """See `Catalog`."""
+        return self.current().mark
 
     def live(self, model: str) -> Live | None:
         """Gives runs of a graph the newest tables; None where the build reserved no rows."""

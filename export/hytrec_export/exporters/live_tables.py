@@ -55,7 +55,8 @@ def make_live(graphs: Mapping[str, Path], folder: Path) -> tuple[dict[str, Path]
     """
     onnx = require("onnx", extra="export")
     folder.mkdir()
-    files, paths, tables = TensorFiles(folder), {}, {}
+    files, paths = TensorFiles(folder), {}
+    tables: dict[str, dict[str, Any]] = {}
     for model, source in graphs.items():
         graph = load_graph(source)
         given = {value.name for value in graph.graph.input}

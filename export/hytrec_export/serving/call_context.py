@@ -27,7 +27,8 @@ from hytrec_export.state.store import REVISION_BYTES
 _STATUSES = frozenset(StateStatus)
 _MARK = b"HYT6"
 _SIGNATURE_BYTES = 16
-_FIXED = struct.Struct(f"<4s{REQUEST_ID_BYTES}s{REVISION_BYTES}sqqqqqIB???IiH")
+MARK_BYTES = 16
+_FIXED = struct.Struct(f"<4s{REQUEST_ID_BYTES}s{REVISION_BYTES}sqqqqqIB???IiH{MARK_BYTES}s")
 
 GIVE_UP_AT = "give_up_at_ns"
 """Input that the server itself adds: (1, 1) int64, the time on its monotonic clock at which the client gives up."""
@@ -58,6 +59,7 @@ class CallContext:
         top_k: how many items to return.
         candidate_count: candidates to rank, or `NO_CANDIDATES`.
         last_item_row: of the catalog that the request began with; what was added later is not recommended to it.
+        blind_to: see `state.store.NewSnapshot`.
         give_up_at_ns: when the client gives up, on the clock of `time.monotonic_ns`; nothing is written after it.
         new_events: the events that are applied, as `state.event_codec` writes them; empty where there are none.
         given_events: the same, where all steps are in one process and `new_events` is left empty.
@@ -78,6 +80,7 @@ class CallContext:
     fallback: bool = False
     give_up_at_ns: int = NEVER
     last_item_row: int = EVERY_ROW
+    blind_to: bytes = b""
     new_events: bytes = b""
     given_events: StoredEvents | None = field(default=None, compare=False, repr=False)
 
@@ -105,6 +108,7 @@ class CallContext:
             self.top_k,
             self.candidate_count,
             len(self.user_id),
+            self.blind_to,
         )
         body = fixed + self.user_id + self.new_events
         return np.frombuffer(_signature(body) + body, np.uint8)
@@ -152,6 +156,7 @@ class CallContext:
             top_k,
             candidate_count,
             size,
+            mark,
         ) = _FIXED.unpack_from(data)
         end = _FIXED.size + size
         if not 1 <= size <= MAX_USER_ID_BYTES or len(data) < end:
@@ -167,6 +172,7 @@ class CallContext:
             kept=kept,
             give_up_at_ns=give_up_at_ns,
             last_item_row=last_item_row,
+            blind_to=mark if any(mark) else b"",
             events=events,
             status=StateStatus(status),
             due=due,

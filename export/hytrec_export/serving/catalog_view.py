@@ -11,6 +11,7 @@ from hytrec.data.vocabulary import Vocabulary
 from hytrec_export.catalog.watch import Catalog
 from hytrec_export.errors import OptionError
 from hytrec_export.serving.eligibility import Eligibility
+from hytrec_export.serving.loaded_request import LoadedRequest
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -20,10 +21,16 @@ class CatalogView:
     Args:
         vocabulary: with the items that were added.
         eligibility: lists of items to choose from.
+        mark: of the catalog, 16 bytes; empty where it does not change.
     """
 
     vocabulary: Vocabulary
     eligibility: Eligibility
+    mark: bytes = b""
+
+    def blind_to(self, load: LoadedRequest) -> bytes:
+        """The mark, if an item of a user's events is unknown to the catalog."""
+        return self.mark if self.mark and load.blind(self.vocabulary.unknown_row) else b""
 
 
 View: TypeAlias = Callable[[], CatalogView]
@@ -66,4 +73,5 @@ class LiveView:
         return view
 
     def _of(self, catalog: Catalog) -> tuple[Catalog, CatalogView]:
-        return catalog, CatalogView(vocabulary=catalog.vocabulary, eligibility=self._lists(catalog))
+        view = CatalogView(vocabulary=catalog.vocabulary, eligibility=self._lists(catalog), mark=catalog.mark)
+        return catalog, view

@@ -146,7 +146,7 @@ class LoadStep:
         if not user.complete:
             return ReplayNeededError()
         if self._encode and long and (user.gap >= LONG_EVENTS or not self._lengths.fit(user.gap + load.events)):
-            load = self._without_gap(load, self._encode)
+            load = self._without_gap(load, self._encode, view)
         return self._tensors(load, view, long=long)
 
     def _replacement(self, load: LoadedRequest, view: CatalogView, *, long: bool) -> StepResult:
@@ -164,18 +164,23 @@ class LoadStep:
             else outputs | {CALL_CONTEXT.name: self._passed_on(call_context)[None]}
         )
 
-    def _without_gap(self, load: LoadedRequest, encode: Encode) -> LoadedRequest:
+    def _without_gap(self, load: LoadedRequest, encode: Encode, view: CatalogView) -> LoadedRequest:
         user = load.user
         tensors = state_tensors(user, load.before, self._absent)
         tensors = encoded(tensors, load.gap, encode, part_events=self._part_events)
         state = {tensor.name: tensors[tensor.name] for tensor in SNAPSHOT}
+        blind_to = view.blind_to(replace(load, item_rows=load.item_rows[:0]))
         kept = NewSnapshot(
-            user_id=load.request.user_id, revision=user.revision, event_count=user.event_count, state=state
+            user_id=load.request.user_id,
+            revision=user.revision,
+            event_count=user.event_count,
+            state=state,
+            blind_to=blind_to,
         )
         if self._store.write_snapshots([kept]):
             self._counters.add(ServerCounter.FAILED_SNAPSHOT, 1)
         due = load.events >= self._store.snapshot_every
-        return replace(load, user=replace(user, base=user.event_count, state=state, due=due))
+        return replace(load, user=replace(user, base=user.event_count, state=state, due=due, blind=bool(blind_to)))
 
     def _tensors(self, load: LoadedRequest, view: CatalogView, *, long: bool) -> StepResult:
         lengths = self._lengths
@@ -217,6 +222,7 @@ class LoadStep:
             candidate_count=NO_CANDIDATES if request.candidate_keys is None else len(load.candidate_rows),
             give_up_at_ns=request.give_up_at_ns,
             last_item_row=view.vocabulary.last_item_row,
+            blind_to=view.blind_to(load),
             new_events=encode_events(given) if given and self._packed else b"",
             given_events=None if self._packed else given,
         )

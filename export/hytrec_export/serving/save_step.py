@@ -204,6 +204,7 @@ def _snapshot(inputs: Inputs, call_context: CallContext, revision: bytes) -> New
         event_count=call_context.next_event_count,
         state={tensor.name: inputs[next_name(tensor.name)][0] for tensor in SNAPSHOT},
         kept=call_context.kept,
+        blind_to=call_context.blind_to,
     )
 
 

@@ -51,6 +51,7 @@ class TritonPythonModel(StepModel):
         }
         counters = TritonCounters(model=STATE_LOAD, counters=LOAD_COUNTERS)
         store = store_of(settings, opened, recent=RECENT_USERS, counters=counters)
+        store.catalog_mark = watch.mark
         view = view_of(settings, watch, max_hidden=None)
         load = LoadStep(
             settings=settings,

@@ -27,6 +27,7 @@ class TritonPythonModel(StepModel):
         watch = CatalogWatch(repository_of(args), settings, vocabulary)
         counters = TritonCounters(model=STATE_LOAD, counters=LOAD_COUNTERS)
         store = store_of(settings, opened, counters=counters)
+        store.catalog_mark = watch.mark
         step = LoadStep(
             settings=settings,
             vocabulary=vocabulary,
