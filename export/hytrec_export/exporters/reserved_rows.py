@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from hytrec.data.histories import History
+from hytrec.modeling.layers import MatrixProduct
 from hytrec.modeling.model import HyTRec
 from hytrec.run_folder import Run
 
@@ -19,7 +20,7 @@ __all__ = ["MaskedProduct", "hidden_rows", "reserve_rows"]
 _BLOCK_ROWS = 1 << 16
 
 
-class MaskedProduct(nn.Module):
+class MaskedProduct(MatrixProduct):
     """A product with the item table, and -inf for rows that are not to be retrieved.
 
     Args:
@@ -29,7 +30,7 @@ class MaskedProduct(nn.Module):
 
     mask: Tensor
 
-    def __init__(self, product: nn.Module, mask: Tensor) -> None:
+    def __init__(self, product: MatrixProduct, mask: Tensor) -> None:
         super().__init__()
         self.product = product
         self.register_buffer("mask", mask)
@@ -59,7 +60,7 @@ def reserve_rows(run: Run, count: int, folder: Path) -> Run:
     items, model = run.config.items, run.model
     folder.mkdir()
     table = _widened(model.item_table.weight.detach(), items, count, folder / "items")
-    model.item_table = nn.Embedding(*table.shape, _weight=table, _freeze=True)
+    model.item_table = nn.Embedding.from_pretrained(table)
     if model.neighbors is not None:
         model.neighbors.ids = _widened(model.neighbors.ids, items, count, folder / "neighbor_ids")
         model.neighbors.weights = _widened(model.neighbors.weights, items, count, folder / "neighbor_weights")

@@ -12,6 +12,7 @@ from hytrec_export.bulk.list_options import ListOptions
 from hytrec_export.bulk.rebuild import rebuild
 from hytrec_export.bulk.recommend_all import recommend_all
 from hytrec_export.catalog.editing import NewItem, add_items, remove_items
+from hytrec_export.catalog.watch import Catalog
 from hytrec_export.errors import OptionError
 from hytrec_export.serving.store_model import store_model
 from hytrec_export.settings import ServingSettings
@@ -94,10 +95,12 @@ def test_states_are_rebuilt_with_the_rows_of_added_items(repository: Path, place
     add_items(repository, [NewItem(key="500", like=("1002",))])
     assert rebuild(repository, place).rebuilt == 3
     store = open_store(StoreOptions(url=place, snapshot_every=4), store_model(ServingSettings.load(repository)))
+    store.catalog_mark = lambda: Catalog.load(repository).mark
     ada, bob, cid = store.read_many([UserRead(user_id=user) for user in (b"ada", b"bob", b"cid")])
     store.close()
     assert ada.state is not None
     assert bob.state is not None
     assert cid.state is not None
+    assert (ada.blind, bob.blind, cid.blind) == (False, False, True)
     np.testing.assert_allclose(bob.state["long_vector"], ada.state["long_vector"], atol=1e-5)
     assert not np.allclose(cid.state["long_vector"], ada.state["long_vector"], atol=1e-5)

@@ -26,7 +26,10 @@ ADDED = 500
 
 def _view(settings: ServingSettings, vocabulary: Vocabulary, *keys: int) -> CatalogView:
     changes = replace(
-        CatalogChanges.none(settings), version=len(keys), keys=np.array(keys, np.int64), rows=np.zeros((len(keys), 8))
+        CatalogChanges.none(settings),
+        version=len(keys),
+        keys=np.array(keys, np.int64),
+        rows=np.zeros((len(keys), 8), np.float32),
     )
     catalog = Catalog.of(vocabulary, changes, settings)
     eligibility = Eligibility(items=catalog.vocabulary.last_item_row)

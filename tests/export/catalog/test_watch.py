@@ -5,10 +5,12 @@ import logging
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 
 from hytrec.data.vocabulary import Vocabulary
 from hytrec.signature import ENCODER, GRAPHS, ITEM_ROWS
@@ -54,7 +56,12 @@ def _add(repository: Path, key: int = 500, like: int = 1002) -> None:
 def test_a_version_is_read_once(repository: Path, watch: CatalogWatch, monkeypatch: pytest.MonkeyPatch) -> None:
     reads = []
     real = CatalogChanges.load
-    monkeypatch.setattr(CatalogChanges, "load", lambda *given: reads.append(given) or real(*given))
+
+    def load(*given: Any) -> CatalogChanges:
+        reads.append(given)
+        return real(*given)
+
+    monkeypatch.setattr(CatalogChanges, "load", load)
     assert watch.current().version == 0
     _add(repository)
     reads.clear()
@@ -169,7 +176,7 @@ def test_lists_follow_the_catalog(repository: Path, watch: CatalogWatch, tmp_pat
     assert not {3, 4, 301} & set(view().eligibility.hidden_by(b"shop").tolist())
 
 
-def _write_tables(folder: Path, tables: dict[str, tuple[str, np.ndarray]]) -> None:
+def _write_tables(folder: Path, tables: dict[str, tuple[str, NDArray[Any]]]) -> None:
     """A repository that knows nothing but these tables of one graph."""
     graph = graph_files(folder)[ENCODER.name]
     graph.parent.mkdir(parents=True)
@@ -180,7 +187,7 @@ def _write_tables(folder: Path, tables: dict[str, tuple[str, np.ndarray]]) -> No
     (folder / LIVE_TABLES_FILE).write_text(json.dumps({"format_version": 1, "graphs": {ENCODER.name: described}}))
 
 
-def _changes(settings: ServingSettings, rows: np.ndarray, removed: list[int]) -> CatalogChanges:
+def _changes(settings: ServingSettings, rows: NDArray[np.float32], removed: list[int]) -> CatalogChanges:
     count = len(rows)
     return replace(
         CatalogChanges.none(settings),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +76,7 @@ def test_a_state_that_is_blind_to_a_catalog_is_used_with_that_catalog_alone(stor
         return user.status, user.blind
 
     for now, status in ((mark, StateStatus.FOUND), (other, StateStatus.REBUILT), (mark, StateStatus.FOUND)):
-        store.catalog_mark = lambda now=now: now  # as where an item was added, or a server knows other ones
+        store.catalog_mark = partial(bytes, now)  # as where an item was added, or a server knows other ones
         store.remember([blind])
         assert found(b"blind") == (status, status is StateStatus.FOUND)
         assert found(b"seeing") == (StateStatus.FOUND, False)
