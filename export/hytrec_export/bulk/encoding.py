@@ -75,16 +75,17 @@ class UserEncoder:
         with opened_chain(repository, [ENCODER], threads=threads) as (chain, watch):
             yield cls(chain, catalog=watch.current, settings=settings)
 
-    def encode(self, users: Sequence[StoredUser]) -> Iterator[list[EncodedState]]:
+    def encode(self, users: Sequence[StoredUser], catalog: Catalog | None = None) -> Iterator[list[EncodedState]]:
         """States after all stored events, batch by batch, shortest gaps first.
 
         Args:
             users: each `complete`, with a gap.
+            catalog: the newest one by default.
 
         Raises:
             GraphError: the encoder made a state that cannot be.
         """
-        catalog = self.catalog()
+        catalog = catalog or self.catalog()
         unknown, window = catalog.vocabulary.unknown_row, self.settings.sizes.window
         for batch, encoded in self.batches(users, catalog):
             some = [users[place] for place in batch]

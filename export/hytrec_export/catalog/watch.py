@@ -134,7 +134,8 @@ class CatalogWatch:
         settings = self._settings
 
         def newest(feed: Mapping[str, NDArray[Any]]) -> Mapping[str, NDArray[Any]]:
-            known = settings.items + len(self._newest())
+            changes = self._newest()
+            known = settings.items + len(changes)
             for name in (ITEM_ROWS.name, CANDIDATE_ROWS.name):
                 rows = feed.get(name)
                 if rows is not None and ((rows > known) & (rows <= settings.item_rows)).any():
@@ -142,7 +143,7 @@ class CatalogWatch:
                         f"{model} got an item that was added to the catalog and is not in this process yet; see the "
                         "server's log on the catalog, and retry the request"
                     )
-            return tables
+            return tables if changes.version else {}  # on a GPU they would be copied for every run
 
         return newest
 

@@ -108,7 +108,7 @@ class LoadStep:
         Raises:
             StoreUnavailableError: the store cannot be read; the whole batch fails.
         """
-        clock_s = int(self._clock())
+        clock_s, view = int(self._clock()), self._view()  # before states are read, which an addition may make useless
         validated = [self._validate(inputs, clock_s) for inputs in batch]
         reads = [
             _read(request, APPEND_ONLY in inputs)
@@ -117,7 +117,6 @@ class LoadStep:
         ]
         requests = [request for request in validated if isinstance(request, ValidatedRequest)]
         users = self._store.read_many(reads, max_gap=None if long else LONG_EVENTS - 1)
-        view = self._view()
         loads = map_requests(requests, users, reads, view.vocabulary, window=self._settings.sizes.window)
         loaded = iter([attempted(lambda load: self._outputs(load, view, long=long), load) for load in loads])
         results = [next(loaded) if isinstance(request, ValidatedRequest) else request for request in validated]
