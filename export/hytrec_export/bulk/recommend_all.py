@@ -176,11 +176,12 @@ def _allowed_rows(eligible: Path | None, catalog: Catalog) -> Rows:
         rows = np.arange(1, vocabulary.last_item_row + 1, dtype=np.int64)
     else:
         rows = known_rows(read_item_keys(eligible, vocabulary), vocabulary)
+    if not len(rows):
+        raise OptionError(f"{eligible} holds no item that the model knows; check the keys, one a line")
     allowed: Rows = np.setdiff1d(rows, catalog.removed)
     if not len(allowed):
         raise OptionError(
-            f"{eligible or 'the catalog'} holds no item that the model knows and may recommend; check the keys, "
-            "one a line"
+            f"all items of {eligible or 'the catalog'} are removed; bring some back: hytrec-export items add"
         )
     return allowed
 

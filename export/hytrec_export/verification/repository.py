@@ -26,10 +26,9 @@ def verify(repository: Path, *, progress: Progress = silent) -> list[Finding]:
     """
     manifest = Manifest.load(repository)
     findings = verify_files(repository, manifest, progress)
-    sound = all_ok(findings)
-    findings += verify_catalog(repository)
-    if not sound:
+    if not all_ok(findings):
         return [*findings, failed("parity was not checked: the files are not those of the build")]
+    findings += verify_catalog(repository)
     if manifest.engines:
         return [*findings, *verify_engines(repository, manifest, progress=progress)]
     runners = {name: OnnxRunner(graph) for name, graph in graph_files(repository).items()}

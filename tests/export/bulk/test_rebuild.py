@@ -222,8 +222,8 @@ def test_a_user_forgotten_meanwhile_leaves_no_state(
     with UserEncoder.of_repository(built) as encoder, opened(settings.fingerprint) as store:
         encode = encoder.encode
 
-        def forgetting(users: Sequence[Any]) -> Iterator[Any]:
-            for batch in encode(users):
+        def forgetting(users: Sequence[Any], catalog: Any) -> Iterator[Any]:
+            for batch in encode(users, catalog):
                 store.forget(b"user-32")
                 store.forget(b"user-33")
                 feed(store, b"user-33", 40)  # the same id, another user
