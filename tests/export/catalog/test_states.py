@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from hytrec.contract import DType
 from hytrec.data.vocabulary import Vocabulary
 from hytrec.signature import CALL_CONTEXT, CANDIDATE_ROWS, RAW_SCORES, RETURNED_KEYS
 from hytrec_export.catalog.changes import CatalogChanges
 from hytrec_export.catalog.watch import Catalog
+from hytrec_export.errors import RepositoryError
 from hytrec_export.serving.call_context import CallContext
 from hytrec_export.serving.catalog_view import CatalogView
 from hytrec_export.serving.eligibility import Eligibility
@@ -102,3 +105,24 @@ def test_what_was_added_after_a_request_began_is_not_recommended_to_it(
     (result,) = save.run([{CALL_CONTEXT.name: outputs[CALL_CONTEXT.name], **retrieved}])
     assert isinstance(result, dict), result
     assert result[RETURNED_KEYS.name].tolist() == [[ADDED, 102, 104]]
+
+
+def test_added_keys_may_be_strings(reserving: ServingSettings, tmp_path: Path) -> None:
+    strings = replace(reserving, items=2, item_key_type=DType.BYTES)
+    keys = np.array([b"longer than any", b"C"])
+    none = np.zeros((2, 0), np.float32)
+    changes = replace(
+        CatalogChanges.none(strings),
+        version=1,
+        keys=keys,
+        rows=np.ones((2, 8), np.float32),
+        neighbor_ids=none.astype(np.int32),
+        neighbor_weights=none,
+    )
+    changes.save(tmp_path, strings)
+    loaded = CatalogChanges.load(tmp_path, strings)
+    assert loaded.continues(changes)
+    vocabulary = Catalog.of(Vocabulary([b"A", b"B"]), loaded, strings).vocabulary
+    assert vocabulary.item_rows([b"C", b"B", b"longer than any", b"longer"]).tolist() == [4, 2, 3, 7]
+    with pytest.raises(RepositoryError, match="its keys are of another type than the model's"):
+        CatalogChanges.load(tmp_path, replace(strings, item_key_type=DType.INT64))
