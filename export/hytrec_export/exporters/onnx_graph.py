@@ -19,7 +19,7 @@ from hytrec.contract import DType, Model, Sizes, Tensor, next_name
 from hytrec.modeling.model import HyTRec
 from hytrec.signature import CARRIED_STATE, GRAPHS, STATE
 from hytrec_export.errors import BuildError
-from hytrec_export.exporters.large_products import UNPACKED_BYTES, multiply_unpacked, unfold_tables
+from hytrec_export.exporters.large_products import multiply_unpacked, unfold_tables
 from hytrec_export.exporters.live_tables import ITEM_TABLE
 from hytrec_export.exporters.lowering import delta_rule_of
 from hytrec_export.exporters.mixed_precision import narrow_limit, to_mixed_precision
@@ -143,7 +143,7 @@ def export_graph(
     unfold_tables(graph)
     values = {name: tensor.numpy() for name, tensor in weights.items()}
     attach(graph, files or TensorFiles(path.parent), values, always=LIVE_PRODUCTS if live else frozenset())
-    multiply_unpacked(graph, min_bytes=0 if live else UNPACKED_BYTES)
+    multiply_unpacked(graph, min_bytes=0 if live else None)
     _strip(graph.graph)
     if outputs != model.outputs:
         carry_state(graph)
