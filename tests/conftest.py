@@ -173,6 +173,8 @@ def graphs_from() -> GraphsFrom:
                 return export_graphs(model, folder, **options)
             assert options["lowering"].value == Manifest.load(built).options["lowering"]
             graphs = graph_files(built)
+            for tensor in {tensor for path in graphs.values() for tensor in path.parent.glob("*.tensor")}:
+                shutil.copyfile(tensor, folder / tensor.name)
             return {name: Path(shutil.copyfile(path, folder / f"{name}.onnx")) for name, path in graphs.items()}
 
         differences = ParityReport(largest={}, cases={}, lists=0, lists_in_order=0)
@@ -330,3 +332,46 @@ def built(run_folder: Path, make_once: Any, traced_once: None) -> Path:
 
     folder: Path = make_once("tiny-built", make)
     return folder / "repository"
+
+
+REMEMBERING_CONFIG = ModelConfig(items=300, behaviors=2, width=32, tadn_layers=2, softmax_layers=1, experts=2)
+
+
+def write_build_that_remembers(folder: Path, *, seed: int = 7) -> None:
+    """A run and its repository; item row r has key 999 + r, and rows are reserved for 16 more."""
+    import torch  # noqa: PLC0415
+
+    from hytrec.modeling.model import build_model  # noqa: PLC0415
+    from hytrec.run_folder import save_run  # noqa: PLC0415
+    from hytrec_benchmarks.fixtures.remember import set_to_remember  # noqa: PLC0415
+    from hytrec_export.pipeline import build  # noqa: PLC0415
+
+    config = REMEMBERING_CONFIG
+    torch.manual_seed(seed)
+    model = build_model(config)
+    torch.nn.init.normal_(model.reranker.score.weight)  # it starts at zero, and the reranker would be the retriever
+    set_to_remember(model)
+    generator = np.random.default_rng(seed)
+    samples = [
+        History(
+            item_rows=generator.integers(1, config.items + 1, length),
+            behavior_rows=generator.integers(0, config.behaviors + 1, length),
+            times=1_000_000_000 + np.cumsum(generator.integers(0, 10_000, length)),
+        )
+        for length in (3, 90)
+    ]
+    vocabulary = Vocabulary(np.arange(1000, 1000 + config.items), [b"view", b"buy"])
+    save_run(folder / "run", config=config, training={}, model=model, vocabulary=vocabulary, samples=samples)
+    limits = Limits(max_events=512, max_candidates=600)
+    build(BuildOptions(run=folder / "run", output=folder / "repository", limits=limits, reserve_items=16))
+
+
+@pytest.fixture(scope="session")
+def write_remembering_build() -> Callable[..., None]:
+    return write_build_that_remembers
+
+
+@pytest.fixture(scope="session")
+def remembering_build(make_once: MakeOnce) -> Path:
+    """A model with weights set to remember, in `run`, and its `repository`, fused; read only."""
+    return make_once("e2e-built", write_build_that_remembers)

@@ -121,6 +121,11 @@ APPROXIMATE_ITEMS = 100_000
 """Catalogue size from which `Retrieval.AUTO` is approximate on a CPU; the measurements are in docs/retrieval.md."""
 
 
+RESERVED_SHARE = 0.01
+MAX_RESERVED = 10_000
+"""Rows that a build of target embedded reserves for items that come later: this share of the catalogue, at most."""
+
+
 INTRA_OP_THREADS = 1
 """Threads of an onnxruntime session in Triton's backend. They spin between short operators, and three models share the
 cores: four on two cores left a quarter of the throughput that one gives."""
@@ -195,17 +200,24 @@ class BuildOptions:
     min_recall: Annotated[
         float, "Minimum share of the exact list that approximate retrieval finds; the build fails below it."
     ] = 0.99
+    reserve_items: Annotated[
+        int | None,
+        f"Items that can be added without a new build, target embedded only; default: {RESERVED_SHARE:.0%} of the "
+        f"catalogue, at most {MAX_RESERVED}.",
+    ] = None
     samples: Annotated[Samples, "Histories that the repository stores for `verify`: of users, or synthetic."] = (
         Samples.REAL
     )
     atol: Annotated[float, "Maximum absolute difference from PyTorch; the build fails above it."] = 1e-4
 
     def __post_init__(self) -> None:
-        """Raises: OptionError: atol is not positive, min_recall no share, or a batch or thread count is under 1."""
+        """Raises: OptionError: atol is not positive, min_recall no share, or a count is too small."""
         if not 0 < self.atol < math.inf:
             raise OptionError(f"atol is {self.atol}; it must be over 0, and 1e-4 is what a float32 build meets")
         if not 0 < self.min_recall <= 1:
             raise OptionError(f"min recall is {self.min_recall}; it must be over 0 and at most 1, and 0.99 is usual")
+        if self.reserve_items is not None and self.reserve_items < 0:
+            raise OptionError(f"reserve items is {self.reserve_items}; it must be at least 0, and 0 reserves none")
         if self.fused_max_batch is not None and self.fused_max_batch < 1:
             raise OptionError(
                 f"fused max batch is {self.fused_max_batch}; it must be at least 1 request, and "

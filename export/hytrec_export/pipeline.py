@@ -9,10 +9,12 @@ from typing import Any
 
 from hytrec.run_folder import Run, load_run
 from hytrec_export.exporters.fp16_weights import convert_to_fp16_weights
+from hytrec_export.exporters.live_tables import make_live, save_tables
 from hytrec_export.exporters.mixed_precision import narrow_limit
 from hytrec_export.exporters.onnx_graph import export_graphs
 from hytrec_export.exporters.preflight import check_packages
 from hytrec_export.exporters.reranker_parts import trim_reranker
+from hytrec_export.exporters.reserved_rows import reserve_rows
 from hytrec_export.exporters.table_precision import TABLES, convert_tables
 from hytrec_export.exporters.tensor_files import tensor_files
 from hytrec_export.exporters.tensorrt.build import build_engines, check_plan
@@ -23,7 +25,7 @@ from hytrec_export.repository.atomic_swap import NEW, put_in_place, staging_fold
 from hytrec_export.repository.manifest import Manifest, describe
 from hytrec_export.repository.output_guard import check_output, check_replaceable, keep_own_files
 from hytrec_export.repository.writer import write_repository
-from hytrec_export.settings import ServingSettings
+from hytrec_export.settings import LIVE_TABLES_FILE, ServingSettings
 from hytrec_export.verification.engines import check_built_engines
 from hytrec_export.verification.parity import golden
 from hytrec_export.verification.parity.gate import case_count, check_parity
@@ -48,9 +50,13 @@ def build(options: BuildOptions, *, progress: Progress = silent) -> Manifest:
     run = load_run(options.run)
     plan = resolve_retrieval(plan, items=run.config.items)
     reranker = trim_reranker(run, plan.reranker)
-    settings = ServingSettings.of(run.fingerprint, run.config, run.vocabulary, plan.limits, plan.precision_class)
+    reserved = plan.reserve_items or 0
+    settings = ServingSettings.of(
+        run.fingerprint, run.config, run.vocabulary, plan.limits, plan.precision_class, reserved
+    )
     check_plan(plan, settings)
     with staging_folder(output) as staging:
+        run = reserve_rows(run, reserved, staging / "reserved")
         graphs = _export(run, Precision.FLOAT32, plan, settings, staging, progress)
         with progress("comparing with PyTorch", case_count(len(run.samples), settings)) as advance:
             parity = check_parity(
@@ -77,6 +83,9 @@ def build(options: BuildOptions, *, progress: Progress = silent) -> Manifest:
                 checked = check_quality(graphs, files, run.samples, settings=settings, subject=subject, on_case=advance)
                 quality = checked.to_dict() | {"score_bound": QualityBounds().score * checked.spread}
         recall = _recall(run, files, plan, settings, progress)
+        live = None
+        if reserved:
+            files, live = make_live(files, staging / "live")
         tensors = {} if plan.has_engines else tensor_files(files)
         if plan.has_engines:
             cache = plan.engine.timing_cache or output.with_name(f"{output.name}.timing-cache")
@@ -88,6 +97,8 @@ def build(options: BuildOptions, *, progress: Progress = silent) -> Manifest:
         write_repository(
             repository, settings=settings, vocabulary=run.vocabulary, files=files, plan=plan, tensors=tensors
         )
+        if live is not None:
+            save_tables(live, repository / LIVE_TABLES_FILE)
         golden.save(parity.golden, repository / golden.FILE_NAME)
         keep_own_files(output, repository)
         manifest = describe(
@@ -141,5 +152,6 @@ def _export(
             precision=precision,
             retrieval=plan.retrieval,
             graphs=plan.graphs,
+            live=bool(plan.reserve_items),
             on_graph=advance,
         )

@@ -15,6 +15,8 @@ from hytrec_export.options import (
     APPROXIMATE_ITEMS,
     FUSED_MAX_BATCH,
     INTRA_OP_THREADS,
+    MAX_RESERVED,
+    RESERVED_SHARE,
     BuildOptions,
     Device,
     EngineOptions,
@@ -42,6 +44,7 @@ class BuildPlan:
         reason: why this target; human-readable.
         retrieval: AUTO until the catalogue's size is known, see `resolve_retrieval`.
         min_recall: of approximate retrieval.
+        reserve_items: None until the catalogue's size is known, see `resolve_retrieval`.
     """
 
     target: Target
@@ -59,6 +62,7 @@ class BuildPlan:
     reranker: RerankerKind
     retrieval: Retrieval
     min_recall: float
+    reserve_items: int | None
     samples: Samples
     atol: float
 
@@ -94,6 +98,8 @@ class BuildPlan:
             del values["fused_max_batch"]
         if self.retrieval is not Retrieval.APPROXIMATE:
             del values["min_recall"]
+        if not self.reserve_items:
+            del values["reserve_items"]
         if self.target is not Target.ONNXRUNTIME:
             del values["intra_op_threads"]
         return values | limits | (engine if self.has_engines else {})
@@ -157,13 +163,16 @@ def resolve_plan(
         reranker=options.reranker,
         retrieval=Retrieval.EXACT if on_gpu else options.retrieval,
         min_recall=options.min_recall,
+        reserve_items=options.reserve_items if target is Target.EMBEDDED else 0,
         samples=options.samples,
         atol=options.atol,
     )
 
 
 def resolve_retrieval(plan: BuildPlan, *, items: int) -> BuildPlan:
-    """The plan with AUTO retrieval resolved for a catalogue of `items` items."""
+    """The plan with AUTO retrieval and the rows to reserve resolved for a catalogue of `items` items."""
+    if plan.reserve_items is None:
+        plan = replace(plan, reserve_items=min(MAX_RESERVED, round(RESERVED_SHARE * items)))
     if plan.retrieval is not Retrieval.AUTO:
         return plan
     return replace(plan, retrieval=Retrieval.APPROXIMATE if items >= APPROXIMATE_ITEMS else Retrieval.EXACT)
@@ -201,6 +210,11 @@ def _check(options: BuildOptions, target: Target) -> None:
         raise OptionError(
             f"state sequence needs Triton's onnxruntime or tensorrt backend, and target {target.value} has neither: "
             "Triton's python backend never stores a state; choose --target onnxruntime, or --state store"
+        )
+    if options.reserve_items and target is not Target.EMBEDDED:
+        raise OptionError(
+            f"{options.reserve_items} reserved items are for target embedded, and target {target.value} cannot change "
+            "its tables while it serves; leave --reserve-items out, and train and build again for new items"
         )
     if options.execution is Execution.FUSED and target is not Target.EMBEDDED:
         raise OptionError(

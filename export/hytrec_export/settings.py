@@ -18,6 +18,13 @@ if TYPE_CHECKING:  # numpy: --help is not to wait for it
 
 FILE_NAME = "serving.json"
 VOCABULARY_FILE = "vocabulary.npz"
+LIVE_TABLES_FILE = "live_tables.json"
+"""Which tables of the graphs change while they are served; of a build with reserved rows."""
+CATALOG_FILE = "catalog.npz"
+"""What `hytrec-export items` has changed since the build."""
+NEW_CATALOG_FILE = CATALOG_FILE + ".new"
+CATALOG_FILES = frozenset({CATALOG_FILE, NEW_CATALOG_FILE})
+"""The second one is left by a command that died."""
 CALL_KEY_VARIABLE = "HYTREC_CALL_CONTEXT_KEY"
 """Environment variable of the server: hex digits of the key that signs call contexts, made anew at each start."""
 METRICS_FOLDER_VARIABLE = "HYTREC_METRICS_FOLDER"
@@ -69,6 +76,7 @@ class ServingSettings:
     Args:
         precision: class of the graphs' numbers, of `hytrec_export.options.Precision`; states of one class are not
             used by graphs of another.
+        reserved: item rows between those of the vocabulary and the unknown item's, for items that come later.
     """
 
     fingerprint: str
@@ -78,6 +86,7 @@ class ServingSettings:
     behavior_key_type: DType
     limits: Limits = field(default_factory=Limits)
     precision: str = "float32"
+    reserved: int = 0
 
     @classmethod
     def of(
@@ -87,6 +96,7 @@ class ServingSettings:
         vocabulary: Vocabulary,
         limits: Limits | None = None,
         precision: str = "float32",
+        reserved: int = 0,
     ) -> Self:
         """Settings of a build of a model; the limits are the defaults if none are given."""
         return cls(
@@ -97,12 +107,18 @@ class ServingSettings:
             behavior_key_type=vocabulary.behavior_key_type,
             limits=limits or Limits(),
             precision=precision,
+            reserved=reserved,
         )
+
+    @property
+    def item_rows(self) -> int:
+        """Item rows that there are, reserved ones included; the unknown item's is the next."""
+        return self.items + self.reserved
 
     @property
     def checked_limits(self) -> Limits:
         """The limits, with no more requests a batch than a check of the whole catalogue's scores has memory for."""
-        most = max(1, CHECKED_SCORES // self.items)
+        most = max(1, CHECKED_SCORES // self.item_rows)
         return replace(self.limits, max_batch=min(self.limits.max_batch, most))
 
     def key_type(self, dtype: DType) -> DType:
@@ -152,6 +168,7 @@ class ServingSettings:
                 behavior_key_type=DType(values["behavior_key_type"]),
                 limits=Limits(**values["limits"]),
                 precision=values.get("precision", cls.precision),
+                reserved=int(values.get("reserved", cls.reserved)),
             )
         except (KeyError, TypeError, ValueError, OptionError) as error:
             raise RepositoryError(f"{path} is damaged ({error}); build the repository again") from error

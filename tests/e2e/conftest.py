@@ -13,21 +13,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from numpy.typing import NDArray
 
-from hytrec.config import ModelConfig
-from hytrec.data.histories import History
 from hytrec.data.vocabulary import Vocabulary
-from hytrec.modeling.model import build_model
-from hytrec.run_folder import save_run
-from hytrec_benchmarks.fixtures.remember import set_to_remember
 from hytrec_clients import HytrecClient
 from hytrec_export.options import BuildOptions, Execution
 from hytrec_export.pipeline import build
 from hytrec_export.server import EmbeddedServer, ServerOptions
 from hytrec_export.serving.store_model import store_model
-from hytrec_export.settings import VOCABULARY_FILE, Limits, ServingSettings
+from hytrec_export.settings import VOCABULARY_FILE, ServingSettings
 from hytrec_export.state.opening import open_store
 from hytrec_export.state.options import StoreOptions
 from hytrec_export.state.store import StoredUser, UserRead
@@ -36,12 +30,6 @@ from hytrec_export.state.users import StateStore
 
 grpc_client: Any = importlib.import_module("tritonclient.grpc")
 triton_type: Any = importlib.import_module("tritonclient.utils").np_to_triton_dtype
-
-CONFIG = ModelConfig(items=300, behaviors=2, width=32, tadn_layers=2, softmax_layers=1, experts=2)
-FIRST_KEY = 1000
-"""Item row r has key 999 + r."""
-MAX_EVENTS = 512
-LIMITS = Limits(max_events=MAX_EVENTS, max_candidates=600)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,42 +42,23 @@ class Build:
     vocabulary: Vocabulary
 
 
-def write_build(run: Path, repository: Path, *, seed: int = 7) -> None:
-    torch.manual_seed(seed)
-    model = build_model(CONFIG)
-    torch.nn.init.normal_(model.reranker.score.weight)  # it starts at zero, and the reranker would be the retriever
-    set_to_remember(model)
-    generator = np.random.default_rng(seed)
-    samples = [
-        History(
-            item_rows=generator.integers(1, CONFIG.items + 1, length),
-            behavior_rows=generator.integers(0, CONFIG.behaviors + 1, length),
-            times=1_000_000_000 + np.cumsum(generator.integers(0, 10_000, length)),
-        )
-        for length in (3, 90)
-    ]
-    vocabulary = Vocabulary(np.arange(FIRST_KEY, FIRST_KEY + CONFIG.items), [b"view", b"buy"])
-    save_run(run, config=CONFIG, training={}, model=model, vocabulary=vocabulary, samples=samples)
-    build(BuildOptions(run=run, output=repository, limits=LIMITS))
-
-
 @pytest.fixture(scope="session")
-def built(make_once: Any) -> Build:
-    folder: Path = make_once("e2e-built", lambda folder: write_build(folder / "run", folder / "repository"))
+def built(remembering_build: Path) -> Build:
+    repository = remembering_build / "repository"
     return Build(
-        run=folder / "run",
-        repository=folder / "repository",
-        settings=ServingSettings.load(folder / "repository"),
-        vocabulary=Vocabulary.load(folder / "repository" / VOCABULARY_FILE),
+        run=remembering_build / "run",
+        repository=repository,
+        settings=ServingSettings.load(repository),
+        vocabulary=Vocabulary.load(repository / VOCABULARY_FILE),
     )
 
 
 @pytest.fixture(scope="session")
-def new_repository(make_once: Any) -> Path:
+def new_repository(make_once: Any, write_remembering_build: Any) -> Path:
     """Another model of the same vocabulary."""
 
     def make(folder: Path) -> None:
-        write_build(folder / "run", folder / "repository", seed=8)
+        write_remembering_build(folder, seed=8)
 
     folder: Path = make_once("e2e-new", make)
     return folder / "repository"
@@ -105,8 +74,9 @@ def built_apart(built: Build, make_once: Any, graphs_from: Any) -> Path:
                 BuildOptions(
                     run=built.run,
                     output=folder / "repository",
-                    limits=LIMITS,
+                    limits=built.settings.limits,
                     execution=Execution.ENSEMBLE,
+                    reserve_items=built.settings.reserved,
                 )
             )
 

@@ -256,3 +256,37 @@ def test_one_model_takes_all_steps_where_all_are_python(target: Target) -> None:
         )
         with pytest.raises(OptionError, match=f"^{re.escape(message)}$"):
             resolve_plan(options(target=target, engine=engine, execution=Execution.FUSED))
+
+
+@pytest.mark.parametrize(
+    ("target", "given", "items", "reserved"),
+    [
+        (Target.EMBEDDED, None, 40, 0),
+        (Target.EMBEDDED, None, 30_000, 300),
+        (Target.EMBEDDED, None, 10_000_000, 10_000),
+        (Target.EMBEDDED, 7, 10_000_000, 7),
+        (Target.EMBEDDED, 0, 10_000_000, 0),
+        (Target.ONNXRUNTIME, None, 30_000, 0),
+    ],
+)
+def test_a_share_of_the_catalog_is_reserved_where_it_can_change(
+    target: Target, given: int | None, items: int, reserved: int
+) -> None:
+    options = BuildOptions(run=Path("run"), target=target, reserve_items=given)
+    plan = resolve_retrieval(resolve_plan(options, gpus=lambda: 0), items=items)
+    assert plan.reserve_items == reserved
+    assert plan.to_dict().get("reserve_items", 0) == reserved
+
+
+def test_no_rows_are_reserved_for_tables_that_cannot_change() -> None:
+    with pytest.raises(OptionError) as told:
+        resolve_plan(BuildOptions(run=Path("run"), target=Target.ONNXRUNTIME, reserve_items=5), gpus=lambda: 0)
+    assert str(told.value) == (
+        "5 reserved items are for target embedded, and target onnxruntime cannot change its tables while it serves; "
+        "leave --reserve-items out, and train and build again for new items"
+    )
+
+
+def test_reserved_items_are_no_fewer_than_none() -> None:
+    with pytest.raises(OptionError, match="reserve items is -1; it must be at least 0, and 0 reserves none"):
+        BuildOptions(run=Path("run"), reserve_items=-1)

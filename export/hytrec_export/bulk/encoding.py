@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +15,7 @@ from hytrec.contract import Model
 from hytrec.data.histories import History
 from hytrec.data.vocabulary import Vocabulary
 from hytrec.signature import ENCODER, EVENT_COUNT, STATE
+from hytrec_export.catalog.watch import Catalog, CatalogWatch
 from hytrec_export.cuda_driver import gpu_count
 from hytrec_export.errors import GraphError, RepositoryError
 from hytrec_export.optional import require
@@ -35,10 +36,12 @@ class EncodedState:
 
     Args:
         position: of the user among those given.
+        blind_to: see `state.store.NewSnapshot`.
         tensors: of `snapshot.SNAPSHOT`, no batch axis.
     """
 
     position: int
+    blind_to: bytes
     tensors: dict[str, NDArray[Any]]
 
 
@@ -47,12 +50,13 @@ class UserEncoder:
 
     Args:
         chain: has the encoder's runner, open.
+        catalog: the newest one.
     """
 
-    def __init__(self, chain: ModelChain, *, vocabulary: Vocabulary, settings: ServingSettings) -> None:
+    def __init__(self, chain: ModelChain, *, catalog: Callable[[], Catalog], settings: ServingSettings) -> None:
         self.settings = settings
+        self.catalog = catalog
         self._chain = chain
-        self._vocabulary = vocabulary
         self._absent = absent_state(settings.sizes)
 
     @classmethod
@@ -68,37 +72,50 @@ class UserEncoder:
             MissingPackageError: onnxruntime is not installed.
         """
         settings = ServingSettings.load(repository)
-        vocabulary = Vocabulary.load(repository / VOCABULARY_FILE)
-        with opened_chain(repository, [ENCODER], threads=threads) as chain:
-            yield cls(chain, vocabulary=vocabulary, settings=settings)
+        with opened_chain(repository, [ENCODER], threads=threads) as (chain, watch):
+            yield cls(chain, catalog=watch.current, settings=settings)
 
-    def encode(self, users: Sequence[StoredUser]) -> Iterator[list[EncodedState]]:
+    def encode(self, users: Sequence[StoredUser], catalog: Catalog | None = None) -> Iterator[list[EncodedState]]:
         """States after all stored events, batch by batch, shortest gaps first.
 
         Args:
             users: each `complete`, with a gap.
+            catalog: the newest one by default.
 
         Raises:
             GraphError: the encoder made a state that cannot be.
         """
-        for batch, encoded in self.batches(users):
+        catalog = catalog or self.catalog()
+        unknown, window = catalog.vocabulary.unknown_row, self.settings.sizes.window
+        for batch, encoded in self.batches(users, catalog):
+            some = [users[place] for place in batch]
+            rows = stored_rows(some, catalog.vocabulary, window=window)
+            blind = [
+                user.blind or bool((own.items[len(own) - user.gap :] == unknown).any())
+                for user, own in zip(some, rows, strict=True)
+            ]
             yield [
                 EncodedState(
-                    position=place, tensors={tensor.name: encoded.state[tensor.name][row] for tensor in SNAPSHOT}
+                    position=place,
+                    blind_to=catalog.mark if blind[row] else b"",
+                    tensors={tensor.name: encoded.state[tensor.name][row] for tensor in SNAPSHOT},
                 )
                 for row, place in enumerate(batch)
             ]
 
-    def batches(self, users: Sequence[StoredUser]) -> Iterator[tuple[list[int], EncodedUsers]]:
+    def batches(
+        self, users: Sequence[StoredUser], catalog: Catalog | None = None
+    ) -> Iterator[tuple[list[int], EncodedUsers]]:
         """Positions of users, and what the encoder makes of them, batch by batch, shortest gaps first.
 
         Args:
             users: each `complete`; one without a gap costs a run, too.
+            catalog: the newest one by default.
 
         Raises:
             GraphError: the encoder made a state that cannot be.
         """
-        rows = stored_rows(users, self._vocabulary, window=self.settings.sizes.window)
+        rows = stored_rows(users, (catalog or self.catalog()).vocabulary, window=self.settings.sizes.window)
         gaps = [own[len(own) - user.gap :] for own, user in zip(rows, users, strict=True)]
         histories = [History(item_rows=gap.items, behavior_rows=gap.behaviors, times=gap.times) for gap in gaps]
         states = [
@@ -114,8 +131,10 @@ class UserEncoder:
 
 
 @contextmanager
-def opened_chain(repository: Path, models: Sequence[Model], *, threads: int | None = None) -> Iterator[ModelChain]:
-    """Graphs of a built repository, run by onnxruntime, on a GPU where it can.
+def opened_chain(
+    repository: Path, models: Sequence[Model], *, threads: int | None = None
+) -> Iterator[tuple[ModelChain, CatalogWatch]]:
+    """Graphs of a built repository, run by onnxruntime, on a GPU where it can, and its catalog.
 
     Args:
         models: of `hytrec.signature.GRAPHS`.
@@ -125,7 +144,7 @@ def opened_chain(repository: Path, models: Sequence[Model], *, threads: int | No
         RepositoryError: it holds no graphs, or onnxruntime cannot load one.
         MissingPackageError: onnxruntime is not installed.
     """
-    sizes = ServingSettings.load(repository).sizes
+    settings = ServingSettings.load(repository)
     graphs = graph_files(repository)
     if any(not graphs[model.name].is_file() for model in models):
         raise RepositoryError(
@@ -133,12 +152,16 @@ def opened_chain(repository: Path, models: Sequence[Model], *, threads: int | No
             "its server encodes every user at the first request"
         )
     cuda = has_cuda()
+    names = [model.name for model in models]
+    watch = CatalogWatch(repository, settings, Vocabulary.load(repository / VOCABULARY_FILE), models=names)
     with ExitStack() as opened:
         runners = {
-            model.name: opened.enter_context(open_runner(model, graphs[model.name], cuda=cuda, threads=threads))
+            model.name: opened.enter_context(
+                open_runner(model, graphs[model.name], cuda=cuda, threads=threads, live=watch.live(model.name))
+            )
             for model in models
         }
-        yield ModelChain(runners, sizes=sizes)
+        yield ModelChain(runners, sizes=settings.sizes), watch
 
 
 def has_cuda() -> bool:

@@ -60,7 +60,7 @@ def known_rows(keys: Iterable[ItemKey], vocabulary: Vocabulary) -> NDArray[np.in
     listed = list(keys)
     array = np.array(listed, object if vocabulary.item_key_type is DType.BYTES else np.int64)
     rows = vocabulary.item_rows(array)
-    known: NDArray[np.int64] = np.unique(rows[rows <= len(vocabulary.item_keys)])
+    known: NDArray[np.int64] = np.unique(rows[rows < vocabulary.unknown_row])
     return known
 
 

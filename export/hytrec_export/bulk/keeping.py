@@ -27,6 +27,8 @@ class StateKeeper:
 
     def __init__(self, store: StateStore, encoder: UserEncoder, *, counts: Counter[str], advance: Advance) -> None:
         self._store = store
+        self._catalog = encoder.catalog()
+        store.catalog_mark = lambda: self._catalog.mark
         self._encoder = encoder
         self._counts = counts
         self._advance = advance
@@ -39,15 +41,22 @@ class StateKeeper:
             StoreFullError: states cannot be kept.
             StoreUnavailableError: the store cannot be read.
         """
+        self._catalog = self._encoder.catalog()
         due = self._due(user_ids)
         capacity, counts = self._store.snapshot_capacity(), self._counts
         room = len(due) if capacity is None else max(0, capacity - counts["kept"] - counts["rebuilt"])
         self._count("left", len(due[room:]))
-        for batch in self._encoder.encode([user for _, user in due[:room]]):
-            made = [(*due[encoded.position], encoded.tensors) for encoded in batch]
+        for batch in self._encoder.encode([user for _, user in due[:room]], self._catalog):
+            made = [(*due[encoded.position], encoded) for encoded in batch]
             snapshots = [
-                NewSnapshot(user_id=user_id, revision=user.revision, event_count=user.event_count, state=state)
-                for user_id, user, state in made
+                NewSnapshot(
+                    user_id=user_id,
+                    revision=user.revision,
+                    event_count=user.event_count,
+                    state=encoded.tensors,
+                    blind_to=encoded.blind_to,
+                )
+                for user_id, user, encoded in made
             ]
             if self._store.write_snapshots(snapshots):
                 raise StoreFullError(

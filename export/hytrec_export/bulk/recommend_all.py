@@ -15,12 +15,13 @@ from hytrec_export.bulk.item_lists import ItemKey, PopularItems, known_rows, rea
 from hytrec_export.bulk.list_file import ListFile, list_file
 from hytrec_export.bulk.list_options import ListOptions
 from hytrec_export.bulk.recommending import Recommender, Rows
+from hytrec_export.catalog.watch import Catalog
 from hytrec_export.errors import OptionError
 from hytrec_export.optional import check_installed
 from hytrec_export.progress import Advance, Progress, silent
 from hytrec_export.server.served_repository import check_files
 from hytrec_export.serving.store_model import store_model
-from hytrec_export.settings import VOCABULARY_FILE, ServingSettings
+from hytrec_export.settings import ServingSettings
 from hytrec_export.state.opening import open_beside_for
 from hytrec_export.state.store import UserRead
 from hytrec_export.state.url import StoreUrl
@@ -76,15 +77,17 @@ def recommend_all(
     check_installed("pyarrow", extra="bulk")
     check_files(repository)
     settings = ServingSettings.load(repository)
-    vocabulary = Vocabulary.load(repository / VOCABULARY_FILE)
+    catalog = Catalog.load(repository)
+    vocabulary = catalog.vocabulary
     top_k = _checked_top_k(options.top_k, settings.sizes.retrieved)
-    allowed = _allowed_rows(options.eligible, vocabulary)
+    allowed = _allowed_rows(options.eligible, catalog)
     named = _named_users(options.users)
     given = None if options.fallback is None else read_item_keys(options.fallback, vocabulary)
     now_s = int(time.time()) if options.now is None else options.now
-    every = np.arange(1, len(vocabulary.item_keys) + 1, dtype=np.int64)
+    every = np.arange(1, settings.item_rows + 1, dtype=np.int64)  # what is added from now on is left out
     start = time.monotonic()
     store = open_beside_for(url, store_model(settings), wait_s=_OPEN_WAIT_S)
+    store.catalog_mark = lambda: catalog.mark
     try:
         with (
             Recommender.of_repository(
@@ -104,7 +107,10 @@ def recommend_all(
             if given is None:
                 fallback = popular.best(eligible, top_k)
             else:  # keys that are new to the model are the operator's own wish, where no others are
-                fallback = [key for key in given if key in eligible or options.eligible is None][:top_k]
+                removed = set(vocabulary.keys_of(catalog.removed).tolist())
+                fallback = [
+                    key for key in given if key in eligible or (options.eligible is None and key not in removed)
+                ][:top_k]
             for user in [*strangers, None]:
                 lists.add(user, fallback, None)
     finally:
@@ -164,13 +170,20 @@ def _checked_top_k(top_k: int, retrieved: int) -> int:
     return top_k
 
 
-def _allowed_rows(eligible: Path | None, vocabulary: Vocabulary) -> Rows:
+def _allowed_rows(eligible: Path | None, catalog: Catalog) -> Rows:
+    vocabulary = catalog.vocabulary
     if eligible is None:
-        return np.arange(1, len(vocabulary.item_keys) + 1, dtype=np.int64)
-    rows = known_rows(read_item_keys(eligible, vocabulary), vocabulary)
+        rows = np.arange(1, vocabulary.last_item_row + 1, dtype=np.int64)
+    else:
+        rows = known_rows(read_item_keys(eligible, vocabulary), vocabulary)
     if not len(rows):
         raise OptionError(f"{eligible} holds no item that the model knows; check the keys, one a line")
-    return rows
+    allowed: Rows = np.setdiff1d(rows, catalog.removed)
+    if not len(allowed):
+        raise OptionError(
+            f"all items of {eligible or 'the catalog'} are removed; bring some back: hytrec-export items add"
+        )
+    return allowed
 
 
 def _named_users(path: Path | None) -> list[bytes] | None:

@@ -12,12 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hytrec.data.histories import padded_rows
-from hytrec.data.vocabulary import Vocabulary
 from hytrec.signature import GRAPHS, WINDOW_ITEMS
 from hytrec_export.bulk.encoding import UserEncoder, opened_chain
 from hytrec_export.runtime.model_chain import EncodedUsers, ModelChain
 from hytrec_export.runtime.top_k import best_items
-from hytrec_export.settings import VOCABULARY_FILE, ServingSettings
+from hytrec_export.settings import ServingSettings
 from hytrec_export.state.store import StoredUser
 
 _MAX_EXCLUDED = 1 << 22
@@ -70,9 +69,8 @@ class Recommender:
             MissingPackageError: onnxruntime is not installed.
         """
         settings = ServingSettings.load(repository)
-        vocabulary = Vocabulary.load(repository / VOCABULARY_FILE)
-        with opened_chain(repository, GRAPHS) as chain:
-            encoder = UserEncoder(chain, vocabulary=vocabulary, settings=settings)
+        with opened_chain(repository, GRAPHS) as (chain, watch):
+            encoder = UserEncoder(chain, catalog=watch.current, settings=settings)
             yield cls(encoder, chain, top_k=top_k, excluded_rows=excluded_rows, exclude_recent=exclude_recent)
 
     def recommend(self, users: Sequence[StoredUser], now_s: int) -> list[RankedItems]:
@@ -106,5 +104,5 @@ class Recommender:
         """Rows of known items that a user is not to get."""
         if not self._exclude_recent:
             return self._excluded
-        known = window[(window > 0) & (window <= self.settings.items)]
+        known = window[(window > 0) & (window <= self.settings.item_rows)]
         return np.union1d(self._excluded, known)

@@ -19,6 +19,7 @@ from hytrec_export.cli.backfill import backfill
 from hytrec_export.cli.certs import certs
 from hytrec_export.cli.dashboards import dashboards
 from hytrec_export.cli.doctor import doctor
+from hytrec_export.cli.items import items_app
 from hytrec_export.cli.loadtest import loadtest
 from hytrec_export.cli.recommend_all import recommend_all
 from hytrec_export.cli.serve import serve
@@ -30,6 +31,7 @@ app = program(
     "Build, verify and serve Triton model repositories of trained HyTRec runs. "
     "Results go to stdout, progress to stderr; a known error is one line and exit code 1."
 )
+app.add_typer(items_app, name="items")
 app.add_typer(state_app, name="state")
 app.command()(backfill)
 app.command()(certs)
@@ -76,14 +78,14 @@ def verify(
     from hytrec.progress_bar import progress_bar  # noqa: PLC0415
     from hytrec_export.repository.manifest import Manifest  # noqa: PLC0415 - numpy, for all of these
     from hytrec_export.verification.repository import verify as verify_repository  # noqa: PLC0415
-    from hytrec_export.verification.repository import verify_files  # noqa: PLC0415
+    from hytrec_export.verification.repository import verify_catalog, verify_files  # noqa: PLC0415
     from hytrec_export.verification.served import verify_served  # noqa: PLC0415
 
     if served is None:
         findings = verify_repository(repository, progress=progress_bar)
     else:
         files = verify_files(repository, Manifest.load(repository), progress_bar)
-        findings = [*files, *verify_served(repository, served, progress=progress_bar)]
+        findings = [*files, *verify_catalog(repository), *verify_served(repository, served, progress=progress_bar)]
     print(report(findings, as_json=as_json))  # noqa: T201
     raise typer.Exit(0 if all_ok(findings) else 1)
 

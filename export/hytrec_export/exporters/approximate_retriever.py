@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from hytrec.modeling.model import HyTRec, UserFeatures
 from hytrec.modeling.sequences import hide_rows
+from hytrec_export.exporters.reserved_rows import hidden_rows
 
 CANDIDATES_PER_RETRIEVED = 2
 """Items that get an exact score, for each one that is retrieved."""
@@ -33,7 +34,7 @@ class ApproximateRetriever(nn.Module):
     def __init__(self, *, model: HyTRec) -> None:
         super().__init__()
         self.model = model
-        self.scan = EightBitScan(table=model.item_table.weight.detach())
+        self.scan = EightBitScan(table=model.item_table.weight.detach(), hidden=hidden_rows(model))
         self.candidates = min(CANDIDATES_PER_RETRIEVED * model.retrieved, model.items)
 
     def forward(self, *tensors: Tensor) -> tuple[Tensor]:
@@ -57,13 +58,14 @@ class EightBitScan(nn.Module):
 
     Args:
         table: (I + 2, D) float32.
+        hidden: (n,) rows that get -inf.
     """
 
     codes: Tensor
     scales: Tensor
     offsets: Tensor
 
-    def __init__(self, *, table: Tensor) -> None:
+    def __init__(self, *, table: Tensor, hidden: Tensor | None = None) -> None:
         super().__init__()
         rows, width = table.shape
         self.register_buffer("codes", torch.empty(width, rows, dtype=torch.int8))
@@ -75,6 +77,8 @@ class EightBitScan(nn.Module):
             codes = (table[part] / scales.unsqueeze(1)).round().to(torch.int8)
             self.codes[:, part], self.scales[part] = codes.T, scales
             self.offsets[part] = scales * codes.sum(1, dtype=torch.int32) * _USER_ZERO
+        if hidden is not None:
+            self.offsets[hidden] = math.inf
 
     def forward(self, user: Tensor) -> Tensor:
         """User vectors (B, D) -> (B, I + 2)."""

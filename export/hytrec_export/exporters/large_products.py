@@ -43,14 +43,18 @@ def unfold_tables(graph: Any) -> int:
     return len(nodes)
 
 
-def multiply_unpacked(graph: Any) -> int:
+def multiply_unpacked(graph: Any, *, min_bytes: int | None = None) -> int:
     """Keep products with the large tables of a graph (an `onnx.ModelProto`) from copying them, in place: how many.
 
     x @ table.T becomes Gemm(x, table), which needs no transposed table; x must have two axes. An integer product with a
     table stays as it is.
+
+    Args:
+        min_bytes: of a large table, `UNPACKED_BYTES` by default.
     """
     onnx = require("onnx", extra="export")
-    tables = {tensor.name: tensor for tensor in external_tensors(graph) if _bytes(tensor) >= UNPACKED_BYTES}
+    least = UNPACKED_BYTES if min_bytes is None else min_bytes
+    tables = {tensor.name: tensor for tensor in external_tensors(graph) if _bytes(tensor) >= least}
     values = (*graph.graph.value_info, *graph.graph.input)
     ranks = {value.name: len(value.type.tensor_type.shape.dim) for value in values}
     transposed = {

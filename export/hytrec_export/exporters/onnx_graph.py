@@ -20,6 +20,7 @@ from hytrec.modeling.model import HyTRec
 from hytrec.signature import CARRIED_STATE, GRAPHS, STATE
 from hytrec_export.errors import BuildError
 from hytrec_export.exporters.large_products import multiply_unpacked, unfold_tables
+from hytrec_export.exporters.live_tables import ITEM_TABLE
 from hytrec_export.exporters.lowering import delta_rule_of
 from hytrec_export.exporters.mixed_precision import narrow_limit, to_mixed_precision
 from hytrec_export.exporters.precision_check import check_precision
@@ -42,6 +43,9 @@ nor what is made of T, the number of chunks of 64 and of groups of 8 chunks."""
 MAX_GRAPH_BYTES = 2**31 - 1
 """protobuf's limit for one file. Large weights do not count: they stand in files of their own."""
 
+LIVE_PRODUCTS = frozenset({ITEM_TABLE, "scan.codes"})
+"""Tables that products of the retriever read."""
+
 _TORCH_DTYPES = {DType.FLOAT32: torch.float32, DType.INT64: torch.int64}
 
 
@@ -54,6 +58,7 @@ def export_graphs(
     precision: Precision = Precision.FLOAT32,
     retrieval: Retrieval = Retrieval.EXACT,
     graphs: Sequence[Model] = GRAPHS,
+    live: bool = False,
     on_graph: Advance = ignore,
 ) -> dict[str, Path]:
     """Write the three graphs into `folder`, beside the tensor files that they share: their files by model name.
@@ -62,6 +67,7 @@ def export_graphs(
         precision: FLOAT32 or MIXED; `fp16_weights` makes HALF_WEIGHTS of the float32 files.
         retrieval: EXACT or APPROXIMATE.
         graphs: `BuildPlan.graphs`.
+        live: the item table changes while it is served.
         on_graph: called with the number of graphs just done.
 
     Raises:
@@ -88,6 +94,7 @@ def export_graphs(
             precision=precision,
             narrow=narrow_limit(model),
             files=files,
+            live=live,
         )
         on_graph(1)
     return paths
@@ -104,6 +111,7 @@ def export_graph(
     precision: Precision = Precision.FLOAT32,
     narrow: int = 0,
     files: TensorFiles | None = None,
+    live: bool = False,
 ) -> None:
     """Write `module` as the ONNX graph of `model`, its large weights beside it.
 
@@ -114,6 +122,7 @@ def export_graph(
         precision: a mixed module comes as such (`exporters.mixed_precision`), and its graph is checked.
         narrow: maximum columns of a weight that is float32 in either.
         files: of the graphs in this folder; what one of them has written is not written again.
+        live: the item table changes while it is served: nothing is made of it beforehand.
 
     Raises:
         BuildError: the graph's tensors are not those of the table, its small weights are too many for one file, or it
@@ -132,8 +141,9 @@ def export_graph(
     outputs = tuple(tensor for tensor in model.outputs if tensor not in CARRIED_STATE)
     graph = _traced(module, replace(model, outputs=outputs), sizes, opset)
     unfold_tables(graph)
-    attach(graph, files or TensorFiles(path.parent), {name: tensor.numpy() for name, tensor in weights.items()})
-    multiply_unpacked(graph)
+    values = {name: tensor.numpy() for name, tensor in weights.items()}
+    attach(graph, files or TensorFiles(path.parent), values, always=LIVE_PRODUCTS if live else frozenset())
+    multiply_unpacked(graph, min_bytes=0 if live else None)
     _strip(graph.graph)
     if outputs != model.outputs:
         carry_state(graph)

@@ -81,17 +81,20 @@ def leave_out(program: Any, names: frozenset[str]) -> None:
             )
 
 
-def attach(graph: Any, files: TensorFiles, values: Mapping[str, NDArray[Any]]) -> None:
+def attach(
+    graph: Any, files: TensorFiles, values: Mapping[str, NDArray[Any]], *, always: frozenset[str] = frozenset()
+) -> None:
     """Write the large initializers of a graph (an `onnx.ModelProto`) to files, and name those in it, in place.
 
     Args:
         values: content of those that `leave_out` dropped.
+        always: initializers that go to files however small they are.
     """
     onnx = require("onnx", extra="export")
     for tensor in graph.graph.initializer:
         if is_external(tensor):
             content = values[tensor.name]
-        elif (content := onnx.numpy_helper.to_array(tensor)).nbytes < LARGE_BYTES:
+        elif (content := onnx.numpy_helper.to_array(tensor)).nbytes < LARGE_BYTES and tensor.name not in always:
             continue
         set_file(tensor, files.write(tensor.name.removeprefix("model."), content))
 

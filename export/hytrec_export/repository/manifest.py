@@ -17,9 +17,12 @@ import msgspec
 import numpy as np
 
 from hytrec_export.errors import RepositoryError
+from hytrec_export.settings import CATALOG_FILES
 
 FILE_NAME = "manifest.json"
 FORMAT_VERSION = 2
+OWN_FILES = frozenset({FILE_NAME, *CATALOG_FILES})
+"""Files that are no part of a build: the manifest itself, and what `hytrec-export items` has changed since."""
 MADE_BY = "hytrec-export"
 IGNORED_FOLDERS = frozenset({"__pycache__"})
 """Python writes these when a server imports a model."""
@@ -184,10 +187,11 @@ def describe(
 
 
 def file_names(repository: Path) -> Iterator[str]:
-    """Paths of all files but the manifest, with slashes, in order."""
+    """Paths of all files of a build but the manifest, with slashes, in order."""
     for path in sorted(repository.rglob("*")):
         inside = path.relative_to(repository)
-        if not path.is_dir() and inside != Path(FILE_NAME) and not IGNORED_FOLDERS & set(inside.parts):
+        own = inside.as_posix() in OWN_FILES or IGNORED_FOLDERS & set(inside.parts)
+        if not path.is_dir() and not own:
             yield inside.as_posix()
 
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from hytrec.contract import Model, next_name
 from hytrec.signature import BEHAVIOR_ROWS, ENCODER, ITEM_ROWS, RERANKER, ROW_TIMES, STATE
 from hytrec_export.runtime.parallel import ShardedRunner, SizeRouter
-from hytrec_export.runtime.runners import Arrays, OnnxRunner, Runner
+from hytrec_export.runtime.runners import Arrays, Live, OnnxRunner, Runner
 
 CHUNK_EVENTS = 2_048
 """Events of a chunk, over all rows. What a chunk works on stays in the processor's caches: ten thousand events take a
@@ -75,6 +75,7 @@ def open_runner(
     peers_idle: Callable[[], bool] = lambda: True,
     cuda: bool = False,
     threads: int | None = None,
+    live: Live | None = None,
 ) -> Runner:
     """The runner that serves `model`, not yet open.
 
@@ -82,14 +83,16 @@ def open_runner(
         peers_idle: whether a ranking may take every core.
         cuda: run it on the GPU.
         threads: of long runs of the encoder; as many as there are cores by default.
+        live: see `OnnxRunner`.
     """
     if cuda:
-        runner = OnnxRunner(graph, cuda=True)
+        runner = OnnxRunner(graph, cuda=True, live=live)
         return ChunkedEncoder(runner, max_events=lambda: runner.max_events) if model == ENCODER else runner
     if model == ENCODER:
-        short, long = OnnxRunner(graph, threads=1), OnnxRunner(graph, threads=threads)
+        short, long = OnnxRunner(graph, threads=1, live=live), OnnxRunner(graph, threads=threads, live=live)
         router = SizeRouter(model, short=short, long=long, short_elements=SHORT_EVENTS)
         return ChunkedEncoder(router, max_events=lambda: long.max_events)
     if model == RERANKER:
-        return ShardedRunner(model, OnnxRunner(graph, threads=1), min_elements=SHARD_CANDIDATES, peers_idle=peers_idle)
-    return OnnxRunner(graph)
+        shard = OnnxRunner(graph, threads=1, live=live)
+        return ShardedRunner(model, shard, min_elements=SHARD_CANDIDATES, peers_idle=peers_idle)
+    return OnnxRunner(graph, live=live)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 Arrays = dict[str, NDArray[Any]]
 """Tensors by their names in `hytrec.signature`, batch axis first."""
+Live = Callable[[Mapping[str, NDArray[Any]]], Mapping[str, NDArray[Any]]]
+"""Inputs of a run -> tables to run it with, by the names of initializers that are inputs too."""
 
 MAX_EVENTS = "max_events"
 """Metadata of a chunked graph: the largest T that the depth of its scan is good for; more would come out wrong."""
@@ -86,12 +88,21 @@ class OnnxRunner:
         graph: the .onnx file.
         threads: intra-op threads; as many as there are cores by default.
         cuda: run on the GPU, in IEEE float32, what onnxruntime has an operator for there.
+        live: gives tables in place of those in the graph.
     """
 
-    def __init__(self, graph: Path, *, threads: int | None = None, cuda: bool = False) -> None:
+    def __init__(
+        self,
+        graph: Path,
+        *,
+        threads: int | None = None,
+        cuda: bool = False,
+        live: Live | None = None,
+    ) -> None:
         self._graph = graph
         self._providers = [(CUDA_PROVIDER, {"use_tf32": "0"}), CPU_PROVIDER] if cuda else [CPU_PROVIDER]
         self._threads = threads or cores()
+        self._live = live
         self._session: Any = None
         self.output_names: tuple[str, ...] = ()
         self.max_events: int | None = None
@@ -141,4 +152,5 @@ class OnnxRunner:
                 f"{self._graph} is built for runs of up to {self.max_events} events, and {events} are given; "
                 f"send fewer, or build again with --max-events {events}"
             )
-        return dict(zip(self.output_names, self._session.run(None, dict(feed)), strict=True))
+        whole = dict(feed) if self._live is None else {**feed, **self._live(feed)}
+        return dict(zip(self.output_names, self._session.run(None, whole), strict=True))

@@ -25,14 +25,17 @@ from hytrec_export.state.events import StoredEvents
 from hytrec_export.state.store import REVISION_BYTES
 
 _STATUSES = frozenset(StateStatus)
-_MARK = b"HYT5"
+_MARK = b"HYT6"
 _SIGNATURE_BYTES = 16
-_FIXED = struct.Struct(f"<4s{REQUEST_ID_BYTES}s{REVISION_BYTES}sqqqqIB???IiH")
+MARK_BYTES = 16
+_FIXED = struct.Struct(f"<4s{REQUEST_ID_BYTES}s{REVISION_BYTES}sqqqqqIB???IiH{MARK_BYTES}s")
 
 GIVE_UP_AT = "give_up_at_ns"
 """Input that the server itself adds: (1, 1) int64, the time on its monotonic clock at which the client gives up."""
 NEVER = (1 << 63) - 1
 """`GIVE_UP_AT` of a client that waits for ever."""
+EVERY_ROW = (1 << 63) - 1
+"""`last_item_row` that leaves nothing out."""
 NO_CANDIDATES = -1
 """`candidate_count` of a request that does not rank."""
 
@@ -55,6 +58,8 @@ class CallContext:
         fallback: whether the user gets the fallback list, in its order.
         top_k: how many items to return.
         candidate_count: candidates to rank, or `NO_CANDIDATES`.
+        last_item_row: of the catalog that the request began with; what was added later is not recommended to it.
+        blind_to: see `state.store.NewSnapshot`.
         give_up_at_ns: when the client gives up, on the clock of `time.monotonic_ns`; nothing is written after it.
         new_events: the events that are applied, as `state.event_codec` writes them; empty where there are none.
         given_events: the same, where all steps are in one process and `new_events` is left empty.
@@ -74,6 +79,8 @@ class CallContext:
     replace: bool = False
     fallback: bool = False
     give_up_at_ns: int = NEVER
+    last_item_row: int = EVERY_ROW
+    blind_to: bytes = b""
     new_events: bytes = b""
     given_events: StoredEvents | None = field(default=None, compare=False, repr=False)
 
@@ -92,6 +99,7 @@ class CallContext:
             self.first,
             self.kept,
             self.give_up_at_ns,
+            self.last_item_row,
             self.events,
             self.status,
             self.due,
@@ -100,6 +108,7 @@ class CallContext:
             self.top_k,
             self.candidate_count,
             len(self.user_id),
+            self.blind_to,
         )
         body = fixed + self.user_id + self.new_events
         return np.frombuffer(_signature(body) + body, np.uint8)
@@ -138,6 +147,7 @@ class CallContext:
             first,
             kept,
             give_up_at_ns,
+            last_item_row,
             events,
             status,
             due,
@@ -146,6 +156,7 @@ class CallContext:
             top_k,
             candidate_count,
             size,
+            mark,
         ) = _FIXED.unpack_from(data)
         end = _FIXED.size + size
         if not 1 <= size <= MAX_USER_ID_BYTES or len(data) < end:
@@ -160,6 +171,8 @@ class CallContext:
             first=first,
             kept=kept,
             give_up_at_ns=give_up_at_ns,
+            last_item_row=last_item_row,
+            blind_to=mark if any(mark) else b"",
             events=events,
             status=StateStatus(status),
             due=due,

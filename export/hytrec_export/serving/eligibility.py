@@ -25,40 +25,58 @@ class Eligibility:
 
     Args:
         hidden: by name of a list, the rows that it leaves out, in order; of one without a known item, all.
-        items: I.
+        items: last row that has a key.
+        removed: rows that the retriever leaves out by itself.
         fallback: rows that users without events get, best first; none where the model recommends to them too.
     """
 
     items: int
+    removed: ItemRows = field(default_factory=lambda: NO_ROWS)
     hidden: Mapping[bytes, ItemRows] = field(default_factory=dict)
     fallback: ItemRows = field(default_factory=lambda: NO_ROWS)
 
     @classmethod
-    def load(cls, lists: ItemLists, vocabulary: Vocabulary, *, retrieved: int, max_hidden: int | None) -> Eligibility:
+    def load(
+        cls,
+        lists: ItemLists,
+        vocabulary: Vocabulary,
+        *,
+        retrieved: int,
+        max_hidden: int | None,
+        removed: ItemRows = NO_ROWS,
+        texts: dict[Path, list[str]] | None = None,
+    ) -> Eligibility:
         """Read the files; keys that the model does not know are passed over.
 
         Args:
             retrieved: R; of the fallback list the first R known items are used.
             max_hidden: rows that the retriever takes as excluded; None where it takes any number.
+            removed: rows that are not recommended in any case.
+            texts: keys of files, which are not read again; those that are read are put in.
 
         Raises:
             OptionError: a file cannot be read or holds another type of keys, or the fallback list has no item that the
                 model knows, or leaves out more than `max_hidden`.
         """
-        items = len(vocabulary.item_keys)
-        hidden = {name.encode(): _left_out(_rows_in(path, vocabulary), items) for name, path in lists.eligible.items()}
+        items, texts = vocabulary.last_item_row, {} if texts is None else texts
+        hidden = {
+            name.encode(): _left_out(_rows_in(path, vocabulary, texts), items, removed)
+            for name, path in lists.eligible.items()
+        }
         if lists.fallback is None:
-            return cls(items=items, hidden=hidden)
-        rows = _rows_in(lists.fallback, vocabulary)
-        rows = rows[np.sort(np.unique(rows, return_index=True)[1])][:retrieved]
+            return cls(items=items, removed=removed, hidden=hidden)
+        rows = _rows_in(lists.fallback, vocabulary, texts)
         if not len(rows):
             raise OptionError(f"{lists.fallback} holds no item that the model knows; give its most popular ones")
-        if max_hidden is not None and items - len(rows) > max_hidden:
+        rows = rows[np.sort(np.unique(rows, return_index=True)[1])]
+        rows = rows[~np.isin(rows, removed)][:retrieved]
+        left_out = items - len(removed) - len(rows)
+        if max_hidden is not None and left_out > max_hidden:
             raise OptionError(
-                f"the fallback list {lists.fallback} leaves out {items - len(rows)} items and this build can leave out "
+                f"the fallback list {lists.fallback} leaves out {left_out} items and this build can leave out "
                 f"{max_hidden}; build with a larger --max-excluded, or with --execution fused"
             )
-        return cls(items=items, hidden=hidden, fallback=rows)
+        return cls(items=items, removed=removed, hidden=hidden, fallback=rows)
 
     def hidden_by(self, name: bytes | None) -> ItemRows:
         """Rows that a list leaves out; none without a name.
@@ -80,14 +98,14 @@ class Eligibility:
                     else "this server has no list: start it with --eligible NAME=FILE"
                 )
             )
-        if len(hidden) == self.items:
+        if len(hidden) == self.items - len(self.removed):
             raise InputError(f"eligible {given!r} allows no item that the model knows; leave it out, or fix its file")
         return hidden
 
     def fallback_for(self, excluded: ItemRows) -> ItemRows:
         """All rows but those of the fallback list that are not excluded; none where nothing of it is left."""
         left = self.fallback[~np.isin(self.fallback, excluded)]
-        return _left_out(left, self.items) if len(left) else NO_ROWS
+        return _left_out(left, self.items, self.removed) if len(left) else NO_ROWS
 
     def in_fallback_order(self, rows: ItemRows) -> ItemRows:
         """Positions of rows (n,) that bring them into the fallback list's order; those not in it are left out."""
@@ -96,23 +114,30 @@ class Eligibility:
         return np.array(sorted(known, key=lambda position: places[int(rows[position])]), np.int64)
 
 
-def _left_out(rows: ItemRows, items: int) -> ItemRows:
-    """Item rows 1..I that are not among `rows`, in order."""
+def _left_out(rows: ItemRows, items: int, removed: ItemRows) -> ItemRows:
+    """Item rows 1..`items` that are neither among `rows` nor removed, in order."""
     left = np.ones(items + 1, bool)
     left[0] = False
     left[rows] = False
+    left[removed] = False
     return np.flatnonzero(left)
 
 
-def _rows_in(path: Path, vocabulary: Vocabulary) -> ItemRows:
-    """Rows of the known keys of a file, in its order."""
+def _lines_of(path: Path) -> list[str]:
     try:
         lines = [line.removesuffix("\r") for line in path.read_text(encoding="utf-8").split("\n")]
     except (OSError, UnicodeDecodeError) as error:
         raise OptionError(
             f"{path} cannot be read ({error}); give a text file with an item key on every line"
         ) from error
-    lines = [line for line in lines if line]
+    return [line for line in lines if line]
+
+
+def _rows_in(path: Path, vocabulary: Vocabulary, texts: dict[Path, list[str]]) -> ItemRows:
+    """Rows of the known keys of a file, in its order."""
+    if path not in texts:
+        texts[path] = _lines_of(path)
+    lines = texts[path]
     if not lines:
         return NO_ROWS
     if vocabulary.item_key_type is DType.INT64:
@@ -125,5 +150,5 @@ def _rows_in(path: Path, vocabulary: Vocabulary) -> ItemRows:
         rows = vocabulary.item_rows(np.array(keys, np.int64))
     else:
         rows = vocabulary.item_rows(np.array([line.encode() for line in lines], object))
-    known: ItemRows = rows[rows <= len(vocabulary.item_keys)]
+    known: ItemRows = rows[rows < vocabulary.unknown_row]
     return known

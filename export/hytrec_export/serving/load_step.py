@@ -17,6 +17,7 @@ from hytrec.signature import CALL_CONTEXT, CANDIDATE_ROWS, EXCLUDED_ROWS, NOW, U
 from hytrec_export.errors import InputError
 from hytrec_export.runtime.padding import pad
 from hytrec_export.serving.call_context import NO_CANDIDATES, CallContext
+from hytrec_export.serving.catalog_view import CatalogView, View, fixed_view
 from hytrec_export.serving.counters import Counters, ServerCounter
 from hytrec_export.serving.eligibility import Eligibility
 from hytrec_export.serving.lengths import Lengths
@@ -64,6 +65,7 @@ class LoadStep:
             takes any number of events and has a queue for long requests.
         packed: whether the call context goes on as bytes; not where all steps are in one process.
         eligibility: lists of items to choose from; none by default.
+        view: of a catalog that changes, in place of `vocabulary` and `eligibility`.
     """
 
     def __init__(
@@ -78,16 +80,16 @@ class LoadStep:
         encode: Encode | None = None,
         packed: bool = True,
         eligibility: Eligibility | None = None,
+        view: View | None = None,
     ) -> None:
         self._settings = settings
-        self._vocabulary = vocabulary
+        self._view = view or fixed_view(vocabulary, eligibility)
         self._store = store
         self._counters = counters
         self._lengths = lengths
         self._clock = clock
         self._encode = encode
         self._packed = packed
-        self._eligibility = eligibility or Eligibility(items=settings.items)
         self._absent = absent_state(settings.sizes)
         self._part_events = min(PART_EVENTS, settings.limits.max_events)
 
@@ -106,7 +108,7 @@ class LoadStep:
         Raises:
             StoreUnavailableError: the store cannot be read; the whole batch fails.
         """
-        clock_s = int(self._clock())
+        clock_s, view = int(self._clock()), self._view()  # before states are read, which an addition may make useless
         validated = [self._validate(inputs, clock_s) for inputs in batch]
         reads = [
             _read(request, APPEND_ONLY in inputs)
@@ -115,8 +117,8 @@ class LoadStep:
         ]
         requests = [request for request in validated if isinstance(request, ValidatedRequest)]
         users = self._store.read_many(reads, max_gap=None if long else LONG_EVENTS - 1)
-        loads = map_requests(requests, users, reads, self._vocabulary, window=self._settings.sizes.window)
-        loaded = iter([attempted(lambda load: self._outputs(load, long=long), load) for load in loads])
+        loads = map_requests(requests, users, reads, view.vocabulary, window=self._settings.sizes.window)
+        loaded = iter([attempted(lambda load: self._outputs(load, view, long=long), load) for load in loads])
         results = [next(loaded) if isinstance(request, ValidatedRequest) else request for request in validated]
         done = [load for load, result in zip(loads, _of_valid(validated, results), strict=True) if not _again(result)]
         self._count(done, rejected=sum(isinstance(result, InputError) for result in results))
@@ -129,7 +131,7 @@ class LoadStep:
         except InputError as error:
             return error
 
-    def _outputs(self, load: LoadedRequest, *, long: bool) -> StepResult:
+    def _outputs(self, load: LoadedRequest, view: CatalogView, *, long: bool) -> StepResult:
         request, user = load.request, load.user
         if request.expected_event_count not in (UNCHECKED_EVENT_COUNT, user.event_count) and not user.replayed:
             raise InputError(
@@ -137,44 +139,49 @@ class LoadStep:
                 "are stored; read event_count again and send the events that are missing"
             )
         if request.replace and not user.replayed:
-            return self._replacement(load, long=long)
+            return self._replacement(load, view, long=long)
         if load.read.append_only and not user.due:
-            return {CALL_CONTEXT.name: self._passed_on(self._call_context(load))[None]}
+            return {CALL_CONTEXT.name: self._passed_on(self._call_context(load, view))[None]}
         if not user.complete:
             return ReplayNeededError()
         if self._encode and long and (user.gap >= LONG_EVENTS or not self._lengths.fit(user.gap + load.events)):
-            load = self._without_gap(load, self._encode)
-        return self._tensors(load, long=long)
+            load = self._without_gap(load, self._encode, view)
+        return self._tensors(load, view, long=long)
 
-    def _replacement(self, load: LoadedRequest, *, long: bool) -> StepResult:
+    def _replacement(self, load: LoadedRequest, view: CatalogView, *, long: bool) -> StepResult:
         """Outputs of a request whose events become the whole history: nothing of the stored one is used."""
         due = len(load.request.times) >= self._store.snapshot_every
-        call_context = replace(self._call_context(load), due=due, first=0, kept=0, replace=True)
+        call_context = replace(self._call_context(load, view), due=due, first=0, kept=0, replace=True)
         if load.read.append_only and not due:
             return {CALL_CONTEXT.name: self._passed_on(call_context)[None]}
         none = StoredEvents.none(self._store.types)
         fresh = StoredUser(status=load.user.status, events=none)
-        outputs = self._tensors(replace(load, user=fresh, history=load.history[:0]), long=long)
+        outputs = self._tensors(replace(load, user=fresh, history=load.history[:0]), view, long=long)
         return (
             outputs
             if isinstance(outputs, Exception)
             else outputs | {CALL_CONTEXT.name: self._passed_on(call_context)[None]}
         )
 
-    def _without_gap(self, load: LoadedRequest, encode: Encode) -> LoadedRequest:
+    def _without_gap(self, load: LoadedRequest, encode: Encode, view: CatalogView) -> LoadedRequest:
         user = load.user
         tensors = state_tensors(user, load.before, self._absent)
         tensors = encoded(tensors, load.gap, encode, part_events=self._part_events)
         state = {tensor.name: tensors[tensor.name] for tensor in SNAPSHOT}
+        blind_to = view.blind_to(replace(load, item_rows=load.item_rows[:0]))
         kept = NewSnapshot(
-            user_id=load.request.user_id, revision=user.revision, event_count=user.event_count, state=state
+            user_id=load.request.user_id,
+            revision=user.revision,
+            event_count=user.event_count,
+            state=state,
+            blind_to=blind_to,
         )
         if self._store.write_snapshots([kept]):
             self._counters.add(ServerCounter.FAILED_SNAPSHOT, 1)
         due = load.events >= self._store.snapshot_every
-        return replace(load, user=replace(user, base=user.event_count, state=state, due=due))
+        return replace(load, user=replace(user, base=user.event_count, state=state, due=due, blind=bool(blind_to)))
 
-    def _tensors(self, load: LoadedRequest, *, long: bool) -> StepResult:
+    def _tensors(self, load: LoadedRequest, view: CatalogView, *, long: bool) -> StepResult:
         lengths = self._lengths
         state = state_tensors(load.user, load.before, self._absent)
         ahead = load.ahead
@@ -184,18 +191,18 @@ class LoadStep:
             first = (len(ahead) - 1) // self._part_events * self._part_events
             state = encoded(state, ahead[:first], self._encode, part_events=self._part_events)
             ahead = ahead[first:]
-        excluded, falls_back = self._left_out(load)
+        excluded, falls_back = self._left_out(load, view)
         rows = [pad(column, lengths.events(len(ahead))) for column in ahead.columns()]
         outputs = state | {
             **dict(zip(EVENT_ROWS, rows, strict=True)),
             NOW.name: np.array([load.request.now], np.int64),
             EXCLUDED_ROWS.name: pad(excluded, lengths.excluded(len(excluded))),
             CANDIDATE_ROWS.name: pad(load.candidate_rows, lengths.candidates(len(load.candidate_rows))),
-            CALL_CONTEXT.name: self._passed_on(replace(self._call_context(load), fallback=falls_back)),
+            CALL_CONTEXT.name: self._passed_on(replace(self._call_context(load, view), fallback=falls_back)),
         }
         return {name: values[None] for name, values in outputs.items()}
 
-    def _call_context(self, load: LoadedRequest) -> CallContext:
+    def _call_context(self, load: LoadedRequest, view: CatalogView) -> CallContext:
         request, user, events = load.request, load.user, load.events
         given = None
         if events:
@@ -213,6 +220,8 @@ class LoadStep:
             top_k=request.top_k,
             candidate_count=NO_CANDIDATES if request.candidate_keys is None else len(load.candidate_rows),
             give_up_at_ns=request.give_up_at_ns,
+            last_item_row=view.vocabulary.last_item_row,
+            blind_to=view.blind_to(load),
             new_events=encode_events(given) if given and self._packed else b"",
             given_events=None if self._packed else given,
         )
@@ -220,9 +229,10 @@ class LoadStep:
     def _passed_on(self, call_context: CallContext) -> NDArray[Any]:
         return call_context.pack() if self._packed else call_context.handed_over()
 
-    def _left_out(self, load: LoadedRequest) -> tuple[ItemRows, bool]:
+    def _left_out(self, load: LoadedRequest, view: CatalogView) -> tuple[ItemRows, bool]:
         """Rows not to return, and whether these leave the fallback list."""
-        excluded, hidden = self._excluded(load), self._eligibility.hidden_by(load.request.eligible)
+        eligibility = view.eligibility
+        excluded, hidden = self._excluded(load), eligibility.hidden_by(load.request.eligible)
         both = np.concatenate([excluded, hidden]) if len(hidden) else excluded
         maximum = self._lengths.max_excluded
         if maximum is not None and len(both) > maximum:
@@ -231,9 +241,9 @@ class LoadStep:
                 "build with a larger --max-excluded, or with --execution fused"
             )
         has_events = len(load.history) or load.events or load.user.event_count
-        if has_events or not len(self._eligibility.fallback):
+        if has_events or not len(eligibility.fallback):
             return both, False
-        all_but_fallback = self._eligibility.fallback_for(both)
+        all_but_fallback = eligibility.fallback_for(both)
         return (both, False) if not len(all_but_fallback) else (all_but_fallback, True)
 
     def _excluded(self, load: LoadedRequest) -> ItemRows:
@@ -244,11 +254,11 @@ class LoadStep:
         if load.request.exclude_recent:
             recent = np.concatenate([load.history.items, load.item_rows[: load.events]])[-self._settings.sizes.window :]
             excluded = np.concatenate([excluded, recent])
-        known: ItemRows = np.unique(excluded[(excluded > 0) & (excluded <= self._settings.items)])
+        known: ItemRows = np.unique(excluded[(excluded > 0) & (excluded <= self._settings.item_rows)])
         return known
 
     def _count(self, loads: Sequence[LoadedRequest], *, rejected: int) -> None:
-        unknown = self._settings.items + 1
+        unknown = self._settings.item_rows + 1
         items = [rows for load in loads for rows in (load.item_rows, load.candidate_rows) if len(rows)]
         counts = {
             ServerCounter.REJECTED_REQUEST: rejected,

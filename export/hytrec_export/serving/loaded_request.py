@@ -58,6 +58,12 @@ class LoadedRequest:
         items, behaviors, times = (np.concatenate([old, new[: self.events]]) for old, new in columns)
         return EventRows(items=items, behaviors=behaviors, times=times)
 
+    def blind(self, unknown_row: int) -> bool:
+        """Whether an item of the user's events, with those to apply, is unknown."""
+        return self.user.blind or any(
+            bool((items == unknown_row).any()) for items in (self.gap.items, self.item_rows[: self.events])
+        )
+
     def new_columns(self) -> tuple[ItemRows, ItemRows, ItemRows]:
         """Rows and times of the request's events, in the order of `EVENT_ROWS`."""
         behaviors = self.behavior_rows if len(self.behavior_rows) else np.zeros(len(self.item_rows), np.int64)

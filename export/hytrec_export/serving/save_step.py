@@ -29,6 +29,7 @@ from hytrec.signature import (
 from hytrec_export.errors import GraphError, InputError, OverloadError, StateConflictError, StoreFullError
 from hytrec_export.runtime.top_k import best_items
 from hytrec_export.serving.call_context import NO_CANDIDATES, CallContext
+from hytrec_export.serving.catalog_view import View, fixed_view
 from hytrec_export.serving.counters import Counters, ServerCounter
 from hytrec_export.serving.eligibility import Eligibility
 from hytrec_export.serving.load_step import StepResult
@@ -54,9 +55,9 @@ class SaveStep:
         counters: Counters,
         clock_ns: Callable[[], int] = time.monotonic_ns,
         eligibility: Eligibility | None = None,
+        view: View | None = None,
     ) -> None:
-        self._eligibility = eligibility or Eligibility(items=settings.items)
-        self._vocabulary = vocabulary
+        self._view = view or fixed_view(vocabulary, eligibility)
         self._store = store
         self._counters = counters
         self._clock_ns = clock_ns
@@ -155,12 +156,14 @@ class SaveStep:
             scores = raw_scores[:, : call_context.candidate_count]
             check_finite(scores, "the reranker's scores")
             return outputs | {SCORES.name: scores}
-        top_k = len(self._eligibility.fallback) if call_context.fallback else call_context.top_k
-        rows, scores = best_items(inputs[CANDIDATE_ROWS.name][0], raw_scores[0], top_k)
+        view, retrieved = self._view(), inputs[CANDIDATE_ROWS.name][0]
+        retrieved = np.where(retrieved > call_context.last_item_row, 0, retrieved)
+        top_k = len(retrieved) if call_context.fallback else call_context.top_k
+        rows, scores = best_items(retrieved, raw_scores[0], top_k)
         if call_context.fallback:
-            order = self._eligibility.in_fallback_order(rows)[: call_context.top_k]
+            order = view.eligibility.in_fallback_order(rows)[: call_context.top_k]
             rows, scores = rows[order], scores[order]
-        keys = self._vocabulary.keys_of(rows)
+        keys = view.vocabulary.keys_of(rows)
         keys = keys.astype(object) if keys.dtype.kind == "S" else keys
         return outputs | {RETURNED_KEYS.name: keys[None], RETURNED_SCORES.name: scores[None]}
 
@@ -201,6 +204,7 @@ def _snapshot(inputs: Inputs, call_context: CallContext, revision: bytes) -> New
         event_count=call_context.next_event_count,
         state={tensor.name: inputs[next_name(tensor.name)][0] for tensor in SNAPSHOT},
         kept=call_context.kept,
+        blind_to=call_context.blind_to,
     )
 
 

@@ -55,6 +55,7 @@ class StoredUser:
         complete: False where state and events were not read: not needed, or more than the caller's limit to encode.
         kept: events of the snapshot that is stored, as far as is known; 0 without one.
         due: whether a snapshot should be written after this request.
+        blind: whether `state` has absorbed an item that is unknown to the catalog.
     """
 
     status: StateStatus
@@ -69,6 +70,7 @@ class StoredUser:
     complete: bool = True
     kept: int = 0
     due: bool = False
+    blind: bool = False
 
     @property
     def gap(self) -> int:
@@ -135,6 +137,8 @@ class NewSnapshot:
         revision: of the history after `event_count` events.
         state: tensors of `snapshot.SNAPSHOT` after them.
         kept: events of the snapshot that was stored before, as far as is known.
+        blind_to: mark of the catalog to which an item of these events was unknown; empty where none was, or where
+            catalogs do not change.
     """
 
     user_id: bytes
@@ -142,6 +146,7 @@ class NewSnapshot:
     event_count: int
     state: dict[str, NDArray[Any]]
     kept: int = 0
+    blind_to: bytes = b""
 
 
 @dataclass(frozen=True, kw_only=True)

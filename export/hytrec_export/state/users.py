@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from operator import xor
 from typing import Any, NamedTuple
 
 from numpy.typing import NDArray
@@ -81,6 +83,8 @@ class StateStore:
         self._rules = histories.rules
         self._sizes = sizes
         self._fingerprint = fingerprint
+        self.catalog_mark: Callable[[], bytes] = bytes
+        """Mark of the catalog (16 bytes) where it may change; a state that is blind to another one is not used."""
 
     def keep_apart(self, snapshots: SnapshotEngine, *, far: bool) -> None:
         """Have snapshots elsewhere from now on.
@@ -115,7 +119,9 @@ class StateStore:
 
     def _recent_states(self, reads: Sequence[UserRead]) -> list[_Source | None]:
         recent = [self._recent.get(read.user_id) for read in reads]
-        return [_Source(one.header, one.state, one.kept) if one else None for one in recent]
+        return [
+            _Source(one.header, one.state, one.kept) if one and self._usable(one.header) else None for one in recent
+        ]
 
     def _stored_states(self, reads: Sequence[UserRead]) -> list[_Source | None]:
         """The whole snapshot of a user whose state is needed in any case, and else the header alone."""
@@ -231,12 +237,25 @@ class StateStore:
             incarnation=new.revision[:DIGEST_BYTES],
             event_count=new.event_count,
             digest=new.revision[DIGEST_BYTES:],
-            fingerprint=self._fingerprint,
+            fingerprint=self._marked(new.blind_to),
         )
 
     def _header(self, raw: Buffer | None) -> SnapshotHeader | None:
         header = None if raw is None else unpack_header(raw)
-        return header if header and header.fingerprint == self._fingerprint else None
+        return header if header and self._usable(header) else None
+
+    def _usable(self, header: SnapshotHeader) -> bool:
+        return header.fingerprint == self._fingerprint or header.fingerprint == self._marked(self.catalog_mark())
+
+    def _marked(self, mark: bytes) -> bytes:
+        """The fingerprint in the header of a state that is blind to a catalog."""
+        return bytes(map(xor, self._fingerprint, mark)) if mark else self._fingerprint
+
+    def _with_state(
+        self, plan: ReadPlan, history: History, header: SnapshotHeader, state: dict[str, NDArray[Any]]
+    ) -> StoredUser:
+        user = plan.user(history, header, state)
+        return replace(user, blind=True) if header.fingerprint != self._fingerprint else user
 
     def _user(self, plan: ReadPlan, records: UserRecords, snapshot: Buffer | None) -> StoredUser | None:
         absent = plan.absent(records)
@@ -244,7 +263,7 @@ class StateStore:
             return absent or plan.partial()
         history = plan.history(records)
         if plan.state is not None and plan.header and history.holds(plan.header):
-            return plan.user(history, plan.header, plan.state)
+            return self._with_state(plan, history, plan.header, plan.state)
         header = self._header(snapshot)
         if snapshot is not None and header and history.holds(header):
             state = unpack_state(snapshot, self._sizes)
@@ -253,5 +272,5 @@ class StateStore:
                     self._recent.put(
                         plan.read.user_id, RecentState(header=header, state=state, kept=header.event_count)
                     )
-                return plan.user(history, header, state)
+                return self._with_state(plan, history, header, state)
         return plan.user(history, None, None) if plan.header is None else None

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from hytrec.errors import HytrecError
+from hytrec_export.catalog.editing import list_items
 from hytrec_export.progress import Progress, silent
 from hytrec_export.repository import manifest as manifests
 from hytrec_export.repository.layout import graph_files
 from hytrec_export.repository.manifest import FileHashes, Manifest
 from hytrec_export.runtime.runners import OnnxRunner
+from hytrec_export.settings import ServingSettings
 from hytrec_export.verification.engines import verify_engines
 from hytrec_export.verification.findings import Finding, all_ok, failed, ok
 from hytrec_export.verification.parity.replay import replay_answers
@@ -25,6 +28,7 @@ def verify(repository: Path, *, progress: Progress = silent) -> list[Finding]:
     findings = verify_files(repository, manifest, progress)
     if not all_ok(findings):
         return [*findings, failed("parity was not checked: the files are not those of the build")]
+    findings += verify_catalog(repository)
     if manifest.engines:
         return [*findings, *verify_engines(repository, manifest, progress=progress)]
     runners = {name: OnnxRunner(graph) for name, graph in graph_files(repository).items()}
@@ -49,6 +53,26 @@ def verify_files(repository: Path, manifest: Manifest, progress: Progress) -> li
     if wrong:
         return [failed(text) for text in wrong]
     return [ok(f"{len(names)} files match the manifest")]
+
+
+def verify_catalog(repository: Path) -> list[Finding]:
+    """Whether the changes of the catalog since the build can be served; nothing where the build reserved no rows.
+
+    Raises:
+        RepositoryError, VocabularyError: the settings or the vocabulary cannot be used.
+    """
+    if not ServingSettings.load(repository).reserved:
+        return []
+    try:
+        found, _ = list_items(repository)
+    except HytrecError as error:
+        return [failed(str(error))]
+    return [
+        ok(
+            f"catalog version {found.version}: {found.items} items of the build, {found.added} added, "
+            f"{found.removed} removed, {found.free} reserved rows free"
+        )
+    ]
 
 
 def _altered(repository: Path, name: str, manifest: Manifest, hashes: FileHashes) -> list[str]:

@@ -17,12 +17,13 @@ from hytrec.data.histories import History, Int64Array
 from hytrec.data.vocabulary import Vocabulary
 from hytrec.signature import MAX_FUTURE_S
 from hytrec_clients import ClientError, Events, Receipt, Recommendation
+from hytrec_export.catalog.watch import Catalog
 from hytrec_export.errors import ParityError, ServerError
 from hytrec_export.options import StateKind
 from hytrec_export.progress import Progress, silent
 from hytrec_export.repository.manifest import Manifest
 from hytrec_export.runtime.model_chain import split_every
-from hytrec_export.settings import VOCABULARY_FILE, ServingSettings
+from hytrec_export.settings import ServingSettings
 from hytrec_export.verification.concurrency import USERS, check_bursts, together
 from hytrec_export.verification.endpoints import Endpoints, NewUser
 from hytrec_export.verification.findings import Finding, failed, ok
@@ -54,9 +55,11 @@ def verify_served(
         MissingPackageError: tritonclient is not installed.
     """
     manifest = Manifest.load(repository)
+    catalog = Catalog.load(repository)
     replay = ServedReplay(
         settings=ServingSettings.load(repository),
-        vocabulary=Vocabulary.load(repository / VOCABULARY_FILE),
+        vocabulary=catalog.vocabulary,
+        removed=frozenset(catalog.removed.tolist()),
         session=manifest.options.get("state") == StateKind.SEQUENCE.value,
         approximate=manifest.retrieval is not None,
     )
@@ -104,16 +107,24 @@ class ServedReplay:
     Args:
         session: the server keeps sessions, not users.
         approximate: its retriever may miss items.
+        removed: rows that are not recommended any more.
     """
 
     def __init__(
-        self, *, settings: ServingSettings, vocabulary: Vocabulary, session: bool, approximate: bool = False
+        self,
+        *,
+        settings: ServingSettings,
+        vocabulary: Vocabulary,
+        session: bool,
+        approximate: bool = False,
+        removed: frozenset[int] = frozenset(),
     ) -> None:
         self._settings = settings
         self._vocabulary = vocabulary
         self._session = session
         self._approximate = approximate
-        self._unknown_item = unknown_key(vocabulary.item_keys)
+        self._removed = removed
+        self._unknown_item = unknown_key(vocabulary.keys_of(np.arange(1, vocabulary.last_item_row + 1)))
         self._unknown_behavior = unknown_key(vocabulary.behavior_keys)
 
     def compare(self, endpoints: Endpoints, case: GoldenCase, where: str, comparator: Comparator) -> None:
@@ -195,7 +206,8 @@ class ServedReplay:
         expected = np.array([known[rows[position]] for position in stored], np.float32)
         comparator.scores("served recommendations", scores[stored], expected, where)
         last = float(scores[-1]) if len(scores) else -np.inf
-        missed = [score - last for row, score in known.items() if row > 0 and row not in rows and score > last]
+        absent = self._removed.union(rows, [0])
+        missed = [score - last for row, score in known.items() if row not in absent and score > last]
         if self._approximate:
             comparator.count_best(len(rows) + len(missed), len(rows))
             return

@@ -222,14 +222,14 @@ def test_a_user_forgotten_meanwhile_leaves_no_state(
     with UserEncoder.of_repository(built) as encoder, opened(settings.fingerprint) as store:
         encode = encoder.encode
 
-        def forgetting(users: Sequence[Any]) -> Iterator[Any]:
-            for batch in encode(users):
+        def forgetting(users: Sequence[Any], catalog: Any) -> Iterator[Any]:
+            for batch in encode(users, catalog):
                 store.forget(b"user-32")
                 store.forget(b"user-33")
                 feed(store, b"user-33", 40)  # the same id, another user
                 yield batch
 
-        encoder.encode = forgetting  # type: ignore[method-assign]
+        encoder.encode = forgetting  # type: ignore[method-assign, assignment]
         rebuild_users(store, encoder)
         of_the_old = int(url.folder is not None)  # in Redis users are counted who have any
         assert store.stat().snapshots == len(LENGTHS) - SHORT - 2 + of_the_old

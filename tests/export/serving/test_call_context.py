@@ -94,7 +94,7 @@ def test_other_bytes_are_rejected(packed: bytes) -> None:
 @given(CONTEXTS)
 def test_an_unknown_status_is_rejected(call_context: CallContext) -> None:
     packed = call_context.pack().copy()
-    packed[16 + 4 + 16 + 16 + 8 + 8 + 8 + 8 + 4] = 9
+    packed[16 + 4 + 16 + 16 + 8 + 8 + 8 + 8 + 8 + 4] = 9
     packed = np.frombuffer(signed(packed.tobytes()[16:]), np.uint8)
     with pytest.raises(InputError, match=r"^call_context has the unknown state_status 9; use an ensemble instead$"):
         CallContext.unpack(packed)

@@ -176,6 +176,7 @@ def test_the_events_since_the_state_come_first(loader: LoadStep, kept: bytes, st
         events=2,
         status=StateStatus.FOUND,
         top_k=4,
+        last_item_row=20,
     )
 
 

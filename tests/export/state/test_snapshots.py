@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +62,24 @@ def test_the_state_and_the_events_since(store: StateStore, kit: Any, count: int,
     assert user.start <= count - kit.sizes.window
     assert (user.events.times - 10**9).tolist() == [*range(user.start, count + more)]
     assert user.due == (more >= EVERY)
+
+
+def test_a_state_that_is_blind_to_a_catalog_is_used_with_that_catalog_alone(store: StateStore, kit: Any) -> None:
+    mark, other = bytes(range(1, 17)), bytes(range(2, 18))
+    blind = replace(kit.snapshot(b"blind", kit.fed(store, b"blind", 100)), blind_to=mark)
+    assert store.write_snapshots([blind]) == 0
+    kit.fed(store, b"seeing", 100, snapshot=True)
+
+    def found(user_id: bytes) -> tuple[StateStatus, bool]:
+        user = kit.user(store, user_id)
+        assert (user.state is not None) == (user.status is StateStatus.FOUND)
+        return user.status, user.blind
+
+    for now, status in ((mark, StateStatus.FOUND), (other, StateStatus.REBUILT), (mark, StateStatus.FOUND)):
+        store.catalog_mark = partial(bytes, now)  # as where an item was added, or a server knows other ones
+        store.remember([blind])
+        assert found(b"blind") == (status, status is StateStatus.FOUND)
+        assert found(b"seeing") == (StateStatus.FOUND, False)
 
 
 def test_nothing_is_kept_of_a_user_who_is_another_by_now(store: StateStore, kit: Any) -> None:

@@ -17,6 +17,7 @@ import pytest
 from hytrec.contract import StateStatus
 from hytrec.data.vocabulary import Vocabulary
 from hytrec_clients import Events, Receipt, Recommendation, Unavailable
+from hytrec_export.catalog.watch import Catalog
 from hytrec_export.errors import ServerError
 from hytrec_export.repository.manifest import Manifest
 from hytrec_export.settings import ServingSettings
@@ -53,7 +54,9 @@ class FakeUser:
         assert not set(excluded_keys.tolist()) - set(self.server.keys)
         answer = self.answer
         best = sorted(
-            (key for key, row in self.server.rows.items() if row in answer.candidate_rows), key=self.score, reverse=True
+            (key for key, row in self.server.rows.items() if row in set(answer.candidate_rows) - self.server.removed),
+            key=self.score,
+            reverse=True,
         )[self.server.skipped :][:top_k]
         return self.result([self.score(key) for key in best], best)
 
@@ -97,6 +100,7 @@ class FakeServer:
         self.unready = ""
         self.error = 0.0
         self.miscounted = self.skipped = self.left = 0
+        self.removed: set[int] = set()
         self.sessions: list[bool] = []
         self.error_beside_others = self.stall_s = 0.0
         self.lock = threading.Lock()
@@ -243,6 +247,18 @@ def test_scores_over_the_bound(built: Path, server: FakeServer, atol: float | No
 def test_a_best_item_that_is_not_recommended(built: Path, server: FakeServer) -> None:
     server.skipped = 1
     assert "missed recommendations max |diff|" in verified(built).text
+
+
+def test_an_item_that_was_removed_since_is_not_missed(
+    built: Path, server: FakeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answer = max(server.answers, key=lambda answer: len(answer.history))
+    row = int(answer.candidate_rows[np.argmax(np.where(answer.candidate_rows > 0, answer.scores, -np.inf))])
+    server.removed = {row}
+    assert "missed recommendations max |diff|" in verified(built).text
+    catalog = replace(Catalog.load(built), removed=np.array([row]))
+    monkeypatch.setattr(Catalog, "load", lambda _: catalog)
+    assert verified(built).status is Status.OK
 
 
 def test_a_server_of_another_model(built: Path, server: FakeServer) -> None:

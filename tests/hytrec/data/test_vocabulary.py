@@ -165,3 +165,41 @@ def test_neither_torch_nor_pyarrow_nor_scipy_is_loaded() -> None:
     code += "print({'torch', 'pyarrow', 'scipy'} & set(sys.modules))"
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert answer.stdout == "set()\n"
+
+
+@pytest.mark.parametrize(
+    ("keys", "added", "asked", "rows"),
+    [
+        ([5, 3, 9], [7, 1], [1, 3, 7, 8, 5], [5, 2, 4, 8, 1]),
+        ([b"b", b"a"], [b"longer than all"], [b"longer than all", b"a", b"long"], [3, 2, 8]),
+    ],
+)
+def test_added_keys_come_after_the_others_and_the_unknown_item_after_all_rows(
+    keys: list[Any], added: list[Any], asked: list[Any], rows: list[int]
+) -> None:
+    vocabulary = Vocabulary(keys)
+    extended = vocabulary.extended(added, rows=7)
+    assert extended.item_rows(asked).tolist() == rows
+    known = np.array([row for row in rows if row < 8])
+    assert extended.keys_of(known).tolist() == [key for key, row in zip(asked, rows, strict=True) if row < 8]
+    assert (extended.last_item_row, extended.unknown_row) == (len(keys) + len(added), 8)
+    assert (vocabulary.last_item_row, vocabulary.unknown_row) == (len(keys), len(keys) + 1)
+    assert extended.digest() == vocabulary.digest()
+    with pytest.raises(
+        VocabularyError, match=rf"row 7 has no item key; rows with a key are 1 to {len(keys) + len(added)}"
+    ):
+        extended.keys_of(np.array([7]))
+
+
+@pytest.mark.parametrize(
+    ("added", "message"),
+    [
+        ([6, 7, 8], "5 items are given and there are 4 rows; reserve more"),
+        ([6, 3], "item key 3 is known already; add others"),
+        ([6, 6], "item key 6 is given twice"),
+        ([b"a"], "item keys are int64 in this vocabulary, not strings"),
+    ],
+)
+def test_keys_that_cannot_be_added_are_told(added: list[Any], message: str) -> None:
+    with pytest.raises(VocabularyError, match=message):
+        Vocabulary([5, 3]).extended(added, rows=4)

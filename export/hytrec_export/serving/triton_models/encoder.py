@@ -8,7 +8,7 @@ from functools import partial
 from hytrec.signature import ENCODER, ROW_TIMES
 from hytrec_export.serving.triton_models.long_request_queue import LongRequestQueue, is_long
 from hytrec_export.serving.triton_models.responses import tensors_of
-from hytrec_export.serving.triton_models.startup import graph_of, open_graph
+from hytrec_export.serving.triton_models.startup import graph_of, live_tables_of, open_graph
 from hytrec_export.serving.triton_models.step_model import Args, Execute, StepModel
 
 
@@ -17,7 +17,7 @@ class TritonPythonModel(StepModel):
 
     def open(self, args: Args, opened: ExitStack) -> Execute:
         """Open the graph."""
-        graph = open_graph(graph_of(args), ENCODER)
+        graph = open_graph(graph_of(args), ENCODER, live=live_tables_of(args, ENCODER))
         queue = LongRequestQueue(
             run=graph.run, read=tensors_of, model=ENCODER, is_long=partial(is_long, times=ROW_TIMES)
         )

@@ -6,6 +6,7 @@ from contextlib import ExitStack
 from functools import partial
 
 from hytrec.signature import FUSED, GRAPHS, STATE_LOAD, STATE_SAVE, TIMES
+from hytrec_export.catalog.watch import CatalogWatch
 from hytrec_export.repository.layout import graph_files
 from hytrec_export.runtime.padding import FINE_STEPS_PER_OCTAVE
 from hytrec_export.serving.counters import LOAD_COUNTERS, SAVE_COUNTERS
@@ -20,11 +21,11 @@ from hytrec_export.serving.triton_models.intake import Admitted, Intake
 from hytrec_export.serving.triton_models.long_request_queue import LongRequestQueue, is_long
 from hytrec_export.serving.triton_models.metrics import TritonCounters
 from hytrec_export.serving.triton_models.startup import (
-    eligibility_of,
     open_graph,
     repository_of,
     settings_of,
     store_of,
+    view_of,
     vocabulary_of,
 )
 from hytrec_export.serving.triton_models.step_model import Args, Execute, StepModel
@@ -41,10 +42,17 @@ class TritonPythonModel(StepModel):
         files = graph_files(repository_of(args))
         peers = PeerActivity(repository_of(args) / FILE_NAME)
         opened.callback(peers.close)
-        graphs = {model.name: open_graph(files[model.name], model, peers_idle=peers.peers_idle).run for model in GRAPHS}
+        watch = CatalogWatch(repository_of(args), settings, vocabulary, models=[model.name for model in GRAPHS])
+        graphs = {
+            model.name: open_graph(
+                files[model.name], model, peers_idle=peers.peers_idle, live=watch.live(model.name)
+            ).run
+            for model in GRAPHS
+        }
         counters = TritonCounters(model=STATE_LOAD, counters=LOAD_COUNTERS)
         store = store_of(settings, opened, recent=RECENT_USERS, counters=counters)
-        eligibility = eligibility_of(settings, vocabulary, max_hidden=None)
+        store.catalog_mark = watch.mark
+        view = view_of(settings, watch, max_hidden=None)
         load = LoadStep(
             settings=settings,
             vocabulary=vocabulary,
@@ -52,14 +60,14 @@ class TritonPythonModel(StepModel):
             counters=counters,
             lengths=Lengths.of(settings, any_events=True, steps_per_octave=FINE_STEPS_PER_OCTAVE),
             packed=False,
-            eligibility=eligibility,
+            view=view,
         )
         save = SaveStep(
             settings=settings,
             vocabulary=vocabulary,
             store=store,
             counters=TritonCounters(model=STATE_SAVE, counters=SAVE_COUNTERS),
-            eligibility=eligibility,
+            view=view,
         )
         metrics = RequestMetrics()
         opened.callback(MetricsFile(metrics).close)

@@ -6,6 +6,7 @@ from contextlib import ExitStack
 from functools import partial
 
 from hytrec.signature import ENCODER, GRAPHS, STATE_LOAD, STATE_SAVE, TIMES
+from hytrec_export.catalog.watch import CatalogWatch
 from hytrec_export.serving.counters import LOAD_COUNTERS
 from hytrec_export.serving.lengths import Lengths
 from hytrec_export.serving.load_step import LoadStep
@@ -13,7 +14,7 @@ from hytrec_export.serving.triton_models.intake import Admitted, Intake
 from hytrec_export.serving.triton_models.long_request_queue import LongRequestQueue, is_long
 from hytrec_export.serving.triton_models.metrics import TritonCounters
 from hytrec_export.serving.triton_models.other_model import infer
-from hytrec_export.serving.triton_models.startup import eligibility_of, settings_of, store_of, vocabulary_of
+from hytrec_export.serving.triton_models.startup import repository_of, settings_of, store_of, view_of, vocabulary_of
 from hytrec_export.serving.triton_models.step_model import Args, Execute, StepModel
 
 
@@ -23,8 +24,10 @@ class TritonPythonModel(StepModel):
     def open(self, args: Args, opened: ExitStack) -> Execute:
         """Open vocabulary and store."""
         settings, vocabulary = settings_of(args), vocabulary_of(args)
+        watch = CatalogWatch(repository_of(args), settings, vocabulary)
         counters = TritonCounters(model=STATE_LOAD, counters=LOAD_COUNTERS)
         store = store_of(settings, opened, counters=counters)
+        store.catalog_mark = watch.mark
         step = LoadStep(
             settings=settings,
             vocabulary=vocabulary,
@@ -32,7 +35,7 @@ class TritonPythonModel(StepModel):
             counters=counters,
             lengths=Lengths.of(settings, short_events=store.snapshot_every),
             encode=partial(infer, ENCODER),
-            eligibility=eligibility_of(settings, vocabulary, max_hidden=settings.limits.max_excluded),
+            view=view_of(settings, watch, max_hidden=settings.limits.max_excluded),
         )
         queue = LongRequestQueue(
             run=step.run,

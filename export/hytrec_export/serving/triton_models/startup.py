@@ -16,11 +16,14 @@ import triton_python_backend_utils as pb_utils
 from hytrec.contract import Model
 from hytrec.data.vocabulary import Vocabulary
 from hytrec.errors import HytrecError
+from hytrec_export.catalog.watch import CatalogWatch
 from hytrec_export.item_lists import ItemLists
 from hytrec_export.parent_death import die_with_parent, in_stub
 from hytrec_export.repository.layout import GRAPH_FILE
 from hytrec_export.runtime.chunked_encoder import open_runner
+from hytrec_export.runtime.runners import Live
 from hytrec_export.serving.batched_graph import BatchedGraph
+from hytrec_export.serving.catalog_view import LiveView
 from hytrec_export.serving.counters import NOTICE_COUNTERS, Counters
 from hytrec_export.serving.eligibility import Eligibility
 from hytrec_export.serving.store_model import store_model
@@ -57,17 +60,19 @@ def graph_of(args: Mapping[str, str]) -> Path:
     return Path(args["model_repository"]) / args["model_version"] / GRAPH_FILE
 
 
-def open_graph(graph: Path, model: Model, *, peers_idle: Callable[[], bool] = lambda: True) -> BatchedGraph:
+def open_graph(
+    graph: Path, model: Model, *, peers_idle: Callable[[], bool] = lambda: True, live: Live | None = None
+) -> BatchedGraph:
     """A graph, open for as long as the process lives.
 
     Args:
-        peers_idle: see `open_runner`.
+        peers_idle, live: see `open_runner`.
 
     Raises:
         RepositoryError: the graph is missing, or onnxruntime rejects it.
         MissingPackageError: onnxruntime is not installed.
     """
-    runner = ExitStack().enter_context(open_runner(model, graph, peers_idle=peers_idle))
+    runner = ExitStack().enter_context(open_runner(model, graph, peers_idle=peers_idle, live=live))
     return BatchedGraph(
         model=model, infer=runner.infer, run_overhead=RUN_OVERHEAD[model.name], max_elements=MAX_ELEMENTS
     )
@@ -80,6 +85,15 @@ def settings_of(args: Mapping[str, str]) -> ServingSettings:
         RepositoryError: they are missing or damaged.
     """
     return ServingSettings.load(repository_of(args))
+
+
+def live_tables_of(args: Mapping[str, str], model: Model) -> Live | None:
+    """The tables of a graph that stands in a process of its own.
+
+    Raises:
+        RepositoryError: a file of the repository is missing or damaged.
+    """
+    return CatalogWatch(repository_of(args), settings_of(args), models=[model.name]).live(model.name)
 
 
 def vocabulary_of(args: Mapping[str, str]) -> Vocabulary:
@@ -115,8 +129,8 @@ def _count_notice(counters: Counters, notice: Notice, count: int) -> None:
     counters.add(NOTICE_COUNTERS[notice], count)
 
 
-def eligibility_of(settings: ServingSettings, vocabulary: Vocabulary, *, max_hidden: int | None) -> Eligibility:
-    """The lists of items that the server's environment names.
+def view_of(settings: ServingSettings, watch: CatalogWatch, *, max_hidden: int | None) -> LiveView:
+    """The catalog, and the lists of items that the server's environment names.
 
     Args:
         max_hidden: rows that the retriever takes as excluded; None for any number.
@@ -124,8 +138,14 @@ def eligibility_of(settings: ServingSettings, vocabulary: Vocabulary, *, max_hid
     Raises:
         OptionError: a variable or a file is wrong.
     """
-    lists = ItemLists.from_environment(os.environ)
-    return Eligibility.load(lists, vocabulary, retrieved=settings.sizes.retrieved, max_hidden=max_hidden)
+    load = partial(
+        Eligibility.load,
+        ItemLists.from_environment(os.environ),
+        retrieved=settings.sizes.retrieved,
+        max_hidden=max_hidden,
+        texts={},
+    )
+    return LiveView(watch.current, lambda catalog: load(vocabulary=catalog.vocabulary, removed=catalog.removed))
 
 
 def repository_of(args: Mapping[str, str]) -> Path:

@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 from hytrec.contract import Model
 from hytrec_export.serving.load_step import StepResult
 from hytrec_export.serving.triton_models.responses import respond, tensors_of
-from hytrec_export.serving.triton_models.startup import graph_of, open_graph, starting
+from hytrec_export.serving.triton_models.startup import graph_of, live_tables_of, open_graph, starting
 from hytrec_export.serving.validation import Inputs
 
 Args: TypeAlias = dict[str, str]
@@ -50,7 +50,8 @@ class GraphModel(StepModel):
 
     def open(self, args: Args, opened: ExitStack) -> Execute:  # noqa: ARG002 - a graph is open as long as the process
         """Open the graph."""
-        return responding(open_graph(graph_of(args), self.model).run, self.model)
+        graph = open_graph(graph_of(args), self.model, live=live_tables_of(args, self.model))
+        return responding(graph.run, self.model)
 
 
 def responding(run: Callable[[Sequence[Inputs]], list[StepResult]], model: Model) -> Execute:

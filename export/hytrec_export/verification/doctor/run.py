@@ -28,6 +28,7 @@ from hytrec_export.verification.doctor.host_checks import (
 )
 from hytrec_export.verification.engines import engines_of
 from hytrec_export.verification.findings import Finding, failed, skipped
+from hytrec_export.verification.repository import verify_catalog
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,6 +78,7 @@ def _findings(
         yield skipped("everything else: it depends on the repository")
         return
     yield from check_files(repository, manifest, progress)
+    yield from verify_catalog(repository)
     if device is Device.CUDA:
         yield from check_gpus(machine.driver, engines)
     else:

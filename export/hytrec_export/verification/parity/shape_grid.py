@@ -94,7 +94,7 @@ class InputGenerator:
     def question(self, case: ShapeCase, state: Arrays) -> tuple[Int64Array, Int64Array, Int64Array]:
         """now_s (B, 1) around the last event, candidate rows (B, N) and excluded rows (B, X), padding among them."""
         now = state[LAST_TIME.name] + self._random.choice([-5, 0, 60, _TEN_YEARS_S], (case.batch, 1))
-        candidates = self._random.integers(0, self._settings.items + 2, (case.batch, case.candidates))
+        candidates = self._known(self._random.integers(0, self._settings.items + 2, (case.batch, case.candidates)))
         excluded = self._random.integers(0, self._settings.items + 1, (case.batch, case.excluded))
         return np.maximum(1, now), candidates, excluded
 
@@ -133,7 +133,11 @@ class InputGenerator:
         return History(item_rows=item_rows, behavior_rows=self._behavior_rows(item_rows.size), times=times)
 
     def _rows(self, *shape: int) -> Int64Array:
-        return self._random.integers(1, self._settings.items + 2, shape)
+        return self._known(self._random.integers(1, self._settings.items + 2, shape))
+
+    def _known(self, rows: Int64Array) -> Int64Array:
+        """Rows with I + 1 for the unknown item -> with its own one, after the reserved ones."""
+        return np.where(rows > self._settings.items, self._settings.item_rows + 1, rows)
 
     def _behavior_rows(self, *shape: int) -> Int64Array:
         return self._random.integers(0, self._behaviors + 1, shape)

@@ -1,0 +1,58 @@
+"""Reads a file of new items: CSV with the columns key and like, or JSON lines."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from hytrec_export.catalog.editing import NewItem
+from hytrec_export.errors import OptionError
+
+_JSON = frozenset({".jsonl", ".json", ".ndjson"})
+_FORM = 'give CSV with the columns key and like ("A,B"), or JSON lines as {"key": "C", "like": ["A", "B"]}'
+
+
+def read_new_items(path: Path) -> list[NewItem]:
+    """Items of a file, in order.
+
+    Raises:
+        OptionError: it cannot be read, is not of the form, or holds no item.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise OptionError(f"{path} cannot be read ({error}); {_FORM}") from error
+    rows = _json_rows(path, text) if path.suffix in _JSON else _csv_rows(path, text)
+    items = [_item(path, number, *row) for number, row in rows]
+    if not items:
+        raise OptionError(f"{path} holds no item; {_FORM}")
+    return items
+
+
+def _csv_rows(path: Path, text: str) -> Iterator[tuple[int, tuple[Any, Any]]]:
+    reader = csv.DictReader(text.splitlines())
+    if not {"key", "like"} <= set(reader.fieldnames or ()):
+        raise OptionError(f"{path} has the columns {', '.join(reader.fieldnames or ()) or 'none'}; {_FORM}")
+    for row in reader:
+        yield reader.line_num, (row["key"], [part for part in (row["like"] or "").split(",") if part])
+
+
+def _json_rows(path: Path, text: str) -> Iterator[tuple[int, tuple[Any, Any]]]:
+    for number, line in enumerate(text.splitlines(), 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+            yield number, (row["key"], row.get("like", []))
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise OptionError(f"line {number} of {path} is {line[:60]!r}; {_FORM}") from error
+
+
+def _item(path: Path, number: int, key: Any, like: Any) -> NewItem:
+    keys = [key, *like] if isinstance(like, list) else [None]
+    if not all(isinstance(one, int | str) and not isinstance(one, bool) and str(one) for one in keys):
+        raise OptionError(f"line {number} of {path} has the key {key!r} and like {like!r}; {_FORM}")
+    return NewItem(key=str(key), like=tuple(map(str, like)))
