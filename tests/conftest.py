@@ -29,7 +29,7 @@ from hytrec_export.options import BuildOptions, Execution, Lowering, Precision
 from hytrec_export.settings import Limits, ServingSettings
 
 # How long one example takes depends on what else the machine does: no test may fail by it.
-settings.register_profile("hytrec", deadline=None)
+settings.register_profile("hytrec", deadline=None, max_examples=40)
 settings.load_profile("hytrec")
 
 # Servers of the tests are on this machine, which no proxy reaches; tests of what a proxy changes set their own.

@@ -218,7 +218,7 @@ def test_what_cannot_be_resumed_is_told(
     assert {file.name: file.read_bytes() for file in run.iterdir()} == before
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [pytest.param(signal.SIGINT, marks=pytest.mark.long), signal.SIGTERM])
 def test_a_signal_saves_and_says_how_to_resume(
     number: signal.Signals, events: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -106,8 +106,9 @@ def test_an_interrupted_step_is_not_done_again(begin: Train, tmp_path: Path) -> 
     begin(observer=whole)
     steps = len(whole.steps)
     output = {"output": tmp_path / "other"}
-    with pytest.raises(Interrupted, match=r"interrupted after step 8 \(1 epochs are finished\)"):
-        begin(observer=first, stop=lambda: 2 if len(first.steps) == 8 else None, **output)
+    with pytest.raises(Interrupted, match=r"interrupted after step 8 \(1 epochs are finished\)") as interrupted:
+        begin(observer=first, stop=lambda: signal.SIGINT if len(first.steps) == 8 else None, **output)
+    assert interrupted.value.exit_code == 130
     begin(observer=second, resume=True, **output)
     assert first.steps + second.steps == whole.steps
     assert len(first.steps) == 8 < steps
