@@ -159,11 +159,25 @@ def free(port: int) -> bool:
         return probe.connect_ex(("127.0.0.1", port)) != 0
 
 
-SMALL_MODEL = "width = 16\ntadn-layers = 1\nsoftmax-layers = 1\nwindow = 8\nexperts = 2\nneighbors = 8\n"
+SMALL_MODEL = """
+width = 18
+heads = 3
+tadn-layers = 1
+softmax-layers = 1
+window = 5
+experts = 1
+neighbors = 8
+branches = "short"
+"""
+"""Odd sizes and an ablation, so that a build shows that such pass the gate."""
 
 
 @pytest.mark.e2e
-@pytest.mark.parametrize("sizes", [SMALL_MODEL, pytest.param("", marks=pytest.mark.long)], ids=["small", "default"])
+@pytest.mark.parametrize(
+    "sizes",
+    [SMALL_MODEL, pytest.param("", marks=[pytest.mark.long, pytest.mark.timeout(1800)])],
+    ids=["small", "default"],
+)
 def test_the_commands_run_as_printed(sizes: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     taken = [port for port in DEFAULT_PORTS if not free(port)]
     if taken:

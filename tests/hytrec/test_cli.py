@@ -167,6 +167,14 @@ def test_a_wrong_file_of_options_is_told(
     assert re.search(message, line)
 
 
+def test_the_environment_may_name_the_file_of_options(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("HYTREC_TRAIN_CONFIG", "nowhere.toml")
+    assert call(monkeypatch, "train", "events.csv", f"--output={tmp_path / 'run'}") == 1
+    assert capsys.readouterr().err.startswith("error: nowhere.toml is not there; give a TOML file")
+
+
 def test_a_file_of_options_may_number_the_columns_and_name_one_log(
     events: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
