@@ -74,7 +74,7 @@ def write_build(run: Path, repository: Path, *, seed: int = 7) -> None:
 
 
 @pytest.fixture(scope="session")
-def built(make_once: Any) -> Build:
+def built(make_once: Any, traced_once: None) -> Build:
     folder: Path = make_once("e2e-built", lambda folder: write_build(folder / "run", folder / "repository"))
     return Build(
         run=folder / "run",

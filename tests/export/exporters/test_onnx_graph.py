@@ -131,6 +131,7 @@ def test_no_graph_takes_a_maximum_of_times(built: Path) -> None:
                 assert types.get(node.output[0]) != onnx.TensorProto.INT64 or node.op_type == "Clip", node
 
 
+@pytest.mark.usefixtures("traced_once")
 @pytest.mark.parametrize(
     ("lowering", "config"),
     [
