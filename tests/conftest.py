@@ -54,14 +54,20 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadGro
     return FilesAndGroups(config, log) if config.getoption("dist") == "loadgroup" else None
 
 
+LATE_FILES = {"test_new_state_tensor.py", "test_project.py"}
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Group the tests that share a folder's server; files with a real server begin first, for they take longest."""
+    """Group the tests that share a folder's server; files with a real server begin first, for they take longest.
+
+    So do those that would be the last by name and leave all but one worker without work.
+    """
     for item in items:
         servers = item._fixtureinfo.name2fixturedefs.get("served", ()) if isinstance(item, pytest.Function) else ()
         if any(server.scope == "session" for server in servers) and not item.get_closest_marker("xdist_group"):
             item.add_marker(pytest.mark.xdist_group(name=f"{item.path.parent.name} served"))
-    slow = {item.path for item in items if item.get_closest_marker("e2e")}
+    slow = {item.path for item in items if item.get_closest_marker("e2e") or item.path.name in LATE_FILES}
     # Those that share a build come last of them: else all workers wait for it in the beginning.
     items.sort(key=lambda item: (item.path not in slow, item.nodeid.startswith("tests/e2e/")))
 
