@@ -1,7 +1,9 @@
 # Every target works on a fresh Debian with Python 3.11, make and gcc; `.venv` is made on first use.
 PYTHON ?= python3.11
 BIN := .venv/bin
-export PATH := $(CURDIR)/.prometheus:$(CURDIR)/.redis:$(CURDIR)/.haproxy:$(PATH)
+# .valkey: Valkey's server as redis-server, after `make valkey`.
+REDIS ?= .redis
+export PATH := $(CURDIR)/.prometheus:$(CURDIR)/$(REDIS):$(CURDIR)/.haproxy:$(PATH)
 
 # Processes that run tests; one more than two cores, as many tests wait for a server.
 WORKERS ?= 3
@@ -11,7 +13,7 @@ PERF_ANALYZER := .perf_analyzer/perf_analyzer
 # Every server and command of the tests would otherwise compile the modules again, where the environment says so.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test test-long unit lint style types format measure peers quality baselines perf-analyzer prometheus redis haproxy topology recovery clean
+.PHONY: demo test test-long unit lint style types format measure peers quality baselines perf-analyzer prometheus redis valkey haproxy topology recovery clean
 
 demo: .venv/ready
 	$(BIN)/python examples/demo.py
@@ -83,6 +85,11 @@ redis: .redis/redis-server
 
 .redis/redis-server: .ci/redis
 	.ci/redis .redis
+
+valkey: .valkey/redis-server
+
+.valkey/redis-server: .ci/redis
+	.ci/redis .valkey valkey
 
 haproxy: .haproxy/haproxy
 

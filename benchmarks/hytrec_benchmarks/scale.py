@@ -1,10 +1,12 @@
 """What filling a shared store costs by user and event: processor time, network, memory.
 
-    python -m hytrec_benchmarks.scale --users 2000 --events 100 --output reports/scale.json
+    python -m hytrec_benchmarks.scale --users 1000 --log-users 20000 --output reports/scale.json
 
 Histories are written to a Redis of its own through a proxy that counts bytes, and all states are made by the code of
-`state rebuild` with the encoder of a built repository. Processor time and not the clock is measured, the proxy's with
-it, so that what else the machine does hardly counts. `hytrec_benchmarks.scale_page` makes docs/scale.md of it.
+`state rebuild` with the encoder of a built repository. A Parquet log, its rows in the order of time, goes through
+`backfill` into a second database of the same Redis, which keeps no states: what is left is reading, grouping and
+writing. Processor time and not the clock is measured, the proxy's with it, so that what else the machine does hardly
+counts. `hytrec_benchmarks.scale_page` makes docs/scale.md of it.
 """
 
 from __future__ import annotations
@@ -27,6 +29,7 @@ from hytrec_benchmarks.fixtures.context import Context, Log, Weights, data_folde
 from hytrec_benchmarks.fixtures.machine import describe_run
 from hytrec_benchmarks.fixtures.redis_server import HOST, RedisServer, redis_server
 from hytrec_benchmarks.fixtures.tcp_proxy import TcpProxy, tcp_proxy
+from hytrec_export.bulk.backfill import backfill
 from hytrec_export.bulk.encoding import UserEncoder
 from hytrec_export.bulk.rebuild import rebuild_users
 from hytrec_export.optional import require
@@ -76,11 +79,14 @@ class _Watch:
         return time.process_time(), times.user + times.system, self.network.moved, memory
 
 
-def measure(repository: Path, folder: Path, *, users: int, events: int, seed: int = 0) -> dict[str, Figure]:
-    """Fill a store with users of so many events, and make their states.
+def measure(
+    repository: Path, folder: Path, *, users: int, log_users: int, events: int, seed: int = 0
+) -> dict[str, Figure]:
+    """Fill a store with users of so many events, make their states, and backfill a log of other such users.
 
     Args:
-        folder: for Redis's files.
+        folder: for Redis's files and the log.
+        log_users: of the log.
 
     Raises:
         HytrecError: the repository or the store cannot be used.
@@ -99,9 +105,14 @@ def measure(repository: Path, folder: Path, *, users: int, events: int, seed: in
             _fill(store, settings, vocabulary, users=users, events=events, seed=seed)
         with watch.part() as rebuilt:
             made = rebuild_users(store, encoder)
-    if made.rebuilt != users:
-        raise ValueError(made)
-    total = users * events
+        log = folder / "log.parquet"
+        _write_log(log, vocabulary, users=log_users, events=events, seed=seed)
+        with watch.part() as backfilled:
+            # The default of `--snapshot-every` over a network, as a longer history keeps a state.
+            told = backfill([str(log)], repository, StoreUrl.parse(f"redis://{HOST}:{network.port}/1?timeout=30"))
+    if made.rebuilt != users or told.new != log_users or told.states:
+        raise ValueError(made, told)
+    total, log_total = users * events, log_users * events
     return {
         "scale_users": users,
         "scale_events_per_user": events,
@@ -114,6 +125,11 @@ def measure(repository: Path, folder: Path, *, users: int, events: int, seed: in
         "rebuild_redis_core_us_per_user": 1e6 * rebuilt.redis_s / users,
         "rebuild_network_bytes_per_user": rebuilt.moved / users,
         "snapshot_redis_bytes_per_user": rebuilt.memory / users,
+        "scale_log_users": log_users,
+        "backfill_core_us_per_event": 1e6 * backfilled.own_s / log_total,
+        "backfill_redis_core_us_per_event": 1e6 * backfilled.redis_s / log_total,
+        "backfill_network_bytes_per_event": backfilled.moved / log_total,
+        "backfill_events_per_s": told.events_per_second,
     }
 
 
@@ -150,11 +166,25 @@ def _fill(
                 raise ValueError(result)
 
 
+def _write_log(path: Path, vocabulary: Vocabulary, *, users: int, events: int, seed: int) -> None:
+    """Rows of all users in the order of time, as a log has them."""
+    pyarrow, parquet = require("pyarrow", extra="bulk"), require("pyarrow.parquet", extra="bulk")
+    generator = np.random.default_rng(seed)
+    rows = users * events
+    columns = {
+        "user_id": generator.permutation(np.repeat(np.arange(users, dtype=np.int64), events)),
+        "item_id": np.asarray(vocabulary.item_keys)[generator.integers(0, len(vocabulary.item_keys), rows)],
+        "timestamp": 1_700_000_000 + np.cumsum(generator.integers(0, 3, rows)),
+    }
+    parquet.write_table(pyarrow.table(columns), path)
+
+
 def main() -> None:
     """Measure and write the report."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--repository", type=Path, help="built, of the default size; one is made if not given")
-    parser.add_argument("--users", type=int, default=2_000)
+    parser.add_argument("--users", type=int, default=1_000)
+    parser.add_argument("--log-users", type=int, default=20_000)
     parser.add_argument("--events", type=int, default=100)
     parser.add_argument("--output", type=Path, default=Path("reports/scale.json"))
     options = parser.parse_args()
@@ -162,7 +192,9 @@ def main() -> None:
         folder = Path(name)
         context = Context(folder=folder, data=data_folder())
         repository = options.repository or context.repository(Log.RATINGS, Weights.REMEMBERING)
-        figures = measure(repository, folder / "redis", users=options.users, events=options.events)
+        figures = measure(
+            repository, folder / "redis", users=options.users, log_users=options.log_users, events=options.events
+        )
     write_json(options.output, {key: round(value, 4) for key, value in figures.items()} | describe_run())
 
 

@@ -34,6 +34,12 @@ MEASURED = {
     "rebuild_redis_core_us_per_user": ("scale.json", "the same, of Redis, a user"),
     "rebuild_network_bytes_per_user": ("scale.json", "the same, bytes on the network, a user"),
     "snapshot_redis_bytes_per_user": ("scale.json", "memory of Redis for a kept state, bytes"),
+    "backfill_core_us_per_event": (
+        "scale.json",
+        "`backfill` that keeps no states, core-microseconds an event",
+    ),
+    "backfill_redis_core_us_per_event": ("scale.json", "the same, of Redis"),
+    "backfill_network_bytes_per_event": ("scale.json", "the same, bytes on the network, both ways"),
     "topology_server_core_ms_per_request": ("topology.json", "a request, core-milliseconds of the servers"),
     "topology_redis_core_ms_per_request": ("topology.json", "the same, of Redis, replicas and fsyncs in it"),
     "topology_balancer_core_ms_per_balanced_request": ("topology.json", "the same, of HAProxy, where it is used"),
@@ -82,10 +88,10 @@ def derived(measured: Mapping[str, float], users: int) -> dict[str, float]:
     server, redis = cores("topology_server_core_ms_per_request"), cores("topology_redis_core_ms_per_request")
     moved = measured["topology_redis_bytes_per_request"] + measured["topology_replication_bytes_per_request"]
     return {
-        "fill_core_hours": events
-        * (measured["fill_core_us_per_event"] + measured["fill_redis_core_us_per_event"])
+        "backfill_core_hours": events
+        * (measured["backfill_core_us_per_event"] + measured["backfill_redis_core_us_per_event"])
         / 3.6e9,
-        "fill_network_gb": events * measured["fill_network_bytes_per_event"] / 1e9,
+        "backfill_network_gb": events * measured["backfill_network_bytes_per_event"] / 1e9,
         "history_gb": history_gb,
         "encode_core_hours": events * measured["rebuild_core_us_per_event"] / 3.6e9,
         "encode_redis_core_hours": users * measured["rebuild_redis_core_us_per_user"] / 3.6e9,
@@ -104,8 +110,8 @@ def derived(measured: Mapping[str, float], users: int) -> dict[str, float]:
 
 
 ROWS = {
-    "fill_core_hours": "writing all histories, core-hours",
-    "fill_network_gb": "the same, GB on the network",
+    "backfill_core_hours": "reading a log and writing all histories (`backfill`), core-hours",
+    "backfill_network_gb": "the same, GB on the network",
     "history_gb": f"memory of Redis for histories, {REPLICAS} replica, GB",
     "encode_core_hours": "encoding all histories on CPUs (`state rebuild`), core-hours",
     "encode_redis_core_hours": "the same, core-hours of Redis",
@@ -136,15 +142,15 @@ hytrec_benchmarks.scale_page` makes this page, and a test holds it against the r
 |---|---|---|---|
 {measured}
 
-`scale.json` is of `python -m hytrec_benchmarks.scale`: 1,000 users of 100 events in one Redis, a model of the
-default size. `topology.json` is of `python -m hytrec_benchmarks.topology`: three servers, a Redis Cluster with one
-replica of each master and `appendfsync always`, six requests in flight; appends, rankings of 100 candidates and
-recommendations in equal shares, most of them with one to three new events. Both ran on two cores that others used
-too; the load of the machine was {load:.0f} at the end of the second. Core-times are processor time: waiting does not
-count, caches that others have emptied do. In `before_history.json` one idle server with its own store took {idle}
-core-milliseconds, half of its requests being appends and half rankings of 500 candidates. Two cores cannot show how
-it scales: users share nothing, neither in the servers nor in a Redis Cluster, and that is why the figures are
-multiplied.
+`scale.json` is of `python -m hytrec_benchmarks.scale`: 1,000 users of 100 events in one Redis, a model of the default
+size, and a Parquet log of 20,000 such users whose rows are in the order of time. `topology.json` is of `python -m
+hytrec_benchmarks.topology`: three servers, a Redis Cluster with one replica of each master and `appendfsync always`,
+six requests in flight; appends, rankings of 100 candidates and recommendations in equal shares, most of them with one
+to three new events. Both ran on two cores that others used too; the load of the machine was {load:.0f} at the end of
+the second. Core-times are processor time: waiting does not count, caches that others have emptied do. In
+`before_history.json` one idle server with its own store took {idle} core-milliseconds, half of its requests being
+appends and half rankings of 500 candidates. Two cores cannot show how it scales: users share nothing, neither in the
+servers nor in a Redis Cluster, and that is why the figures are multiplied.
 
 ## What follows
 
@@ -158,8 +164,9 @@ busiest hour has {peak} times the mean, and cores are {busy:.0%} busy then; {rep
 
 Core-hours are to be divided by the cores: `state rebuild` on 64 of them takes a 64th of its core-hours.
 
-- **Writing histories** is the store's part alone. Reading a log, grouping it by user and mapping its keys come on
-  top; the rate of the backfill was not measured yet, and these rows stand for it.
+- **A backfill** reads a log, sorts it by user, maps its keys and writes histories. The log of 2 million events that
+  was measured fits into memory; a larger one is sorted on disk, and how that grows was not measured. What the store
+  alone takes of it is the first row of what was measured.
 - **Nobody needs the states of all users.** Encoding was measured with states kept from 32 events on. By default a
   store in Redis keeps none below 256 (`--snapshot-every`): such a user is encoded at a cold request, which is the
   same work spread over the requests, and `state rebuild` passes the user over. `--snapshot-max-bytes` bounds the

@@ -39,9 +39,11 @@ def test_users_are_proportional() -> None:
 
 
 def test_filling_and_encoding_is_measured(built: Path, tmp_path: Path, redis_of_worker: Any) -> None:
-    figures = measure(built, tmp_path, users=70, events=40)
+    figures = measure(built, tmp_path, users=70, log_users=90, events=40)
     assert set(figures) >= {name for name, (report, _) in MEASURED.items() if report == "scale.json"}
     assert all(value >= 0 for value in figures.values())
     assert figures["fill_network_bytes_per_event"] > 8
+    assert figures["backfill_network_bytes_per_event"] > 8
+    assert figures["backfill_core_us_per_event"] > figures["backfill_redis_core_us_per_event"] > 0
     assert figures["rebuild_network_bytes_per_user"] > figures["scale_snapshot_bytes"]
     assert figures["snapshot_redis_bytes_per_user"] > figures["scale_snapshot_bytes"]

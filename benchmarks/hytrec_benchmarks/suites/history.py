@@ -38,7 +38,7 @@ from hytrec_export.state.users import StateStore
 
 BEFORE = Path(__file__).resolve().parents[3] / "reports" / "before_history.json"
 BEAUTY = "amazon_beauty"
-EVERY = (16, 32, 64, 128, 256)
+EVERY = (16, 32, 40, 48, 64, 128, 256)
 TABLE_USERS, TABLE_EVENTS = 2, 1_000
 CLICKS_PER_SNAPSHOT = 10
 FLICKER_STEPS = 400

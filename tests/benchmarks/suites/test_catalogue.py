@@ -42,5 +42,6 @@ def test_neither_disk_nor_a_servers_memory_holds_a_table_twice(tmp_path: Path) -
     tables = large["table_mb"] - small["table_mb"]
     assert tables > 140
     assert large["server_anon_mb"] - small["server_anon_mb"] < tables / 2
-    assert large["repository_over_table"] < 1.1
+    # Once, its codes of 8 bits (a twelfth of table and neighbors) and the graphs.
+    assert large["repository_over_table"] < 1.2
     assert large["build_anon_over_table"] < 2 + small["build_anon_over_table"] * small["table_mb"] / large["table_mb"]

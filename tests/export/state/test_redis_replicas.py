@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -95,7 +96,7 @@ class TestPreflight:
             network, version, persistence, memory, replication = told(server.url, durability=Durability.POWER)
             assert network == (True, "Redis: it is on this machine, and connections stay on it")
             assert version[0]
-            assert version[1].startswith(f"{name}: Redis 7.")
+            assert re.match(rf"{name}: (Redis 7|Valkey 8)\.", version[1])
             assert persistence == (
                 True,
                 f"{name}: an acknowledged write survives its death and power loss (appendfsync always)",
