@@ -83,7 +83,12 @@ def train(
     output: Annotated[Path, typer.Option(help="Run folder to write.", show_default=False)],
     config: Annotated[  # noqa: ARG001 - its callback has taken the options
         Path | None,
-        typer.Option(help="TOML file with options, as the run.toml of a run.", is_eager=True, callback=_take_config),
+        typer.Option(
+            help="TOML file with options, as the run.toml of a run.",
+            envvar="HYTREC_TRAIN_CONFIG",
+            is_eager=True,
+            callback=_take_config,
+        ),
     ] = None,
     resume: Annotated[
         Path | None,

@@ -5,12 +5,14 @@ Tests that share a server across files are one `xdist_group`, and run in one wor
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import os
 import re
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +31,7 @@ from hytrec_export.options import BuildOptions, Execution, Lowering, Precision
 from hytrec_export.settings import Limits, ServingSettings
 
 # How long one example takes depends on what else the machine does: no test may fail by it.
-settings.register_profile("hytrec", deadline=None)
+settings.register_profile("hytrec", deadline=None, max_examples=40)
 settings.load_profile("hytrec")
 
 # Servers of the tests are on this machine, which no proxy reaches; tests of what a proxy changes set their own.
@@ -52,16 +54,29 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadGro
     return FilesAndGroups(config, log) if config.getoption("dist") == "loadgroup" else None
 
 
+LATE_FILES = {"test_new_state_tensor.py", "test_project.py"}
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Group the tests that share a folder's server; files with a real server begin first, for they take longest."""
+    """Group the tests that share a folder's server; files with a real server begin first, for they take longest.
+
+    So do those that would be the last by name and leave all but one worker without work.
+    """
     for item in items:
         servers = item._fixtureinfo.name2fixturedefs.get("served", ()) if isinstance(item, pytest.Function) else ()
         if any(server.scope == "session" for server in servers) and not item.get_closest_marker("xdist_group"):
             item.add_marker(pytest.mark.xdist_group(name=f"{item.path.parent.name} served"))
-    slow = {item.path for item in items if item.get_closest_marker("e2e")}
+    slow = {item.path for item in items if item.get_closest_marker("e2e") or item.path.name in LATE_FILES}
     # Those that share a build come last of them: else all workers wait for it in the beginning.
     items.sort(key=lambda item: (item.path not in slow, item.nodeid.startswith("tests/e2e/")))
+
+
+def pytest_collection_finish() -> None:
+    """What is imported by now stays: the garbage collector need not look at it again, and looks less often."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 100)
 
 
 @pytest.fixture(scope="session")
@@ -121,23 +136,48 @@ def redis(redis_of_worker: Any) -> Any:
 def traced_once(make_once: MakeOnce) -> Iterator[None]:
     """The long part of an export, PyTorch's tracer, runs once for the same module, weights and sizes.
 
-    What follows it (names, state copies, metadata, checks, precision) runs in every export.
+    What follows it (names, state copies, metadata, checks, precision) runs in every export. The folder HYTREC_TRACES,
+    if there is one, keeps traces for later runs too, until the sources or the exporter change.
     """
     from hytrec_export.exporters import onnx_graph  # noqa: PLC0415
 
     trace: Callable[..., Any] = vars(onnx_graph)["_traced"]
+    kept = os.environ.get("HYTREC_TRACES")
+    sources = sources_of_traces() if kept else ""
 
     def traced(module: Any, model: Any, *options: Any) -> Any:
         import onnx  # noqa: PLC0415
 
         tensors = [(tensor.name, tensor.dtype, tensor.axes) for tensor in (*model.inputs, *model.outputs)]
-        name = f"trace-{digest_of(module, (tensors, *options))}"
-        folder = make_once(name, lambda folder: onnx.save(trace(module, model, *options), folder / "graph.onnx"))
-        return onnx.load(folder / "graph.onnx", load_external_data=False)
+        digest = digest_of(module, (tensors, *options))
+
+        def make(folder: Path) -> None:
+            file = folder / "graph.onnx"
+            earlier = Path(kept, f"{sources}-{digest}.onnx") if kept else file
+            if kept and earlier.exists():
+                shutil.copyfile(earlier, file)
+                return
+            onnx.save(trace(module, model, *options), file)
+            if kept:
+                earlier.parent.mkdir(parents=True, exist_ok=True)
+                copied = Path(shutil.copyfile(file, earlier.with_suffix(f".{os.getpid()}")))
+                copied.replace(earlier)
+
+        return onnx.load(make_once(f"trace-{digest}", make) / "graph.onnx", load_external_data=False)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(onnx_graph, "_traced", traced)
         yield
+
+
+def sources_of_traces() -> str:
+    """A digest of the code that is traced and that traces it, and of the exporter's versions."""
+    root = Path(__file__).parents[1]
+    digest = hashlib.sha256(repr([version(name) for name in ("torch", "onnx", "onnx-ir", "onnxscript")]).encode())
+    for folder in ("hytrec", "export/hytrec_export/exporters"):
+        for path in sorted((root / folder).rglob("*.py")):
+            digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]
 
 
 def digest_of(module: Any, options: tuple[Any, ...]) -> str:
@@ -372,6 +412,6 @@ def write_remembering_build() -> Callable[..., None]:
 
 
 @pytest.fixture(scope="session")
-def remembering_build(make_once: MakeOnce) -> Path:
+def remembering_build(make_once: MakeOnce, traced_once: None) -> Path:
     """A model with weights set to remember, in `run`, and its `repository`, fused; read only."""
     return make_once("e2e-built", write_build_that_remembers)

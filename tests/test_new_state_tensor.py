@@ -38,7 +38,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from hytrec.config import ModelConfig
+from hytrec.config import Branches, ModelConfig
 from hytrec.data.histories import Histories, History
 from hytrec.data.vocabulary import Vocabulary
 from hytrec.modeling.model import build_model
@@ -63,7 +63,8 @@ random = np.random.default_rng(0)
 rows, behaviors = random.integers(1, 10, 12), random.integers(1, 3, 12)
 times = 10**9 + np.arange(12)
 config = ModelConfig(
-    items=9, behaviors=2, width=8, tadn_layers=1, softmax_layers=1, window=4, experts=2, dropout=0.0
+    items=9, behaviors=2, width=18, heads=3, tadn_layers=1, softmax_layers=1, window=5, experts=1, dropout=0.0,
+    branches=Branches.NONE,  # and so an ablation of odd sizes passes the gate
 )
 model = build_model(config)
 log = Histories(

@@ -159,12 +159,32 @@ def free(port: int) -> bool:
         return probe.connect_ex(("127.0.0.1", port)) != 0
 
 
+SMALL_MODEL = """
+width = 18
+heads = 3
+tadn-layers = 1
+softmax-layers = 1
+window = 5
+experts = 1
+neighbors = 8
+branches = "short"
+"""
+"""Odd sizes and an ablation, so that a build shows that such pass the gate."""
+
+
 @pytest.mark.e2e
-def test_the_commands_run_as_printed(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "sizes",
+    [SMALL_MODEL, pytest.param("", marks=[pytest.mark.long, pytest.mark.timeout(1800)])],
+    ids=["small", "default"],
+)
+def test_the_commands_run_as_printed(sizes: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     taken = [port for port in DEFAULT_PORTS if not free(port)]
     if taken:
         pytest.skip(f"README's commands use the default ports, and port {taken[0]} is taken on this machine")
     write_events(tmp_path / "events.csv")
+    (tmp_path / "sizes.toml").write_text(sizes)
+    monkeypatch.setenv("HYTREC_TRAIN_CONFIG", str(tmp_path / "sizes.toml"))
     building, calling, networked = (commands_of(block) for block in blocks("sh")[1:])
     assert building[-1].startswith("hytrec-export serve")
     printed = [run(command, tmp_path) for command in building[:-1]]

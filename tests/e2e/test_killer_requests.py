@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from hytrec_benchmarks.faults import overload
 from hytrec_benchmarks.faults.bad_neighbors import good_beside_bad
 from hytrec_benchmarks.faults.fuzzing import fuzz_grpc, fuzz_http
 from hytrec_benchmarks.faults.killer_requests import (
@@ -84,7 +85,10 @@ def test_good_requests_do_not_pay_for_malformed_ones_in_their_batches(serve: Any
         assert served.server.dead_models() == []
 
 
-def test_more_requests_than_the_server_can_do_are_refused_or_given_up(serve: Any, built: Any) -> None:
+def test_more_requests_than_the_server_can_do_are_refused_or_given_up(
+    serve: Any, built: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(overload, "BURSTS", 3)
     with serve(built.repository) as served:
         figures = overloaded(served.server, served.store, requests=1_500)
         assert figures["stale_calls_applied"] == 0

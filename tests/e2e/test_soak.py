@@ -20,7 +20,7 @@ from hytrec_export.runtime.model_chain import split_every
 pytestmark = pytest.mark.e2e
 
 
-@pytest.mark.parametrize("seconds", [12.0, pytest.param(900.0, marks=[pytest.mark.long, pytest.mark.timeout(1800)])])
+@pytest.mark.parametrize("seconds", [8.0, pytest.param(900.0, marks=[pytest.mark.long, pytest.mark.timeout(1800)])])
 def test_a_short_soak_finds_nothing(built: Any, tmp_path: Path, seconds: float) -> None:
     found = soak(built.repository, tmp_path, seconds=seconds, seed=11)
     assert not found.failures(), "\n".join(found.failures())

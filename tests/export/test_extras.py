@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -71,33 +72,63 @@ def test_every_optional_package_may_be_missing(module: str) -> None:
     assert done.stderr == ""
 
 
-@pytest.mark.parametrize(
-    ("command", "extra"),
-    [
-        ("hytrec train events.csv --output run", "train"),
-        ("hytrec evaluate run", "train"),
-        ("hytrec-export build run", "export"),
-        ("hytrec-export serve .", "embedded"),
-        ("hytrec-export loadtest", "loadtest"),
-        ("hytrec-export certs folder", "embedded"),
-        ("hytrec-export dashboards folder", "dashboards"),
-        ("hytrec-export backfill events.csv --repository .", "bulk"),
-        ("hytrec-export recommend-all --repository .", "bulk"),
-        ("hytrec-client ready", "client"),
-    ],
-)
-def test_without_its_packages_a_command_names_the_extra(command: str, extra: str, tmp_path: Path) -> None:
-    (tmp_path / "model").mkdir()
-    (tmp_path / "model" / "config.pbtxt").touch()
-    words = command.split()
-    module = PROJECT["scripts"][words[0]].partition(":")[0]
-    code = (
-        f"import sys; sys.modules.update(dict.fromkeys({sorted(IMPORTS.values())!r})); sys.argv = {words!r}\n"
-        f"from {module} import main; main()"
+COMMANDS = {
+    "hytrec train events.csv --output run": "train",
+    "hytrec evaluate run": "train",
+    "hytrec-export build run": "export",
+    "hytrec-export serve .": "embedded",
+    "hytrec-export loadtest": "loadtest",
+    "hytrec-export certs folder": "embedded",
+    "hytrec-export dashboards folder": "dashboards",
+    "hytrec-export backfill events.csv --repository .": "bulk",
+    "hytrec-export recommend-all --repository .": "bulk",
+    "hytrec-client ready": "client",
+}
+"""A command, and the extra whose packages it needs."""
+FORKED = """
+import importlib, json, os, sys, tempfile
+missing, programs, commands = map(json.loads, sys.argv[1:])
+sys.modules.update(dict.fromkeys(missing))
+mains = {name: importlib.import_module(module).main for name, module in programs.items()}
+results = {}
+for command in commands:
+    with tempfile.TemporaryFile() as errors:
+        if not (child := os.fork()):
+            os.dup2(errors.fileno(), 2)
+            sys.argv = command.split()
+            mains[sys.argv[0]]()
+            os._exit(0)
+        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        errors.seek(0)
+        results[command] = code, errors.read().decode()
+print(json.dumps(results))
+"""
+"""Runs commands without the packages, each in a child that begins where all programs are imported."""
+
+
+@pytest.fixture(scope="module")
+def without_packages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[int, str]]:
+    """Exit code and stderr by command."""
+    folder = tmp_path_factory.mktemp("without")
+    (folder / "model").mkdir()
+    (folder / "model" / "config.pbtxt").touch()
+    programs = {name: entry.partition(":")[0] for name, entry in PROJECT["scripts"].items()}
+    given = [json.dumps(value) for value in (sorted(IMPORTS.values()), programs, list(COMMANDS))]
+    done = subprocess.run(
+        [sys.executable, "-c", FORKED, *given], capture_output=True, text=True, check=False, cwd=folder
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=tmp_path)
-    assert done.returncode == 1
-    assert re.fullmatch(rf"error: [\w-]+ is not installed; run: pip install 'hytrec-export\[{extra}\]'\n", done.stderr)
+    assert done.returncode == 0, done.stderr
+    return {command: (code, errors) for command, (code, errors) in json.loads(done.stdout).items()}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_without_its_packages_a_command_names_the_extra(
+    command: str, without_packages: dict[str, tuple[int, str]]
+) -> None:
+    code, errors = without_packages[command]
+    assert code == 1
+    extra = COMMANDS[command]
+    assert re.fullmatch(rf"error: [\w-]+ is not installed; run: pip install 'hytrec-export\[{extra}\]'\n", errors)
 
 
 def test_an_extra_that_is_named_brings_the_package() -> None:

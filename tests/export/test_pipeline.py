@@ -17,10 +17,10 @@ from hytrec.run_folder import load_run
 from hytrec.signature import GRAPHS, SESSION_GRAPHS
 from hytrec_export import optional, pipeline
 from hytrec_export.errors import BuildError, MissingPackageError, ParityError
-from hytrec_export.options import BuildOptions, EngineOptions, Samples, StateKind, TablePrecision, Target
+from hytrec_export.options import BuildOptions, Samples, StateKind, TablePrecision, Target
 from hytrec_export.repository.manifest import Manifest
 from hytrec_export.settings import Limits, ServingSettings
-from hytrec_export.verification.findings import Status, all_ok
+from hytrec_export.verification.findings import all_ok
 from hytrec_export.verification.parity.gate import SYNTHETIC_EVENTS, ParityResult
 from hytrec_export.verification.parity.golden import FILE_NAME, load
 from hytrec_export.verification.repository import verify
@@ -114,31 +114,6 @@ def test_tables_in_fewer_bits_are_compared_told_and_verified(
     told = replace(manifest, parity=Manifest.load(built).parity).summary_lines()
     assert f" with {tables} tables, " in told[0]
     assert all_ok(verify(output))
-
-
-@pytest.mark.usefixtures("traced_once")
-def test_engines_are_built_written_and_described(
-    wide_run: Path, wide_settings: ServingSettings, tmp_path: Path
-) -> None:
-    output = tmp_path / "repository"
-    options = BuildOptions(
-        run=wide_run,
-        output=output,
-        target=Target.TENSORRT_RTX,
-        fp16=True,
-        engine=EngineOptions(compute_capability="sm86"),
-        limits=wide_settings.limits,
-    )
-    manifest = pipeline.build(options)
-    assert manifest.engines is not None
-    for model in GRAPHS:
-        assert manifest.engines[model.name]["compute_capability"] == "sm86"
-        plan = f"{model.name}/1/model.plan"
-        assert manifest.files[plan].size_bytes == manifest.engines[model.name]["size_bytes"]
-        assert f"{model.name}/1/model.onnx" not in manifest.files
-    assert (tmp_path / "repository.timing-cache").stat().st_size > 0
-    files, version, run = verify(output)
-    assert [found.status for found in (files, version, run)] == [Status.OK, Status.OK, Status.SKIPPED]
 
 
 @pytest.mark.usefixtures("quick")

@@ -13,8 +13,9 @@ from hytrec.config import ModelConfig
 from hytrec.data.histories import Histories, History
 from hytrec.data.vocabulary import Vocabulary
 from hytrec.modeling.model import HyTRec, build_model
-from hytrec.training.loop import Trained, train
+from hytrec.training.loop import Silent, Trained, train
 from hytrec.training.options import TrainingOptions
+from hytrec.training.trainer import StepLoss
 
 ITEMS = 30
 CONFIG = ModelConfig(
@@ -77,8 +78,31 @@ def model() -> HyTRec:
     return model.requires_grad_(False)
 
 
+class Steps(Silent):
+    """Keeps every step of a training with its epoch."""
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[int, StepLoss]] = []
+
+    def step(self, epoch: int, loss: StepLoss, events_per_s: float) -> None:
+        self.seen.append((epoch, loss))
+
+
 @pytest.fixture(scope="session")
-def trained(log: Histories, vocabulary: Vocabulary, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Trained]:
+def observed(
+    log: Histories, vocabulary: Vocabulary, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, Trained, Steps]:
+    output, steps = tmp_path_factory.mktemp("trained") / "run", Steps()
+    return output, train(log, vocabulary, output=output, config=CONFIG, options=OPTIONS, observer=steps), steps
+
+
+@pytest.fixture(scope="session")
+def trained(observed: tuple[Path, Trained, Steps]) -> tuple[Path, Trained]:
     """A run folder, and what its training returned."""
-    output = tmp_path_factory.mktemp("trained") / "run"
-    return output, train(log, vocabulary, output=output, config=CONFIG, options=OPTIONS)
+    return observed[:2]
+
+
+@pytest.fixture(scope="session")
+def trained_steps(observed: tuple[Path, Trained, Steps]) -> list[tuple[int, StepLoss]]:
+    """Epoch and losses of its steps, in order."""
+    return observed[2].seen

@@ -167,6 +167,14 @@ def test_a_wrong_file_of_options_is_told(
     assert re.search(message, line)
 
 
+def test_the_environment_may_name_the_file_of_options(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("HYTREC_TRAIN_CONFIG", "nowhere.toml")
+    assert call(monkeypatch, "train", "events.csv", f"--output={tmp_path / 'run'}") == 1
+    assert capsys.readouterr().err.startswith("error: nowhere.toml is not there; give a TOML file")
+
+
 def test_a_file_of_options_may_number_the_columns_and_name_one_log(
     events: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -218,7 +226,7 @@ def test_what_cannot_be_resumed_is_told(
     assert {file.name: file.read_bytes() for file in run.iterdir()} == before
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [pytest.param(signal.SIGINT, marks=pytest.mark.long), signal.SIGTERM])
 def test_a_signal_saves_and_says_how_to_resume(
     number: signal.Signals, events: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

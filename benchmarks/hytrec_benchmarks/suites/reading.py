@@ -13,12 +13,15 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from hytrec_benchmarks.fixtures.bounds import Figure
-from hytrec_benchmarks.fixtures.context import Context
 from hytrec_benchmarks.fixtures.progress import say
+
+if TYPE_CHECKING:  # torch, which no way of reading needs in its process
+    from hytrec_benchmarks.fixtures.bounds import Figure
+    from hytrec_benchmarks.fixtures.context import Context
 
 EVENTS, MANY_EVENTS, QUICK_EVENTS = 20_000_000, 200_000_000, 200_000
 PART_EVENTS = 10_000_000

@@ -163,18 +163,17 @@ def test_what_answers_is_the_runs_model_but_for_softmax(run_folder: Path, peers:
     assert other != fingerprint
 
 
-def test_the_script_builds_a_repository_or_says_why_not(tmp_path: Path, run_folder: Path) -> None:
-    def script(*arguments: object) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, build.__file__, *map(str, arguments)]
-        return subprocess.run(command, capture_output=True, text=True, check=False)
-
-    done = script("eager", run_folder, tmp_path / "peer")
+def test_the_script_builds_a_repository_or_says_why_not(
+    tmp_path: Path, run_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = [sys.executable, build.__file__, "eager", str(run_folder), str(tmp_path / "peer")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     assert sorted(path.parent.name for path in (tmp_path / "peer").glob("*/config.pbtxt")) == [
         "hytrec_append",
         "hytrec_rank",
     ]
-    done = script("eager", tmp_path / "nowhere", tmp_path / "other")
-    assert done.returncode == 1
-    assert done.stderr.startswith(f"there is no run folder {tmp_path}/nowhere")
+    monkeypatch.setattr(sys, "argv", ["build", "eager", str(tmp_path / "nowhere"), str(tmp_path / "other")])
+    assert build.main() == 1
+    assert capsys.readouterr().err.startswith(f"there is no run folder {tmp_path}/nowhere")
     assert not (tmp_path / "other").exists()

@@ -131,10 +131,11 @@ def test_no_graph_takes_a_maximum_of_times(built: Path) -> None:
                 assert types.get(node.output[0]) != onnx.TensorProto.INT64 or node.op_type == "Clip", node
 
 
+@pytest.mark.usefixtures("traced_once")
 @pytest.mark.parametrize(
     ("lowering", "config"),
     [
-        (
+        pytest.param(
             Lowering.FUSED,
             ModelConfig(
                 items=7,
@@ -146,6 +147,7 @@ def test_no_graph_takes_a_maximum_of_times(built: Path) -> None:
                 experts=1,
                 branches=Branches.SHORT,
             ),
+            marks=pytest.mark.long,
         ),
         (
             Lowering.CHUNKED,
@@ -153,11 +155,12 @@ def test_no_graph_takes_a_maximum_of_times(built: Path) -> None:
                 items=7, width=18, heads=3, tadn_layers=1, softmax_layers=1, window=5, experts=1, branches=Branches.LONG
             ),
         ),
-        (
+        pytest.param(
             Lowering.FUSED,
             ModelConfig(
                 items=7, width=18, heads=3, tadn_layers=1, softmax_layers=1, window=5, experts=1, branches=Branches.NONE
             ),
+            marks=pytest.mark.long,
         ),
     ],
     ids=["short branch", "long branch, chunked", "no branch"],

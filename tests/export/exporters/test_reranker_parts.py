@@ -103,24 +103,29 @@ def weights_of(graph: Path) -> int:
 
 @pytest.mark.usefixtures("traced_once")
 @pytest.mark.parametrize(
-    "without",
-    [["experts"], ["window", "experts"], ["memory", "window", "experts"], ["neighbors"]],
-    ids=["no experts", "memory alone", "neighbors alone", "no neighbors"],
+    ("without", "lowering"),
+    [
+        (["experts"], Lowering.CHUNKED),
+        (["window", "experts"], Lowering.FUSED),
+        (["memory", "window", "experts"], Lowering.FUSED),
+        (["neighbors"], Lowering.FUSED),
+    ],
+    ids=["no experts, chunked", "memory alone", "neighbors alone", "no neighbors"],
 )
 def test_a_lean_graph_is_smaller_and_scores_as_the_lean_model(
-    run_of: Callable[..., Run], without: list[str], tmp_path: Path
+    run_of: Callable[..., Run], without: list[str], lowering: Lowering, tmp_path: Path
 ) -> None:
     run = run_of(ALL | dict.fromkeys(without, UNCLEAR))
     settings = ServingSettings.of(run.fingerprint, run.config, run.vocabulary, LIMITS)
     graphs = []
-    for kind in (RerankerKind.FULL, RerankerKind.LEAN):
+    for kind, form in ((RerankerKind.FULL, Lowering.FUSED), (RerankerKind.LEAN, lowering)):
         trim_reranker(run, kind)
         (tmp_path / kind.value).mkdir()
         exported = export_graphs(
             run.model,
             tmp_path / kind.value,
             settings=settings,
-            lowering=Lowering.FUSED,
+            lowering=form,
             precision=Precision.FLOAT32,
             graphs=(RERANKER,),
         )
@@ -138,11 +143,12 @@ def test_a_lean_graph_is_smaller_and_scores_as_the_lean_model(
     np.testing.assert_allclose(found[RAW_SCORES.name][there], expected.numpy()[there], atol=1e-5)
 
 
+@pytest.mark.usefixtures("traced_once")
 def test_lean_passes_the_gate_and_says_what_is_left_out(run_of: Callable[..., Run], tmp_path: Path) -> None:
     without = ["window", "experts"]
     run = run_of(ALL | dict.fromkeys(without, UNCLEAR))
     output = tmp_path / "repository"
-    options = BuildOptions(run=run.path, output=output, limits=LIMITS, lowering=Lowering.CHUNKED, fp16=True)
+    options = BuildOptions(run=run.path, output=output, limits=LIMITS, fp16=True)
     manifest = build(replace(options, reranker=RerankerKind.LEAN))
     assert manifest.worst_difference <= 1e-4
     assert manifest == Manifest.load(output)

@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hytrec.data.histories import Histories, read_histories
@@ -20,6 +20,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("logs")
 
 
+@settings(max_examples=25)
 @given(events=EVENTS)
 def test_histories_are_by_time_and_ties_keep_the_order_of_the_source(
     folder: Path, events: list[tuple[str, int, int]]

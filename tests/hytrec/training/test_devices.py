@@ -34,7 +34,7 @@ from hytrec.training.trainer import StepLoss, Trainer
 
 ITEMS = 60
 CONFIG = ModelConfig(
-    items=ITEMS, behaviors=2, width=32, heads=2, tadn_layers=2, softmax_layers=2, window=6, experts=2, dropout=0.0
+    items=ITEMS, behaviors=2, width=32, heads=2, tadn_layers=1, softmax_layers=1, window=6, experts=2, dropout=0.0
 )
 OPTIONS = TrainingOptions(
     epochs=2,

@@ -101,29 +101,31 @@ def test_a_training_interrupted_anywhere_equals_an_uninterrupted_one(
     assert load_run(folder).fingerprint == load_run(trained[0]).fingerprint
 
 
-def test_an_interrupted_step_is_not_done_again(begin: Train, tmp_path: Path) -> None:
-    whole, first, second = Places(), Places(), Places()
-    begin(observer=whole)
-    steps = len(whole.steps)
+def test_an_interrupted_step_is_not_done_again(
+    begin: Train, trained_steps: list[tuple[int, StepLoss]], tmp_path: Path
+) -> None:
+    first, second = Places(), Places()
     output = {"output": tmp_path / "other"}
-    with pytest.raises(Interrupted, match=r"interrupted after step 8 \(1 epochs are finished\)"):
-        begin(observer=first, stop=lambda: 2 if len(first.steps) == 8 else None, **output)
+    with pytest.raises(Interrupted, match=r"interrupted after step 8 \(1 epochs are finished\)") as interrupted:
+        begin(observer=first, stop=lambda: signal.SIGINT if len(first.steps) == 8 else None, **output)
+    assert interrupted.value.exit_code == 130
     begin(observer=second, resume=True, **output)
-    assert first.steps + second.steps == whole.steps
-    assert len(first.steps) == 8 < steps
+    assert first.steps + second.steps == [epoch for epoch, _ in trained_steps]
+    assert len(first.steps) == 8 < len(trained_steps)
 
 
 def test_a_killed_training_loses_what_came_after_its_last_checkpoint(
-    trained: tuple[Path, Trained], begin: Train, options: TrainingOptions, tmp_path: Path
+    trained: tuple[Path, Trained],
+    trained_steps: list[tuple[int, StepLoss]],
+    begin: Train,
+    options: TrainingOptions,
 ) -> None:
     often = replace(options, checkpoint_minutes=1e-9)
     with pytest.raises(KilledError):
         begin(options=often, observer=Places(killed_after=8))
     rest = Places()
     assert_same(begin(options=often, observer=rest, resume=True), trained[1])
-    whole = Places()
-    begin(observer=whole, output=tmp_path / "whole")
-    assert rest.steps == whole.steps[7:]
+    assert rest.steps == [epoch for epoch, _ in trained_steps[7:]]
 
 
 def test_a_checkpoint_of_another_version_is_told(begin: Train, tmp_path: Path) -> None:
@@ -240,20 +242,11 @@ def test_the_time_left_goes_by_what_this_process_has_done(
     assert time_left(elapsed_s, since=since, done=done) == text
 
 
-def test_the_share_done_rises_to_one(begin: Train, options: TrainingOptions) -> None:
-    class Shares(Silent):
-        def __init__(self) -> None:
-            self.seen: list[StepLoss] = []
-
-        def step(self, epoch: int, loss: StepLoss, events_per_s: float) -> None:
-            self.seen.append(loss)
-
-    shares = Shares()
-    begin(observer=shares)
-    done = [loss.done for loss in shares.seen]
+def test_the_share_done_rises_to_one(trained_steps: list[tuple[int, StepLoss]]) -> None:
+    done = [loss.done for _, loss in trained_steps]
     assert done == sorted(done)
     assert done[-1] == pytest.approx(1)
-    assert shares.seen[-1].epoch_share == 1
+    assert trained_steps[-1][1].epoch_share == 1
     assert done[len(done) // 2 - 1] == pytest.approx(0.5)
 
 

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import shutil
 import signal
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -11,15 +13,18 @@ from typing import Any
 import pytest
 
 from hytrec.signature import ENCODER, GRAPHS
+from hytrec_export import pipeline
 from hytrec_export.errors import BuildError, OptionError
 from hytrec_export.exporters.tensorrt import EngineRecord, build_engines
 from hytrec_export.exporters.tensorrt.build import check_plan, check_width
 from hytrec_export.exporters.tensorrt.monitor import PARTS
 from hytrec_export.exporters.tensorrt.profiles import profiles_of
-from hytrec_export.options import BuildOptions, Precision, Target
-from hytrec_export.plan import resolve_plan
+from hytrec_export.options import BuildOptions, EngineOptions, Precision, Target
+from hytrec_export.plan import BuildPlan, resolve_plan
 from hytrec_export.progress import Advance, silent
 from hytrec_export.settings import ServingSettings
+from hytrec_export.verification.findings import Status
+from hytrec_export.verification.repository import verify
 
 Build = Callable[..., dict[str, EngineRecord]]
 BOTH = [Precision.FLOAT32, Precision.MIXED]
@@ -48,28 +53,33 @@ def shown() -> Shown:
 
 
 @pytest.fixture(scope="module")
+def timing_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of the engines for sm86."""
+    return tmp_path_factory.mktemp("engines") / "sm86.timing-cache"
+
+
+@pytest.fixture(scope="module")
 def build(
     wide_graphs: Any,
     plan_of: Any,
     wide_settings: ServingSettings,
     shown: Shown,
-    tmp_path_factory: pytest.TempPathFactory,
+    timing_cache: Path,
 ) -> Build:
     """Engines of a precision for an architecture, compiled once."""
-    folder = tmp_path_factory.mktemp("engines")
+    folder = timing_cache.parent
 
     @cache
     def compiled(precision: Precision, capability: str) -> dict[str, EngineRecord]:
         output = folder / f"{capability}-{precision.value}"
         output.mkdir()
         plan = plan_of(precision, compute_capability=capability)
-        timing_cache = folder / f"{capability}.timing-cache"
         return build_engines(
             wide_graphs(precision),
             output,
             plan=plan,
             settings=wide_settings,
-            timing_cache=timing_cache,
+            timing_cache=timing_cache if capability == "sm86" else folder / f"{capability}.timing-cache",
             progress=shown if capability == "sm86" else silent,
         )
 
@@ -98,7 +108,7 @@ def test_the_record_holds_the_profiles(build: Build, model: Any, wide_settings: 
 
 @pytest.mark.parametrize(
     "capability",
-    [pytest.param("sm80", marks=pytest.mark.long), "sm86", pytest.param("sm89", marks=pytest.mark.long), "sm120"],
+    ["sm86", *(pytest.param(other, marks=pytest.mark.long) for other in ("sm80", "sm89", "sm120"))],
 )
 def test_a_trained_run_is_compiled_for_every_architecture_in_both_precisions(build: Build, capability: str) -> None:
     full, mixed = (build(precision, capability) for precision in BOTH)
@@ -125,6 +135,58 @@ def test_progress_is_told_up_to_the_end(build: Build, shown: Shown) -> None:
     build(Precision.FLOAT32)
     build(Precision.MIXED)
     assert shown.done == {f"compiling {model.name}": 2 * PARTS for model in GRAPHS}
+
+
+@pytest.mark.usefixtures("traced_once")
+def test_a_repository_holds_and_describes_its_engines(
+    build: Build,
+    wide_run: Path,
+    wide_graphs: Any,
+    wide_settings: ServingSettings,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    output, limits = tmp_path / "repository", wide_settings.limits
+
+    def compiled_before(
+        graphs: dict[str, Path], folder: Path, *, plan: BuildPlan, settings: ServingSettings, **others: Any
+    ) -> dict[str, EngineRecord]:
+        assert (plan.precision, plan.engine.compute_capability) == (Precision.MIXED, "sm86")
+        assert (settings.sizes, settings.limits) == (wide_settings.sizes, limits)
+        same = wide_graphs(Precision.MIXED)
+        assert {name: path.read_bytes() for name, path in graphs.items()} == {
+            name: path.read_bytes() for name, path in same.items()
+        }
+        assert others.keys() == {"timing_cache", "progress"}
+        assert others["timing_cache"] == tmp_path / "repository.timing-cache"
+        return {
+            name: replace(record, path=Path(shutil.copy(record.path, folder)))
+            for name, record in build(Precision.MIXED).items()
+        }
+
+    monkeypatch.setattr(pipeline, "build_engines", compiled_before)
+    options = BuildOptions(
+        run=wide_run,
+        output=output,
+        target=Target.TENSORRT_RTX,
+        fp16=True,
+        engine=EngineOptions(compute_capability="sm86"),
+        limits=limits,
+    )
+    manifest = pipeline.build(options)
+    assert manifest.engines is not None
+    for model in GRAPHS:
+        assert manifest.engines[model.name]["compute_capability"] == "sm86"
+        plan = f"{model.name}/1/model.plan"
+        assert manifest.files[plan].size_bytes == manifest.engines[model.name]["size_bytes"]
+        assert f"{model.name}/1/model.onnx" not in manifest.files
+    files, version, run = verify(output)
+    assert [found.status for found in (files, version, run)] == [Status.OK, Status.OK, Status.SKIPPED]
+
+
+def test_the_timing_cache_is_written(build: Build, timing_cache: Path) -> None:
+    build(Precision.FLOAT32)
+    assert timing_cache.stat().st_size > 0
 
 
 def test_what_the_compiler_lacks_is_refused_before_it_starts(

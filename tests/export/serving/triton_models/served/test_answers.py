@@ -1,5 +1,6 @@
 """What the endpoints answer, on a real server. The stand-in memory grows by the sum of the item rows."""
 
+import itertools
 import os
 from dataclasses import replace
 from typing import Any
@@ -13,7 +14,7 @@ from hytrec.signature import ENSEMBLES
 from hytrec_export.options import Execution
 from hytrec_export.settings import ServingSettings
 from hytrec_export.state.engine import UserChange, UserRecords
-from hytrec_export.state.store import NO_REVISION, UserWrite
+from hytrec_export.state.store import NO_REVISION, Outcome, UserWrite
 
 pytestmark = pytest.mark.e2e
 
@@ -263,12 +264,23 @@ def test_unknown_items_and_behaviors_are_normal_and_counted(served: Any) -> None
 
 
 def test_a_full_store_refuses_new_users_and_keeps_the_others(
-    serve: Any, settings: ServingSettings, vocabulary: Vocabulary
+    serve: Any, settings: ServingSettings, vocabulary: Vocabulary, events_of: Any
 ) -> None:
     with serve(settings, vocabulary, max_bytes=1 << 20) as served:
-        users = 0
-        while (complaint := _complaint_of_append(served, b"user %d" % users)) is None:
-            users += 1
+        for number in range(60):
+            assert _complaint_of_append(served, b"user %d" % number) is None
+        events = events_of(*MANY_KEYS)
+        for users in itertools.count(60):  # beside the server, in a fraction of the time
+            new = UserWrite(
+                user_id=b"user %d" % users,
+                request_id=os.urandom(16),
+                revision=NO_REVISION,
+                event_count=0,
+                events=events,
+            )
+            if served.store.write_many([new])[0].outcome is Outcome.FULL:
+                break
+        complaint = _complaint_of_append(served, b"user %d" % users)
         assert complaint == (
             "[StatusCode.UNAVAILABLE] in ensemble 'hytrec_append', the state store is full, so nothing of this request "
             "was stored; raise its size limit, or delete users with: hytrec-export state delete"
