@@ -54,6 +54,15 @@ class MatrixProduct(nn.Module):
         return a @ b
 
 
+class Projection(nn.Linear):
+    """A linear layer whose weight is a factor of other products too; an export may keep it in another layout."""
+
+    @property
+    def matrix(self) -> Tensor:
+        """The weight, (out, in)."""
+        return self.weight
+
+
 class Dropout(nn.Module):
     """Dropout in steps of 1/256, eight random bytes at a time: on a CPU drawing the mask costs more than what it masks.
 
@@ -195,10 +204,10 @@ class SoftmaxAttention(nn.Module):
     def __init__(self, *, width: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
-        self.query = nn.Linear(width, width, bias=False)
+        self.query = Projection(width, width, bias=False)
         self.key = nn.Linear(width, width, bias=False)
         self.value = nn.Linear(width, width, bias=False)
-        self.output = nn.Linear(width, width, bias=False)
+        self.output = Projection(width, width, bias=False)
         self.product = MatrixProduct()
 
     def forward(self, x: Tensor, context: Tensor, present: Tensor) -> Tensor:
@@ -255,12 +264,16 @@ class GatedFusion(nn.Module):
 
     def __init__(self, *, width: int) -> None:
         super().__init__()
-        self.gate = nn.Linear(2 * width, width)
+        self.gate = Projection(2 * width, width)
+        self.product = MatrixProduct()
 
     def forward(self, long: Tensor, short: Tensor) -> Tensor:
         """Long and short (..., D) -> (..., D)."""
-        gate = torch.sigmoid(self.gate(torch.cat([long, short], -1)))
-        return gate * long + (1 - gate) * short
+        width = long.shape[-1]
+        of_long, of_short = self.gate.matrix[:, :width].T, self.gate.matrix[:, width:].T
+        # The product with [long, short], without copying the two.
+        gate = torch.sigmoid(self.product(long, of_long) + self.product(short, of_short) + self.gate.bias)
+        return short + gate * (long - short)
 
 
 def _logit(probability: float) -> float:

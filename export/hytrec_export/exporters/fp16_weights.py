@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hytrec_export.errors import BuildError
-from hytrec_export.exporters.mixed_precision import LARGEST_HALF, too_large
+from hytrec_export.exporters.mixed_precision import LARGEST_HALF, narrowest, too_large
 from hytrec_export.exporters.tensor_files import (
     TensorFiles,
     check_without_files,
@@ -115,8 +115,8 @@ def store_weights_as_fp16(
 def _is_weight(onnx: Any, tensor: Any, readers: set[str], narrow: int) -> bool:
     return (
         tensor.data_type == onnx.TensorProto.FLOAT
-        and len(tensor.dims) == 2
-        and min(tensor.dims) > narrow
+        and len(tensor.dims) in {2, 3}
+        and narrowest(tensor.dims) > narrow
         and bool(readers)
         and readers <= _READERS
     )
