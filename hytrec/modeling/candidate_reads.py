@@ -29,7 +29,7 @@ class CandidateAttention(SoftmaxAttention):
         keys, values = self._split(self.key(context)), self._split(self.value(context))  # (B, H, M, K)
         keys = self.product(keys / math.sqrt(keys.shape[-1]), _by_head(self.query.matrix, self.heads)).flatten(1, 2)
         values = self.product(values, _by_head(self.output.matrix.T, self.heads)).flatten(1, 2)  # (B, H * M, D)
-        absent = torch.where(present, 0.0, -math.inf)  # added to a few, in place of a choice for every candidate
+        absent = torch.where(present, 0.0, -math.inf)
         logits = self.product(x, keys.mT).unflatten(-1, (self.heads, -1)) + absent[:, None, None]  # (B, N, H, M)
         return self.product(torch.softmax(logits, -1).flatten(2), values)  # type: ignore[no-any-return]
 

@@ -216,8 +216,8 @@ class SoftmaxAttention(nn.Module):
             self._split(f(y)) for f, y in ((self.query, x), (self.key, context), (self.value, context))
         )
         logits = self.product(query, key.mT) / math.sqrt(query.shape[-1])  # (B, H, N, M)
-        logits = logits.masked_fill(~present[:, None, None, :], -math.inf)
-        read = self.product(torch.softmax(logits, -1), value)
+        absent = torch.where(present, 0.0, -math.inf)  # added: a choice at every logit takes longer
+        read = self.product(torch.softmax(logits + absent[:, None, None], -1), value)
         return self.output(read.transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
 
     def _split(self, x: Tensor) -> Tensor:
@@ -243,14 +243,20 @@ class SoftmaxLayer(nn.Module):
 
 
 class MixtureOfExperts(nn.Module):
-    """E expert blocks of hidden width D, all computed, mixed by a softmax router: (..., D) -> (..., D)."""
+    """E expert blocks, all computed, mixed by a softmax router: (..., D) -> (..., D).
 
-    def __init__(self, *, width: int, experts: int) -> None:
+    Args:
+        width: D.
+        experts: E.
+        hidden: width of each.
+    """
+
+    def __init__(self, *, width: int, experts: int, hidden: int) -> None:
         super().__init__()
         self.router = nn.Linear(width, experts, bias=False)
-        self.up = nn.Linear(width, experts * width, bias=False)
-        self.down = nn.Linear(experts * width, width, bias=False)
-        self.experts = experts
+        self.up = nn.Linear(width, experts * hidden, bias=False)
+        self.down = nn.Linear(experts * hidden, width, bias=False)
+        self.experts, self.hidden = experts, hidden
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., D) -> (..., D)."""

@@ -28,12 +28,12 @@ class Reranker(nn.Module):
     """A correction of the retriever's score for every candidate.
 
     Args:
-        width: D. heads: H. experts: E.
+        width: D. heads: H. mixture: the experts.
         read_long, read_short: which memory is read; without either nothing is corrected.
     """
 
     def __init__(
-        self, *, width: int, heads: int, experts: int, dropout: float, read_long: bool, read_short: bool
+        self, *, width: int, heads: int, mixture: MixtureOfExperts, dropout: float, read_long: bool, read_short: bool
     ) -> None:
         super().__init__()
         memories = {RerankerPart.MEMORY: read_long, RerankerPart.WINDOW: read_short}
@@ -46,7 +46,7 @@ class Reranker(nn.Module):
         self.attention = CandidateAttention(width=width, heads=heads)
         self.fusion = GatedFusion(width=width)
         self.expert_norm = nn.RMSNorm(width, eps=1e-6)
-        self.mixture = MixtureOfExperts(width=width, experts=experts)
+        self.mixture = mixture
         self.score_norm = nn.RMSNorm(width, eps=1e-6)
         self.score = nn.Linear(width, 1)
         self.dropout = Dropout(dropout)

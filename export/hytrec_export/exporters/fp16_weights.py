@@ -27,7 +27,7 @@ from hytrec_export.exporters.tensor_files import (
 from hytrec_export.optional import require
 from hytrec_export.options import Precision
 
-_READERS = frozenset({"MatMul", "Gemm", "Gather", "Transpose"})
+_READERS = frozenset({"MatMul", "Gemm", "Gather", "Reshape", "Slice", "Transpose"})
 """Operators whose matrices are weights or tables."""
 _SUFFIX = "_float16"
 

@@ -65,5 +65,5 @@ def _multiply_adds(model: HyTRec, part: RerankerPart) -> int:
         return width * 2 * width  # query, and the product with memory and read
     if part is RerankerPart.WINDOW:
         return width * 2 * model.heads * (model.window + 1)  # the products with queried keys, and with values
-    experts = model.reranker.mixture.experts
-    return width * experts * (2 * width + 1)
+    mixture = model.reranker.mixture
+    return width * mixture.experts * (2 * mixture.hidden + 1)

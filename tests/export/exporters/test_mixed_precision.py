@@ -96,7 +96,7 @@ def test_the_copy_is_mixed_and_the_model_stays(model: HyTRec) -> None:
     ("sizes", "narrow"),
     [
         ({"width": 16, "heads": 2, "experts": 3}, 3),
-        ({"width": 16, "heads": 8, "experts": 3}, 8),
+        ({"width": 16, "heads": 8, "experts": 3, "expert_width": 16}, 8),
         ({"width": 4, "heads": 2, "experts": 6}, 3),  # the router is as wide as the model
         ({"width": 16, "heads": 2, "experts": 6, "items": 2}, 3),
     ],
