@@ -14,6 +14,8 @@ import json
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -161,9 +163,11 @@ def cost_figures(graphs: Mapping[str, Path], feeds: Sequence[Arrays], rounds: in
     Args:
         graphs: `before`, `same_weights` and `after`.
     """
-    runners = {name: OnnxRunner(graph, threads=1).__enter__() for name, graph in graphs.items()}
-    first = {name: runner.infer(feeds[0])[RERANKER.outputs[0].name] for name, runner in runners.items()}
-    taken = in_turns({name: [lambda r=r, f=f: r.infer(f) for f in feeds] for name, r in runners.items()}, rounds)
+    with ExitStack() as stack:
+        runners = {name: stack.enter_context(OnnxRunner(graph, threads=1)) for name, graph in graphs.items()}
+        first = {name: runner.infer(feeds[0])[RERANKER.outputs[0].name] for name, runner in runners.items()}
+        ways = {name: [partial(runner.infer, feed) for feed in feeds] for name, runner in runners.items()}
+        taken = in_turns(ways, rounds)
     figures = {f"rank_core_ms_{name}": 1_000 * float(np.median(own)) for name, own in taken.items()}
     for name, figure in (("after", "rank_cost_ratio"), ("same_weights", "rank_cost_ratio_same_weights")):
         figures[figure] = float(np.median(np.divide(taken["before"], taken[name])))

@@ -18,7 +18,7 @@ __all__ = ["CandidateAttention", "recall_many"]
 
 def _by_head(matrix: Tensor, heads: int) -> Tensor:
     """(H * K, D) -> (H, K, D)."""
-    return matrix.unflatten(0, (heads, -1))
+    return matrix.unflatten(0, (heads, -1))  # type: ignore[no-any-return]
 
 
 class CandidateAttention(SoftmaxAttention):
@@ -43,4 +43,4 @@ def recall_many(memory: Tensor, queries: Tensor, read: Tensor, product: MatrixPr
     """
     heads = memory.shape[1]
     reads = product(memory, _by_head(read.T, heads)).flatten(1, 2)  # (B, H * K, D)
-    return l2_normalize(queries.unflatten(-1, (heads, -1))).flatten(-2) @ reads
+    return l2_normalize(queries.unflatten(-1, (heads, -1))).flatten(-2) @ reads  # type: ignore[no-any-return]
