@@ -39,6 +39,7 @@ class ModelConfig:
     softmax_layers: Annotated[int, "M, softmax attention layers over the window."] = 2
     window: Annotated[int, "W, recent events kept in full."] = 64
     experts: Annotated[int, "E, experts of the reranker."] = 4
+    expert_width: Annotated[int, "Hidden width of an expert; 0 for D / (2 E)."] = 0
     ffn_multiple: Annotated[int, "Feed-forward width as a multiple of D."] = 2
     dropout: Annotated[float, "Dropout in training."] = 0.2
     neighbors: Annotated[int, "K, neighbors of an item that the reranker reads; 0 for none."] = 128
@@ -50,7 +51,7 @@ class ModelConfig:
             value = getattr(self, name)
             if value < 1:
                 raise ConfigError(f"{name} is {value}; it must be at least 1")
-        for name in ("behaviors", "neighbors"):
+        for name in ("behaviors", "expert_width", "neighbors"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least 0")
         if not 0 <= self.dropout < 1:
@@ -71,6 +72,11 @@ class ModelConfig:
         """R, how many items the retriever returns."""
         return min(MAX_RETRIEVED, self.items)
 
+    @property
+    def expert_hidden(self) -> int:
+        """Hidden width of an expert; by default all experts together are half as wide as the model."""
+        return self.expert_width or max(2, self.width // (2 * self.experts))
+
     def sizes(self) -> Sizes:
         """Sizes of the served tensors."""
         return Sizes(
@@ -84,5 +90,11 @@ class ModelConfig:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
-        return asdict(self)
+        """Plain values, for JSON.
+
+        Experts as wide as the model are left out: all were, before there was a choice, and fingerprints stay.
+        """
+        values = asdict(self)
+        if self.expert_width == self.width:
+            del values["expert_width"]
+        return values

@@ -29,7 +29,7 @@ from safetensors.torch import load_file, save_file
 from hytrec.config import ModelConfig
 from hytrec.data.histories import History
 from hytrec.data.vocabulary import Vocabulary
-from hytrec.documents import decode_document
+from hytrec.documents import document_from
 from hytrec.errors import ConfigError, HytrecError, RunError
 from hytrec.modeling.model import HyTRec, build_model
 from hytrec.private_file import private_file
@@ -159,13 +159,21 @@ def _load_config(path: Path) -> tuple[ModelConfig, dict[str, Any]]:
         content = file.read_bytes()
         version = msgspec.json.decode(content, type=_Header).format_version
         if version == FORMAT_VERSION:
-            document = decode_document(content, _Config)
+            document = document_from(_with_expert_width(msgspec.json.decode(content)), _Config)
             return document.model, document.training
     except FileNotFoundError:
         raise RunError(f"{file} is missing; {path} is not a run folder, or its training never finished") from None
     except (ConfigError, OSError, msgspec.DecodeError) as error:
         raise RunError(f"{file} is damaged ({error}); train again") from error
     raise RunError(f"{file} has format version {version}; this hytrec reads {FORMAT_VERSION}: train again")
+
+
+def _with_expert_width(values: Any) -> Any:
+    """`ModelConfig.to_dict` leaves it out of a config where it is the width."""
+    sizes = values.get("model")
+    if isinstance(sizes, dict) and "width" in sizes:
+        return {**values, "model": {**sizes, "expert_width": sizes.get("expert_width", sizes["width"])}}
+    return values
 
 
 def _save_samples(path: Path, samples: Sequence[History]) -> None:

@@ -54,6 +54,15 @@ class MatrixProduct(nn.Module):
         return a @ b
 
 
+class Projection(nn.Linear):
+    """A linear layer whose weight is a factor of other products too; an export may keep it in another layout."""
+
+    @property
+    def matrix(self) -> Tensor:
+        """The weight, (out, in)."""
+        return self.weight
+
+
 class Dropout(nn.Module):
     """Dropout in steps of 1/256, eight random bytes at a time: on a CPU drawing the mask costs more than what it masks.
 
@@ -195,10 +204,10 @@ class SoftmaxAttention(nn.Module):
     def __init__(self, *, width: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
-        self.query = nn.Linear(width, width, bias=False)
+        self.query = Projection(width, width, bias=False)
         self.key = nn.Linear(width, width, bias=False)
         self.value = nn.Linear(width, width, bias=False)
-        self.output = nn.Linear(width, width, bias=False)
+        self.output = Projection(width, width, bias=False)
         self.product = MatrixProduct()
 
     def forward(self, x: Tensor, context: Tensor, present: Tensor) -> Tensor:
@@ -207,8 +216,8 @@ class SoftmaxAttention(nn.Module):
             self._split(f(y)) for f, y in ((self.query, x), (self.key, context), (self.value, context))
         )
         logits = self.product(query, key.mT) / math.sqrt(query.shape[-1])  # (B, H, N, M)
-        logits = logits.masked_fill(~present[:, None, None, :], -math.inf)
-        read = self.product(torch.softmax(logits, -1), value)
+        absent = torch.where(present, 0.0, -math.inf)  # added: a choice at every logit takes longer
+        read = self.product(torch.softmax(logits + absent[:, None, None], -1), value)
         return self.output(read.transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
 
     def _split(self, x: Tensor) -> Tensor:
@@ -234,14 +243,20 @@ class SoftmaxLayer(nn.Module):
 
 
 class MixtureOfExperts(nn.Module):
-    """E expert blocks of hidden width D, all computed, mixed by a softmax router: (..., D) -> (..., D)."""
+    """E expert blocks, all computed, mixed by a softmax router: (..., D) -> (..., D).
 
-    def __init__(self, *, width: int, experts: int) -> None:
+    Args:
+        width: D.
+        experts: E.
+        hidden: width of each.
+    """
+
+    def __init__(self, *, width: int, experts: int, hidden: int) -> None:
         super().__init__()
         self.router = nn.Linear(width, experts, bias=False)
-        self.up = nn.Linear(width, experts * width, bias=False)
-        self.down = nn.Linear(experts * width, width, bias=False)
-        self.experts = experts
+        self.up = nn.Linear(width, experts * hidden, bias=False)
+        self.down = nn.Linear(experts * hidden, width, bias=False)
+        self.experts, self.hidden = experts, hidden
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., D) -> (..., D)."""
@@ -255,12 +270,16 @@ class GatedFusion(nn.Module):
 
     def __init__(self, *, width: int) -> None:
         super().__init__()
-        self.gate = nn.Linear(2 * width, width)
+        self.gate = Projection(2 * width, width)
+        self.product = MatrixProduct()
 
     def forward(self, long: Tensor, short: Tensor) -> Tensor:
         """Long and short (..., D) -> (..., D)."""
-        gate = torch.sigmoid(self.gate(torch.cat([long, short], -1)))
-        return gate * long + (1 - gate) * short
+        width = long.shape[-1]
+        of_long, of_short = self.gate.matrix[:, :width].T, self.gate.matrix[:, width:].T
+        # The product with [long, short], without copying the two.
+        gate = torch.sigmoid(self.product(long, of_long) + self.product(short, of_short) + self.gate.bias)
+        return short + gate * (long - short)
 
 
 def _logit(probability: float) -> float:

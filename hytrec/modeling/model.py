@@ -29,6 +29,7 @@ from hytrec.modeling.layers import (
     FeedForward,
     GatedFusion,
     MatrixProduct,
+    MixtureOfExperts,
     TADNLayer,
     recall,
     spaced_periods,
@@ -48,7 +49,7 @@ class HyTRec(nn.Module):
 
     Args:
         items: I. behaviors: rows of the behavior table less one. width: D. heads: H. tadn_layers: L.
-        softmax_layers: M. window: W. experts: E. hidden: width of feed-forward blocks.
+        softmax_layers: M. window: W. experts: E. expert_hidden, hidden: width of experts and of feed-forward blocks.
         read_long, read_short: which attention is read; without either the user vector is the window sum.
         neighbors: of an item in the reranker, 0 for none.
     """
@@ -64,6 +65,7 @@ class HyTRec(nn.Module):
         softmax_layers: int,
         window: int,
         experts: int,
+        expert_hidden: int,
         hidden: int,
         retrieved: int,
         dropout: float,
@@ -95,8 +97,9 @@ class HyTRec(nn.Module):
         self.user_fusion = GatedFusion(width=width)
         self.user_ffn = FeedForward(width=width, hidden=hidden, dropout=dropout)
         self.user_norm = nn.RMSNorm(width, eps=1e-6)
+        mixture = MixtureOfExperts(width=width, experts=experts, hidden=expert_hidden)
         self.reranker = Reranker(
-            width=width, heads=heads, experts=experts, dropout=dropout, read_long=read_long, read_short=read_short
+            width=width, heads=heads, mixture=mixture, dropout=dropout, read_long=read_long, read_short=read_short
         )
         self.neighbors = NeighborScore(items=items, neighbors=neighbors, window=window) if neighbors else None
         self._initialize()
@@ -144,7 +147,7 @@ class HyTRec(nn.Module):
         times = running_maximum(event_times, last_time)  # (B, T), m_t
         before = torch.cat([last_time, times[:, :-1]], 1)
         gap_s = torch.where(real & (before > 0), times - before, 0)
-        x = self._embed(item_rows, behavior_rows) + self.gap_table(self.duration_bucket(gap_s))
+        x = self._scaled(self.item_table(item_rows), behavior_rows) + self.gap_table(self.duration_bucket(gap_s))
         x = self.dropout(x)
         memories, last_inputs = [], x
         for index, layer in enumerate(self.layers):
@@ -248,8 +251,7 @@ class HyTRec(nn.Module):
         user = summary
         if self.read_long:
             query = long_vector + summary if self.read_short else long_vector
-            recalled = recall(memory, self.user_query(query).unsqueeze(1)).squeeze(1)
-            long = long_vector + self.user_read(recalled)
+            long = long_vector + self.user_read(recall(memory, self.user_query(query).unsqueeze(1)).squeeze(1))
             user = self.user_fusion(long, summary) if self.read_short else long  # (B, D)
         return self.user_norm(user + self.user_ffn(user))  # type: ignore[no-any-return]
 
@@ -263,7 +265,7 @@ class HyTRec(nn.Module):
 
     def rerank(self, readout: Readout, candidate_rows: Tensor) -> Tensor:
         """Score of every candidate row (B, N) int64: (B, N) float; the retriever's, its neighbors' and a correction."""
-        scores = (self.item_table(candidate_rows) * readout.user.unsqueeze(1)).sum(-1)
+        scores = (self.item_table(candidate_rows) @ readout.user.unsqueeze(-1)).squeeze(-1)
         if self.neighbors is not None:
             scores = scores + self.neighbors(candidate_rows, readout.recent_items)
         return scores + self.correct(readout, candidate_rows)  # type: ignore[no-any-return]
@@ -271,9 +273,6 @@ class HyTRec(nn.Module):
     def correct(self, readout: Readout, candidate_rows: Tensor) -> Tensor:
         """The reranker's correction of the score of every candidate row (B, N) int64: (B, N) float."""
         return self.reranker(self.item_table(candidate_rows), readout)  # type: ignore[no-any-return]
-
-    def _embed(self, item_rows: Tensor, behavior_rows: Tensor) -> Tensor:
-        return self._scaled(self.item_table(item_rows), behavior_rows)
 
     def _scaled(self, rows: Tensor, behavior_rows: Tensor) -> Tensor:
         # Rows start at length one, as logits want them; the residual stream wants entries of size one.
@@ -291,6 +290,7 @@ def build_model(config: ModelConfig) -> HyTRec:
         softmax_layers=config.softmax_layers,
         window=config.window,
         experts=config.experts,
+        expert_hidden=config.expert_hidden,
         hidden=config.ffn_multiple * config.width,
         retrieved=config.retrieved,
         dropout=config.dropout,

@@ -71,13 +71,15 @@ class NeighborScore(nn.Module):
         """
         fading = fading[fading.shape[0] - recent_items.shape[1] :].T
         fading = torch.where((recent_items > 0).unsqueeze(1), fading, 0.0)  # (B, H, W)
-        batch, planes, rows = fading.shape[0], fading.shape[1], self.ids.shape[0]
         # An item that stands in the window several times gets its whole sum at each place, so that the places may be
         # written in any order: TensorRT has no scatter that adds.
         same = recent_items.unsqueeze(2) == recent_items.unsqueeze(1)  # (B, W, W)
-        places = recent_items.unsqueeze(1).expand(-1, planes, -1)
-        table = fading.new_zeros(batch, planes, rows).scatter(2, places, fading @ same.to(fading.dtype))
+        sums = fading @ same.to(fading.dtype)
         ids = nn.functional.embedding(candidate_rows, self.ids).flatten(1).to(torch.int64)  # (B, N * K)
-        found = table.gather(2, ids.unsqueeze(1).expand(-1, planes, -1)).unflatten(2, (-1, self.ids.shape[1]))
         weights = nn.functional.embedding(candidate_rows, self.weights).to(fading.dtype)  # float16 in some exports
-        return (found * weights.unsqueeze(1)).sum(-1)  # type: ignore[no-any-return]
+        planes = []
+        for own in sums.unbind(1):  # one by one: no copy of the ids for each, and no product that spreads the weights
+            table = own.new_zeros(own.shape[0], self.ids.shape[0]).scatter(1, recent_items, own)
+            found = table.gather(1, ids).unflatten(1, (-1, self.ids.shape[1]))
+            planes.append((found * weights).sum(-1))
+        return torch.stack(planes, 1)

@@ -8,7 +8,8 @@ from enum import StrEnum
 import torch
 from torch import Tensor, nn
 
-from hytrec.modeling.layers import Dropout, GatedFusion, MixtureOfExperts, SoftmaxAttention, recall
+from hytrec.modeling.candidate_reads import CandidateAttention, recall_many
+from hytrec.modeling.layers import Dropout, GatedFusion, MatrixProduct, MixtureOfExperts, Projection
 from hytrec.modeling.states import Readout
 
 __all__ = ["Reranker", "RerankerPart"]
@@ -27,12 +28,12 @@ class Reranker(nn.Module):
     """A correction of the retriever's score for every candidate.
 
     Args:
-        width: D. heads: H. experts: E.
+        width: D. heads: H. mixture: the experts.
         read_long, read_short: which memory is read; without either nothing is corrected.
     """
 
     def __init__(
-        self, *, width: int, heads: int, experts: int, dropout: float, read_long: bool, read_short: bool
+        self, *, width: int, heads: int, mixture: MixtureOfExperts, dropout: float, read_long: bool, read_short: bool
     ) -> None:
         super().__init__()
         memories = {RerankerPart.MEMORY: read_long, RerankerPart.WINDOW: read_short}
@@ -40,11 +41,12 @@ class Reranker(nn.Module):
         self.parts: tuple[RerankerPart, ...] = (*read, RerankerPart.EXPERTS) if read else ()
         self.norm = nn.RMSNorm(width, eps=1e-6)
         self.query = nn.Linear(width, width, bias=False)
-        self.read = nn.Linear(width, width, bias=False)
-        self.attention = SoftmaxAttention(width=width, heads=heads)
+        self.read = Projection(width, width, bias=False)
+        self.product = MatrixProduct()
+        self.attention = CandidateAttention(width=width, heads=heads)
         self.fusion = GatedFusion(width=width)
         self.expert_norm = nn.RMSNorm(width, eps=1e-6)
-        self.mixture = MixtureOfExperts(width=width, experts=experts)
+        self.mixture = mixture
         self.score_norm = nn.RMSNorm(width, eps=1e-6)
         self.score = nn.Linear(width, 1)
         self.dropout = Dropout(dropout)
@@ -57,7 +59,7 @@ class Reranker(nn.Module):
         h = self.norm(candidates)
         long = short = torch.zeros_like(h)
         if reads_memory:
-            long = self.read(recall(readout.memory, self.query(h)))
+            long = recall_many(readout.memory, self.query(h), self.read.matrix, self.product)
         if reads_window:
             short = self.attention(h, readout.tokens, readout.present)
         fused = self.fusion(long, short) if reads_memory and reads_window else long + short

@@ -4,7 +4,7 @@ import json
 import re
 import shutil
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from hytrec.config import ModelConfig
 from hytrec.data.histories import History
 from hytrec.data.vocabulary import Vocabulary
 from hytrec.errors import RunError, VocabularyError
-from hytrec.modeling.model import HyTRec
+from hytrec.modeling.model import HyTRec, build_model
 from hytrec.run_folder import load_run, model_fingerprint, save_run, write_json
 from hytrec.training.loop import Trained
 
@@ -67,6 +67,20 @@ def test_the_fingerprint_covers_weights_config_and_vocabulary(
     prints.append(model_fingerprint(model, config, vocabulary))
     assert len(set(prints)) == 4
     assert all(len(fingerprint) == 32 and int(fingerprint, 16) >= 0 for fingerprint in prints)
+
+
+def test_a_run_of_a_version_without_expert_widths_loads_as_it_was(
+    config: ModelConfig, vocabulary: Vocabulary, tmp_path: Path
+) -> None:
+    wide = replace(config, expert_width=config.width)
+    model = build_model(wide)
+    save_run(tmp_path, config=wide, training={}, model=model, vocabulary=vocabulary, samples=[])
+    assert "expert_width" not in json.loads((tmp_path / "config.json").read_text())["model"]
+    loaded = load_run(tmp_path)
+    assert (loaded.config, loaded.model.reranker.mixture.hidden) == (wide, config.width)
+    # The digest that such a version made: over the same values.
+    old = {name: value for name, value in asdict(config).items() if name != "expert_width"}
+    assert (wide.to_dict(), config.to_dict()) == (old, old | {"expert_width": 0})
 
 
 def test_a_missing_run_is_told(tmp_path: Path) -> None:
@@ -143,6 +157,7 @@ def test_another_format_version_is_told(run: Path) -> None:
         ({"model": {"items": 30, "branches": "left"}}, r"Invalid enum value 'left' - at `\$\.model\.branches`"),
         ({"model": {"width": 16}}, r"Object missing required field `items` - at `\$\.model`"),
         ({"model": {"items": 0}}, "items is 0; it must be at least 1"),
+        ({"model": {"items": 30, "expert_width": -1}}, "expert_width is -1; it must be at least 0"),
         ({"model": {"items": 30, "neighbors": -1}}, "neighbors is -1; it must be at least 0"),
         ({"training": 1}, r"Expected `object`, got `int` - at `\$\.training`"),
         ({"by": "x"}, r"Object contains unknown field `by` - at `\$`; known: format_version, model, training"),

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hytrec_export.errors import BuildError
-from hytrec_export.exporters.mixed_precision import LARGEST_HALF, too_large
+from hytrec_export.exporters.mixed_precision import LARGEST_HALF, narrowest, too_large
 from hytrec_export.exporters.tensor_files import (
     TensorFiles,
     check_without_files,
@@ -27,7 +27,7 @@ from hytrec_export.exporters.tensor_files import (
 from hytrec_export.optional import require
 from hytrec_export.options import Precision
 
-_READERS = frozenset({"MatMul", "Gemm", "Gather", "Transpose"})
+_READERS = frozenset({"MatMul", "Gemm", "Gather", "Reshape", "Slice", "Transpose"})
 """Operators whose matrices are weights or tables."""
 _SUFFIX = "_float16"
 
@@ -115,8 +115,8 @@ def store_weights_as_fp16(
 def _is_weight(onnx: Any, tensor: Any, readers: set[str], narrow: int) -> bool:
     return (
         tensor.data_type == onnx.TensorProto.FLOAT
-        and len(tensor.dims) == 2
-        and min(tensor.dims) > narrow
+        and len(tensor.dims) in {2, 3}
+        and narrowest(tensor.dims) > narrow
         and bool(readers)
         and readers <= _READERS
     )

@@ -9,6 +9,8 @@ score, norms, softmax, decay, the delta rule and the state.
 from __future__ import annotations
 
 import copy
+import math
+from collections.abc import Sequence
 
 from torch import Tensor, nn
 
@@ -38,6 +40,11 @@ class HalfLinear(nn.Module):
         super().__init__()
         self.register_buffer("weight", weight.mT.half().contiguous())  # (in, out): a graph multiplies by it as it is
         self.register_buffer("bias", bias)
+
+    @property
+    def matrix(self) -> Tensor:
+        """The weight, (out, in) float16."""
+        return self.weight.mT
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., in) -> (..., out)."""
@@ -97,6 +104,11 @@ def narrow_limit(model: HyTRec) -> int:
             if isinstance(child, nn.Linear):
                 (kept if KEPT.get(type(owner)) == name else half).append(min(child.weight.shape))
     return min(max(kept), min(half) - 1)
+
+
+def narrowest(dims: Sequence[int]) -> int:
+    """Rows or columns of a weight, whichever are fewer; one that is cut into heads, (H, K, D), has H * K rows."""
+    return min(math.prod(dims[:-1]), dims[-1]) if len(dims) > 1 else sum(dims)
 
 
 def too_large(name: str, largest: float) -> str:

@@ -19,6 +19,7 @@ from hytrec.contract import DType, Model, Sizes, Tensor, next_name
 from hytrec.modeling.model import HyTRec
 from hytrec.signature import CARRIED_STATE, GRAPHS, STATE
 from hytrec_export.errors import BuildError
+from hytrec_export.exporters.gather_indices import keep_int32_indices
 from hytrec_export.exporters.large_products import multiply_unpacked, unfold_tables
 from hytrec_export.exporters.live_tables import ITEM_TABLE
 from hytrec_export.exporters.lowering import delta_rule_of
@@ -141,6 +142,7 @@ def export_graph(
     outputs = tuple(tensor for tensor in model.outputs if tensor not in CARRIED_STATE)
     graph = _traced(module, replace(model, outputs=outputs), sizes, opset)
     unfold_tables(graph)
+    keep_int32_indices(graph)
     values = {name: tensor.numpy() for name, tensor in weights.items()}
     attach(graph, files or TensorFiles(path.parent), values, always=LIVE_PRODUCTS if live else frozenset())
     multiply_unpacked(graph, min_bytes=0 if live else None)

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from hytrec_export.errors import BuildError
+from hytrec_export.exporters.mixed_precision import narrowest
 from hytrec_export.optional import require
 
 LARGE = 4_096
@@ -102,7 +103,7 @@ class _View:
     def weight_of(self, node: Any, narrow: int) -> Any:
         """The weight that a product has, if it is not narrow."""
         for tensor in filter(None, map(self._constant, node.input[:2])):
-            if min(tensor.dims, default=0) > narrow:
+            if narrowest(tensor.dims) > narrow:
                 return tensor
         return None
 

@@ -58,12 +58,12 @@ def trim_reranker(run: Run, kind: RerankerKind) -> dict[str, Any] | None:
 
 def _multiply_adds(model: HyTRec, part: RerankerPart) -> int:
     """Multiply-adds of a part for a candidate; what it computes once for a user is left out."""
-    width, head = model.width, model.width // model.heads
+    width = model.width
     if part is RerankerPart.NEIGHBORS:
         return 2 * model.neighbors.ids.shape[1] if model.neighbors is not None else 0
     if part is RerankerPart.MEMORY:
-        return width * (2 * width + head)  # query, read, and the memory's product
+        return width * 2 * width  # query, and the product with memory and read
     if part is RerankerPart.WINDOW:
-        return width * (2 * width + 2 * (model.window + 1))  # query, output, and the products with keys and values
-    experts = model.reranker.mixture.experts
-    return width * experts * (2 * width + 1)
+        return width * 2 * model.heads * (model.window + 1)  # the products with queried keys, and with values
+    mixture = model.reranker.mixture
+    return width * mixture.experts * (2 * mixture.hidden + 1)

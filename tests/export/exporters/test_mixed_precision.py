@@ -96,7 +96,7 @@ def test_the_copy_is_mixed_and_the_model_stays(model: HyTRec) -> None:
     ("sizes", "narrow"),
     [
         ({"width": 16, "heads": 2, "experts": 3}, 3),
-        ({"width": 16, "heads": 8, "experts": 3}, 8),
+        ({"width": 16, "heads": 8, "experts": 3, "expert_width": 16}, 8),
         ({"width": 4, "heads": 2, "experts": 6}, 3),  # the router is as wide as the model
         ({"width": 16, "heads": 2, "experts": 6, "items": 2}, 3),
     ],
@@ -157,10 +157,10 @@ def test_products_are_counted(graphs: dict[str, Path], model: HyTRec) -> None:
     counts = {served: check_precision(loaded(graphs, served), model="m", narrow=narrow) for served in GRAPHS}
     assert counts[ENCODER].float16 == 8  # query, key, value, gate and output; three of the feed-forward block
     assert counts[ENCODER].float32 > 20  # the delta rule
-    # four projections, two products, three of the block; query, read, fusion, three of the block; the catalogue
-    assert counts[RETRIEVER] == Products(float16=16, float32=2)  # a memory read, the window sum
-    # two memory reads, router and score, the window sum, repeated items of the window
-    assert counts[RERANKER] == Products(float16=26, float32=6)
+    # four projections, two products, three of the block; query, read, two of the fusion, three of the block; catalogue
+    assert counts[RETRIEVER] == Products(float16=17, float32=2)  # a memory read, the window sum
+    # two memory reads, router and score, the window sum, repeated items of the window, candidates and user vector
+    assert counts[RERANKER] == Products(float16=28, float32=7)
 
 
 def test_neighbors_are_stored_in_float16_and_read_in_float32(model: HyTRec) -> None:

@@ -79,9 +79,9 @@ def test_costs_are_multiply_adds_of_a_candidate(run_of: Callable[..., Run]) -> N
     assert told is not None
     assert {name: part["multiply_adds"] for name, part in told["parts"].items()} == {
         "neighbors": 2 * 7,
-        "memory": 2 * 16 * 16 + 16 * 8,
-        "window": 2 * 16 * 16 + 2 * 16 * 6,
-        "experts": 3 * 2 * 16 * 16 + 16 * 3,
+        "memory": 2 * 16 * 16,
+        "window": 2 * 2 * 16 * 6,
+        "experts": 3 * 2 * 16 * 2 + 16 * 3,
     }
     assert (told["users"], told["ndcg@10"]) == (900, 0.13)
 

@@ -88,10 +88,10 @@ def test_attention_does_not_see_what_is_absent() -> None:
 
 def test_experts_are_mixed_by_their_share() -> None:
     torch.manual_seed(0)
-    mixture = MixtureOfExperts(width=4, experts=3)
+    mixture = MixtureOfExperts(width=4, experts=3, hidden=2)
     x = torch.randn(2, 4)
     share = torch.softmax(mixture.router(x), -1)
-    up, down = mixture.up.weight.unflatten(0, (3, 4)), mixture.down.weight.unflatten(1, (3, 4))
+    up, down = mixture.up.weight.unflatten(0, (3, 2)), mixture.down.weight.unflatten(1, (3, 2))
     want = sum(share[:, e : e + 1] * (torch.nn.functional.silu(x @ up[e].T) @ down[:, e].T) for e in range(3))
     torch.testing.assert_close(mixture(x), want)
 

@@ -150,6 +150,15 @@ def test_without_attention_the_user_is_the_window_sum_and_nothing_is_corrected(
     assert model.correct(readout, torch.tensor([[1, 7, 30]])).tolist() == [[0, 0, 0]]
 
 
+@pytest.mark.parametrize(
+    ("sizes", "hidden"), [({}, 8), ({"experts": 5}, 6), ({"experts": 70}, 2), ({"expert_width": 64}, 64)]
+)
+def test_all_experts_together_are_half_as_wide_as_the_model(sizes: dict[str, int], hidden: int) -> None:
+    config = ModelConfig(items=5, width=64, tadn_layers=1, softmax_layers=1, window=2, **sizes)  # type: ignore[arg-type]
+    mixture = build_model(config).reranker.mixture
+    assert (mixture.hidden, mixture.down.in_features) == (hidden, hidden * config.experts)
+
+
 def test_the_default_layers_are_three_to_one() -> None:
     config = ModelConfig(items=5)
     assert (config.tadn_layers, config.softmax_layers) == (6, 2)
