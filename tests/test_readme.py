@@ -89,6 +89,19 @@ def test_the_quality_table_is_the_reports() -> None:
         assert f"| {model} |" in quality_table()
 
 
+def test_the_planted_table_is_the_reports() -> None:
+    report = json.loads((REPORTS / "planted.json").read_text())
+    table = README.split("| N, views before the return |", 1)[1].split("\n\n", 1)[0]
+    assert re.findall(r"^\| ([\d,]+) \| (\.\d+) \| (\.\d+) \| (.+) \|$", table, re.MULTILINE) == [
+        (
+            f"{distance:,}",
+            *(f"{report[f'planted_ndcg10_{branch}_{distance}']:.4f}"[1:] for branch in ("both", "short")),
+            " ± ".join(f"{report[f'planted_long_over_short_{distance}{ending}']:.1f}" for ending in ("", "_error")),
+        )
+        for distance in report["log"]["distances"]
+    ]
+
+
 def test_the_recovery_times_are_the_reports() -> None:
     recovery, topology = (json.loads((REPORTS / f"{name}.json").read_text()) for name in ("recovery", "topology"))
     drills = [name.removesuffix("_rounds") for name in recovery if name.endswith("_rounds")]
