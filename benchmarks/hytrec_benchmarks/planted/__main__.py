@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from hytrec.config import Branches
 from hytrec.errors import HytrecError
 from hytrec.run_folder import write_json
 from hytrec_benchmarks.fixtures.bounds import misses
@@ -35,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     torch.set_num_threads(1)
     start = time.monotonic()
-    runs: dict[str, list[Gains]] = {branches: [] for branches in VARIANTS}
+    runs: dict[Branches, list[Gains]] = {branches: [] for branches in VARIANTS}
     half_lives = []
     try:
         log = PlantedLog(distances=tuple(options.distances), users=options.users)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from hytrec.config import Branches, ModelConfig
+from hytrec.data.keys import Int64Array
 from hytrec.data.split import Part, evaluation
 from hytrec.evaluation.evaluate import RERANKER, RETRIEVER, by_length
 from hytrec.training.loop import Trained, train
@@ -49,11 +49,12 @@ class Gains:
     """
 
     by_model: dict[str, FloatArray]
-    distances: np.ndarray[Any, np.dtype[np.int64]]
+    distances: Int64Array
 
     def at(self, distance: int, model: str = RERANKER) -> FloatArray:
         """Of the users of a distance."""
-        return self.by_model[model][self.distances == distance]
+        gains: FloatArray = self.by_model[model][self.distances == distance]
+        return gains
 
 
 def train_on(
@@ -101,7 +102,7 @@ def figures_of(log: PlantedLog, runs: dict[Branches, list[Gains]]) -> dict[str, 
     Args:
         runs: of both branches and of the short one, seed by seed, every seed with users of its own.
     """
-    figures = {}
+    figures: dict[str, float] = {}
     for distance in log.distances:
         for model, ending in ((RERANKER, ""), (RETRIEVER, "_retriever")):
             both, short = (
