@@ -89,8 +89,22 @@ def test_the_quality_table_is_the_reports() -> None:
         assert f"| {model} |" in quality_table()
 
 
+def test_the_other_protocols_are_the_reports() -> None:
+    report = json.loads((REPORTS / "protocols" / "quality.json").read_text())
+    assert (REPORTS / "protocols" / "quality.md").read_text() == markdown_page(report)
+    paragraph = README.split("Leave-last-out lets", 1)[1].split("\n\n", 1)[0].replace("\n", " ")
+    assert f"`{report['command']} --output reports/protocols`" in paragraph
+    for log in ("ml100k_ties", "ml100k_time"):
+        assert f"{report[f'quality_ndcg10_{log}']:.4f}"[1:] in paragraph
+        for rival in ("recent_knn", "proximity_knn"):
+            ratio, error = (report[f"quality_over_{rival}_{log}{ending}"] for ending in ("", "_error"))
+            assert f"{ratio:.2f} ± {error:.2f}" in paragraph
+    assert f"{report['quality_users_ml100k_time']:.0f} users are left" in paragraph
+
+
 def test_the_planted_table_is_the_reports() -> None:
     report = json.loads((REPORTS / "planted.json").read_text())
+    assert f"{report['planted_users_1000']} users each" in README
     table = README.split("| N, views before the return |", 1)[1].split("\n\n", 1)[0]
     assert re.findall(r"^\| ([\d,]+) \| (\.\d+) \| (\.\d+) \| (.+) \|$", table, re.MULTILINE) == [
         (
