@@ -89,6 +89,33 @@ def test_the_quality_table_is_the_reports() -> None:
         assert f"| {model} |" in quality_table()
 
 
+def test_the_other_protocols_are_the_reports() -> None:
+    report = json.loads((REPORTS / "protocols" / "quality.json").read_text())
+    assert (REPORTS / "protocols" / "quality.md").read_text() == markdown_page(report)
+    paragraph = README.split("Leave-last-out lets", 1)[1].split("\n\n", 1)[0].replace("\n", " ")
+    assert f"`{report['command']} --output reports/protocols`" in paragraph
+    for log in ("ml100k_ties", "ml100k_time"):
+        assert f"{report[f'quality_ndcg10_{log}']:.4f}"[1:] in paragraph
+        for rival in ("recent_knn", "proximity_knn"):
+            ratio, error = (report[f"quality_over_{rival}_{log}{ending}"] for ending in ("", "_error"))
+            assert f"{ratio:.2f} ± {error:.2f}" in paragraph
+    assert f"{report['quality_users_ml100k_time']:.0f} users are left" in paragraph
+
+
+def test_the_planted_table_is_the_reports() -> None:
+    report = json.loads((REPORTS / "planted.json").read_text())
+    assert f"{report['planted_users_1000']} users each" in README
+    table = README.split("| N, views before the return |", 1)[1].split("\n\n", 1)[0]
+    assert re.findall(r"^\| ([\d,]+) \| (\.\d+) \| (\.\d+) \| (.+) \|$", table, re.MULTILINE) == [
+        (
+            f"{distance:,}",
+            *(f"{report[f'planted_ndcg10_{branch}_{distance}']:.4f}"[1:] for branch in ("both", "short")),
+            " ± ".join(f"{report[f'planted_long_over_short_{distance}{ending}']:.1f}" for ending in ("", "_error")),
+        )
+        for distance in report["log"]["distances"]
+    ]
+
+
 def test_the_recovery_times_are_the_reports() -> None:
     recovery, topology = (json.loads((REPORTS / f"{name}.json").read_text()) for name in ("recovery", "topology"))
     drills = [name.removesuffix("_rounds") for name in recovery if name.endswith("_rounds")]

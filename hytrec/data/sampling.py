@@ -34,7 +34,8 @@ class TrainingBatch:
         item_rows, behavior_rows, times: (B, T) int64; time 0 marks padding.
         targets: (B, T) int64, item row of the next event; 0 where there is nothing to learn from.
         next_times: (B, T) int64 unix seconds, time of the next event.
-        positions: (B, P) int64, where the user vector is trained; repeated where a history is shorter than P.
+        positions: (B, P) int64, where the user vector is trained; repeated where a history is shorter than P. With
+            `weights`, those first that are followed by an event that counts in full.
         chosen: (B, P) bool, False at the repeats.
         lanes: (B,) int64, whose state each row goes on from; None for whole histories, which begin without one.
         fresh: (B,) bool, rows of lanes where a history begins.
@@ -165,7 +166,11 @@ def _batch(
     rows = gathered(histories.item_rows)
     targets = gathered(histories.item_rows, 1)
     unknown = real & (random.random(rows.shape) < unknown_rate)
-    drawn = np.where(real, random.random(rows.shape), 2.0).argsort(1)[:, :positions]  # real positions first
+    counted = None if weights is None else weights.of(gathered(histories.behavior_rows, 1))
+    keys = random.random(rows.shape)
+    if counted is not None:
+        keys[counted == 1] -= 1  # one purchase among a hundred clicks would hardly ever be drawn
+    drawn = np.where(real, keys, 2.0).argsort(1)[:, :positions]  # real positions first
     chosen = np.arange(drawn.shape[1]) < lengths[:, None]
     return TrainingBatch(
         item_rows=torch.from_numpy(np.where(unknown, items + 1, rows)),
@@ -175,7 +180,7 @@ def _batch(
         next_times=torch.from_numpy(gathered(histories.times, 1)),
         positions=torch.from_numpy(np.where(chosen, drawn, drawn[:, :1])),
         chosen=torch.from_numpy(chosen),
-        weights=None if weights is None else torch.from_numpy(weights.of(gathered(histories.behavior_rows, 1))),
+        weights=None if counted is None else torch.from_numpy(counted),
     )
 
 

@@ -1,8 +1,9 @@
 """`make quality`: train every variant on every log, measure the baselines, and write the report.
 
     python -m hytrec_benchmarks.quality
+    python -m hytrec_benchmarks.quality --only ml100k_time ml100k_ties --output reports/protocols
 
-Writes reports/quality.json, reports/quality.md and a chart for every log. Trainings go side by side, one torch thread
+Writes quality.json, quality.md and a chart for every log into the folder. Trainings go side by side, one torch thread
 each: at these sizes that uses two cores better than one training with two threads. A run that is stopped goes on where
 it was. Exit status 1 when a bound does not hold.
 """
@@ -30,7 +31,7 @@ from hytrec_benchmarks.fixtures.machine import describe_run
 from hytrec_benchmarks.fixtures.progress import say
 from hytrec_benchmarks.quality.charts import draw_chart
 from hytrec_benchmarks.quality.measuring import Measured, measure_baselines, measure_job
-from hytrec_benchmarks.quality.plan import VARIANTS, Job, QualityLog, jobs, preset, read_log
+from hytrec_benchmarks.quality.plan import LOGS, VARIANTS, VARIATIONS, Job, QualityLog, jobs, preset, read_log
 from hytrec_benchmarks.quality.report import markdown_page
 from hytrec_benchmarks.quality.summary import figures_of, summary_of
 
@@ -40,9 +41,11 @@ ROOT = Path(__file__).resolve().parents[3]
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run everything; the exit status."""
     options = _parser().parse_args(arguments)
-    planned = list(
-        jobs(seeds=options.seeds, branch_seeds=options.branch_seeds, variation_seeds=options.variation_seeds)
-    )
+    planned = [
+        job
+        for job in jobs(seeds=options.seeds, branch_seeds=options.branch_seeds, variation_seeds=options.variation_seeds)
+        if job.log.key in options.only
+    ]
     planned_logs = list(dict.fromkeys(job.log for job in planned))
     spawned = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(options.workers, spawned, torch.set_num_threads, (1,)) as pool:
@@ -50,15 +53,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         training_of = partial(measure_job, data=options.data, runs=options.runs, epochs=options.epochs)
         measured = {}
         for job, found in zip(planned, pool.map(training_of, planned), strict=True):
-            say(f"{job.folder}: {found.notes['minutes']} minutes, validation {found.notes['validation']}")
+            minutes, cpu = found.notes["minutes"], found.notes["cpu_minutes"]
+            say(f"{job.folder}: {minutes} minutes ({cpu} of a core), validation {found.notes['validation']}")
             measured[job] = found
         rivals = dict(zip(planned_logs, baselines, strict=True))
     logs = {log.name: _summary(log, measured, rivals[log], options.data) for log in planned_logs}
-    minutes = sum(found.notes["minutes"] for found in (*measured.values(), *rivals.values()))
+    spent = {
+        f"{kind}_minutes": round(sum(found.notes[name] for found in (*measured.values(), *rivals.values())), 1)
+        for kind, name in (("process", "minutes"), ("core", "cpu_minutes"))
+    }
     figures = {name: value for log in planned_logs for name, value in figures_of(log.key, logs[log.name]).items()}
     report: dict[str, Any] = {
         **figures,
-        "process_minutes": round(minutes, 1),
+        **spent,
+        "command": _command(options.only),
         "preset": preset(),
         "logs": logs,
         **describe_run(),
@@ -92,7 +100,14 @@ def _summary(log: QualityLog, measured: dict[Job, Measured], baselines: Measured
     learned = json.loads(report.read_text()).get(log.name) if report.exists() else None
     known = training(histories, log.split)
     summary = summary_of(trained, baselines, test=test, known=known, learned=learned)
-    return summary | {"chart": f"quality_{log.key}.png"}
+    return summary | {"chart": f"quality_{log.key}.png", "protocol": log.protocol}
+
+
+def _command(keys: Sequence[str]) -> str:
+    """What makes the report again."""
+    if {*keys} == {log.key for log in (*LOGS, *VARIATIONS)}:
+        return "make quality"
+    return f"python -m hytrec_benchmarks.quality --only {' '.join(keys)}"
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -102,8 +117,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--runs", type=Path, default=ROOT / "runs" / "quality", help="folder of the run folders")
     parser.add_argument("--workers", type=int, default=2, help="processes side by side")
     parser.add_argument("--seeds", type=int, default=3, help="trainings of the whole model, and of it without encoder")
-    parser.add_argument("--branch-seeds", type=int, default=3, help="trainings of each branch alone")
+    parser.add_argument("--branch-seeds", type=int, default=1, help="trainings of each branch alone")
     parser.add_argument("--variation-seeds", type=int, default=1, help="trainings with another split or order of ties")
+    keys = [log.key for log in (*LOGS, *VARIATIONS)]
+    parser.add_argument("--only", nargs="+", choices=keys, default=keys, metavar="LOG", help=f"of {', '.join(keys)}")
     parser.add_argument("--epochs", type=int, help="instead of the preset's, to try the machinery")
     return parser
 

@@ -6,7 +6,7 @@ import json
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, Self
 
 from hytrec.data.split import Part, evaluation, training
 from hytrec.evaluation import baselines
@@ -24,13 +24,31 @@ _NOTES_FILE = "quality.json"
 _SETTINGS = ("neighbors", "shrinkage", "half_life")
 
 
+class Times(NamedTuple):
+    """When something began, by the clock and by the processor time of this process, in seconds."""
+
+    clock: float
+    cpu: float
+
+    @classmethod
+    def now(cls) -> Self:
+        """Now."""
+        return cls(time.monotonic(), time.process_time())
+
+    def minutes_since(self) -> dict[str, float]:
+        """Minutes from then on; those of the processor are the same whatever else the machine does."""
+        now = Times.now()
+        passed = {"minutes": now.clock - self.clock, "cpu_minutes": now.cpu - self.cpu}
+        return {name: round(seconds / 60, 2) for name, seconds in passed.items()}
+
+
 @dataclass(frozen=True, kw_only=True)
 class Measured:
     """Test ranks by model, and what is to be told of how they came about.
 
     Args:
         ranks: of retriever and retrieve-then-rerank, or of the baselines.
-        notes: JSON-able: minutes, epochs, what was chosen.
+        notes: JSON-able: minutes, minutes of a core, epochs, what was chosen.
     """
 
     ranks: dict[str, UserRanks]
@@ -48,7 +66,7 @@ def measure_job(job: Job, *, data: Path, runs: Path, epochs: int | None = None) 
     folder = runs / job.folder
     if (folder / _NOTES_FILE).exists():
         return _loaded(folder)
-    start = time.monotonic()
+    start = Times.now()
     histories, vocabulary = read_log(data, job.log)
     items = len(vocabulary.item_keys)
     trained = train(
@@ -79,7 +97,7 @@ def measure_baselines(log: QualityLog, *, data: Path, runs: Path) -> Measured:
     folder = runs / f"{log.key}-baselines"
     if (folder / _NOTES_FILE).exists():
         return _loaded(folder)
-    start = time.monotonic()
+    start = Times.now()
     histories, vocabulary = read_log(data, log)
     items = len(vocabulary.item_keys)
     validation, test = (
@@ -94,9 +112,9 @@ def measure_baselines(log: QualityLog, *, data: Path, runs: Path) -> Measured:
     return _saved(folder, ranks, {"settings": settings}, start)
 
 
-def _saved(folder: Path, ranks: dict[str, UserRanks], notes: dict[str, Any], start: float) -> Measured:
+def _saved(folder: Path, ranks: dict[str, UserRanks], notes: dict[str, Any], start: Times) -> Measured:
     folder.mkdir(parents=True, exist_ok=True)
-    notes = {"minutes": round((time.monotonic() - start) / 60, 2), **notes}
+    notes = {**start.minutes_since(), **notes}
     save_ranks(folder / _RANKS_FILE, ranks)
     write_json(folder / _NOTES_FILE, notes)
     return Measured(ranks=ranks, notes=notes)

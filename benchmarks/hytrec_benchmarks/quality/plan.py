@@ -48,6 +48,18 @@ class QualityLog:
     split: Split = Split.LAST
     shuffled: bool = False
 
+    @property
+    def protocol(self) -> str:
+        """What is done otherwise than with most logs, in words; nothing for most."""
+        cut = (
+            "one moment for everybody, before which is all training; predicted is the first event of a user after it, "
+            "until 90% of the log's events for the validation, after that for the test (`hytrec train --split time`)"
+        )
+        ties = "events of a user at one time are in a random order instead of the file's, in all parts and models"
+        return "; ".join(
+            words for words, is_done in ((cut, self.split is Split.TIME), (ties, self.shuffled)) if is_done
+        )
+
 
 LOGS = (
     QualityLog(name="MovieLens-100K", key="ml100k", file="ml_100k.parquet"),
@@ -55,10 +67,12 @@ LOGS = (
 )
 VARIATIONS = (
     QualityLog(name="MovieLens-100K, cut by time", key="ml100k_time", file="ml_100k.parquet", split=Split.TIME),
+    QualityLog(name="MovieLens-100K, ties shuffled", key="ml100k_ties", file="ml_100k.parquet", shuffled=True),
     QualityLog(name="Amazon Beauty, cut by time", key="beauty_time", file="amazon_beauty.parquet", split=Split.TIME),
     QualityLog(name="Amazon Beauty, ties shuffled", key="beauty_ties", file="amazon_beauty.parquet", shuffled=True),
 )
-"""The same logs under other protocols: times of Beauty are days, within which the order of the file decides."""
+"""The same logs under other protocols. Many events of a user have one time, and the order of the file decides among
+them: 44% of neighbors in Beauty, whose times are days."""
 VARIANTS = {
     Branches.BOTH: "HyTRec",
     Branches.NONE: "no encoder",

@@ -15,6 +15,7 @@ __all__ = ["REPORTS", "measure"]
 
 REPORTS = {
     "quality.json": "make quality",
+    "planted.json": "python -m hytrec_benchmarks.planted",
     "before_history.json": "python -m hytrec_benchmarks.before_history --data FOLDER",
 }
 """Files of the reports folder, and what writes them."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import pytest
@@ -16,6 +16,7 @@ from hytrec.evaluation.evaluate import RERANKER, RETRIEVER
 from hytrec.evaluation.metrics import RankingMetrics
 from hytrec.training.options import TrainingOptions
 from hytrec_benchmarks.fixtures.bounds import BOUNDS
+from hytrec_benchmarks.quality import __main__ as command
 from hytrec_benchmarks.quality import measuring
 from hytrec_benchmarks.quality.__main__ import write_report
 from hytrec_benchmarks.quality.groups import GROUPINGS, group_lifts
@@ -165,6 +166,55 @@ def test_the_report_shows_every_number(summary: dict[str, Any], tmp_path: Path) 
     assert f"| the same without encoder | {summary['over']['no encoder']['value']:.3f} |" in page
     assert "| events in the history | users |" in page
     assert f"| neighbors | {summary['parts']['neighbors']['gain']:+.5f} |" in page
+
+
+def test_another_protocol_is_told_on_the_page_with_the_command(summary: dict[str, Any]) -> None:
+    report = {
+        "process_minutes": 3.0,
+        "core_minutes": 2.0,
+        "command": "python -m hytrec_benchmarks.quality --only small",
+        "preset": preset(),
+        "logs": {log.name: summary | {"protocol": log.protocol} for log in (SMALL, *VARIATIONS)},
+    }
+    page = markdown_page(report)
+    assert "`python -m hytrec_benchmarks.quality --only small` in 2.0 minutes of a core and 3.0 process-minutes" in page
+    assert "MovieLens-100K, cut by time: one moment for everybody" in page
+    assert "MovieLens-100K, ties shuffled: events of a user at one time are in a random order" in page
+    assert page.count(": events of a user at one time") == page.count(": one moment for everybody") == 2
+    assert LOGS[0].protocol == ""
+
+
+def test_only_the_logs_asked_for_are_trained_on(
+    summary: dict[str, Any],
+    measured: tuple[dict[Branches, list[Measured]], Measured],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[str] = []
+
+    class Here:
+        def __init__(self, *_: object) -> None: ...
+
+        def __enter__(self) -> Self:
+            return self
+
+        def __exit__(self, *_: object) -> None: ...
+
+        def map(self, call: Any, things: list[Any]) -> list[Measured]:
+            asked.extend(getattr(own, "folder", own.__dict__.get("key")) for own in things)
+            return [measured[0][Branches.BOTH][0] for _ in things]
+
+    monkeypatch.setattr(command, "ProcessPoolExecutor", Here)
+    monkeypatch.setattr(command, "draw_chart", lambda *_: None)
+    monkeypatch.setattr(command, "_summary", lambda *_: summary | {"protocol": "", "chart": "quality_small.png"})
+    assert command.main(["--only", "ml100k_time", "ml100k_ties", "--output", f"{tmp_path}"]) == 0
+    assert asked == ["ml100k_time", "ml100k_ties", "ml100k_time-both-0", "ml100k_ties-both-0"]
+    report = json.loads((tmp_path / "quality.json").read_text())
+    assert report["command"] == "python -m hytrec_benchmarks.quality --only ml100k_time ml100k_ties"
+    run = measured[0][Branches.BOTH][0].notes
+    assert report["core_minutes"] == pytest.approx(4 * run["cpu_minutes"], abs=0.06)
+    assert report["process_minutes"] == pytest.approx(4 * run["minutes"], abs=0.06)
+    assert run["cpu_minutes"] > 0
 
 
 def test_every_metric_says_its_users(summary: dict[str, Any]) -> None:

@@ -20,7 +20,9 @@ def context(tmp_path: Path) -> Context:
 
 def test_the_reports_have_every_figure_that_is_bound(context: Context) -> None:
     figures = reported.measure(context)
-    bound = {name for name in BOUNDS if name.startswith(("quality_", "rerank_gain_")) or "over_before" in name}
+    bound = {
+        name for name in BOUNDS if name.startswith(("quality_", "rerank_gain_", "planted_")) or "over_before" in name
+    }
     assert len(bound) > 15
     assert bound <= {*figures}
     assert not any(name.startswith(("machine_", "version_")) for name in figures)
@@ -31,6 +33,9 @@ def test_a_missing_report_is_told_with_its_command(
 ) -> None:
     monkeypatch.setattr(reported, "FOLDER", tmp_path)
     (tmp_path / "quality.json").write_text(json.dumps({"a": 1, "b": "text", "machine_cores": 2}))
+    with pytest.raises(DataError, match=r"planted\.json is not there; make it with: python -m hytrec_benchmarks\.pl"):
+        reported.measure(context)
+    (tmp_path / "planted.json").write_text(json.dumps({"c": 3}))
     with pytest.raises(DataError, match=r"before_history\.json is not there; make it with: python -m hytrec_bench"):
         reported.measure(context)
     assert reported.numbers(json.loads((tmp_path / "quality.json").read_text())) == {"a": 1}

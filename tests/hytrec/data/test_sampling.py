@@ -7,7 +7,7 @@ from hytrec.data.histories import Histories, Int64Array
 from hytrec.data.sampling import TargetWeights, sampled_histories, training_batches
 
 
-def draw(log: Histories, *, seed: int = 0, **changes: float) -> list[dict[str, Int64Array]]:
+def draw(log: Histories, *, seed: int = 0, **changes: float | TargetWeights) -> list[dict[str, Int64Array]]:
     options = {"items": 30, "max_history": 10, "batch_events": 64, "positions": 4, "unknown_rate": 0.0} | changes
     drawn = training_batches(log, random=np.random.default_rng(seed), **options)  # type: ignore[arg-type]
     return [{name: value.numpy() for name, value in vars(batch).items() if value is not None} for batch in drawn]
@@ -55,6 +55,22 @@ def test_targets_weigh_what_their_behavior_does(log: Histories) -> None:
             seen[weight] = seen.get(weight, 0) + 1
     behaviors = list(following.values())
     assert seen == {1.0: behaviors.count(2), 0.25: len(behaviors) - behaviors.count(2)}
+
+
+def test_users_are_read_before_the_events_of_a_target_behavior_first() -> None:
+    events = np.arange(1, 402)
+    rare = Histories(
+        user_keys=np.arange(1),
+        offsets=np.array([0, 401]),
+        item_rows=events % 30 + 1,
+        behavior_rows=np.where(events % 100 == 0, 2, 1),
+        times=events,
+    )
+    (batch,) = draw(rare, max_history=400, positions=6, weights=TargetWeights(behaviors=(2,), other=0.25))
+    assert {99, 199, 299, 399} < {*(batch["positions"][0] + 1)}
+    assert batch["chosen"].all()
+    (all_alike,) = draw(rare, max_history=400, positions=6, weights=TargetWeights(behaviors=(1, 2), other=0.25))
+    assert all_alike["positions"].tolist() == draw(rare, max_history=400, positions=6)[0]["positions"].tolist()
 
 
 def test_stretches_of_a_history_follow_each_other_in_its_lane(log: Histories) -> None:
