@@ -22,7 +22,7 @@ from hytrec_export.bulk.logged_users import UserLog, opened_log
 from hytrec_export.bulk.store_access import opened_store
 from hytrec_export.optional import check_installed
 from hytrec_export.progress import Progress, silent
-from hytrec_export.server.served_repository import check_files
+from hytrec_export.server.served_repository import check_files, check_models
 from hytrec_export.settings import VOCABULARY_FILE
 from hytrec_export.state.url import StoreUrl
 from hytrec_export.state.users import StateStore
@@ -48,7 +48,7 @@ class Backfill:
         unchanged: the store had everything.
         forgotten: left out, as they were forgotten after their last event, or within the last day.
         expired: left out, as their last event is longer ago than the store keeps users.
-        events_written: to the store.
+        events_written: to the store, which keeps the last ones of a user with too many.
         states: of users, made and kept.
         states_left: those for which there is no room.
         events_encoded: for these states.
@@ -103,6 +103,7 @@ def backfill(
         MissingPackageError: duckdb, onnxruntime or ray is not installed.
     """
     check_installed("duckdb", extra="bulk")
+    check_models(repository)
     check_files(repository)
     start = time.monotonic()
     engine = engine or EngineOptions()

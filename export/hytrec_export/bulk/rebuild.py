@@ -18,7 +18,7 @@ from hytrec_export.bulk.keeping import StateKeeper
 from hytrec_export.bulk.logged_users import MAX_PAGE_EVENTS, MAX_PAGE_USERS
 from hytrec_export.optional import check_installed
 from hytrec_export.progress import Advance, Progress, silent
-from hytrec_export.server.served_repository import check_files
+from hytrec_export.server.served_repository import check_files, check_models
 from hytrec_export.serving.store_model import store_model
 from hytrec_export.settings import ServingSettings
 from hytrec_export.state.head import Head
@@ -76,6 +76,7 @@ def rebuild(
     engine = engine or EngineOptions()
     if engine.engine is BulkEngine.RAY:
         check_installed("ray", extra="ray")
+    check_models(repository)
     check_files(repository)
     with UserEncoder.of_repository(repository) as encoder:
         store = open_beside_for(url, store_model(ServingSettings.load(repository)), wait_s=_OPEN_WAIT_S)

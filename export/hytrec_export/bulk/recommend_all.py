@@ -18,7 +18,7 @@ from hytrec_export.bulk.recommending import Recommender, Rows
 from hytrec_export.errors import OptionError
 from hytrec_export.optional import check_installed
 from hytrec_export.progress import Advance, Progress, silent
-from hytrec_export.server.served_repository import check_files
+from hytrec_export.server.served_repository import check_files, check_models
 from hytrec_export.serving.store_model import store_model
 from hytrec_export.settings import VOCABULARY_FILE, ServingSettings
 from hytrec_export.state.opening import open_beside_for
@@ -74,6 +74,7 @@ def recommend_all(
     """
     options = options or ListOptions()
     check_installed("pyarrow", extra="bulk")
+    check_models(repository)
     check_files(repository)
     settings = ServingSettings.load(repository)
     vocabulary = Vocabulary.load(repository / VOCABULARY_FILE)

@@ -44,6 +44,7 @@ class _Settings:
     snapshot_every: int = StoreOptions.snapshot_every
     snapshot_max_bytes: int = StoreOptions.snapshot_max_bytes
     snapshot_url: str | None = None
+    history_max_events: int = StoreOptions.history_max_events
 
 
 class RedisStores:
@@ -186,6 +187,7 @@ def _open(options: StoreOptions, model: StoreModel) -> RedisEngine:
         snapshot_every=options.snapshot_every,
         snapshot_max_bytes=options.snapshot_max_bytes,
         snapshot_url=options.snapshot_address,
+        history_max_events=options.history_max_events,
     )
     with ExitStack() as failing:
         nodes = _nodes(options.url)
@@ -226,7 +228,7 @@ def _existing(url: StoreUrl) -> tuple[RedisEngine, HistoryRules, _Settings]:
         settings = _Settings(**json.loads(facts["settings"])) if "settings" in facts else _Settings()
         engine = RedisEngine(nodes, salt=facts["salt"], max_bytes=settings.max_bytes)
         failing.pop_all()
-    rules = HistoryRules(types=_key_types(facts), ttl_s=settings.ttl_s, max_events=StoreOptions.history_max_events)
+    rules = HistoryRules(types=_key_types(facts), ttl_s=settings.ttl_s, max_events=settings.history_max_events)
     return engine, rules, settings
 
 

@@ -174,6 +174,7 @@ def _open_folder(options: StoreOptions, model: StoreModel) -> tuple[SqliteFile, 
                 snapshot_every=options.snapshot_every,
                 snapshot_max_bytes=options.snapshot_max_bytes,
                 snapshot_url=options.snapshot_address,
+                history_max_events=options.history_max_events,
             )
         )
         file = SqliteFile(folder, max_bytes=options.max_bytes, power=options.durability is Durability.POWER)
@@ -208,7 +209,7 @@ def _rules(file: SqliteFile, settings: FolderSettings) -> HistoryRules:
     return HistoryRules(
         types=KeyTypes(item=DType(found["item_keys"]), behavior=DType(found["behavior_keys"])),
         ttl_s=settings.ttl_s,
-        max_events=StoreOptions.history_max_events,
+        max_events=settings.history_max_events,
     )
 
 

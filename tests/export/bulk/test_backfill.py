@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -24,10 +25,11 @@ from hytrec_export.bulk.encoding import UserEncoder
 from hytrec_export.bulk.logged_users import opened_log
 from hytrec_export.bulk.rebuild import rebuild
 from hytrec_export.cli import app as cli
-from hytrec_export.errors import MissingPackageError, StateConflictError, StoreFullError
+from hytrec_export.errors import MissingPackageError, RepositoryError, StateConflictError, StoreFullError
 from hytrec_export.settings import VOCABULARY_FILE, ServingSettings
 from hytrec_export.state.events import StoredEvents
 from hytrec_export.state.histories import HistoryStore
+from hytrec_export.state.opening import open_beside
 from hytrec_export.state.store import UserRead, UserWrite
 from hytrec_export.state.url import StoreUrl
 from hytrec_export.state.users import StateStore
@@ -415,6 +417,26 @@ def test_plain_numbers_are_texts_where_the_model_has_texts(tmp_path: Path) -> No
     assert user.events.behavior_keys.tolist() == [b"5", b""]
 
 
+@both_kinds
+def test_the_servers_limit_of_events_holds(built: Path, place: StoreUrl, opened: Any, tmp_path: Path) -> None:
+    with opened(history_max_events=1_024) as served:
+        backfill([written(tmp_path / "log.csv", {b"zed": rows_of(b"zed", 1_500)})], built, place)
+        assert history(served, b"zed") == rows_of(b"zed", 1_500 - 384, 384)
+    with opened(history_max_events=100_000):
+        pass
+    beside = open_beside(place)
+    assert beside.rules.max_events == 100_000
+    beside.close()
+
+
+@pytest.mark.parametrize("work", [backfill, rebuild])
+def test_a_repository_that_is_not_there(place: StoreUrl, tmp_path: Path, work: Any) -> None:
+    given = (tmp_path / "none", place)
+    message = r"/none is not a folder; build a repository with: hytrec-export build RUN$"
+    with pytest.raises(RepositoryError, match=message):
+        work(*([["log.csv"], *given] if work is backfill else given))
+
+
 def test_without_duckdb(built: Path, place: StoreUrl, log: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("hytrec_export.optional.find_spec", lambda _: None)
     with pytest.raises(MissingPackageError, match=r"duckdb is not installed; run: pip install 'hytrec-export\[bulk\]'"):
@@ -442,4 +464,6 @@ def test_the_command(
     monkeypatch.setattr(sys, "argv", command)
     with pytest.raises(SystemExit):
         cli.main()
-    assert "unchanged       8\n" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "unchanged          8\n" in out
+    assert re.search(r"^users per second   [\d.]+$", out, re.MULTILINE)
