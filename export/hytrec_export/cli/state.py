@@ -128,6 +128,9 @@ def rebuild(
     *,
     repository: Annotated[Path, typer.Option(help="Repository of the new model.", show_default=False)],
     state: StateUrl = STATE_FOLDER,
+    missing_ok: Annotated[
+        bool, typer.Option("--missing-ok", help="A store that was never made has no users: do nothing, and succeed.")
+    ] = False,
     engine: EngineOptions,
     as_json: AsJson = False,
 ) -> None:
@@ -136,7 +139,8 @@ def rebuild(
     from hytrec_export.bulk.rebuild import rebuild as rebuild_states  # noqa: PLC0415 - numpy
 
     with interruptible(GOES_ON):
-        made = rebuild_states(repository, StoreUrl.parse(state), engine=engine, progress=progress_bar)
+        url = StoreUrl.parse(state)
+        made = rebuild_states(repository, url, missing_ok=missing_ok, engine=engine, progress=progress_bar)
     show_values(asdict(made), as_json=as_json)
 
 
