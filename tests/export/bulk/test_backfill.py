@@ -377,7 +377,9 @@ def test_a_full_store_says_so(built: Path, place: StoreUrl, opened: Any, tmp_pat
     }
     log = written(tmp_path / "log.csv", histories)
     with opened(max_bytes=1 << 20) as store:
-        with pytest.raises(StoreFullError, match=r"^the state store is full; raise the size limit of its server, or d"):
+        with pytest.raises(
+            StoreFullError, match=r"^the state store is full; raise the size limit of its server \(Redis: max"
+        ):
             backfill([log], built, place)
         found = [summary.user_id for summary in store.users()]
         assert 0 < len(found) < len(histories)
