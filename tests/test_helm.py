@@ -283,7 +283,7 @@ def test_servers_scale_by_a_metric_of_the_project(chart: Any) -> None:
     ],
 )
 def test_the_network_policy_lets_the_servers_reach_the_store(chart: Any, url: str, port: str | None) -> None:
-    values = GIVEN | {"state": {"url": url}}
+    values: dict[str, Any] = GIVEN | {"state": {"url": url}}
     if port is not None:
         message = f"networkPolicy.storePorts lacks {port}, a port of state.url: the servers could not reach the store"
         with pytest.raises(helm.HelmError, match=message):

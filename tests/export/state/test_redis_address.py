@@ -86,6 +86,12 @@ class TestPassword:
         with pytest.raises(OptionError, match=message), kit.open(f"redis://host?password-file={path}"):
             pass
 
+    def test_one_that_is_not_asked_for(self, redis: Any, kit: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("HYTREC_STATE_PASSWORD", "hunter2")
+        message = r"it asks for no password: unset HYTREC_STATE_PASSWORD, leave out \?password-file$"
+        with pytest.raises(StoreUnavailableError, match=message), kit.open(redis.url):
+            pass
+
     @pytest.mark.parametrize("given", ["", "wrong-hunter3"])
     def test_a_wrong_one_is_said_but_not_shown(
         self, locked: Any, kit: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, given: str
