@@ -10,10 +10,13 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 from hytrec.data.logs.options import LogOptions
 from hytrec.data.vocabulary import Vocabulary
+from hytrec.errors import DataError
+from hytrec.signature import MAX_FUTURE_S
 from hytrec_export.bulk.encoding import UserEncoder
 from hytrec_export.bulk.engine_options import BulkEngine, EngineOptions
 from hytrec_export.bulk.filling import OUTCOMES, UserFiller
@@ -93,7 +96,7 @@ def backfill(
         tell: is told in lines what was read.
 
     Raises:
-        DataError: the log cannot be read.
+        DataError: the log cannot be read, or has events of the future.
         VocabularyError: its keys are not of the types of the model's.
         RepositoryError: a file of the repository is missing or was changed, or it holds no graphs.
         GraphError: the encoder made a state that cannot be.
@@ -113,6 +116,7 @@ def backfill(
     with opened_store(repository, url) as store:  # one that cannot be opened is told before the log is read
         tell("reading and sorting the log")
         with opened_log(events, options or LogOptions(), vocabulary) as log:
+            _check_last(log.log.last_s)
             for line in described(log):
                 tell(line)
             if engine.engine is BulkEngine.RAY:
@@ -142,6 +146,15 @@ def fill_store(log: UserLog, store: StateStore, encoder: UserEncoder, *, progres
         for page in log.pages():
             filler.fill(page)
     return counts
+
+
+def _check_last(last_s: int) -> None:
+    """As servers do: nothing that happens would count as later than an event of the future, nor be filled in."""
+    if last_s > time.time() + MAX_FUTURE_S:
+        raise DataError(
+            f"the log's last event is of {datetime.fromtimestamp(last_s, UTC):%Y-%m-%d %H:%M:%S} UTC, which is not "
+            "over; mend or remove such rows, or give --time-unit or --time-column"
+        )
 
 
 def report(log: UserLog, counts: Counter[str], seconds: float) -> Backfill:

@@ -18,7 +18,7 @@ import pytest
 from hytrec.contract import StateStatus
 from hytrec.data.logs.options import LogOptions
 from hytrec.data.vocabulary import Vocabulary
-from hytrec.errors import VocabularyError
+from hytrec.errors import DataError, VocabularyError
 from hytrec_export.bulk import filling, logged_users
 from hytrec_export.bulk.backfill import Backfill, backfill, fill_store
 from hytrec_export.bulk.encoding import UserEncoder
@@ -429,6 +429,22 @@ def test_the_servers_limit_of_events_holds(built: Path, place: StoreUrl, opened:
     beside = open_beside(place)
     assert beside.rules.max_events == 100_000
     beside.close()
+
+
+def test_events_of_the_future_are_refused(built: Path, place: StoreUrl, tmp_path: Path) -> None:
+    path = tmp_path / "log.csv"
+    path.write_text("user_id,item_id,timestamp\nada,100,1000000000\nada,101,4000000000\n")
+    message = r"^the log's last event is of 2096-10-02 07:06:40 UTC, which is not over; mend or remove such rows, or"
+    with pytest.raises(DataError, match=message):
+        backfill([str(path)], built, place)
+
+
+def test_times_that_hardly_are_are_told(built: Path, place: StoreUrl, tmp_path: Path) -> None:
+    path = tmp_path / "log.csv"
+    path.write_text("user_id,item_id,timestamp\nada,100,1000\n")
+    told: list[str] = []
+    backfill([str(path)], built, place, tell=told.append)
+    assert told[-1].startswith("all times lie before 1971: is 'timestamp' the time, in ")
 
 
 @pytest.mark.parametrize("work", [backfill, rebuild])
