@@ -234,6 +234,7 @@ def test_states_are_rebuilt_before_an_upgrade(objects: dict[str, dict[str, Any]]
     (container,) = job["spec"]["template"]["spec"]["containers"]
     seen = params(container["command"] + container["args"])
     assert (seen["repository"], seen["state"]) == (Path("/repository"), CASES[case]["state"]["url"])
+    assert seen["missing_ok"]  # a release that never served can be mended by an upgrade
     assert [one for one in container["env"] if one["name"] == "HYTREC_STATE_PASSWORD"] == [
         one for one in server(objects)["env"] if one["name"] == "HYTREC_STATE_PASSWORD"
     ]
@@ -269,6 +270,46 @@ def test_servers_scale_by_a_metric_of_the_project(chart: Any) -> None:
     (rule,) = yaml.safe_load((CHART / "prometheus-adapter.yaml").read_text())
     assert scaler["spec"]["metrics"][0]["pods"]["metric"]["name"] == rule["name"]["as"]
     assert rule["seriesQuery"].partition("{")[0] in {family.name for family in FAMILIES}
+
+
+@pytest.mark.parametrize(
+    ("url", "port"),
+    [
+        ("redis://r:7000/0?timeout=3", "7000"),
+        ("rediss+cluster://hytrec@a:6379,b:7001", "7001"),
+        ("redis+sentinel://a:1,b/users/0", "1"),
+        ("redis://[::1]/0", None),
+        ("redis+sentinel://a,b:26379/users", None),
+    ],
+)
+def test_the_network_policy_lets_the_servers_reach_the_store(chart: Any, url: str, port: str | None) -> None:
+    values: dict[str, Any] = GIVEN | {"state": {"url": url}}
+    if port is not None:
+        message = f"networkPolicy.storePorts lacks {port}, a port of state.url: the servers could not reach the store"
+        with pytest.raises(helm.HelmError, match=message):
+            chart.render(values, name="shop")
+        values |= {"networkPolicy": {"storePorts": [26379, 6379, int(port)]}}
+    text = chart.render(values, name="shop")["hytrec/templates/policies.yaml"]
+    policy = next(one for one in yaml.safe_load_all(text) if one["kind"] == "NetworkPolicy")
+    ports = {one["port"] for rule in policy["spec"]["egress"] for one in rule["ports"]}
+    assert {address for _, address in RedisAddress.parse(StoreUrl.parse(url)).nodes} <= ports
+
+
+def test_annotations_of_ones_own_come_first(chart: Any) -> None:
+    values = GIVEN | {"podAnnotations": {"prometheus.io/scrape": "false"}}
+    text = chart.render(values, name="shop")["hytrec/templates/server.yaml"]
+    assert text.count("prometheus.io/scrape") == 1
+    annotations = yaml.safe_load(text)["spec"]["template"]["metadata"]["annotations"]
+    assert annotations == {"prometheus.io/scrape": "false", "prometheus.io/port": "8002"}
+
+
+def test_an_upgrade_waits_for_the_rebuild_of_all_states(chart: Any) -> None:
+    text = (CHART.parents[2] / "README.md").read_text()
+    (command,) = re.findall(r"\$ (helm upgrade .*--reuse-values .*)", text)
+    hours = int(re.findall(r"--timeout (\d+)h", command)[0])
+    assert hours * 3_600 == chart.values["rebuild"]["deadline"]
+    notes = chart.render(GIVEN, name="shop")["hytrec/templates/NOTES.txt"]
+    assert f"helm upgrade --timeout {hours * 3_600}s" in notes
 
 
 def described(schema: dict[str, Any], values: Any, path: str = "") -> Iterator[str]:

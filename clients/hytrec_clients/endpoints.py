@@ -17,7 +17,8 @@ FIRST_PAUSE_S = 0.25
 MAX_STALLS = 2
 """Requests in a row without a response in time after which a server is left alone; one may be long by itself."""
 PROBE_S = 0.5
-_NOT_A_URL = re.compile(r"^[a-z]+://|^$|\s")
+MAX_PORT = 65_535
+_URL = re.compile(r"unix:\S+|(?![a-z]+://)\S*[^\s:]:(\d{1,5})")
 
 
 def parse_urls(url: str | Sequence[str]) -> tuple[str, ...]:
@@ -28,7 +29,8 @@ def parse_urls(url: str | Sequence[str]) -> tuple[str, ...]:
     """
     urls = tuple(url.split(",")) if isinstance(url, str) else tuple(url)
     for number, one in enumerate(urls):
-        if _NOT_A_URL.search(one):
+        found = _URL.fullmatch(one)
+        if found is None or not 1 <= int(found[1] or 1) <= MAX_PORT:
             raise InvalidRequest(
                 f"url is {one!r}; give host:port of the gRPC endpoint, such as {DEFAULT_URL}, and several with commas "
                 "between them",

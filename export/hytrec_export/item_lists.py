@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -79,6 +80,16 @@ class ItemLists:
             ) from error
         fallback = environment.get(FALLBACK_VARIABLE)
         return cls(eligible=eligible, fallback=Path(fallback) if fallback else None)
+
+
+def listed_keys(path: Path) -> list[bytes]:
+    """Keys of a text file, one a line, as they are: blanks belong to a key; blank lines and a byte order mark do not.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    lines = path.read_bytes().removeprefix(codecs.BOM_UTF8).split(b"\n")
+    return [line.removesuffix(b"\r") for line in lines if line.strip()]
 
 
 def integer_key(text: str) -> int | None:

@@ -260,6 +260,11 @@ def test_the_command_line_takes_several(servers: Servers) -> None:
     [
         ("a:1,", "url is ''; give host:port of the gRPC endpoint, such as 127.0.0.1:8001, and several with commas"),
         (["a:1", "http://b:1"], "url is 'http://b:1'; give host:port of the gRPC endpoint, such as 127.0.0.1:8001"),
+        ("a.example,b:1", "url is 'a.example'; give host:port of the gRPC endpoint, such as 127.0.0.1:8001"),
+        (":8001", "url is ':8001'; give host:port"),
+        ("a:", "url is 'a:'; give host:port"),
+        ("a:0", "url is 'a:0'; give host:port"),
+        ("a:65536", "url is 'a:65536'; give host:port"),
         ("a:1,b:1,a:1", "url names a:1 twice; give every server once"),
         ([], "url is empty; give host:port of a gRPC endpoint, such as 127.0.0.1:8001"),
     ],
@@ -267,6 +272,10 @@ def test_the_command_line_takes_several(servers: Servers) -> None:
 def test_what_names_no_servers(url: Any, text: str) -> None:
     with pytest.raises(InvalidRequest, match=f"^{re.escape(text)}"):
         parse_urls(url)
+
+
+def test_what_names_servers() -> None:
+    assert parse_urls("a.example:8001,[::1]:65535,unix:/run/a") == ("a.example:8001", "[::1]:65535", "unix:/run/a")
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from hytrec_export.errors import OptionError
-from hytrec_export.item_lists import ELIGIBLE_VARIABLE, FALLBACK_VARIABLE, ItemLists
+from hytrec_export.item_lists import ELIGIBLE_VARIABLE, FALLBACK_VARIABLE, ItemLists, listed_keys
 
 
 @pytest.fixture
@@ -58,3 +58,9 @@ def test_a_variable_of_another_form_is_told(text: str) -> None:
     message = f'{ELIGIBLE_VARIABLE} is {text!r}; it must be JSON such as {{"shop": "/lists/shop.txt"}}'
     with pytest.raises(OptionError, match=f"^{re.escape(message)}$"):
         ItemLists.from_environment({ELIGIBLE_VARIABLE: text})
+
+
+def test_blanks_belong_to_a_key_and_a_byte_order_mark_does_not(tmp_path: Path) -> None:
+    path = tmp_path / "keys.txt"
+    path.write_bytes(b"\xef\xbb\xbf a\r\nb \n\n \t\r\nc\x0bd\xff")
+    assert listed_keys(path) == [b" a", b"b ", b"c\x0bd\xff"]

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -54,3 +54,12 @@ def test_a_failure_leaves_the_older_file_and_nothing_else(tmp_path: Path) -> Non
         fail()
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo])
+def test_a_folder_or_a_device_is_never_replaced(tmp_path: Path, make: Callable[[Path], None]) -> None:
+    make(tmp_path / "full")
+    with pytest.raises(OSError, match=r"^\[Errno 22\] it is no file: .*/full'$"), private_file(tmp_path / "full"):
+        pass
+    assert not (tmp_path / "full").is_file()
+    assert len(list(tmp_path.iterdir())) == 1

@@ -10,10 +10,13 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 from hytrec.data.logs.options import LogOptions
 from hytrec.data.vocabulary import Vocabulary
+from hytrec.errors import DataError
+from hytrec.signature import MAX_FUTURE_S
 from hytrec_export.bulk.encoding import UserEncoder
 from hytrec_export.bulk.engine_options import BulkEngine, EngineOptions
 from hytrec_export.bulk.filling import OUTCOMES, UserFiller
@@ -22,7 +25,7 @@ from hytrec_export.bulk.logged_users import UserLog, opened_log
 from hytrec_export.bulk.store_access import opened_store
 from hytrec_export.optional import check_installed
 from hytrec_export.progress import Progress, silent
-from hytrec_export.server.served_repository import check_files
+from hytrec_export.server.served_repository import check_files, check_models
 from hytrec_export.settings import VOCABULARY_FILE
 from hytrec_export.state.url import StoreUrl
 from hytrec_export.state.users import StateStore
@@ -48,7 +51,7 @@ class Backfill:
         unchanged: the store had everything.
         forgotten: left out, as they were forgotten after their last event, or within the last day.
         expired: left out, as their last event is longer ago than the store keeps users.
-        events_written: to the store.
+        events_written: to the store, which keeps the last ones of a user with too many.
         states: of users, made and kept.
         states_left: those for which there is no room.
         events_encoded: for these states.
@@ -93,7 +96,7 @@ def backfill(
         tell: is told in lines what was read.
 
     Raises:
-        DataError: the log cannot be read.
+        DataError: the log cannot be read, or has events of the future.
         VocabularyError: its keys are not of the types of the model's.
         RepositoryError: a file of the repository is missing or was changed, or it holds no graphs.
         GraphError: the encoder made a state that cannot be.
@@ -103,6 +106,7 @@ def backfill(
         MissingPackageError: duckdb, onnxruntime or ray is not installed.
     """
     check_installed("duckdb", extra="bulk")
+    check_models(repository)
     check_files(repository)
     start = time.monotonic()
     engine = engine or EngineOptions()
@@ -112,6 +116,7 @@ def backfill(
     with opened_store(repository, url) as store:  # one that cannot be opened is told before the log is read
         tell("reading and sorting the log")
         with opened_log(events, options or LogOptions(), vocabulary) as log:
+            _check_last(log.log.last_s)
             for line in described(log):
                 tell(line)
             if engine.engine is BulkEngine.RAY:
@@ -141,6 +146,15 @@ def fill_store(log: UserLog, store: StateStore, encoder: UserEncoder, *, progres
         for page in log.pages():
             filler.fill(page)
     return counts
+
+
+def _check_last(last_s: int) -> None:
+    """As servers do: nothing that happens would count as later than an event of the future, nor be filled in."""
+    if last_s > time.time() + MAX_FUTURE_S:
+        raise DataError(
+            f"the log's last event is of {datetime.fromtimestamp(last_s, UTC):%Y-%m-%d %H:%M:%S} UTC, which is not "
+            "over; mend or remove such rows, or give --time-unit or --time-column"
+        )
 
 
 def report(log: UserLog, counts: Counter[str], seconds: float) -> Backfill:

@@ -84,8 +84,8 @@ class UserFiller:
         for (user, outcome, write), result in zip(writes, results, strict=True):
             if result.outcome is Outcome.FULL:
                 raise StoreFullError(
-                    "the state store is full; raise the size limit of its server, or delete users with: hytrec-export "
-                    "state delete; then run this again: it goes on where it was"
+                    "the state store is full; raise the size limit of its server (Redis: maxmemory), or delete users "
+                    "with: hytrec-export state delete; then run this again: it goes on where it was"
                 )
             if result.outcome is Outcome.WRITTEN:
                 self._counts[outcome] += 1

@@ -12,23 +12,22 @@ from numpy.typing import NDArray
 from hytrec.contract import DType
 from hytrec.data.vocabulary import Vocabulary
 from hytrec_export.errors import OptionError
-from hytrec_export.item_lists import integer_key
+from hytrec_export.item_lists import integer_key, listed_keys
 from hytrec_export.state.events import StoredEvents
 
 ItemKey = int | bytes
 
 
 def read_lines(path: Path) -> list[bytes]:
-    """Lines of a file, those that are blank left out.
+    """Keys of a file, one a line, as `listed_keys` finds them.
 
     Raises:
         OptionError: the file cannot be read, or is empty.
     """
     try:
-        lines = [line.strip() for line in path.read_bytes().splitlines()]
+        found = listed_keys(path)
     except OSError as error:
         raise OptionError(f"cannot read {path} ({error.strerror}); give a text file with one key a line") from error
-    found = [line for line in lines if line]
     if not found:
         raise OptionError(f"{path} is empty; give a text file with one key a line")
     return found
@@ -38,15 +37,18 @@ def read_item_keys(path: Path, vocabulary: Vocabulary) -> list[ItemKey]:
     """Item keys of a text file, one a line, in order; of the vocabulary's type.
 
     Raises:
-        OptionError: the file cannot be read, is empty, or holds a text where keys are integers.
+        OptionError: the file cannot be read, is empty, is not UTF-8, or holds a text where keys are integers.
     """
     lines = read_lines(path)
     if vocabulary.item_key_type is DType.BYTES:
+        for line in lines:
+            if (shown := line.decode(errors="backslashreplace")).encode() != line:
+                raise OptionError(f"{path} holds {shown[:40]!r}, which is not UTF-8; save it as UTF-8, one key a line")
         return [*lines]
     keys: list[ItemKey] = []
     for line in lines:
         shown = line.decode(errors="backslashreplace")
-        key = integer_key(shown)
+        key = integer_key(shown.strip())
         if key is None:
             raise OptionError(
                 f"{path} holds {shown[:40]!r}; item keys of this model are integers of 64 bits, one a line"

@@ -25,14 +25,17 @@ def missing_events(
 
     Args:
         stored: one event at least, in order of arrival.
-        truncated: whether older events were dropped; then none are put before.
+        truncated: whether older events were dropped; then none are put before, nor into the last second where it is
+            the first, too.
     """
     first, last = int(stored.times.min()), int(stored.times.max())
     before, after = logged.times < first, logged.times > last
     for second in {first, last}:
         found = np.flatnonzero(logged.times == second)
         if len(found):
-            (after if second == last else before)[found] = _new(_events(logged, found), _at(stored, second))
+            (before if second == first and (truncated or first < last) else after)[found] = _new(
+                _events(logged, found), _at(stored, second)
+            )
     if truncated:
         before[:] = False
     return _taken(logged, before), _taken(logged, after)

@@ -16,9 +16,10 @@ from hytrec_export.bulk.encoding import UserEncoder
 from hytrec_export.bulk.engine_options import BulkEngine, EngineOptions
 from hytrec_export.bulk.keeping import StateKeeper
 from hytrec_export.bulk.logged_users import MAX_PAGE_EVENTS, MAX_PAGE_USERS
+from hytrec_export.errors import NoStoreError
 from hytrec_export.optional import check_installed
 from hytrec_export.progress import Advance, Progress, silent
-from hytrec_export.server.served_repository import check_files
+from hytrec_export.server.served_repository import check_files, check_models
 from hytrec_export.serving.store_model import store_model
 from hytrec_export.settings import ServingSettings
 from hytrec_export.state.head import Head
@@ -58,12 +59,18 @@ class Rebuild:
 
 
 def rebuild(
-    repository: Path, url: StoreUrl, *, engine: EngineOptions | None = None, progress: Progress = silent
+    repository: Path,
+    url: StoreUrl,
+    *,
+    missing_ok: bool = False,
+    engine: EngineOptions | None = None,
+    progress: Progress = silent,
 ) -> Rebuild:
     """Keep a state of a repository's model for every user of a store who has events enough for one.
 
     Args:
         repository: of the new model; the store may be served by another one.
+        missing_ok: whether a store that was never made is one without users.
         engine: who does it; this process where None.
 
     Raises:
@@ -76,9 +83,15 @@ def rebuild(
     engine = engine or EngineOptions()
     if engine.engine is BulkEngine.RAY:
         check_installed("ray", extra="ray")
+    check_models(repository)
     check_files(repository)
     with UserEncoder.of_repository(repository) as encoder:
-        store = open_beside_for(url, store_model(ServingSettings.load(repository)), wait_s=_OPEN_WAIT_S)
+        try:
+            store = open_beside_for(url, store_model(ServingSettings.load(repository)), wait_s=_OPEN_WAIT_S)
+        except NoStoreError:
+            if not missing_ok:
+                raise
+            return _report(Counter(), 1.0)
         try:
             if engine.engine is BulkEngine.RAY:
                 return _rebuild_on_ray(store, repository, url, engine.ray_address, progress)

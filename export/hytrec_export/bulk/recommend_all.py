@@ -19,7 +19,7 @@ from hytrec_export.catalog.watch import Catalog
 from hytrec_export.errors import OptionError
 from hytrec_export.optional import check_installed
 from hytrec_export.progress import Advance, Progress, silent
-from hytrec_export.server.served_repository import check_files
+from hytrec_export.server.served_repository import check_files, check_models
 from hytrec_export.serving.store_model import store_model
 from hytrec_export.settings import ServingSettings
 from hytrec_export.state.opening import open_beside_for
@@ -75,6 +75,7 @@ def recommend_all(
     """
     options = options or ListOptions()
     check_installed("pyarrow", extra="bulk")
+    check_models(repository)
     check_files(repository)
     settings = ServingSettings.load(repository)
     catalog = Catalog.load(repository)

@@ -12,7 +12,7 @@ from hytrec.command_options import expand_options
 from hytrec.data.logs.options import LogOptions
 from hytrec.program import AsJson
 from hytrec_export.bulk.engine_options import EngineOptions
-from hytrec_export.cli.state import STATE_FOLDER, StateUrl, show_values
+from hytrec_export.cli.state import GOES_ON, STATE_FOLDER, StateUrl, interruptible, show_values
 from hytrec_export.state.url import StoreUrl
 
 
@@ -37,13 +37,14 @@ def backfill(
     from hytrec_export.bulk.backfill import backfill as fill  # noqa: PLC0415 - numpy
 
     url = StoreUrl.parse(state)
-    made = fill(
-        events,
-        repository,
-        url,
-        options=log_options,
-        engine=engine,
-        progress=progress_bar,
-        tell=lambda line: typer.echo(line, err=True),
-    )
+    with interruptible(GOES_ON):
+        made = fill(
+            events,
+            repository,
+            url,
+            options=log_options,
+            engine=engine,
+            progress=progress_bar,
+            tell=lambda line: typer.echo(line, err=True),
+        )
     show_values(asdict(made), as_json=as_json)

@@ -11,7 +11,7 @@ import typer
 from hytrec.command_options import expand_options
 from hytrec.program import AsJson
 from hytrec_export.bulk.list_options import ListOptions
-from hytrec_export.cli.state import STATE_FOLDER, StateUrl, show_values
+from hytrec_export.cli.state import STATE_FOLDER, StateUrl, interruptible, show_values
 from hytrec_export.state.url import StoreUrl
 
 
@@ -28,5 +28,6 @@ def recommend_all(
     from hytrec.progress_bar import progress_bar  # noqa: PLC0415 - rich
     from hytrec_export.bulk.recommend_all import recommend_all as recommend  # noqa: PLC0415 - numpy
 
-    made = recommend(repository, StoreUrl.parse(state), output, options=options, progress=progress_bar)
+    with interruptible("interrupted; the previous output is unchanged"):
+        made = recommend(repository, StoreUrl.parse(state), output, options=options, progress=progress_bar)
     show_values(asdict(made), as_json=as_json)

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import json
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 
 from hytrec.command_options import expand_options
+from hytrec.errors import Interrupted
 from hytrec.program import AsJson
 from hytrec_export.bulk.engine_options import EngineOptions
 from hytrec_export.state.url import StoreUrl
 
 STATE_FOLDER = "state"
+GOES_ON = "interrupted; what was written stays, and this can be run again: it goes on where it was"
 
 state_app = typer.Typer(help="Inspect and maintain the state store of a server.", no_args_is_help=True)
 
@@ -123,6 +128,9 @@ def rebuild(
     *,
     repository: Annotated[Path, typer.Option(help="Repository of the new model.", show_default=False)],
     state: StateUrl = STATE_FOLDER,
+    missing_ok: Annotated[
+        bool, typer.Option("--missing-ok", help="A store that was never made has no users: do nothing, and succeed.")
+    ] = False,
     engine: EngineOptions,
     as_json: AsJson = False,
 ) -> None:
@@ -130,7 +138,9 @@ def rebuild(
     from hytrec.progress_bar import progress_bar  # noqa: PLC0415 - rich
     from hytrec_export.bulk.rebuild import rebuild as rebuild_states  # noqa: PLC0415 - numpy
 
-    made = rebuild_states(repository, StoreUrl.parse(state), engine=engine, progress=progress_bar)
+    with interruptible(GOES_ON):
+        url = StoreUrl.parse(state)
+        made = rebuild_states(repository, url, missing_ok=missing_ok, engine=engine, progress=progress_bar)
     show_values(asdict(made), as_json=as_json)
 
 
@@ -149,10 +159,29 @@ def _plain_value(name: str, value: Any) -> Any:
     return value
 
 
+@contextmanager
+def interruptible(message: str) -> Iterator[None]:
+    """Work that Ctrl-C and SIGTERM end with a message, when its temporary files, which hold users' events, are gone."""
+    signals = [signal.SIGINT]
+
+    def stop(number: int, _frame: object) -> NoReturn:
+        signals.append(signal.Signals(number))
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise Interrupted(message, signals[-1]) from None
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 def show_values(values: dict[str, Any], *, as_json: bool) -> None:
     """Print a result: JSON, or a line for each value."""
     if as_json:
         print(json.dumps(values, indent=2))  # noqa: T201
         return
+    width = max(16, *(len(name) + 2 for name in values))
     for name, value in values.items():
-        print(f"{name.replace('_', ' '):<16}{'none' if value is None else value}")  # noqa: T201
+        print(f"{name.replace('_', ' '):<{width}}{'none' if value is None else value}")  # noqa: T201

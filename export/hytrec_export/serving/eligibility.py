@@ -15,7 +15,7 @@ import numpy as np
 from hytrec.contract import DType
 from hytrec.data.vocabulary import Vocabulary
 from hytrec_export.errors import InputError, OptionError
-from hytrec_export.item_lists import ItemLists, integer_key
+from hytrec_export.item_lists import ItemLists, integer_key, listed_keys
 from hytrec_export.serving.loaded_request import NO_ROWS, ItemRows
 
 
@@ -125,12 +125,11 @@ def _left_out(rows: ItemRows, items: int, removed: ItemRows) -> ItemRows:
 
 def _lines_of(path: Path) -> list[str]:
     try:
-        lines = [line.removesuffix("\r") for line in path.read_text(encoding="utf-8").split("\n")]
+        return [line.decode() for line in listed_keys(path)]
     except (OSError, UnicodeDecodeError) as error:
         raise OptionError(
             f"{path} cannot be read ({error}); give a text file with an item key on every line"
         ) from error
-    return [line for line in lines if line]
 
 
 def _rows_in(path: Path, vocabulary: Vocabulary, texts: dict[Path, list[str]]) -> ItemRows:

@@ -173,5 +173,6 @@ def _key(user_id: str) -> bytes:
 
 def _unknown(url: StoreUrl, user_id: str) -> UnknownUserError:
     return UnknownUserError(
-        f"the state store {url} holds nothing of user {user_id!r}; list its users with: hytrec-export state show"
+        f"the state store {url} holds nothing of user {user_id!r}; list its users with: "
+        "hytrec-export state show --users"
     )

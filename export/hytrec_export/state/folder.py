@@ -34,7 +34,8 @@ class FolderSettings:
     """What is remembered beside the data.
 
     Args:
-        max_bytes, ttl_s, snapshot_every, snapshot_max_bytes, snapshot_url: options of the last server.
+        max_bytes, ttl_s, snapshot_every, snapshot_max_bytes, snapshot_url, history_max_events: options of the last
+            server.
     """
 
     max_bytes: int
@@ -42,6 +43,7 @@ class FolderSettings:
     snapshot_every: int = StoreOptions.snapshot_every
     snapshot_max_bytes: int = StoreOptions.snapshot_max_bytes
     snapshot_url: str | None = None
+    history_max_events: int = StoreOptions.history_max_events
 
 
 class StoreFolder:

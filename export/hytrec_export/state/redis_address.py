@@ -29,6 +29,7 @@ SENTINEL_PORT = 26379
 DEFAULT_TIMEOUT_S = 2.0
 _FILES = ("password-file", "ca", "cert", "key")
 _NAMES = (*_FILES, "timeout", "replicas")
+_SECRETS = ("password", "pass", "passwd", "pwd", "token", "auth", "secret")
 _MAX_REPLICAS = 100
 
 
@@ -140,6 +141,11 @@ class RedisAddress:
 def _options(query: str, text: str) -> dict[str, str]:
     options = dict(parse_qsl(query, keep_blank_values=True))
     for name, value in options.items():
+        if name in _SECRETS:
+            raise OptionError(
+                f"the state store's URL holds a password ({name}), which others could read in the list of processes; "
+                f"take it out, and put it into {PASSWORD_VARIABLE} or a file: ?password-file=/PATH"
+            )
         if name not in _NAMES:
             raise OptionError(f"the state store {text} has the unknown option {name}; there are: {', '.join(_NAMES)}")
         if name in _FILES and not Path(value).is_absolute():

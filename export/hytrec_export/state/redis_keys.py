@@ -1,6 +1,7 @@
 """Names of a store's keys in Redis: all of a user's share a hash tag, so that one script reaches them on one node.
 
     hytrec:store        hash: format version, types of the keys, salt, settings, notes, models
+    hytrec:check        a moment's key, by which doctor sees whether it can write
     hytrec:sweep        who looks through the users
     hytrec:{TAG}h:USER  string: head
     hytrec:{TAG}c:USER  hash: closed chunks by number
@@ -23,6 +24,7 @@ from typing import NamedTuple
 
 BUCKETS = 256
 STORE_KEY = b"hytrec:store"
+CHECK_KEY = b"hytrec:check"
 SWEEP_KEY = b"hytrec:sweep"
 _SLOTS = 16_384
 

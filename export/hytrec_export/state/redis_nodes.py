@@ -252,6 +252,8 @@ def _code(error: Any) -> str:
 def _advice(code: str) -> str:
     if code in {"NOAUTH", "WRONGPASS", "NOPERM"}:
         return "give the right password in HYTREC_STATE_PASSWORD or with ?password-file=/PATH"
+    if code == "AUTH":
+        return "it asks for no password: unset HYTREC_STATE_PASSWORD, leave out ?password-file"
     if code == "READONLY":
         return "it is a replica; give the node that takes writes"
     if code == "MISCONF":

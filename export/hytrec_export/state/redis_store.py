@@ -17,7 +17,7 @@ from hytrec_export.state.kinds import KINDS, Remark, StoreModel
 from hytrec_export.state.options import DEFAULT_BYTES, Durability, StoreOptions
 from hytrec_export.state.redis_address import RedisAddress
 from hytrec_export.state.redis_engine import RedisEngine
-from hytrec_export.state.redis_keys import STORE_KEY
+from hytrec_export.state.redis_keys import CHECK_KEY, STORE_KEY
 from hytrec_export.state.redis_maintenance import Maintenance, RedisTurn
 from hytrec_export.state.redis_nodes import Command, RedisNodes
 from hytrec_export.state.redis_place import SNAPSHOTS_ALONE, RedisPlace
@@ -44,6 +44,7 @@ class _Settings:
     snapshot_every: int = StoreOptions.snapshot_every
     snapshot_max_bytes: int = StoreOptions.snapshot_max_bytes
     snapshot_url: str | None = None
+    history_max_events: int = StoreOptions.history_max_events
 
 
 class RedisStores:
@@ -107,11 +108,14 @@ class RedisStores:
 
     def check(self, options: StoreOptions, model: StoreModel) -> StoreStat:
         """See `StoreKind`."""
-        engine = _open(options, model)
-        try:
-            return engine.stat()
-        finally:
-            engine.close()
+        with closing(_nodes(options.url)) as nodes:
+            _check_server(nodes, options)
+            nodes.results([Command(CHECK_KEY, ("SET", CHECK_KEY, b"", "PX", 1))])
+            if "format" in (facts := _facts(nodes)):
+                _check_format(nodes, facts)
+                _check_key_types(options.url, _key_types(facts), model.key_types)
+            limit = _settings(facts).max_bytes if "settings" in facts else options.max_bytes
+            return RedisEngine(nodes, salt=b"", max_bytes=limit).stat()
 
     def preflight(self, options: StoreOptions) -> list[Remark]:
         """See `StoreKind`."""
@@ -186,20 +190,18 @@ def _open(options: StoreOptions, model: StoreModel) -> RedisEngine:
         snapshot_every=options.snapshot_every,
         snapshot_max_bytes=options.snapshot_max_bytes,
         snapshot_url=options.snapshot_address,
+        history_max_events=options.history_max_events,
     )
     with ExitStack() as failing:
         nodes = _nodes(options.url)
         failing.callback(nodes.close)
-        _check_memory(nodes)
-        if options.durability is Durability.POWER:
-            check_power(nodes)
+        _check_server(nodes, options)
         new = {
             "format": FORMAT_VERSION,
             "item_keys": model.key_types.item.value,
             "behavior_keys": model.key_types.behavior.value,
             "salt": os.urandom(_SALT_BYTES),
         }
-        _refuse_snapshots_alone(nodes)
         nodes.results([Command(STORE_KEY, ("HSETNX", STORE_KEY, name, value)) for name, value in new.items()])
         facts = _facts(nodes)
         _check_format(nodes, facts)
@@ -223,10 +225,10 @@ def _existing(url: StoreUrl) -> tuple[RedisEngine, HistoryRules, _Settings]:
         if "format" not in facts:
             raise NoStoreError(f"there is no state store in {url}; give the URL that the server was given")
         _check_format(nodes, facts)
-        settings = _Settings(**json.loads(facts["settings"])) if "settings" in facts else _Settings()
+        settings = _settings(facts)
         engine = RedisEngine(nodes, salt=facts["salt"], max_bytes=settings.max_bytes)
         failing.pop_all()
-    rules = HistoryRules(types=_key_types(facts), ttl_s=settings.ttl_s, max_events=StoreOptions.history_max_events)
+    rules = HistoryRules(types=_key_types(facts), ttl_s=settings.ttl_s, max_events=settings.history_max_events)
     return engine, rules, settings
 
 
@@ -234,6 +236,19 @@ def _nodes(url: StoreUrl) -> RedisNodes:
     address = RedisAddress.parse(url)
     address.check_files()
     return RedisNodes(address, address.password())
+
+
+def _settings(facts: dict[str, bytes]) -> _Settings:
+    """Those of the last server; the defaults where there was none."""
+    return _Settings(**json.loads(facts["settings"])) if "settings" in facts else _Settings()
+
+
+def _check_server(nodes: RedisNodes, options: StoreOptions) -> None:
+    """Raises: StoreUnavailableError: it cannot hold histories, or not as durably as the options ask."""
+    _check_memory(nodes)
+    if options.durability is Durability.POWER:
+        check_power(nodes)
+    _refuse_snapshots_alone(nodes)
 
 
 def _refuse_snapshots_alone(nodes: RedisNodes) -> None:

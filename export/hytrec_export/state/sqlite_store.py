@@ -77,7 +77,7 @@ class SqliteStores:
 
     def check(self, options: StoreOptions, model: StoreModel) -> StoreStat:
         """See `StoreKind`."""
-        file, files = _open_folder(options, model)
+        file, files = _open_folder(options, model, checked=True)
         engine = SqliteEngine(file, files)
         try:
             return engine.stat()
@@ -162,21 +162,31 @@ def check_key_types(file: SqliteFile, types: KeyTypes) -> None:
         )
 
 
-def _open_folder(options: StoreOptions, model: StoreModel) -> tuple[SqliteFile, SnapshotFiles]:
+def _open_folder(
+    options: StoreOptions, model: StoreModel, *, checked: bool = False
+) -> tuple[SqliteFile, SnapshotFiles]:
+    """A store that may be new.
+
+    Args:
+        checked: whether it is looked at alone: it has the limit that it has, and remembers no options.
+    """
     with ExitStack() as failing:
         folder = StoreFolder(_folder(options.url), create=True)
         failing.callback(folder.close)
         folder.share(wait_s=OPEN_WAIT_S)
-        folder.remember(
-            FolderSettings(
-                max_bytes=options.max_bytes,
-                ttl_s=options.ttl_s,
-                snapshot_every=options.snapshot_every,
-                snapshot_max_bytes=options.snapshot_max_bytes,
-                snapshot_url=options.snapshot_address,
-            )
+        settings = FolderSettings(
+            max_bytes=options.max_bytes,
+            ttl_s=options.ttl_s,
+            snapshot_every=options.snapshot_every,
+            snapshot_max_bytes=options.snapshot_max_bytes,
+            snapshot_url=options.snapshot_address,
+            history_max_events=options.history_max_events,
         )
-        file = SqliteFile(folder, max_bytes=options.max_bytes, power=options.durability is Durability.POWER)
+        if checked:
+            settings = folder.settings() or settings
+        else:
+            folder.remember(settings)
+        file = SqliteFile(folder, max_bytes=settings.max_bytes, power=options.durability is Durability.POWER)
         failing.callback(file.close)
         check_key_types(file, model.key_types)
         failing.pop_all()
@@ -208,7 +218,7 @@ def _rules(file: SqliteFile, settings: FolderSettings) -> HistoryRules:
     return HistoryRules(
         types=KeyTypes(item=DType(found["item_keys"]), behavior=DType(found["behavior_keys"])),
         ttl_s=settings.ttl_s,
-        max_events=StoreOptions.history_max_events,
+        max_events=settings.history_max_events,
     )
 
 

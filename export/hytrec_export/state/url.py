@@ -11,7 +11,7 @@ from hytrec_export.errors import OptionError
 
 FOLDER_SCHEME = "sqlite"
 _URL = re.compile(r"([a-z][a-z0-9+.-]*):(.*)", re.DOTALL)
-_PASSWORD = re.compile(r"//[^/?#]*:[^/?#]*@")
+_PASSWORD = re.compile(r"//[^/?#@]*:[^?]*@")
 
 
 @dataclass(frozen=True)

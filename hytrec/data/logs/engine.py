@@ -47,11 +47,13 @@ class Engine:
 
     def run(self, statement: str) -> None:
         """Run a statement to its end. Raises: duckdb.Error."""
-        self._connection.execute(statement).fetchall()
+        with _interruptible():
+            self._connection.execute(statement).fetchall()
 
     def rows(self, query: str) -> list[tuple[Any, ...]]:
         """All rows of a query. Raises: duckdb.Error."""
-        rows: list[tuple[Any, ...]] = self._connection.execute(query).fetchall()
+        with _interruptible():
+            rows: list[tuple[Any, ...]] = self._connection.execute(query).fetchall()
         return rows
 
     def row(self, query: str) -> tuple[Any, ...]:
@@ -60,12 +62,24 @@ class Engine:
 
     def arrays(self, query: str) -> list[npt.NDArray[Any]]:
         """Columns of a query without nulls, as arrays. Raises: duckdb.Error."""
-        columns = self._connection.execute(query).fetchnumpy()
+        with _interruptible():
+            columns = self._connection.execute(query).fetchnumpy()
         return [np.asarray(column) for column in columns.values()]
 
     def types(self, source: str) -> dict[str, str]:
         """Columns of a query or table function, by name. Raises: duckdb.Error."""
         return {name: str(kind) for name, kind, *_ in self.rows(f"DESCRIBE SELECT * FROM {source}")}
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """DuckDB (2.0) makes another error of the KeyboardInterrupt that a signal raises."""
+    try:
+        yield
+    except RuntimeError as error:
+        if "interrupted" in str(error).lower():
+            raise KeyboardInterrupt from None
+        raise
 
 
 @contextmanager

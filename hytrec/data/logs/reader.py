@@ -160,8 +160,7 @@ class _Reading:
         found = grouped(self._engine, events=events, items=items.keys.size, **codes)
         user_keys = users.keys if users else found.users
         names = {role: name for role, name in self._source.names.items() if role != "behavior" or behaviors}
-        last_s = int(found.seconds.max())
-        notes = [*self._source.roles.notes, *parts.notes, *time_notes(names["time"], times, last_s)]
+        notes = [*self._source.roles.notes, *parts.notes, *time_notes(names["time"], times, int(found.seconds.max()))]
         report = LogReport(
             files=len(self._source.files),
             format=self._source.format,
@@ -177,7 +176,7 @@ class _Reading:
             item_keys=_type_name(items.keys),
             times=times.meaning,
             first_s=int(found.seconds.min()),
-            last_s=last_s,
+            last_s=int(found.seconds.max()),
             events_per_user=EventsPerUser.of(found.counts),
             repeats=found.repeats,
             notes=notes,
@@ -206,6 +205,7 @@ class _Reading:
             rows=parts.rows,
             dropped=parts.dropped,
             columns=dict(self._source.names),
+            times=parts.times,
             notes=[*self._source.roles.notes, *parts.notes],
         )
 

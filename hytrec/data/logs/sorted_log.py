@@ -11,6 +11,7 @@ from hytrec.data.keys import Int64Array, Keys
 from hytrec.data.logs.engine import Engine
 from hytrec.data.logs.grouping import Int32Array
 from hytrec.data.logs.key_columns import CodedKeys
+from hytrec.data.logs.times import TimeColumn, time_notes
 
 __all__ = ["SortedLog", "UserPage"]
 
@@ -66,6 +67,7 @@ class SortedLog:
         rows: of the files.
         dropped: rows left out, by reason.
         columns: name of the column of every role.
+        times: how they are read.
         notes: sentences about choices the user may want otherwise.
     """
 
@@ -81,6 +83,7 @@ class SortedLog:
         rows: int,
         dropped: dict[str, int],
         columns: dict[str, str],
+        times: TimeColumn,
         notes: list[str],
     ) -> None:
         self.item_keys = item_keys
@@ -88,9 +91,9 @@ class SortedLog:
         self.rows = rows
         self.dropped = dropped
         self.columns = columns
-        self.notes = notes
+        self.users, self.last_s = engine.row(f"SELECT count(DISTINCT u), max({second}) FROM sorted")
+        self.notes = notes + time_notes(columns["time"], times, self.last_s)
         self.events = rows - sum(dropped.values())
-        (self.users,) = engine.row("SELECT count(DISTINCT u) FROM sorted")
         self._engine = engine
         self._users = users
         self._columns = f"u, i, {behavior} AS b, {second} AS s"

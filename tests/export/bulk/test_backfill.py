@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -17,17 +19,18 @@ import pytest
 from hytrec.contract import StateStatus
 from hytrec.data.logs.options import LogOptions
 from hytrec.data.vocabulary import Vocabulary
-from hytrec.errors import VocabularyError
+from hytrec.errors import DataError, VocabularyError
 from hytrec_export.bulk import filling, logged_users
 from hytrec_export.bulk.backfill import Backfill, backfill, fill_store
 from hytrec_export.bulk.encoding import UserEncoder
 from hytrec_export.bulk.logged_users import opened_log
 from hytrec_export.bulk.rebuild import rebuild
 from hytrec_export.cli import app as cli
-from hytrec_export.errors import MissingPackageError, StateConflictError, StoreFullError
+from hytrec_export.errors import MissingPackageError, RepositoryError, StateConflictError, StoreFullError
 from hytrec_export.settings import VOCABULARY_FILE, ServingSettings
 from hytrec_export.state.events import StoredEvents
 from hytrec_export.state.histories import HistoryStore
+from hytrec_export.state.opening import open_beside
 from hytrec_export.state.store import UserRead, UserWrite
 from hytrec_export.state.url import StoreUrl
 from hytrec_export.state.users import StateStore
@@ -344,7 +347,7 @@ def test_those_who_were_forgotten_are_not_brought_back(log: str, built: Path, pl
 def test_a_day_later_the_log_of_forgotten_users_knows_them(
     built: Path, place: StoreUrl, opened: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    later = 4 * 10**9
+    later = int(time.time()) + 60
     log = written(
         tmp_path / "log.csv",
         {b"ada": rows_of(b"ada", 5), b"bob": [*rows_of(b"bob", 5), (101, None, later), (102, None, later + 1)]},
@@ -359,7 +362,7 @@ def test_a_day_later_the_log_of_forgotten_users_knows_them(
 
 
 def test_users_who_would_have_expired_are_left_out(built: Path, place: StoreUrl, opened: Any, tmp_path: Path) -> None:
-    far: list[Row] = [(101, None, 4 * 10**9)]
+    far: list[Row] = [(101, None, int(time.time()))]
     log = written(tmp_path / "log.csv", {b"ada": rows_of(b"ada", 5), b"bob": far})
     with opened(ttl_s=1_000) as store:
         assert outcomes(backfill([log], built, place)) == {"expired": 1, "new": 1}
@@ -375,7 +378,9 @@ def test_a_full_store_says_so(built: Path, place: StoreUrl, opened: Any, tmp_pat
     }
     log = written(tmp_path / "log.csv", histories)
     with opened(max_bytes=1 << 20) as store:
-        with pytest.raises(StoreFullError, match=r"^the state store is full; raise the size limit of its server, or d"):
+        with pytest.raises(
+            StoreFullError, match=r"^the state store is full; raise the size limit of its server \(Redis: max"
+        ):
             backfill([log], built, place)
         found = [summary.user_id for summary in store.users()]
         assert 0 < len(found) < len(histories)
@@ -415,6 +420,42 @@ def test_plain_numbers_are_texts_where_the_model_has_texts(tmp_path: Path) -> No
     assert user.events.behavior_keys.tolist() == [b"5", b""]
 
 
+@both_kinds
+def test_the_servers_limit_of_events_holds(built: Path, place: StoreUrl, opened: Any, tmp_path: Path) -> None:
+    with opened(history_max_events=1_024) as served:
+        backfill([written(tmp_path / "log.csv", {b"zed": rows_of(b"zed", 1_500)})], built, place)
+        assert history(served, b"zed") == rows_of(b"zed", 1_500 - 384, 384)
+    with opened(history_max_events=100_000):
+        pass
+    beside = open_beside(place)
+    assert beside.rules.max_events == 100_000
+    beside.close()
+
+
+def test_events_of_the_future_are_refused(built: Path, place: StoreUrl, tmp_path: Path) -> None:
+    path = tmp_path / "log.csv"
+    path.write_text("user_id,item_id,timestamp\nada,100,1000000000\nada,101,4000000000\n")
+    message = r"^the log's last event is of 2096-10-02 07:06:40 UTC, which is not over; mend or remove such rows, or"
+    with pytest.raises(DataError, match=message):
+        backfill([str(path)], built, place)
+
+
+def test_times_that_hardly_are_are_told(built: Path, place: StoreUrl, tmp_path: Path) -> None:
+    path = tmp_path / "log.csv"
+    path.write_text("user_id,item_id,timestamp\nada,100,1000\n")
+    told: list[str] = []
+    backfill([str(path)], built, place, tell=told.append)
+    assert told[-1].startswith("all times lie before 1971: is 'timestamp' the time, in ")
+
+
+@pytest.mark.parametrize("work", [backfill, rebuild])
+def test_a_repository_that_is_not_there(place: StoreUrl, tmp_path: Path, work: Any) -> None:
+    given = (tmp_path / "none", place)
+    message = r"/none is not a folder; build a repository with: hytrec-export build RUN$"
+    with pytest.raises(RepositoryError, match=message):
+        work(*([["log.csv"], *given] if work is backfill else given))
+
+
 def test_without_duckdb(built: Path, place: StoreUrl, log: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("hytrec_export.optional.find_spec", lambda _: None)
     with pytest.raises(MissingPackageError, match=r"duckdb is not installed; run: pip install 'hytrec-export\[bulk\]'"):
@@ -442,4 +483,6 @@ def test_the_command(
     monkeypatch.setattr(sys, "argv", command)
     with pytest.raises(SystemExit):
         cli.main()
-    assert "unchanged       8\n" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "unchanged          8\n" in out
+    assert re.search(r"^users per second   [\d.]+$", out, re.MULTILINE)

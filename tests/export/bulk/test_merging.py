@@ -59,6 +59,9 @@ def test_what_is_missing(logged: list[Row], known: list[Row], before: list[Row],
 def test_of_a_history_that_was_cut_nothing_comes_back() -> None:
     before, after = missing_events(stored([(1, 0, 1), (2, 0, 9)]), stored([(3, 0, 5)]), truncated=True)
     assert (rows_of(before), rows_of(after)) == ([], [(2, 0, 9)])
+    one_second = [(1, 0, 5), (2, 0, 5), (3, 0, 5)]
+    before, after = missing_events(stored(one_second), stored(one_second[2:]), truncated=True)
+    assert (rows_of(before), rows_of(after)) == ([], [])
 
 
 @given(st.lists(ROW, max_size=8), st.lists(ROW, min_size=1, max_size=8))

@@ -171,7 +171,7 @@ def test_a_workers_error_is_the_commands(
     path.write_text("\n".join(["user_id,item_id,timestamp", *lines]))
     with (
         opened(max_bytes=1 << 20),
-        pytest.raises(StoreFullError, match=r"^the state store is full; raise the size limit of its server, or delete"),
+        pytest.raises(StoreFullError, match=r"^the state store is full; raise the size limit of its server \(Redis"),
     ):
         backfill([str(path)], built, place, engine=ON_RAY)
 

@@ -275,6 +275,9 @@ def test_states_that_cannot_be_kept_stop_the_run(built: Path, url: StoreUrl, mon
 def test_a_repository_that_cannot_be_used(repository: Path, url: StoreUrl, tmp_path: Path) -> None:
     with pytest.raises(StoreUnavailableError, match="there is no state store in"):
         rebuild(repository, StoreUrl.of_folder(tmp_path / "nowhere"))
+    report = rebuild(repository, StoreUrl.of_folder(tmp_path / "nowhere"), missing_ok=True)
+    assert (report.users, report.rebuilt) == (0, 0)
+    assert not (tmp_path / "nowhere").exists()
     graph = graph_files(repository)[ENCODER.name]
     raw = graph.read_bytes()
     graph.write_bytes(raw[:-1] + bytes([raw[-1] ^ 1]))

@@ -179,7 +179,11 @@ def test_the_file_is_its_owners_and_whole_or_not_there(
 
 def test_keys_that_are_texts(tmp_path: Path) -> None:
     vocabulary = Vocabulary(["a", "b"])
-    assert read_item_keys(of_keys(tmp_path / "keys", "b", "7"), vocabulary) == [b"b", b"7"]
+    assert read_item_keys(of_keys(tmp_path / "keys", "b", " 7"), vocabulary) == [b"b", b" 7"]
+    (tmp_path / "latin").write_bytes(b"b\n\xfcber\n")
+    message = r"/latin holds '\\\\xfcber', which is not UTF-8; save it as UTF-8, one key a line$"
+    with pytest.raises(OptionError, match=message):
+        read_item_keys(tmp_path / "latin", vocabulary)
 
 
 @pytest.mark.parametrize(
@@ -187,6 +191,8 @@ def test_keys_that_are_texts(tmp_path: Path) -> None:
     [
         ({"top_k": 31}, None, r"^top_k is 31; it must be 1 to 30, as the model retrieves$"),
         ({"top_k": 0}, None, r"^top_k is 0; it must be 1 to 30"),
+        ({"popular_days": 0}, None, r"^popular_days is 0; it must be at least 1$"),
+        ({"now": 0}, None, r"^now is 0; it must be 1 to 100000000000 unix seconds, or left out$"),
         ({"eligible": "file"}, "4711\n", r"/file holds no item that the model knows; check the keys, one a line$"),
         ({"eligible": "file"}, "100\nx\n", r"/file holds 'x'; item keys of this model are integers of 64 bits, one a"),
         ({"fallback": "file"}, f"{2**63}\n", r"/file holds '9223372036854775808'; item keys of this model are"),

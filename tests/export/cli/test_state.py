@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -9,7 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from hytrec.errors import Interrupted
 from hytrec_export.cli import app as cli
+from hytrec_export.cli.state import interruptible
 from hytrec_export.serving.store_model import store_model
 from hytrec_export.settings import ServingSettings
 from hytrec_export.state.opening import open_store
@@ -112,3 +116,22 @@ def test_a_missing_store_is_one_line(
     with pytest.raises(SystemExit):
         cli.main()
     assert capsys.readouterr().err.startswith(f"error: there is no state store in {tmp_path}")
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_ends_work_with_what_it_leaves(number: signal.Signals, code: int) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    ended: list[str] = []
+
+    def work() -> None:
+        with interruptible("interrupted; all is kept"):
+            try:
+                os.kill(os.getpid(), number)
+                signal.pause()
+            finally:
+                ended.append("files are gone")
+
+    with pytest.raises(Interrupted, match=r"^interrupted; all is kept$") as found:
+        work()
+    assert (found.value.exit_code, ended) == (code, ["files are gone"])
+    assert signal.getsignal(signal.SIGTERM) is before

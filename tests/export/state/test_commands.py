@@ -99,7 +99,9 @@ def test_expired_users_are_told(tmp_path: Path, kit: Any) -> None:
 
 @pytest.mark.usefixtures("filled")
 def test_an_unknown_user(tmp_path: Path) -> None:
-    message = r"^the state store .* holds nothing of user 'nobody'; list its users with: hytrec-export state show$"
+    message = (
+        r"^the state store .* holds nothing of user 'nobody'; list its users with: hytrec-export state show --users$"
+    )
     for command in (show_user, delete_user, lambda url, name: export_user(url, name, tmp_path / "out.npz")):
         with pytest.raises(UnknownUserError, match=message):
             command(StoreUrl.of_folder(tmp_path), "nobody")

@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from hytrec_export.errors import StoreInUseError, StoreUnavailableError
+from hytrec_export.errors import NoStoreError, StoreInUseError, StoreUnavailableError
 from hytrec_export.state import sqlite_store
 from hytrec_export.state.folder import FolderSettings, StoreFolder
-from hytrec_export.state.opening import open_beside, open_store
+from hytrec_export.state.opening import open_beside, open_store, try_store
 from hytrec_export.state.options import DEFAULT_BYTES, StoreOptions
 from hytrec_export.state.url import StoreUrl
 
@@ -87,6 +87,26 @@ def test_limits_are_remembered(tmp_path: Path, kit: Any) -> None:
     assert (store.stat().limit_bytes, store.rules.ttl_s) == (DEFAULT_BYTES, None)
     store.close()
     assert FolderSettings(max_bytes=1).ttl_s is None
+
+
+@pytest.mark.parametrize("kind", ["folder", "redis"])
+def test_a_look_at_a_store_changes_nothing(request: pytest.FixtureRequest, tmp_path: Path, kit: Any, kind: str) -> None:
+    """What the last server said is what forgets and backfills go by."""
+    place = request.getfixturevalue("redis").url if kind == "redis" else tmp_path / "state"
+    options = StoreOptions(url=StoreUrl.parse(str(place)))
+    if kind == "redis":
+        assert try_store(options, kit.model()).users == 0
+        with pytest.raises(NoStoreError):
+            open_beside(options.url)
+    given = {"max_bytes": 1 << 22, "ttl_s": 60, "history_max_events": 2_048}
+    with kit.open(place, snapshot_url=StoreUrl.of_folder(tmp_path / "apart"), **given):
+        assert try_store(options, kit.model()).limit_bytes == 1 << 22
+        store = open_beside(options.url)
+    assert (store.stat().limit_bytes, store.rules.ttl_s, store.rules.max_events) == (1 << 22, 60, 2_048)
+    assert store.apart is not None
+    store.close()
+    with pytest.raises(StoreUnavailableError, match="holds item keys of type int64 and behavior keys of"):
+        try_store(options, kit.model(key_types=kit.texts))
 
 
 def test_without_its_settings_a_store_opens_with_the_default_limit(tmp_path: Path, kit: Any) -> None:

@@ -26,6 +26,10 @@ class TestAddress:
             ("redis://host:1,other:2/0", r"names several nodes; write redis\+cluster:// or \+sentinel://$"),
             ("redis+cluster://host:1/3", r"names the database '3'; a cluster has 0 alone, leave it out$"),
             ("redis://host/one", r"names the database 'one'; it must be a number, or left out$"),
+            (
+                "redis://host?password=hunter2",
+                r"^the state store's URL holds a password \(password\), which others could",
+            ),
             ("redis://host?time=1", r"has the unknown option time; there are: password-file, ca, cert, key, timeout"),
             ("redis://host?timeout=0", r"has the timeout '0'; it must be 0.01 to 60 seconds$"),
             ("redis://host?timeout=x", r"has the timeout 'x'; it must be 0.01 to 60 seconds$"),
@@ -38,10 +42,11 @@ class TestAddress:
         with pytest.raises(OptionError, match=message), kit.open(text):
             pass
 
+    @pytest.mark.parametrize("password", ["hunter2", "hun/ter2", "hun@ter#2", "hun:ter2"])
     @pytest.mark.parametrize("scheme", ["redis", "rediss", "redis+cluster", "typo"])
-    def test_a_password_in_the_url_is_refused_and_not_repeated(self, scheme: str) -> None:
+    def test_a_password_in_the_url_is_refused_and_not_repeated(self, scheme: str, password: str) -> None:
         with pytest.raises(OptionError) as caught:
-            StoreUrl.parse(f"{scheme}://ada:hunter2@host/0")
+            StoreUrl.parse(f"{scheme}://ada:{password}@host/0")
         assert str(caught.value) == (
             f"the {scheme} state store's URL holds a password, which others could read in the list of processes; "
             "take it out, and put it into HYTREC_STATE_PASSWORD or a file: ?password-file=/PATH"
@@ -79,6 +84,12 @@ class TestPassword:
         if text is not None:
             path.write_text(text)
         with pytest.raises(OptionError, match=message), kit.open(f"redis://host?password-file={path}"):
+            pass
+
+    def test_one_that_is_not_asked_for(self, redis: Any, kit: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("HYTREC_STATE_PASSWORD", "hunter2")
+        message = r"it asks for no password: unset HYTREC_STATE_PASSWORD, leave out \?password-file$"
+        with pytest.raises(StoreUnavailableError, match=message), kit.open(redis.url):
             pass
 
     @pytest.mark.parametrize("given", ["", "wrong-hunter3"])

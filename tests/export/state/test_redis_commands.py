@@ -45,7 +45,9 @@ def test_a_user_is_exported_and_deleted(url: StoreUrl, tmp_path: Path) -> None:
     delete_user(url, "f0")
     assert show_store(url).stat.users == 10
     assert show_store(url).stat.snapshots == 0
-    message = r"^the state store redis:.* holds nothing of user 'f0'; list its users with: hytrec-export state show$"
+    message = (
+        r"^the state store redis:.* holds nothing of user 'f0'; list its users with: hytrec-export state show --users$"
+    )
     with pytest.raises(UnknownUserError, match=message):
         delete_user(url, "f0")
 

@@ -139,11 +139,7 @@ metadata:
     {{- include "hytrec.selector" . | nindent 4 }}
     app.kubernetes.io/component: server
   annotations:
-    prometheus.io/scrape: "true"
-    prometheus.io/port: "8002"
-    {{- with .Values.podAnnotations }}
-    {{- toYaml . | nindent 4 }}
-    {{- end }}
+    {{- toYaml (merge dict .Values.podAnnotations (dict "prometheus.io/scrape" "true" "prometheus.io/port" "8002")) | nindent 4 }}
 spec:
   {{- include "hytrec.podSecurity" . | nindent 2 }}
   {{- with .Values.affinity }}

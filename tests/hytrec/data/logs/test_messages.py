@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from hytrec.data.histories import read_histories
+from hytrec.data.logs.engine import Engine
 from hytrec.data.logs.options import LogOptions
 from hytrec.data.logs.report import LogReport
 from hytrec.errors import ConfigError, DataError
@@ -217,3 +218,17 @@ def test_a_known_name_with_too_many_values_is_no_behavior(tmp_path: Path) -> Non
     report = report_of(text(tmp_path, "user,item,time,event\n" + rows))
     assert report.behaviors == []
     assert report.notes[0].startswith("event is not taken for the behavior: it holds about ")
+
+
+@pytest.mark.parametrize(("said", "kind"), [("Query interrupted", KeyboardInterrupt), ("something else", RuntimeError)])
+@pytest.mark.parametrize("ask", ["run", "rows", "row", "arrays"])
+def test_ctrl_c_in_a_query_is_one_still(tmp_path: Path, ask: str, said: str, kind: type[BaseException]) -> None:
+    """DuckDB says it so; a real signal has no moment of its own in a test."""
+
+    class Connection:
+        def execute(self, _: str) -> None:
+            raise RuntimeError(said)
+
+    connection: Any = Connection()
+    with pytest.raises(kind):
+        getattr(Engine(connection, tmp_path), ask)("SELECT 1")
