@@ -32,6 +32,7 @@ from hytrec_export.verification.parity.gate import case_count, check_parity
 from hytrec_export.verification.quality.bounds import QualityBounds, Subject
 from hytrec_export.verification.quality.gate import check_quality
 from hytrec_export.verification.recall import check_recall
+from hytrec_export.verification.repository import check_built_graphs
 
 
 def build(options: BuildOptions, *, progress: Progress = silent) -> Manifest:
@@ -51,9 +52,8 @@ def build(options: BuildOptions, *, progress: Progress = silent) -> Manifest:
     plan = resolve_retrieval(plan, items=run.config.items)
     reranker = trim_reranker(run, plan.reranker)
     reserved = plan.reserve_items or 0
-    settings = ServingSettings.of(
-        run.fingerprint, run.config, run.vocabulary, plan.limits, plan.precision_class, reserved
-    )
+    known = run.fingerprint, run.config, run.vocabulary
+    settings = ServingSettings.of(*known, plan.limits, plan.precision_class, reserved)
     check_plan(plan, settings)
     with staging_folder(output) as staging:
         run = reserve_rows(run, reserved, staging / "reserved")
@@ -83,9 +83,7 @@ def build(options: BuildOptions, *, progress: Progress = silent) -> Manifest:
                 checked = check_quality(graphs, files, run.samples, settings=settings, subject=subject, on_case=advance)
                 quality = checked.to_dict() | {"score_bound": QualityBounds().score * checked.spread}
         recall = _recall(run, files, plan, settings, progress)
-        live = None
-        if reserved:
-            files, live = make_live(files, staging / "live")
+        files, live = make_live(files, staging / "live") if reserved else (files, None)
         tensors = {} if plan.has_engines else tensor_files(files)
         if plan.has_engines:
             cache = plan.engine.timing_cache or output.with_name(f"{output.name}.timing-cache")
@@ -112,6 +110,7 @@ def build(options: BuildOptions, *, progress: Progress = silent) -> Manifest:
             retrieval=recall,
         )
         manifest.save(repository)
+        check_built_graphs(repository, manifest, progress=progress)
         if engines is not None:
             check_built_engines(repository, manifest, progress=progress)
         put_in_place(staging, output, check_old=partial(check_replaceable, output=output))

@@ -265,7 +265,7 @@ class HyTRec(nn.Module):
 
     def rerank(self, readout: Readout, candidate_rows: Tensor) -> Tensor:
         """Score of every candidate row (B, N) int64: (B, N) float; the retriever's, its neighbors' and a correction."""
-        scores = (self.item_table(candidate_rows) @ readout.user.unsqueeze(-1)).squeeze(-1)
+        scores = (self.item_table(candidate_rows) * readout.user.unsqueeze(1)).sum(-1)
         if self.neighbors is not None:
             scores = scores + self.neighbors(candidate_rows, readout.recent_items)
         return scores + self.correct(readout, candidate_rows)  # type: ignore[no-any-return]

