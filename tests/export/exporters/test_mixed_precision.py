@@ -160,7 +160,7 @@ def test_products_are_counted(graphs: dict[str, Path], model: HyTRec) -> None:
     # four projections, two products, three of the block; query, read, two of the fusion, three of the block; catalogue
     assert counts[RETRIEVER] == Products(float16=17, float32=2)  # a memory read, the window sum
     # two memory reads, router and score, the window sum, repeated items of the window, candidates and user vector
-    assert counts[RERANKER] == Products(float16=28, float32=7)
+    assert counts[RERANKER] == Products(float16=28, float32=6)
 
 
 def test_neighbors_are_stored_in_float16_and_read_in_float32(model: HyTRec) -> None:
