@@ -29,9 +29,7 @@ def test_a_queue_policy_that_stalls_bursts_is_found(
     built_apart: Path, serve: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Triton's batcher sleeps half a second beside waiting requests then; one user after the other never sees it."""
-    monkeypatch.setattr(
-        concurrency, "_PATIENCE", 0.5
-    )  # beside other tests a request alone is slow, and much is allowed
+    monkeypatch.setattr(concurrency, "_PATIENCE", 0.5)  # other tests slow down a request alone
     repository = tmp_path / "repository"
     shutil.copytree(built_apart, repository)
     for path in repository.glob("*/config.pbtxt"):
