@@ -167,7 +167,7 @@ def test_a_workers_error_is_the_commands(
 ) -> None:
     path = tmp_path / "long.csv"
     items = np.random.default_rng(0).integers(0, 2**62, (200, 1_500))
-    lines = [f"user-{user},{item},{10**9 + item % 10**9}" for user, own in enumerate(items) for item in own]
+    lines = [f"user-{user},{item},{10**9 + item % 10**8}" for user, own in enumerate(items) for item in own]
     path.write_text("\n".join(["user_id,item_id,timestamp", *lines]))
     with (
         opened(max_bytes=1 << 20),
