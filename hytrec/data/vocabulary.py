@@ -14,6 +14,7 @@ import os
 import tempfile
 import zipfile
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from hytrec.contract import DType
 from hytrec.data.keys import AnyKeys, Keys, KeyTable
 from hytrec.errors import VocabularyError
 
-__all__ = ["FORMAT_VERSION", "Vocabulary"]
+__all__ = ["DAMAGED", "FORMAT_VERSION", "Vocabulary", "opened_archive"]
 
 FORMAT_VERSION = 1
 _NO_KEYS = np.empty(0, dtype="S1")
@@ -174,7 +175,7 @@ class Vocabulary:
             raise VocabularyError(
                 f"vocabulary {path} has format version {error}; this hytrec reads {FORMAT_VERSION}, train again"
             ) from None
-        except _DAMAGED as error:
+        except DAMAGED as error:
             reason = " ".join(str(error).split()) or type(error).__name__
             raise VocabularyError(f"vocabulary {path} is damaged ({reason}); copy it from the training run") from error
 
@@ -183,7 +184,7 @@ class _OtherVersionError(Exception):
     """Holds the version found."""
 
 
-_DAMAGED = (
+DAMAGED = (
     VocabularyError,
     OSError,
     ValueError,
@@ -195,14 +196,22 @@ _DAMAGED = (
     zipfile.BadZipFile,
     zlib.error,
 )
+"""What reading a damaged .npz archive of keys raises."""
 
 
-def _read(path: Path) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
-    """Item and behavior keys of a file."""
+@contextlib.contextmanager
+def opened_archive(path: Path) -> Iterator[np.lib.npyio.NpzFile]:
+    """An .npz archive, whose arrays are read when they are asked for. Raises: see `DAMAGED`."""
     with path.open("rb") as file:
         arrays = np.load(file, allow_pickle=False)
         if not isinstance(arrays, np.lib.npyio.NpzFile):
             raise TypeError("not an .npz archive")
+        yield arrays
+
+
+def _read(path: Path) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+    """Item and behavior keys of a file."""
+    with opened_archive(path) as arrays:
         version = int(arrays["format_version"].item())
         if version != FORMAT_VERSION:
             raise _OtherVersionError(version)

@@ -24,7 +24,7 @@ from hytrec_export.runtime.chunked_encoder import open_runner
 from hytrec_export.runtime.model_chain import MAX_ROWS, EncodedUsers, ModelChain, batches, split_every
 from hytrec_export.runtime.runners import CUDA_PROVIDER, Arrays
 from hytrec_export.serving.loaded_request import stored_rows
-from hytrec_export.serving.stored_state import absent_state, check_encoded, state_tensors
+from hytrec_export.serving.stored_state import EventRows, absent_state, check_encoded, state_tensors
 from hytrec_export.settings import VOCABULARY_FILE, ServingSettings
 from hytrec_export.state.snapshot import SNAPSHOT
 from hytrec_export.state.store import StoredUser
@@ -86,36 +86,39 @@ class UserEncoder:
             GraphError: the encoder made a state that cannot be.
         """
         catalog = catalog or self.catalog()
-        unknown, window = catalog.vocabulary.unknown_row, self.settings.sizes.window
-        for batch, encoded in self.batches(users, catalog):
-            some = [users[place] for place in batch]
-            rows = stored_rows(some, catalog.vocabulary, window=window)
-            blind = [
-                user.blind or bool((own.items[len(own) - user.gap :] == unknown).any())
-                for user, own in zip(some, rows, strict=True)
-            ]
+        rows = self._rows(users, catalog)
+        unknown = catalog.vocabulary.unknown_row
+        blind = [
+            user.blind or bool((own.items[len(own) - user.gap :] == unknown).any())
+            for user, own in zip(users, rows, strict=True)
+        ]
+        for batch, encoded in self._batches(users, rows):
             yield [
                 EncodedState(
                     position=place,
-                    blind_to=catalog.mark if blind[row] else b"",
+                    blind_to=catalog.mark if blind[place] else b"",
                     tensors={tensor.name: encoded.state[tensor.name][row] for tensor in SNAPSHOT},
                 )
                 for row, place in enumerate(batch)
             ]
 
-    def batches(
-        self, users: Sequence[StoredUser], catalog: Catalog | None = None
-    ) -> Iterator[tuple[list[int], EncodedUsers]]:
+    def batches(self, users: Sequence[StoredUser]) -> Iterator[tuple[list[int], EncodedUsers]]:
         """Positions of users, and what the encoder makes of them, batch by batch, shortest gaps first.
 
         Args:
             users: each `complete`; one without a gap costs a run, too.
-            catalog: the newest one by default.
 
         Raises:
             GraphError: the encoder made a state that cannot be.
         """
-        rows = stored_rows(users, (catalog or self.catalog()).vocabulary, window=self.settings.sizes.window)
+        return self._batches(users, self._rows(users, self.catalog()))
+
+    def _rows(self, users: Sequence[StoredUser], catalog: Catalog) -> list[EventRows]:
+        return stored_rows(users, catalog.vocabulary, window=self.settings.sizes.window)
+
+    def _batches(
+        self, users: Sequence[StoredUser], rows: Sequence[EventRows]
+    ) -> Iterator[tuple[list[int], EncodedUsers]]:
         gaps = [own[len(own) - user.gap :] for own, user in zip(rows, users, strict=True)]
         histories = [History(item_rows=gap.items, behavior_rows=gap.behaviors, times=gap.times) for gap in gaps]
         states = [

@@ -8,8 +8,6 @@ An item's row is final: a later file holds all keys and rows of an earlier one, 
 from __future__ import annotations
 
 import os
-import zipfile
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,8 +20,9 @@ from numpy.typing import NDArray
 
 from hytrec.contract import DType
 from hytrec.data.keys import Keys, checked_keys
-from hytrec.errors import VocabularyError
+from hytrec.data.vocabulary import DAMAGED, opened_archive
 from hytrec_export.errors import RepositoryError
+from hytrec_export.repository.atomic_swap import sync
 from hytrec_export.settings import CATALOG_FILE, NEW_CATALOG_FILE, ServingSettings
 
 FORMAT_VERSION = 1
@@ -99,7 +98,7 @@ class CatalogChanges:
                 file.flush()
                 os.fsync(file.fileno())
             path.replace(repository / CATALOG_FILE)
-            _sync(repository)
+            sync(repository)
         except OSError as error:
             raise RepositoryError(
                 f"{repository / CATALOG_FILE} cannot be written ({error.strerror}); check permissions and free space; "
@@ -115,7 +114,8 @@ class CatalogChanges:
         """
         path = repository / CATALOG_FILE
         try:
-            values = _read(path)
+            with opened_archive(path) as archive:
+                values = dict(archive)
             _check_origin(values, settings)
             changes = cls(
                 version=int(values["version"]),
@@ -128,7 +128,7 @@ class CatalogChanges:
             _check(changes, settings)
         except FileNotFoundError:
             return cls.none(settings)
-        except _DAMAGED as error:
+        except DAMAGED as error:
             reason = " ".join(str(error).split()) or type(error).__name__
             raise RepositoryError(
                 f"{path} is damaged ({reason}); bring it back from a copy, or remove it for the catalog of the build"
@@ -156,30 +156,8 @@ def exclusive(repository: Path) -> Iterator[None]:
         os.close(folder)
 
 
-_DAMAGED = (
-    VocabularyError,
-    OSError,
-    ValueError,
-    TypeError,
-    KeyError,
-    EOFError,
-    MemoryError,
-    NotImplementedError,
-    zipfile.BadZipFile,
-    zlib.error,
-)
-
-
 def _no_keys(settings: ServingSettings) -> Keys:
     return np.zeros(0, np.int64 if settings.item_key_type is DType.INT64 else "S1")
-
-
-def _read(path: Path) -> dict[str, NDArray[Any]]:
-    with path.open("rb") as file:
-        arrays = np.load(file, allow_pickle=False)
-        if not isinstance(arrays, np.lib.npyio.NpzFile):
-            raise TypeError("not an .npz archive")
-        return dict(arrays)
 
 
 def _check_origin(values: dict[str, NDArray[Any]], settings: ServingSettings) -> None:
@@ -210,11 +188,3 @@ def _check(changes: CatalogChanges, settings: ServingSettings) -> None:
         raise ValueError("it has neighbors that are no items")
     if removed.dtype != np.int64 or removed.ndim != 1 or ((removed < 1) | (removed > last)).any():
         raise ValueError("it has removed rows that are no items")
-
-
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -104,16 +104,17 @@ def put_in_place(staging: Path, output: Path, *, check_old: Callable[[Path], obj
         except BaseException:
             previous.rename(output)
             raise
-    _sync(output.parent)
+    sync(output.parent)
 
 
 def sync_tree(folder: Path) -> None:
     """Flush every file and folder of a tree to the disk."""
     for path in [*sorted(folder.rglob("*"), reverse=True), folder]:
-        _sync(path)
+        sync(path)
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Flush a file, or the names in a folder, to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

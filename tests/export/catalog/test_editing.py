@@ -218,7 +218,7 @@ for at in range(1, 9):
     child = os.fork()
     if not child:
         state = {"left": at}
-        for owner, name in ((changes.np, "savez"), (changes.os, "fsync"), (Path, "replace"), (changes, "_sync")):
+        for owner, name in ((changes.np, "savez"), (changes.os, "fsync"), (Path, "replace"), (changes, "sync")):
             dying(owner, name, state)
         add_items(repository, [NewItem(key="501", like=("1003",))])
         os._exit(0)
