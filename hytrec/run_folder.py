@@ -7,6 +7,7 @@ samples.npz          some real histories as rows, without user ids, readable by 
 run.toml             the options of `hytrec train` that make the same run
 log.json             what was read of the event log
 metrics.jsonl        losses and validations as the training went on
+item_features.safetensors   what was learned of items' features, where it was trained with --item-table
 popular.txt          item keys with the most events in the log's last week, for servers' fallback lists
 metrics.json, memory.json, ...   reports of training, not read back here
 """
@@ -27,6 +28,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from hytrec.config import ModelConfig
+from hytrec.data.feature_rows import ITEM_FEATURES_FILE, FeatureRows
 from hytrec.data.histories import History
 from hytrec.data.vocabulary import Vocabulary
 from hytrec.documents import document_from
@@ -43,7 +45,10 @@ SAMPLES_FILE = "samples.npz"
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """A trained model as read from a run folder; `model` is in evaluation mode, float32, on the CPU."""
+    """A trained model as read from a run folder; `model` is in evaluation mode, float32, on the CPU.
+
+    `features` are there where the training had a table of items.
+    """
 
     path: Path
     config: ModelConfig
@@ -52,6 +57,7 @@ class Run:
     vocabulary: Vocabulary
     samples: list[History]
     fingerprint: str
+    features: FeatureRows | None = None
 
 
 class _Header(msgspec.Struct):
@@ -121,6 +127,7 @@ def load_run(path: Path) -> Run:
     Raises:
         RunError: a file is missing or damaged, the format is another version's, or weights and config disagree.
         VocabularyError: the vocabulary is missing or damaged.
+        DataError: the rows of items' features are damaged.
     """
     config, training = _load_config(path)
     vocabulary = Vocabulary.load(path / VOCABULARY_FILE)
@@ -148,6 +155,7 @@ def load_run(path: Path) -> Run:
         vocabulary=vocabulary,
         samples=_load_samples(path / SAMPLES_FILE),
         fingerprint=model_fingerprint(model, config, vocabulary),
+        features=FeatureRows.load(file) if (file := path / ITEM_FEATURES_FILE).exists() else None,
     )
 
 

@@ -385,9 +385,14 @@ REMEMBERING_CONFIG = ModelConfig(items=300, behaviors=2, width=32, tadn_layers=2
 
 
 def write_build_that_remembers(folder: Path, *, seed: int = 7) -> None:
-    """A run and its repository; item row r has key 999 + r, and rows are reserved for 16 more."""
+    """A run and its repository; item row r has key 999 + r, and rows are reserved for 16 more.
+
+    The run knows items by shelf, a, b or c, of which each has the mean of a third of the items, and by price.
+    """
     import torch  # noqa: PLC0415
 
+    from hytrec.data.feature_rows import ITEM_FEATURES_FILE, FeatureRows  # noqa: PLC0415
+    from hytrec.data.item_columns import ColumnKind, ItemColumn  # noqa: PLC0415
     from hytrec.modeling.model import build_model  # noqa: PLC0415
     from hytrec.run_folder import save_run  # noqa: PLC0415
     from hytrec_benchmarks.fixtures.remember import set_to_remember  # noqa: PLC0415
@@ -409,6 +414,16 @@ def write_build_that_remembers(folder: Path, *, seed: int = 7) -> None:
     ]
     vocabulary = Vocabulary(np.arange(1000, 1000 + config.items), [b"view", b"buy"])
     save_run(folder / "run", config=config, training={}, model=model, vocabulary=vocabulary, samples=samples)
+    table = model.item_table.weight.detach().numpy()[1:-1]
+    FeatureRows(
+        columns=(
+            ItemColumn(name="sku", kind=ColumnKind.KEY),
+            ItemColumn(name="shelf", kind=ColumnKind.CATEGORY),
+            ItemColumn(name="price", kind=ColumnKind.BANDS, edges=(10.0,)),
+        ),
+        names=("price=band 0", "price=band 1", "shelf=a", "shelf=b", "shelf=c"),
+        rows=np.concatenate([generator.normal(size=(2, config.width)), table.reshape(3, 100, -1).mean(1)], dtype="f4"),
+    ).save(folder / "run" / ITEM_FEATURES_FILE)
     limits = Limits(max_events=512, max_candidates=600)
     build(BuildOptions(run=folder / "run", output=folder / "repository", limits=limits, reserve_items=16))
 

@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from hytrec.data.feature_rows import ITEM_FEATURES_FILE
 from hytrec.run_folder import Run, load_run
 from hytrec_export.exporters.fp16_weights import convert_to_fp16_weights
 from hytrec_export.exporters.live_tables import make_live, save_tables
@@ -96,7 +97,7 @@ def build(options: BuildOptions, *, progress: Progress = silent) -> Manifest:
             repository, settings=settings, vocabulary=run.vocabulary, files=files, plan=plan, tensors=tensors
         )
         if live is not None:
-            save_tables(live, repository / LIVE_TABLES_FILE)
+            _save_catalog(repository, live, run)
         golden.save(parity.golden, repository / golden.FILE_NAME)
         keep_own_files(output, repository)
         manifest = describe(
@@ -115,6 +116,13 @@ def build(options: BuildOptions, *, progress: Progress = silent) -> Manifest:
             check_built_engines(repository, manifest, progress=progress)
         put_in_place(staging, output, check_old=partial(check_replaceable, output=output))
     return manifest
+
+
+def _save_catalog(repository: Path, live: Mapping[str, Any], run: Run) -> None:
+    """What `hytrec_export.catalog` needs of a build with reserved rows."""
+    save_tables(live, repository / LIVE_TABLES_FILE)
+    if run.features is not None:
+        run.features.save(repository / ITEM_FEATURES_FILE)
 
 
 def _subject(plan: BuildPlan) -> Subject:

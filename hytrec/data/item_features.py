@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import sparse
 
+from hytrec.data.item_columns import ItemColumn
 from hytrec.data.keys import Int64Array
 
 __all__ = ["ItemFeatures"]
@@ -23,21 +24,32 @@ class ItemFeatures:
         offsets: (I + 3,) int64; the features of row r, 0 <= r <= I + 1, are `ids[offsets[r]:offsets[r + 1]]`. Padding
             and the unknown item have none.
         ids: (n,) int64, 0..F - 1.
+        columns: of the table that they were read from.
     """
 
     names: Sequence[str]
     offsets: Int64Array
     ids: Int64Array
+    columns: tuple[ItemColumn, ...] = ()
 
     def __len__(self) -> int:
         return len(self.names)
 
     @classmethod
-    def of(cls, names: Sequence[str], rows: Int64Array, ids: Int64Array, *, items: int) -> ItemFeatures:
+    def of(
+        cls,
+        names: Sequence[str],
+        rows: Int64Array,
+        ids: Int64Array,
+        *,
+        items: int,
+        columns: tuple[ItemColumn, ...] = (),
+    ) -> ItemFeatures:
         """From pairs of a row 1..I and a feature, (n,) each, in any order."""
         order = np.lexsort((ids, rows))
         counts = np.bincount(rows, minlength=items + 2)
-        return cls(names=tuple(names), offsets=np.concatenate(([0], np.cumsum(counts))), ids=ids[order])
+        offsets = np.concatenate(([0], np.cumsum(counts)))
+        return cls(names=tuple(names), offsets=offsets, ids=ids[order], columns=columns)
 
     @property
     def weights(self) -> np.ndarray[tuple[int], np.dtype[np.float32]]:

@@ -31,9 +31,9 @@ from hytrec.training.checkpoint import Epoch, Progress, Resumable
 from hytrec.training.correction import fit_correction
 from hytrec.training.devices import chosen_device, chosen_precision, device_name
 from hytrec.training.journal import JOURNAL_FILE, Journal
-from hytrec.training.options import TrainingOptions
+from hytrec.training.options import Precision, TrainingOptions
 from hytrec.training.session import Observer, Session, Silent
-from hytrec.training.side_information import add_features, plain_weights
+from hytrec.training.side_information import add_features, plain_weights, save_learned
 from hytrec.training.start import Start, begin, kept_neighbors
 from hytrec.training.trainer import Trainer
 
@@ -138,9 +138,9 @@ def train(
     )
     while not _finished(progress, options):
         session.train_epoch()
+    save_learned(features, progress.best_weights, output)
     best = _with_neighbors(config, plain_weights(trainer.average, progress.best_weights), near).to(device)
-    place = {"device": device_name(device), "precision": precision.value}
-    return _conclude(best, histories, vocabulary, config, session, source, parts, start, place)
+    return _conclude(best, histories, vocabulary, config, session, source, parts, start, device, precision)
 
 
 def _protocol(
@@ -229,7 +229,8 @@ def _conclude(
     source: dict[str, Any] | None,
     parts: Mapping[Part, Evaluation],
     start: Start,
-    place: Mapping[str, str],
+    device: torch.device,
+    precision: Precision,
 ) -> Trained:
     """Fit the reranker on the validation part, measure, and write the run folder."""
     output, options, progress = session.resumable.file.parent, session.options, session.progress
@@ -248,7 +249,8 @@ def _conclude(
         "split": session.resumable.identity["--split"],
         "target_behaviors": session.resumable.identity["--target-behavior"],
         "options": options.to_dict(),
-        **place,
+        "device": device_name(device),
+        "precision": precision.value,
         "best_epoch": progress.best_epoch,
         "epochs": len(progress.epochs),
         "minutes": round(progress.seconds / 60, 2),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -17,11 +18,12 @@ from scipy import sparse
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from hytrec.data.feature_rows import ITEM_FEATURES_FILE, FeatureRows
 from hytrec.data.histories import Histories
 from hytrec.data.item_features import ItemFeatures
 from hytrec.modeling.model import HyTRec
 
-__all__ = ["add_features", "plain_weights"]
+__all__ = ["add_features", "plain_weights", "save_learned"]
 
 BoolArray = npt.NDArray[np.bool_]
 
@@ -83,6 +85,18 @@ def add_features(model: HyTRec, features: ItemFeatures, known: Histories) -> Boo
     start = torch.from_numpy(rows).to(like)
     parametrize.register_parametrization(model.item_table, "weight", FeatureSum(features, start).to(like.device))
     return np.equal(counts, 0)
+
+
+def save_learned(features: ItemFeatures | None, weights: Mapping[str, Tensor], folder: Path) -> None:
+    """Write the features' rows to a run folder, where a model has features.
+
+    Args:
+        weights: of a model that `add_features` was called for.
+    """
+    if features is not None:
+        rows = weights["item_table.parametrizations.weight.0.rows"].detach().cpu().float().contiguous().numpy()
+        learned = FeatureRows(columns=features.columns, names=tuple(features.names), rows=rows)
+        learned.save(folder / ITEM_FEATURES_FILE)
 
 
 def plain_weights(model: HyTRec, weights: Mapping[str, Tensor]) -> Mapping[str, Tensor]:

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from hytrec_clients import Events
-from hytrec_export.catalog.editing import NewItem, add_items, remove_items
+from hytrec_export.catalog.editing import add_items, remove_items
+from hytrec_export.catalog.new_rows import NewItem
 
 pytestmark = pytest.mark.e2e
 

@@ -58,7 +58,11 @@ async def send_malformed_bytes(generator: random.Random, *, grpc: str, http: str
     else:
         target, data = grpc, generator.choice((_PREFACE, b"")) + generator.randbytes(100)
     host, port = target.rsplit(":", 1)
-    reader, writer = await asyncio.open_connection(host, int(port))
+    try:
+        reader, writer = await asyncio.open_connection(host, int(port))
+    except ConnectionError as error:
+        await asyncio.sleep(PAUSE_S)
+        return f"no connection: {error.strerror}"
     writer.write(data)
     with suppress(OSError, asyncio.TimeoutError):
         await asyncio.wait_for(reader.read(1 << 12), generator.uniform(0, MAX_CONNECTION_S))

@@ -39,6 +39,8 @@ MAX_CONNECTION_S = 0.3
 CUT_OFF_TIMEOUTS_S = (0.2, 1.0)
 MAX_SAMPLES = 400
 END_S = 2 * TIMEOUT_S
+LOOK_S = 0.25
+"""How often the server is looked at."""
 FUZZED_PER_S = (170, 34)
 """Mutated gRPC and HTTP requests: 102,000 and 20,400 within ten minutes."""
 FUZZ_END_S = 600.0
@@ -130,14 +132,26 @@ async def _act(
         amount = [max(1, round(per_s * seconds)) for per_s in FUZZED_PER_S]
         fuzzing = asyncio.get_running_loop().run_in_executor(mutated, _fuzz, ports, amount, seed)
         acting = [asyncio.create_task(workload.repeat(actor, act)) for actor, act in acts]
+        ended = asyncio.create_task(_ended(server))
         # An actor ends before the time only by an error of its own; then everything ends.
-        await asyncio.wait(acting, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait([*acting, ended], timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        if ended.done():
+            for task in acting:
+                task.cancel()
+            workload.over.set()
+            return proxy.cut
+        ended.cancel()
         async with asyncio.timeout(FUZZ_END_S + seconds):
             workload.outcomes[Actor.FUZZING, "sent"] += await fuzzing
         workload.over.set()
         async with asyncio.timeout(END_S):
             await asyncio.gather(*acting)
         return proxy.cut
+
+
+async def _ended(server: EmbeddedServer) -> None:
+    while server.returncode is None:  # noqa: ASYNC110 - a process tells of its end no other way
+        await asyncio.sleep(LOOK_S)
 
 
 def _fuzz(ports: Mapping[str, str], requests: Sequence[int], seed: int) -> int:

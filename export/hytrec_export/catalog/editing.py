@@ -7,13 +7,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from hytrec.contract import DType
 from hytrec.data.keys import AnyKeys, checked_keys
 from hytrec.data.vocabulary import Vocabulary
 from hytrec.signature import GRAPHS
 from hytrec_export.catalog.changes import CatalogChanges, exclusive
+from hytrec_export.catalog.new_rows import NewItem, NewRow, learned_features
 from hytrec_export.catalog.tables import LiveTables
 from hytrec_export.errors import OptionError, RepositoryError
 from hytrec_export.item_lists import integer_key
@@ -22,18 +22,6 @@ from hytrec_export.repository.manifest import Manifest
 from hytrec_export.settings import VOCABULARY_FILE, ServingSettings
 
 ItemKey = int | bytes
-
-
-@dataclass(frozen=True, kw_only=True)
-class NewItem:
-    """An item to add, as texts.
-
-    Args:
-        like: keys of items whose rows are averaged; none for an item that was removed and comes back.
-    """
-
-    key: str
-    like: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,26 +94,33 @@ def list_items(repository: Path) -> tuple[CatalogSummary, list[tuple[str, str]]]
 
 
 def add_items(repository: Path, items: Sequence[NewItem]) -> CatalogSummary:
-    """Give items rows, all of them or none: averages of others' rows; or bring removed ones back with their own.
+    """Give items rows (`new_rows`), all of them or none; or bring removed ones back with their own.
 
     Raises:
-        OptionError: a key is of the wrong type, known already, given twice, or like none or an unknown item; there are
-            too few free rows.
-        RepositoryError: the repository reserved no rows, or a file is missing, damaged or cannot be written.
+        OptionError: a key is of the wrong type, known already, given twice, like none or an unknown item, or has no
+            feature that the model knows; there are too few free rows.
+        RepositoryError: the repository reserved no rows, knows no features, or a file is missing, damaged or cannot be
+            written.
         VocabularyError: a key is not allowed.
     """
     with exclusive(repository):
         opened = _changeable(repository)
+        learned = learned_features(repository) if any(item.features for item in items) else None
+        tables = LiveTables(repository, opened.settings, models=[model.name for model in GRAPHS])
+        tables.apply(CatalogChanges.none(opened.settings), opened.changes)
         keys = [_key(item.key, opened.settings) for item in items]
         if len(set(keys)) < len(keys):
             twice = next(key for place, key in enumerate(keys) if key in keys[:place])
             raise OptionError(f"key {_shown(twice)} is given twice; give every item once")
         removed = set(opened.changes.removed.tolist())
-        new: list[tuple[ItemKey, list[int]]] = []
+        new: list[tuple[ItemKey, NewRow]] = []
         for key, item in zip(keys, items, strict=True):
             row = opened.row(key)
             if row is None:
-                new.append((key, _like(item, opened)))
+                if item.like or learned is None:
+                    new.append((key, NewRow.like(_like(item, opened), tables)))
+                else:
+                    new.append((key, NewRow.of_features(item, learned, tables)))
             elif row not in removed:
                 raise OptionError(f"key {item.key} is in the catalog already; give the key of a new item")
             elif item.like:
@@ -139,9 +134,7 @@ def add_items(repository: Path, items: Sequence[NewItem]) -> CatalogSummary:
                 f"{len(new)} new items are given and {free} of {opened.settings.reserved} reserved rows are free; "
                 "train and build again, or build with a larger --reserve-items"
             )
-        tables = LiveTables(repository, opened.settings, models=[model.name for model in GRAPHS])
-        tables.apply(CatalogChanges.none(opened.settings), opened.changes)
-        return _save(repository, opened, _with(opened.changes, new, tables), removed)
+        return _save(repository, opened, _with(opened.changes, new), removed)
 
 
 def remove_items(repository: Path, keys: Sequence[str]) -> CatalogSummary:
@@ -187,38 +180,19 @@ def _save(repository: Path, opened: _Opened, changes: CatalogChanges, removed: s
     return replace(opened, changes=changed).summary()
 
 
-def _with(changes: CatalogChanges, new: Sequence[tuple[ItemKey, list[int]]], tables: LiveTables) -> CatalogChanges:
-    """Changes and new items, each like the items of some rows."""
+def _with(changes: CatalogChanges, new: Sequence[tuple[ItemKey, NewRow]]) -> CatalogChanges:
     if not new:
         return changes
-    rows = [np.mean([tables.item_row(row) for row in like], 0, dtype=np.float64) for _, like in new]
-    near = [averaged_neighbors([tables.neighbors(row) for row in like]) for _, like in new]
-    ids, weights = (np.stack(column) for column in zip(*near, strict=True))
     keys: list[ItemKey] = [*changes.keys.tolist(), *(key for key, _ in new)]
+    rows = [row for _, row in new]
+    ids, weights = np.stack([row.neighbor_ids for row in rows]), np.stack([row.neighbor_weights for row in rows])
     return replace(
         changes,
         keys=checked_keys(_keys(keys), name="item"),
-        rows=np.concatenate([changes.rows, np.array(rows, np.float32)]),
+        rows=np.concatenate([changes.rows, [row.values for row in rows]]),
         neighbor_ids=np.concatenate([changes.neighbor_ids, ids]) if len(changes) else ids,
         neighbor_weights=np.concatenate([changes.neighbor_weights, weights]) if len(changes) else weights,
     )
-
-
-def averaged_neighbors(
-    lists: Sequence[tuple[NDArray[np.int32], NDArray[np.float32]]],
-) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
-    """The mean of some items' neighbors, the K largest of it, largest first."""
-    size = len(lists[0][0])
-    sums: dict[int, float] = {}
-    for ids, weights in lists:
-        for row, weight in zip(ids.tolist(), weights.tolist(), strict=True):
-            if weight > 0:
-                sums[row] = sums.get(row, 0.0) + weight / len(lists)
-    best = sorted(sums.items(), key=lambda pair: (-pair[1], pair[0]))[:size]
-    ids, weights = np.zeros(size, np.int32), np.zeros(size, np.float32)
-    for place, (row, weight) in enumerate(best):
-        ids[place], weights[place] = row, weight
-    return ids, weights
 
 
 def _like(item: NewItem, opened: _Opened) -> list[int]:

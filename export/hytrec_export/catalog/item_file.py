@@ -1,4 +1,4 @@
-"""Reads a file of new items: CSV with the columns key and like, or JSON lines."""
+"""Reads new items: CSV with the columns key and like, JSON lines, or a table of items as for a training."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from hytrec_export.catalog.editing import NewItem
+from hytrec_export.catalog.new_rows import NewItem, learned_features
 from hytrec_export.errors import OptionError
+from hytrec_export.settings import ServingSettings
 
 _JSON = frozenset({".jsonl", ".json", ".ndjson"})
 _FORM = 'give CSV with the columns key and like ("A,B"), or JSON lines as {"key": "C", "like": ["A", "B"]}'
@@ -30,6 +31,21 @@ def read_new_items(path: Path) -> list[NewItem]:
     if not items:
         raise OptionError(f"{path} holds no item; {_FORM}")
     return items
+
+
+def read_item_features(path: Path, repository: Path) -> list[NewItem]:
+    """Items of a table like that of the training of a repository's model, in order.
+
+    Raises:
+        RepositoryError: the model knows no features, or a file of the repository is missing or damaged.
+        DataError: the table is missing or damaged, has none of the training's columns, or one of another type.
+    """
+    from hytrec.data.logs.item_table import read_item_table  # noqa: PLC0415 - duckdb
+
+    learned, settings = learned_features(repository), ServingSettings.load(repository)
+    table = read_item_table(path, key_type=settings.item_key_type, columns=learned.columns)
+    keys = [key.decode(errors="surrogateescape") if isinstance(key, bytes) else str(key) for key in table.keys.tolist()]
+    return [NewItem(key=key, features=tuple(features)) for key, features in zip(keys, table.by_item(), strict=True)]
 
 
 def _csv_rows(path: Path, text: str) -> Iterator[tuple[int, tuple[Any, Any]]]:

@@ -14,7 +14,7 @@ from hytrec_export.cli.state import show_values
 from hytrec_export.errors import OptionError
 
 if TYPE_CHECKING:  # numpy: --help is not to wait for it
-    from hytrec_export.catalog.editing import NewItem
+    from hytrec_export.catalog.new_rows import NewItem
 
 items_app = typer.Typer(help="Change the catalog of a built repository, while it is served too.", no_args_is_help=True)
 
@@ -30,16 +30,22 @@ def add(
     file: Annotated[
         Path | None, typer.Option(help="Several at once: CSV, or JSON lines (.jsonl), with key and like.")
     ] = None,
+    item_table: Annotated[
+        Path | None, typer.Option(help="Several at once: a table like the --item-table of the training.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Add items, each with the average of the rows of the items that it is like, or bring removed ones back."""
-    from hytrec_export.catalog.editing import NewItem, add_items  # noqa: PLC0415
-    from hytrec_export.catalog.item_file import read_new_items  # noqa: PLC0415
+    """Add items, like others or by their features (--item-table), or bring removed ones back."""
+    from hytrec_export.catalog.editing import add_items  # noqa: PLC0415
+    from hytrec_export.catalog.item_file import read_item_features, read_new_items  # noqa: PLC0415
+    from hytrec_export.catalog.new_rows import NewItem  # noqa: PLC0415
 
-    if (key is None) == (file is None):
-        raise OptionError("give one item, --key KEY --like A,B, or --file with several")
-    if file is not None:
-        items: list[NewItem] = read_new_items(file)
+    if sum(given is not None for given in (key, file, item_table)) != 1:
+        raise OptionError("give one item, --key KEY --like A,B, or several by --file or --item-table")
+    if item_table is not None:
+        items: list[NewItem] = read_item_features(item_table, repository)
+    elif file is not None:
+        items = read_new_items(file)
     else:
         items = [NewItem(key=key or "", like=tuple(part for part in like.split(",") if part))]
     show_values(asdict(add_items(repository, items)), as_json=as_json)

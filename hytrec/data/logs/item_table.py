@@ -14,23 +14,21 @@ import duckdb
 import numpy as np
 
 from hytrec.contract import DType
+from hytrec.data.item_columns import ColumnKind, ItemColumn
 from hytrec.data.item_features import ItemFeatures
 from hytrec.data.keys import Int64Array, Keys
 from hytrec.data.logs.engine import Engine, identifier, literal, opened_engine, reading_error
 from hytrec.data.logs.files import Format, decoded, found_files
-from hytrec.data.logs.key_columns import INTEGERS, key_value, text_value
+from hytrec.data.logs.item_values import Values, chosen_column, told, values_of
+from hytrec.data.logs.key_columns import key_value
 from hytrec.data.logs.names import well_known
 from hytrec.data.vocabulary import Vocabulary
 from hytrec.errors import DataError
 
 __all__ = ["ItemTable", "read_item_table"]
 
-BANDS = 16
 MAX_FEATURES = 4_096
 """The most common ones are kept; more would not be told apart by a training either."""
-_MAX_WHOLE_CATEGORIES = 64
-_NUMBERS = ("DOUBLE", "FLOAT", "HUGEINT", *INTEGERS)
-_MOMENTS = ("DATE", "TIMESTAMP")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -41,6 +39,7 @@ class ItemTable:
         keys: (n,) of the items, of the log's type.
         values: pairs of a place in `keys` and a value as "genre=Action", (m,) each.
         columns: what became of every column, in a few words, by name.
+        used: columns that became features, and the keys'.
     """
 
     path: Path | str
@@ -48,6 +47,7 @@ class ItemTable:
     places: Int64Array
     values: np.ndarray[tuple[int], np.dtype[np.object_]]
     columns: dict[str, str] = field(default_factory=dict)
+    used: tuple[ItemColumn, ...] = ()
 
     def joined(self, vocabulary: Vocabulary) -> Vocabulary:
         """The log's items and those that only this table knows, in the order of their keys."""
@@ -65,11 +65,23 @@ class ItemTable:
         rows = vocabulary.item_rows(self.keys)[self.places]
         there = ids >= 0
         items = len(vocabulary.item_keys)
-        return ItemFeatures.of(names[kept].tolist(), rows[there], ids[there], items=items)
+        return ItemFeatures.of(names[kept].tolist(), rows[there], ids[there], items=items, columns=self.used)
+
+    def by_item(self) -> list[list[str]]:
+        """The values of every item, in the order of `keys`."""
+        found: list[list[str]] = [[] for _ in range(len(self.keys))]
+        for place, value in zip(self.places.tolist(), self.values.tolist(), strict=True):
+            found[place].append(value)
+        return found
 
 
 def read_item_table(
-    path: Path | str, *, key_type: DType, item_column: str | None = None, encoding: str | None = None
+    path: Path | str,
+    *,
+    key_type: DType,
+    item_column: str | None = None,
+    encoding: str | None = None,
+    columns: tuple[ItemColumn, ...] | None = None,
 ) -> ItemTable:
     """Read a table of items: Parquet, separated text with a header, JSON lines, RecBole .item.
 
@@ -78,9 +90,12 @@ def read_item_table(
         key_type: of the log's item keys.
         item_column: name of the key's column in the log: taken where the table has it; else one that is well known.
         encoding: of text files; UTF-8 by default.
+        columns: of the table of a training, for items that come after it: read as those were, and whatever one item has
+            is kept. What columns become features is found out by default.
 
     Raises:
-        DataError: the table is missing or damaged, has no column of keys, an item twice, or nothing that items share.
+        DataError: the table is missing or damaged, has no column of keys, an item twice, nothing that items share, or
+            none of `columns`, or one as something else.
     """
     with opened_engine(None) as engine:
         files = found_files([path], folder=engine.folder)
@@ -93,7 +108,8 @@ def read_item_table(
                 Format.JSON: f"read_json([{paths}], union_by_name = true)",
                 Format.TEXT: f"read_csv([{paths}], header = true, all_varchar = true, sample_size = -1)",
             }[files[0].format]
-            return _Reading(engine, files[0].path, source).table(key_type, item_column)
+            item_column = next((own.name for own in columns or () if own.kind is ColumnKind.KEY), item_column)
+            return _Reading(engine, files[0].path, source).table(key_type, item_column, columns)
         except duckdb.OutOfMemoryException:
             raise
         except duckdb.Error as error:
@@ -107,35 +123,72 @@ class _Reading:
         self._kinds = engine.types("source")
         del self._kinds["line"]
 
-    def table(self, key_type: DType, item_column: str | None) -> ItemTable:
+    def table(self, key_type: DType, item_column: str | None, columns: tuple[ItemColumn, ...] | None) -> ItemTable:
         key = self._key_column(item_column)
         keys, lines = self._keys(key, key_type)
         places = np.full(int(lines.max()) + 1, -1)
         places[lines] = np.arange(lines.size)
-        found: list[tuple[Int64Array, Any]] = []
-        told: dict[str, str] = {}
-        for name, kind in self._kinds.items():
-            if name != key:
-                own_lines, own_values, told[name] = self._column(name, kind)
-                there = own_lines < places.size
-                own_lines, own_values = own_lines[there], own_values[there]
-                kept = places[own_lines] >= 0
-                label = name.partition(":")[0]
-                values = np.array([f"{label}={value}" for value in own_values[kept]], dtype=object)
-                found.append((places[own_lines[kept]], values))
-        if not any(values.size for _, values in found):
-            columns = "; ".join(f"{name}: {what}" for name, what in told.items()) or "no other columns"
+        others = {name: kind for name, kind in self._kinds.items() if name != key}
+        found, words = self._shared(others) if columns is None else self._known(others, columns)
+        own: list[tuple[Int64Array, Any]] = []
+        for column, (own_lines, values) in found:
+            kept = np.isin(own_lines, lines)
+            labelled = np.array([f"{column.name}={value}" for value in values[kept]], dtype=object)
+            own.append((places[own_lines[kept]], labelled))
+        if columns is None and not any(values.size for _, values in own):
+            said = "; ".join(f"{name}: {what}" for name, what in words.items()) or "no other columns"
             raise DataError(
-                f"{self._path} says nothing that items share ({columns}); give a table with a category, a price or "
+                f"{self._path} says nothing that items share ({said}); give a table with a category, a price or "
                 "another column that several items have in common"
             )
         return ItemTable(
             path=self._path,
             keys=keys,
-            places=np.concatenate([own for own, _ in found]),
-            values=np.concatenate([values for _, values in found]),
-            columns=told,
+            places=np.concatenate([places for places, _ in own]),
+            values=np.concatenate([values for _, values in own]),
+            columns=words,
+            used=(
+                ItemColumn(name=key.partition(":")[0], kind=ColumnKind.KEY),
+                *(column for column, _ in found),
+            ),
         )
+
+    def _shared(self, names: dict[str, str]) -> tuple[list[tuple[ItemColumn, Values]], dict[str, str]]:
+        """Values that items share, by column; and what became of every column, in a few words."""
+        found: list[tuple[ItemColumn, Values]] = []
+        words: dict[str, str] = {}
+        for name, kind in names.items():
+            column = chosen_column(self._engine, name, kind)
+            if isinstance(column, str):
+                words[name] = column
+                continue
+            values = values_of(self._engine, name, kind, column, shared=True)
+            words[name] = told(column, values)
+            if values[0].size:
+                found.append((column, values))
+        return found, words
+
+    def _known(
+        self, names: dict[str, str], columns: tuple[ItemColumn, ...]
+    ) -> tuple[list[tuple[ItemColumn, Values]], dict[str, str]]:
+        """All values of columns that a training knew."""
+        plain = {name.partition(":")[0]: name for name in names}
+        columns = tuple(column for column in columns if column.kind is not ColumnKind.KEY)
+        found = []
+        for column in columns:
+            if column.name in plain:
+                name = plain[column.name]
+                try:
+                    values = values_of(self._engine, name, names[name], column, shared=False)
+                except DataError as error:
+                    raise DataError(f"{self._path}: {error}") from error
+                found.append((column, values))
+        if not found:
+            raise DataError(
+                f"{self._path} has the columns {', '.join(names) or 'none'} beside the items; the model was trained "
+                f"with {', '.join(column.name for column in columns)}: name them so"
+            )
+        return found, {plain[column.name]: told(column, values) for column, values in found}
 
     def _key_column(self, item_column: str | None) -> str:
         names = list(self._kinds)
@@ -176,59 +229,3 @@ class _Reading:
             return keys.astype(np.int64), lines
         encoded = [text.encode() for text in keys]
         return np.array(encoded, dtype=f"S{max(map(len, encoded))}"), lines
-
-    def _column(self, name: str, kind: str) -> tuple[Int64Array, Any, str]:
-        """Lines and values of a column, and what became of it."""
-        column = identifier(name)
-        declared = name.rpartition(":")[2] if ":" in name else ""
-        if kind.endswith("[]") and kind[:-2] in {"VARCHAR", *_NUMBERS}:
-            return self._categories(f"SELECT line, unnest({column})::VARCHAR AS value FROM source", "list")
-        if kind in {"BOOLEAN", "UUID"} or kind.startswith("ENUM"):
-            return self._categories(f"SELECT line, {column}::VARCHAR AS value FROM source", "category")
-        if kind == "VARCHAR" and declared != "float":
-            text = text_value(column)
-            blank = declared == "token_seq"
-            numbers, several, whole = self._engine.row(
-                f"SELECT count({text}) = count(TRY_CAST({text} AS DOUBLE)), "
-                f"coalesce(bool_or(contains({text}, '|')), false), count({text}) FROM source"
-            )
-            if not whole:
-                return _nothing("empty")
-            if several or blank:
-                split = f"unnest(string_split({text}, {literal(' ' if blank else '|')}))"
-                return self._categories(f"SELECT line, {split} AS value FROM source", "list")
-            if declared == "token" or not numbers:
-                return self._categories(f"SELECT line, trim({text}) AS value FROM source", "category")
-        elif not (kind in _NUMBERS or kind.startswith(("DECIMAL", "VARCHAR", *_MOMENTS))):
-            return _nothing(f"left out, of type {kind}")
-        value = f"epoch({column})" if kind.startswith(_MOMENTS) else f"TRY_CAST({column} AS DOUBLE)"
-        return self._numbers(value)
-
-    def _numbers(self, value: str) -> tuple[Int64Array, Any, str]:
-        """Whole numbers of few values are categories; others fall into bands of as many items each."""
-        query = f"SELECT line, {value} AS value FROM source WHERE isfinite({value})"
-        lines, numbers = self._engine.arrays(query)
-        different = np.unique(numbers)
-        if not different.size:
-            return _nothing("empty")
-        if different.size <= _MAX_WHOLE_CATEGORIES and (different == np.round(different)).all():
-            return self._categories(f"SELECT line, value::BIGINT::VARCHAR AS value FROM ({query})", "category")
-        edges = np.unique(np.quantile(numbers, np.arange(1, BANDS) / BANDS))
-        bands = np.searchsorted(edges, numbers, side="right")
-        return lines, np.array([f"band {band}" for band in bands], dtype=object), f"{np.unique(bands).size} bands"
-
-    def _categories(self, query: str, what: str) -> tuple[Int64Array, Any, str]:
-        """Values that at least two items share."""
-        shared = (
-            f"WITH pairs AS (SELECT DISTINCT line, value FROM ({query}) WHERE trim(value) <> '') "
-            "SELECT line, value FROM pairs "
-            "WHERE value IN (SELECT value FROM pairs GROUP BY value HAVING count(*) > 1) ORDER BY line, value"
-        )
-        lines, values = self._engine.arrays(shared)
-        if not lines.size:
-            return _nothing("left out, no two items share a value")
-        return lines, values, f"{what} of {np.unique(values.astype(str)).size:,} shared values"
-
-
-def _nothing(what: str) -> tuple[Int64Array, Any, str]:
-    return np.empty(0, np.int64), np.empty(0, dtype=object), what

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,16 @@ def test_its_figures_are_those_that_have_bounds(tmp_path: Path, monkeypatch: pyt
     assert figures["build_seconds_ratio_1m_over_100k"] == figures["build_core_seconds_ratio_1m_over_100k"] == 1
     assert figures["table_mb_1m"] == 2
     assert "build_seconds_ratio_1m_over_100k" in BOUNDS
+
+
+def test_one_size_alone_is_written_down(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(catalogue, "measure_one", lambda _, config: {"table_mb": config.items * config.width / 3})
+    output = tmp_path / "reports" / "catalogue.json"
+    catalogue.main(["--items", "10", "--width", "8", "--folder", str(tmp_path), "--output", str(output)])
+    found = json.loads(output.read_text())
+    assert (found["items"], found["width"], found["table_mb"]) == (10, 8, 26.6667)
+    assert found["machine_cpu"]
+    assert list(tmp_path.glob("hytrec-catalogue-*")) == []
 
 
 @pytest.mark.e2e

@@ -11,7 +11,8 @@ import pytest
 from hytrec_export.bulk.list_options import ListOptions
 from hytrec_export.bulk.rebuild import rebuild
 from hytrec_export.bulk.recommend_all import recommend_all
-from hytrec_export.catalog.editing import NewItem, add_items, remove_items
+from hytrec_export.catalog.editing import add_items, remove_items
+from hytrec_export.catalog.new_rows import NewItem
 from hytrec_export.catalog.watch import Catalog
 from hytrec_export.errors import OptionError
 from hytrec_export.serving.store_model import store_model

@@ -15,8 +15,9 @@ from typer.testing import CliRunner
 from hytrec.errors import HytrecError
 from hytrec.signature import GRAPHS
 from hytrec_export.catalog.changes import CatalogChanges
-from hytrec_export.catalog.editing import NewItem, add_items, averaged_neighbors, list_items, remove_items
+from hytrec_export.catalog.editing import add_items, list_items, remove_items
 from hytrec_export.catalog.item_file import read_new_items
+from hytrec_export.catalog.new_rows import NewItem, averaged_neighbors
 from hytrec_export.catalog.tables import LiveTables
 from hytrec_export.catalog.watch import Catalog
 from hytrec_export.cli.app import app
@@ -201,7 +202,8 @@ _KILLED = """
 import os, sys
 from pathlib import Path
 import hytrec_export.catalog.changes as changes
-from hytrec_export.catalog.editing import NewItem, add_items, list_items
+from hytrec_export.catalog.editing import add_items, list_items
+from hytrec_export.catalog.new_rows import NewItem
 
 repository = Path(sys.argv[1])
 
@@ -276,4 +278,6 @@ def test_the_commands(repository: Path) -> None:
     listed = json.loads(run("list", str(repository), "--json").stdout)
     assert listed["changed"] == {"1003": "built, removed", "500": "added, removed"}
     assert "1003  built, removed" in run("list", str(repository)).stdout
-    assert "give one item, --key KEY --like A,B, or --file" in str(run("add", str(repository)).exception)
+    assert "give one item, --key KEY --like A,B, or several by --file or --item-table" in str(
+        run("add", str(repository)).exception
+    )

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from hytrec.data.vocabulary import Vocabulary
 from hytrec.signature import ENCODER, GRAPHS, ITEM_ROWS
 from hytrec_export.catalog.changes import CatalogChanges
-from hytrec_export.catalog.editing import NewItem, add_items, remove_items
+from hytrec_export.catalog.editing import add_items, remove_items
+from hytrec_export.catalog.new_rows import NewItem
 from hytrec_export.catalog.tables import LiveTables
 from hytrec_export.catalog.watch import RETRY_S, CatalogWatch
 from hytrec_export.errors import GraphError, RepositoryError

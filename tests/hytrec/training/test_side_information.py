@@ -78,6 +78,12 @@ def test_items_that_nobody_had_are_ranked_by_their_features(sizes: ModelConfig, 
     assert gains[0] > 2 * gains[1]
     run = load_run(tmp_path / "False")
     torch.testing.assert_close(run.model.item_table.weight, trained[0].model.item_table.weight)
+    assert run.features is not None
+    assert load_run(tmp_path / "True").features is None
+    for row in ROWS[IS_NEW]:  # what a later item of the same features is given
+        made = run.features.item_row([f"group={GROUP_OF[row - 1]}"])
+        assert made is not None
+        torch.testing.assert_close(torch.from_numpy(made), run.model.item_table.weight[int(row)])
 
 
 def test_rows_of_items_with_events_stay_and_others_are_their_features(small: HyTRec) -> None:

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import duckdb
 import numpy as np
 import pytest
+from safetensors import safe_open
+from safetensors.numpy import save_file
 
 from hytrec.contract import DType
+from hytrec.data.feature_rows import FeatureRows
+from hytrec.data.item_columns import ColumnKind, ItemColumn
 from hytrec.data.item_features import ItemFeatures
-from hytrec.data.logs.item_table import BANDS, MAX_FEATURES, ItemTable, read_item_table
+from hytrec.data.logs.item_table import MAX_FEATURES, ItemTable, read_item_table
+from hytrec.data.logs.item_values import BANDS
 from hytrec.data.vocabulary import Vocabulary
 from hytrec.errors import DataError
 
@@ -182,3 +188,94 @@ def test_rows_have_length_one() -> None:
     same = ItemFeatures.of(["a", "b", "c"], np.array([1, 2, 2, 2]), np.array([0, 0, 1, 2]), items=3)
     other = ItemFeatures.of(["a", "b", "d"], np.array([1, 2, 2, 2]), np.array([0, 0, 1, 2]), items=3)
     assert same.digest() == features.digest() != other.digest()
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet", "json", "item"])
+def test_later_items_are_read_as_the_training_read_its_own(tmp_path: Path, kind: str) -> None:
+    head = "sku,category,tags,price,shelf"
+    rows = [f"{item},c{item % 3},t{item % 2}|t{item % 5},{item * 1.5},{item % 4}" for item in range(1, 101)]
+    every = written(tmp_path / "items.csv", "\n".join([head, *rows]) + "\n")
+    table = read_item_table(every, key_type=DType.INT64)
+    assert [(column.name, column.kind.value, len(column.edges)) for column in table.used] == [
+        ("sku", "key", 0),
+        ("category", "category", 0),
+        ("tags", "list", 0),
+        ("price", "bands", BANDS - 1),
+        ("shelf", "whole", 0),
+    ]
+    few = [*rows[10:12], "200,new,t1|other,1e9,7", "201,,,,", "202,c1,,,1.5"]
+    path = written(tmp_path / "later.csv", "\n".join([head, *few]) + "\n")
+    columns = table.used
+    if kind == "item":
+        path = tmp_path / "later.item"
+        lines = ["\t".join(line.replace("|", " ").split(",")) for line in few]
+        written(path, "\n".join(["sku:token\tcategory:token\ttags:token_seq\tprice:float\tshelf:float", *lines]) + "\n")
+        columns = tuple(replace(own, kind=ColumnKind.WORDS) if own.name == "tags" else own for own in columns)
+    elif kind != "csv":
+        source = f"(SELECT * EXCLUDE tags, string_split(tags, '|') AS tags FROM '{path}')"  # noqa: S608
+        path = tmp_path / f"later.{kind}"
+        duckdb.sql(f"COPY {source} TO '{path}' (FORMAT {kind})")
+    later = read_item_table(path, key_type=DType.INT64, columns=columns)
+    new = {key: set(values) for key, values in zip(later.keys.tolist(), later.by_item(), strict=True)}
+    known = values_of(table)
+    assert {key: new[key] for key in (11, 12)} == {key: known[key] for key in (11, 12)}
+    assert new[200] == {"category=new", "tags=t1", "tags=other", "price=band 15", "shelf=7"}
+    assert new[201] == set()
+    assert new[202] == {"category=c1"}  # a shelf of 1.5 is none
+
+
+def test_times_of_later_items_fall_into_the_bands_of_the_training(tmp_path: Path) -> None:
+    path = tmp_path / "items.parquet"
+    source = "SELECT range AS item_id, DATE '2020-01-01' + range::INTEGER AS since FROM range(1, 1601)"
+    duckdb.sql(f"COPY ({source}) TO '{path}' (FORMAT parquet)")
+    table = read_item_table(path, key_type=DType.INT64)
+    assert [column.kind for column in table.used] == [ColumnKind.KEY, ColumnKind.TIME_BANDS]
+    later = written(
+        tmp_path / "later.csv", "item_id,since\n1,1999-12-31\n2,2020-01-03\n3,2030-01-01 12:00:00\n4,soon\n"
+    )
+    new = read_item_table(later, key_type=DType.INT64, columns=table.used)
+    assert new.by_item() == [["since=band 0"], ["since=band 0"], ["since=band 15"], []]
+
+
+def test_columns_of_another_type_than_the_trainings_are_told(tmp_path: Path) -> None:
+    table = read_item_table(written(tmp_path / "items.csv", TABLE), key_type=DType.INT64)
+    path = tmp_path / "later.parquet"
+    for made, message in (
+        ("DATE '2020-01-01' AS price", r"column 'price' is of type DATE; the model was trained with numbers there"),
+        (
+            "{'a': 1} AS category",
+            r"column 'category' is of type STRUCT\(a INTEGER\); the model was trained with categories",
+        ),
+    ):
+        duckdb.sql(f"COPY (SELECT 5 AS sku, {made}) TO '{path}' (FORMAT parquet)")
+        with pytest.raises(DataError, match=message):
+            read_item_table(path, key_type=DType.INT64, columns=table.used)
+    renamed = written(tmp_path / "renamed.csv", "sku,kind\n5,shoes\n")
+    message = r"has the columns kind beside the items; the model was trained with category, tags, price: name them so"
+    with pytest.raises(DataError, match=message):
+        read_item_table(renamed, key_type=DType.INT64, columns=table.used)
+
+
+def test_rows_of_features_are_kept_and_damage_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "item_features.safetensors"
+    columns = (ItemColumn(name="price", kind=ColumnKind.BANDS, edges=(0.1, 1 / 3)),)
+    FeatureRows(columns=columns, names=("a=x", "b=ü"), rows=np.array([[3, 4], [1, 2]], np.float32)).save(path)
+    kept = FeatureRows.load(path)
+    assert (kept.columns, kept.names) == (columns, ("a=x", "b=ü"))
+    made = kept.item_row(["b=ü", "c=other", "a=x", "a=x"])
+    assert made is not None
+    np.testing.assert_allclose(made, np.array([4, 6]) / np.sqrt(2))
+    assert kept.item_row(["c=other"]) is None
+    with pytest.raises(FileNotFoundError):
+        FeatureRows.load(tmp_path / "none")
+    for damage in (path.read_bytes()[:-3], b"", b"x" * 100):
+        path.write_bytes(damage)
+        with pytest.raises(DataError, match=r"is damaged \(.*\); bring it back from a copy, or train again"):
+            FeatureRows.load(path)
+    FeatureRows(columns=columns, names=("a=x",), rows=np.array([[3, 4], [1, 2]], np.float32)).save(path)
+    with pytest.raises(DataError, match=r"is damaged \(rows float32 \(2, 2\)\); train again"):
+        FeatureRows.load(path)
+    with safe_open(path, "numpy") as file:
+        save_file({"rows": file.get_tensor("rows")}, path, metadata=file.metadata() | {"format_version": "2"})
+    with pytest.raises(DataError, match="has format version 2; this hytrec reads 1: train again"):
+        FeatureRows.load(path)
