@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +17,8 @@ import pytest
 
 from hytrec_benchmarks.faults.event_ledger import EventLedger
 from hytrec_benchmarks.fixtures.in_process import onnx_chain
+from hytrec_benchmarks.fixtures.serving import serving
+from hytrec_benchmarks.soak import running
 from hytrec_benchmarks.soak.actors import Actor
 from hytrec_benchmarks.soak.checking import Sample, compare
 from hytrec_benchmarks.soak.running import soak
@@ -28,6 +35,24 @@ def test_a_short_soak_finds_nothing(built: Any, tmp_path: Path, seconds: float) 
     assert found.cut > 0
     assert found.outcomes[Actor.FUZZING, "sent"] > 100 * seconds
     assert json.loads(json.dumps(found.to_dict()))["responses"]["compared"] > 5
+
+
+def test_the_end_of_the_server_is_told_and_ends_the_soak(
+    built: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @contextmanager
+    def killed(*arguments: Any, **options: Any) -> Iterator[Any]:
+        with serving(*arguments, **options) as (server, store):
+            timer = threading.Timer(1.0, os.kill, (server.pid, signal.SIGKILL))
+            timer.start()
+            yield server, store
+            timer.join()
+
+    monkeypatch.setattr(running, "serving", killed)
+    monkeypatch.setattr(running, "FUZZED_PER_S", (0.01, 0.01))
+    found = soak(built.repository, tmp_path, seconds=600.0, seed=3)
+    assert found.seconds < 60
+    assert any(line.startswith("the server crashed: tritonserver ended with status -9") for line in found.failures())
 
 
 def test_a_wrong_response_is_noticed(built: Any) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections import Counter
+import re
+import time
+from collections import Counter, deque
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -30,6 +32,8 @@ SHORT_TIMEOUTS_S = (0.001, 0.03)
 """Range of the short deadlines, and of the time after which a request is cancelled: about a request's latency."""
 RETRIED = 0.7
 """Share of the requests without a response that are retried; the outcome of the others stays unknown."""
+MAX_ABANDONED, ABANDONED_S = 100, 600.0
+"""So many at most within ten minutes: each leaves a client slot in users' heads for so long, which hold 256 of them."""
 TOP_K = 10
 ONE_ATTEMPT = RetryPolicy(min_attempt_s=0)
 
@@ -75,6 +79,15 @@ class Workload:
     outcomes: Counter[tuple[Actor, str]] = field(default_factory=Counter)
     request_ids: RequestIds = field(default_factory=RequestIds)
     over: asyncio.Event = field(default_factory=asyncio.Event)
+    abandoned: deque[float] = field(default_factory=lambda: deque(maxlen=MAX_ABANDONED))
+
+    def may_abandon(self) -> bool:
+        """Whether a request may be left without a retry; counts it where it may."""
+        now = time.monotonic()
+        if self.abandoned.maxlen == len(self.abandoned) and now - self.abandoned[0] < ABANDONED_S:
+            return False
+        self.abandoned.append(now)
+        return True
 
     async def repeat(self, actor: Actor, act: Callable[[], Awaitable[str]]) -> None:
         """Let one actor act until it is over, and count the outcomes."""
@@ -82,7 +95,7 @@ class Workload:
             try:
                 outcome = await act()
             except ClientError as error:
-                outcome = f"{type(error).__name__} {getattr(error, 'code', '')}".strip()
+                outcome = f"{type(error).__name__}: {re.sub(r'[0-9a-f]*[0-9][0-9a-f]*', '#', str(error))[:200]}"
             self.outcomes[actor, outcome] += 1
             await asyncio.sleep(0)
 
@@ -152,7 +165,7 @@ class SharedUserClient:
         return user, events, workload.request_ids.take()
 
     async def _retry(self, user: str, events: Events, request_id: bytes) -> str:
-        if self._workload.random.random() > RETRIED:
+        if self._workload.random.random() > RETRIED and self._workload.may_abandon():
             return "abandoned"
         await self._complete(self._retrying, user, events, request_id, timeout_s=TIMEOUT_S)
         return "retried"

@@ -19,13 +19,15 @@ largest batch so far, and stays there: of 600 s the first two minutes or so."""
 LONG_S = 300.0
 SLACK = {"threads": 4.0, "files": 24.0, "used_bytes": float(1 << 20)}
 """What comes and goes with connections, and pages of a store."""
+EVENT_BYTES, FORGOTTEN_BYTES = 32, 100
+"""What a store keeps of an event, and of a user who was forgotten: a tombstone and the ids of applied requests."""
 GROWTH = 1.1
 MEMORY_GROWTH, SHORT_MEMORY_GROWTH = 1.05, 1.5
 """Of a soak of five minutes and more, and of a shorter one, most of which is warming up."""
 
 
 ResourceSample = Mapping[str, int]
-"""Usage of the server's processes, and live bytes of its store, by name."""
+"""Usage of the server's processes, live bytes of its store, and those that it may have (`kept_bytes`), by name."""
 
 
 async def watch(
@@ -34,7 +36,8 @@ async def watch(
     """Read the store and sample the server until it is over."""
     while not over.is_set():
         ledger.read(store)
-        samples.append(use_of_server(pid) | {"used_bytes": store.stat().used_bytes})
+        kept = sum(FORGOTTEN_BYTES if own.closed else EVENT_BYTES * own.count for own in ledger.users.values())
+        samples.append(use_of_server(pid) | {"used_bytes": store.stat().used_bytes, "kept_bytes": kept})
         await asyncio.sleep(INTERVAL_S)
 
 
@@ -51,10 +54,14 @@ def growth(samples: Sequence[ResourceSample]) -> dict[str, tuple[float, float]]:
 
 def leaks(growth_of: dict[str, tuple[float, float]], *, seconds: float) -> Iterator[str]:
     """One line for everything that grew by more than it may."""
+    kept_first, kept_last = growth_of.get("kept_bytes", (0.0, 0.0))
     for name, (first, last) in growth_of.items():
+        if name == "kept_bytes":
+            continue
         if name == "anonymous_bytes":
             limit = first * (MEMORY_GROWTH if seconds >= LONG_S else SHORT_MEMORY_GROWTH)
         else:
             limit = first * GROWTH + SLACK[name]
+            limit += kept_last - kept_first if name == "used_bytes" else 0.0
         if last > limit:
             yield f"{name} grew from {first:,.0f} to {last:,.0f}; at most {limit:,.0f} is allowed"

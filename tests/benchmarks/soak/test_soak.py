@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from hytrec_benchmarks.soak.actors import Actor
+from hytrec_benchmarks.faults.event_ledger import EventLedger
+from hytrec_benchmarks.soak import actors
+from hytrec_benchmarks.soak.actors import ABANDONED_S, MAX_ABANDONED, Actor, Workload
 from hytrec_benchmarks.soak.checking import Comparison, Reservoir, Sample
 from hytrec_benchmarks.soak.report import Soak, explanation
 from hytrec_benchmarks.soak.watching import ResourceSample, growth, leaks
+from hytrec_clients import Unavailable
 
 
 def test_only_so_many_responses_are_kept() -> None:
@@ -35,6 +39,46 @@ def test_growth_is_reported_once_the_server_is_warm() -> None:
         "threads grew from 10 to 40; at most 15 is allowed",
     ]
     assert len(list(leaks(grown, seconds=20))) == 1, "a short soak is warming up"
+
+
+def test_a_store_may_grow_by_what_it_has_to_keep() -> None:
+    kept = {"used_bytes": (1e6, 5e6), "kept_bytes": (0.5e6, 3.5e6)}
+    assert list(leaks(kept, seconds=600)) == []
+    (told,) = leaks({**kept, "kept_bytes": (0.5e6, 1e6)}, seconds=600)
+    assert told == "used_bytes grew from 1,000,000 to 5,000,000; at most 2,648,576 is allowed"
+
+
+def one_user() -> Workload:
+    return Workload(
+        ledger=EventLedger(["ada"], item_keys=[1], seed=0),
+        responses=Reservoir(size=1, random=random.Random(0)),
+        users=["ada"],
+        candidates=[1],
+        max_backfill=1,
+        random=random.Random(0),
+    )
+
+
+def test_requests_are_abandoned_so_often_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    workload, now = one_user(), 1000.0
+    monkeypatch.setattr(actors.time, "monotonic", lambda: now)
+    assert sum(workload.may_abandon() for _ in range(3 * MAX_ABANDONED)) == MAX_ABANDONED
+    now += ABANDONED_S
+    assert workload.may_abandon()
+
+
+def test_an_unexpected_error_is_told_without_what_differs_each_time() -> None:
+    workload = one_user()
+
+    async def act() -> str:
+        if workload.outcomes.total():
+            workload.over.set()
+        raise Unavailable(
+            f"attempts: {workload.outcomes.total()}; retry with request_id 0a1b", attempts=1, request_id=None
+        )
+
+    asyncio.run(workload.repeat(Actor.WRITER, act))
+    assert dict(workload.outcomes) == {(Actor.WRITER, "Unavailable: attempts: #; retry with request_id #"): 2}
 
 
 UNANSWERED = {Actor.INVALID, Actor.MALFORMED, Actor.FUZZING}
