@@ -9,19 +9,23 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from hytrec.contract import Ensemble, Step
+from hytrec.contract import Ensemble, Step, next_name
 from hytrec.signature import (
     APPEND,
     CANDIDATE_KEYS,
     ENCODER,
     ITEM_ROWS,
+    LAST_MEMORY,
+    MEMORY,
     RANK,
     RECOMMEND,
     RERANKER,
     RETRIEVER,
     RETURNED_KEYS,
     RETURNED_SCORES,
+    ROW_TIMES,
     SCORES,
+    STATE,
     STATE_LOAD,
     STATE_SAVE,
 )
@@ -61,7 +65,8 @@ def endpoint_of(requested_outputs: frozenset[str]) -> Ensemble:
 class FusedPipeline:
     """Runs server batches of any mix of endpoints; each step runs once, for all requests that take it.
 
-    An append runs the encoder only where a snapshot is due: its events are the truth, and the state can wait.
+    An append runs the encoder only where a snapshot is due: its events are the truth, and the state can wait. Nor does
+    a ranking whose state is that of the last event: the encoder would change no number of it.
 
     Args:
         steps: by model name.
@@ -112,10 +117,21 @@ class _InFlight:
     def absorb(self, name: str, result: StepResult) -> None:
         self.result = result
         if name == STATE_LOAD.name and not isinstance(result, Exception):
-            self._encodes = ITEM_ROWS.name in result
+            self._encodes = ITEM_ROWS.name in result and np.count_nonzero(result[ROW_TIMES.name]) > 0
+            if ITEM_ROWS.name in result and not self._encodes:
+                self._pass_on(ENCODER.name, _unchanged(result))
         if not isinstance(result, Exception):
-            wiring = self._steps[name].outputs
-            self._tensors.update({outer: result[inner] for inner, outer in wiring.items() if inner in result})
+            self._pass_on(name, result)
+
+    def _pass_on(self, name: str, outputs: Mapping[str, NDArray[Any]]) -> None:
+        wiring = self._steps[name].outputs
+        self._tensors.update({outer: outputs[inner] for inner, outer in wiring.items() if inner in outputs})
+
+
+def _unchanged(loaded: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    """What the encoder makes of a state and padding alone (docs/DESIGN.md, section 3)."""
+    state = {next_name(tensor.name): loaded[tensor.name] for tensor in STATE}
+    return state | {LAST_MEMORY.name: loaded[MEMORY.name][:, -1]}
 
 
 def _wrong_endpoint(request: PipelineRequest) -> InputError | None:

@@ -74,6 +74,7 @@ def test_a_call_of_padding_alone_leaves_the_state_exactly_as_it_is(built: Path) 
         after = runner.infer(state | events)
     for name, before in state.items():
         assert np.array_equal(after[f"next_{name}"][1], before[1]), name
+    assert np.array_equal(after["last_memory"][1], state["memory"][1, -1])
 
 
 def test_the_graph_of_sessions_carries_copies_of_its_state(built: Path, with_carried_state: Any) -> None:

@@ -18,12 +18,16 @@ from hytrec.signature import (
     ENSEMBLES,
     FUSED,
     FUSED_ENSEMBLES,
+    LAST_MEMORY,
+    MEMORY,
     RANK,
     RAW_SCORES,
     RECEIPT,
     RECOMMEND,
     RERANKER,
     RETRIEVER,
+    ROW_TIMES,
+    STATE,
     STATE_LOAD,
     STATE_SAVE,
     USER_ID,
@@ -120,6 +124,32 @@ def test_an_append_that_needs_no_state_skips_the_encoder() -> None:
     saved, due, _ = steps.given[STATE_SAVE.name]
     assert set(saved) == {CALL_CONTEXT.name}
     assert set(due) > {CALL_CONTEXT.name, next_name(WINDOW_ITEMS.name)}
+
+
+def test_a_ranking_without_events_to_encode_skips_the_encoder() -> None:
+    memory = np.arange(24.0).reshape(1, 3, 2, 2, 2)
+
+    class Loads(Execution):
+        """Load finds events for one of the users alone, and padding for the others."""
+
+        def _one(self, model: Model, place: int, inputs: Inputs) -> StepResult:
+            result = super()._one(model, place, inputs)
+            if model is STATE_LOAD and not isinstance(result, Exception):
+                times = [0, 7] if inputs[USER_ID.name] == ["news"] else [0, 0]
+                result |= {ROW_TIMES.name: np.array([times]), MEMORY.name: memory + place}
+            return result
+
+    steps = Loads()
+    calls = [call(RANK, "ada"), call(RANK, "news"), call(RECOMMEND, "bob")]
+    answers = FusedPipeline(steps).run(calls)  # type: ignore[arg-type]
+    assert all(set(answer) == set(STATE_SAVE.output_names()) for answer in answers if isinstance(answer, dict))
+    assert len(steps.given[ENCODER.name]) == 1
+    for place, user in ((0, steps.given[RERANKER.name][0]), (2, steps.given[RETRIEVER.name][0])):
+        np.testing.assert_array_equal(user[LAST_MEMORY.name], memory[:, -1] + place)
+        assert user[WINDOW_ITEMS.name] == [f"{STATE_LOAD.name} {WINDOW_ITEMS.name} {place}"]
+    saved = steps.given[STATE_SAVE.name][0]
+    np.testing.assert_array_equal(saved[next_name(MEMORY.name)], memory)
+    assert {next_name(tensor.name) for tensor in STATE} < set(saved)
 
 
 @pytest.mark.parametrize("model", MODELS, ids=lambda model: model.name)
