@@ -43,7 +43,8 @@ async def watch(
 
 def growth(samples: Sequence[ResourceSample]) -> dict[str, tuple[float, float]]:
     """Means over the first and over the last fifth, by name, once the server is warm."""
-    warm = samples[int(len(samples) * WARMUP) :]
+    whole = [sample for sample in samples if "anonymous_bytes" in sample]  # not of a server that has ended
+    warm = whole[int(len(whole) * WARMUP) :]
     fifth = max(1, len(warm) // 5)
 
     def mean(part: Sequence[ResourceSample], name: str) -> float:

@@ -41,6 +41,12 @@ def test_growth_is_reported_once_the_server_is_warm() -> None:
     assert len(list(leaks(grown, seconds=20))) == 1, "a short soak is warming up"
 
 
+def test_samples_of_a_server_that_ended_count_for_nothing() -> None:
+    ended: ResourceSample = {"used_bytes": 1000}
+    assert growth([sample(7)] * 9 + [ended] * 90)["anonymous_bytes"] == (7 << 20, 7 << 20)
+    assert growth([ended]) == {}
+
+
 def test_a_store_may_grow_by_what_it_has_to_keep() -> None:
     kept = {"used_bytes": (1e6, 5e6), "kept_bytes": (0.5e6, 3.5e6)}
     assert list(leaks(kept, seconds=600)) == []
