@@ -11,6 +11,7 @@ from hytrec_clients.credentials import Credentials, connect
 from hytrec_clients.endpoints import DEFAULT_URL
 from hytrec_clients.errors import ClientClosed, ClientError
 from hytrec_clients.flow import Flow, FlowRun, require, with_signature_of
+from hytrec_clients.patient import PatientAsyncServer
 from hytrec_clients.requests import Requests
 from hytrec_clients.retry import DEFAULT_TIMEOUT_S, RetryPolicy
 
@@ -36,8 +37,9 @@ class AsyncHytrecClient:
         async with AsyncHytrecClient() as client:
             best = await client.recommend("ada", top_k=5)
 
-    Belongs to the event loop of its first request; any number of requests may be in flight in it. A cancelled request
-    is cancelled on the wire; whether its events were applied is then unknown, as after a lost response.
+    Belongs to the event loop of its first request; any number of requests may be in flight in it. A request whose task
+    is cancelled is left to its end on the server; whether its events were applied is then unknown, as after a lost
+    response.
 
     Args and Raises: those of `HytrecClient`.
     """
@@ -98,7 +100,9 @@ class AsyncHytrecClient:
         if self._closed:
             raise ClientClosed("the client is closed; make a new AsyncHytrecClient")
         if not self._servers:  # made here because a channel belongs to the running event loop
-            self._servers = {url: connect(self._library, url, self._credentials) for url in self._session.urls}
+            self._servers = {
+                url: PatientAsyncServer(connect(self._library, url, self._credentials)) for url in self._session.urls
+            }
             self._loop = asyncio.get_running_loop()
         if self._loop is not asyncio.get_running_loop():
             raise ClientError(

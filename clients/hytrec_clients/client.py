@@ -11,6 +11,7 @@ from hytrec_clients.credentials import Credentials, connect
 from hytrec_clients.endpoints import DEFAULT_URL
 from hytrec_clients.errors import ClientClosed
 from hytrec_clients.flow import Flow, FlowRun, require, with_signature_of
+from hytrec_clients.patient import PatientServer
 from hytrec_clients.requests import Requests
 from hytrec_clients.retry import DEFAULT_TIMEOUT_S, RetryPolicy
 
@@ -73,7 +74,7 @@ class HytrecClient:
             url=url, timeout_s=timeout_s, policy=retry or RetryPolicy(), model_fingerprint=model_fingerprint
         )
         library = require("tritonclient.grpc")
-        self._servers = {one: connect(library, one, credentials) for one in self._session.urls}
+        self._servers = {one: PatientServer(connect(library, one, credentials)) for one in self._session.urls}
         self._closed = False
 
     @property

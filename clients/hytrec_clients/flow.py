@@ -128,12 +128,14 @@ class RpcFailure(Exception):  # noqa: N818 - internal: caught by every flow
 
 
 def failure_of(error: Exception) -> RpcFailure:
-    """The failure a tritonclient exception tells of.
+    """The failure that an exception of tritonclient, or of `patient`, tells of.
 
     Raises:
         Exception: `error` itself, where it is not about a remote call.
     """
     status = getattr(error, "status", None)
+    if isinstance(error, RpcFailure):
+        return error
     code = status() if callable(status) else None
     if not isinstance(code, str):
         raise error

@@ -65,6 +65,8 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
         self.datatypes: dict[str, str] = {}
         self.state_status: int = StateStatus.FOUND
         self.released = threading.Event()
+        self.waited: list[bool] = []
+        """Of every call that stalled, whether its client had neither cancelled it nor let its deadline pass."""
         self.lock = threading.Lock()
         self.port = 0
         self.start()
@@ -156,6 +158,7 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
     def _fail(self, trouble: Trouble, context: Any) -> None:
         if trouble.code is None:
             self.released.wait(30)
+            self.waited.append(context.is_active())
             context.abort(grpc.StatusCode.INTERNAL, "stalled")
         context.abort(trouble.code, trouble.message)
 
