@@ -80,7 +80,7 @@ def check_release(target: Target, environment: Mapping[str, str] = os.environ) -
         return skipped(
             f"known crashes: Triton {PIP_RELEASE} of nvidia-pytriton has some, and pip has no newer one; leave --http "
             "off (CVE-2025-23310, CVE-2025-23311), and let only clients with a token in (INT64 shapes from 2^61 on, "
-            "classification of string keys)"
+            "classification of string keys, calls cancelled as they are completed)"
         )
     release = environment.get(RELEASE_VARIABLE, "")
     if not (found := re.match(r"(\d+)\.(\d+)", release)):
