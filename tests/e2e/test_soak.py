@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +15,6 @@ import pytest
 
 from hytrec_benchmarks.faults.event_ledger import EventLedger
 from hytrec_benchmarks.fixtures.in_process import onnx_chain
-from hytrec_benchmarks.fixtures.serving import serving
 from hytrec_benchmarks.soak import running
 from hytrec_benchmarks.soak.actors import Actor
 from hytrec_benchmarks.soak.checking import Sample, compare
@@ -37,22 +34,34 @@ def test_a_short_soak_finds_nothing(built: Any, tmp_path: Path, seconds: float) 
     assert json.loads(json.dumps(found.to_dict()))["responses"]["compared"] > 5
 
 
-def test_the_end_of_the_server_is_told_and_ends_the_soak(
+def test_a_server_that_dies_is_started_again_so_often_and_no_more(
     built: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    @contextmanager
-    def killed(*arguments: Any, **options: Any) -> Iterator[Any]:
-        with serving(*arguments, **options) as (server, store):
-            timer = threading.Timer(1.0, os.kill, (server.pid, signal.SIGKILL))
-            timer.start()
-            yield server, store
-            timer.join()
+    """Twice killed like by a fault of its own, once more than is allowed; nothing is lost either time."""
 
-    monkeypatch.setattr(running, "serving", killed)
+    class Killed(running.Revival):
+        async def until_too_many(self) -> None:
+            killing = asyncio.create_task(self.kill())
+            await super().until_too_many()
+            killing.cancel()
+
+        async def kill(self) -> None:
+            for times in range(2):
+                while len(self.times) < times:  # noqa: ASYNC110 - a list tells of its length no other way
+                    await asyncio.sleep(0.1)
+                await asyncio.sleep(1.5)
+                os.kill(self.server.pid, signal.SIGSEGV)
+
+    monkeypatch.setattr(running, "Revival", Killed)
+    monkeypatch.setattr(running, "CRASHES_PER_S", 1 / 600)
     monkeypatch.setattr(running, "FUZZED_PER_S", (0.01, 0.01))
     found = soak(built.repository, tmp_path, seconds=600.0, seed=3)
-    assert found.seconds < 60
-    assert any(line.startswith("the server crashed: tritonserver ended with status -9") for line in found.failures())
+    assert found.restarts == 1
+    assert found.seconds < 100
+    assert found.failures()[0].startswith("the server crashed: tritonserver ended with status -11")
+    assert not any(found.faults.values())
+    assert found.comparison.wrong == 0
+    assert found.comparison.compared > 5
 
 
 def test_a_wrong_response_is_noticed(built: Any) -> None:

@@ -13,7 +13,9 @@ from hytrec_export.optional import require
 TIMEOUT_S = 30.0
 MAX_CONNECTION_S = 0.2
 PAUSE_S = 0.05
-"""Between two connections with malformed bytes."""
+"""Between two connections with malformed bytes, and after one that was refused."""
+AWAY = "the server was away"
+"""Outcome of a request that found none."""
 _PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 _HTTP = (
     b"GARBAGE\r\n\r\n",
@@ -38,6 +40,9 @@ async def send_bad_request(triton: Any, bad: BadRequest) -> str:
         await triton.infer(bad.endpoint, tensors, client_timeout=TIMEOUT_S)
     except library.InferenceServerException as error:
         code = str(error.status()).removeprefix("StatusCode.")
+        if code == "UNAVAILABLE":
+            await asyncio.sleep(PAUSE_S)
+            return AWAY
         return "rejected" if code == bad.code else f"{bad.name}: {code} instead of {bad.code}: {error.message()}"
     return f"{bad.name}: completed"
 
@@ -60,9 +65,9 @@ async def send_malformed_bytes(generator: random.Random, *, grpc: str, http: str
     host, port = target.rsplit(":", 1)
     try:
         reader, writer = await asyncio.open_connection(host, int(port))
-    except ConnectionError as error:
+    except ConnectionError:
         await asyncio.sleep(PAUSE_S)
-        return f"no connection: {error.strerror}"
+        return AWAY
     writer.write(data)
     with suppress(OSError, asyncio.TimeoutError):
         await asyncio.wait_for(reader.read(1 << 12), generator.uniform(0, MAX_CONNECTION_S))

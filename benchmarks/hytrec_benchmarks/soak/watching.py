@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -31,13 +31,17 @@ ResourceSample = Mapping[str, int]
 
 
 async def watch(
-    pid: int, store: StateStore, ledger: EventLedger, samples: list[ResourceSample], over: asyncio.Event
+    pid: Callable[[], int], store: StateStore, ledger: EventLedger, samples: list[ResourceSample], over: asyncio.Event
 ) -> None:
-    """Read the store and sample the server until it is over."""
+    """Read the store and sample the server until it is over.
+
+    Args:
+        pid: of the server; another one where it is started again.
+    """
     while not over.is_set():
         ledger.read(store)
         kept = sum(FORGOTTEN_BYTES if own.closed else EVENT_BYTES * own.count for own in ledger.users.values())
-        samples.append(use_of_server(pid) | {"used_bytes": store.stat().used_bytes, "kept_bytes": kept})
+        samples.append(use_of_server(pid()) | {"used_bytes": store.stat().used_bytes, "kept_bytes": kept})
         await asyncio.sleep(INTERVAL_S)
 
 

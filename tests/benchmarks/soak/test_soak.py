@@ -13,6 +13,7 @@ from hytrec_benchmarks.faults.event_ledger import EventLedger
 from hytrec_benchmarks.soak import actors
 from hytrec_benchmarks.soak.actors import ABANDONED_S, MAX_ABANDONED, Actor, Workload
 from hytrec_benchmarks.soak.checking import Comparison, Reservoir, Sample
+from hytrec_benchmarks.soak.intruders import AWAY
 from hytrec_benchmarks.soak.report import Soak, explanation
 from hytrec_benchmarks.soak.watching import ResourceSample, growth, leaks
 from hytrec_clients import Unavailable
@@ -102,6 +103,7 @@ SOUND = Soak(
     growth={},
     crashed="",
     cut=1,
+    undisturbed_s=20.0,
 )
 
 
@@ -131,6 +133,10 @@ def test_a_sound_soak_has_no_failures() -> None:
             "reader: no request was made; soak for longer",
         ),
         (
+            replace(SOUND, outcomes={**SOUND.outcomes, (Actor.MALFORMED, AWAY): 4}),
+            "malformed: 4 times 'the server was away', which is not expected",
+        ),
+        (
             replace(SOUND, growth={"files": (10.0, 99.0)}),
             "files grew from 10 to 99; at most 35 is allowed",
         ),
@@ -138,6 +144,12 @@ def test_a_sound_soak_has_no_failures() -> None:
 )
 def test_whatever_went_wrong_is_one_line(broken: Soak, failure: str) -> None:
     assert broken.failures() == [failure]
+
+
+def test_requests_may_find_no_server_while_it_is_started_again() -> None:
+    restarted = replace(SOUND, restarts=1, outcomes={**SOUND.outcomes, (Actor.MALFORMED, AWAY): 4})
+    assert restarted.failures() == []
+    assert restarted.to_dict()["restarts"] == 1
 
 
 def test_an_invalid_request_must_not_be_completed() -> None:
