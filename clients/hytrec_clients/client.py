@@ -74,7 +74,9 @@ class HytrecClient:
             url=url, timeout_s=timeout_s, policy=retry or RetryPolicy(), model_fingerprint=model_fingerprint
         )
         library = require("tritonclient.grpc")
-        self._servers = {one: PatientServer(connect(library, one, credentials)) for one in self._session.urls}
+        self._servers: dict[str, Any] = {
+            one: PatientServer(connect(library, one, credentials)) for one in self._session.urls
+        }
         self._closed = False
 
     @property

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 from hytrec_benchmarks.faults.event_ledger import EventLedger
-from hytrec_benchmarks.soak import actors
 from hytrec_benchmarks.soak.actors import ABANDONED_S, MAX_ABANDONED, Actor, Workload
 from hytrec_benchmarks.soak.checking import Comparison, Reservoir, Sample
 from hytrec_benchmarks.soak.intruders import AWAY
@@ -68,7 +67,7 @@ def one_user() -> Workload:
 
 def test_requests_are_abandoned_so_often_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
     workload, now = one_user(), 1000.0
-    monkeypatch.setattr(actors.time, "monotonic", lambda: now)
+    monkeypatch.setattr("hytrec_benchmarks.soak.actors.time.monotonic", lambda: now)
     assert sum(workload.may_abandon() for _ in range(3 * MAX_ABANDONED)) == MAX_ABANDONED
     now += ABANDONED_S
     assert workload.may_abandon()
