@@ -63,7 +63,7 @@ class StoreOptions:
     durability: Durability = Durability.PROCESS
     max_bytes: int = DEFAULT_BYTES
     ttl_s: int | None = None
-    snapshot_every: int = 32
+    snapshot_every: int = 40
     snapshot_max_bytes: int = DEFAULT_BYTES
     snapshot_url: StoreUrl | None = None
     history_max_events: int = 65_536
