@@ -8,7 +8,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from hytrec_export.catalog.new_rows import NewItem, learned_features
+from hytrec_export.catalog.watch import Catalog
 from hytrec_export.errors import OptionError
 from hytrec_export.settings import ServingSettings
 
@@ -33,19 +36,29 @@ def read_new_items(path: Path) -> list[NewItem]:
     return items
 
 
-def read_item_features(path: Path, repository: Path) -> list[NewItem]:
-    """Items of a table like that of the training of a repository's model, in order.
+def read_item_features(path: Path, repository: Path) -> tuple[list[NewItem], int]:
+    """Items of a table like that of the training of a repository's model that the catalog does not know yet, in order.
+
+    Returns:
+        The items, and how many others the table has, removed ones among them.
 
     Raises:
         RepositoryError: the model knows no features, or a file of the repository is missing or damaged.
+        VocabularyError: the repository's vocabulary is missing or damaged, or a key is not allowed.
         DataError: the table is missing or damaged, has none of the training's columns, or one of another type.
+        OptionError: all of its items are in the catalog.
     """
     from hytrec.data.logs.item_table import read_item_table  # noqa: PLC0415 - duckdb
 
     learned, settings = learned_features(repository), ServingSettings.load(repository)
     table = read_item_table(path, key_type=settings.item_key_type, columns=learned.columns)
+    vocabulary = Catalog.load(repository).vocabulary
+    new = vocabulary.item_rows(table.keys) == vocabulary.unknown_row
+    if not new.any():
+        raise OptionError(f"all {new.size} items of {path} are in the catalog already; give a table with new ones")
     keys = [key.decode(errors="surrogateescape") if isinstance(key, bytes) else str(key) for key in table.keys.tolist()]
-    return [NewItem(key=key, features=tuple(features)) for key, features in zip(keys, table.by_item(), strict=True)]
+    items = [NewItem(key=key, features=tuple(own)) for key, own in zip(keys, table.by_item(), strict=True)]
+    return [item for item, is_new in zip(items, new.tolist(), strict=True) if is_new], int(np.count_nonzero(~new))
 
 
 def _csv_rows(path: Path, text: str) -> Iterator[tuple[int, tuple[Any, Any]]]:

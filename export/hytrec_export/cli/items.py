@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -42,8 +43,11 @@ def add(
 
     if sum(given is not None for given in (key, file, item_table)) != 1:
         raise OptionError("give one item, --key KEY --like A,B, or several by --file or --item-table")
+    items: list[NewItem]
     if item_table is not None:
-        items: list[NewItem] = read_item_features(item_table, repository)
+        items, known = read_item_features(item_table, repository)
+        if known:
+            print(f"items of {item_table} that are in the catalog already: {known}", file=sys.stderr)  # noqa: T201
     elif file is not None:
         items = read_new_items(file)
     else:

@@ -32,19 +32,28 @@ def written(path: Path, text: str) -> Path:
 
 def test_rows_are_sums_of_what_the_training_learned(repository: Path, tmp_path: Path) -> None:
     learned = FeatureRows.load(repository / ITEM_FEATURES_FILE)
-    items = read_item_features(written(tmp_path / "new.csv", TABLE), repository)
+    add_items(repository, [NewItem(key="499", like=("1002",))])
+    remove_items(repository, ["1003", "499"])
+    table = written(tmp_path / "new.csv", TABLE + "1003,a,2,red\n1004,,,\n499,a,,\n")
+    items, known = read_item_features(table, repository)
+    assert known == 3
     assert items == [
         NewItem(key="500", features=("shelf=a", "price=band 0")),
         NewItem(key="501", features=("shelf=c",)),
         NewItem(key="502", features=("shelf=z", "price=band 1")),
     ]
-    assert add_items(repository, items).added == 3
+    assert add_items(repository, items).added == 4
     changes = CatalogChanges.load(repository, ServingSettings.load(repository))
     rows = learned.rows.astype(np.float64)
     expected = [(rows[0] + rows[2]) / np.sqrt(2), rows[4], rows[1]]  # a shelf that nobody had is passed over
-    np.testing.assert_allclose(changes.rows, expected, rtol=1e-6)
-    assert not changes.neighbor_weights.any()
+    np.testing.assert_allclose(changes.rows[1:], expected, rtol=1e-6)
+    assert not changes.neighbor_weights[1:].any()
     assert changes.neighbor_ids.shape[1] == 128
+    assert dict(list_items(repository)[1])["1003"] == "built, removed"
+    with pytest.raises(
+        OptionError, match=r"all 6 items of .*new.csv are in the catalog already; give a table with new"
+    ):
+        read_item_features(table, repository)
 
 
 def test_an_item_of_features_is_retrieved_by_graphs_that_run(repository: Path, best: Best) -> None:
@@ -80,7 +89,7 @@ def test_useless_tables_are_told(repository: Path, tmp_path: Path) -> None:
         DataError, match="has the columns colour beside the items; the model was trained with shelf, price"
     ):
         read_item_features(other, repository)
-    unknown = read_item_features(written(tmp_path / "new.csv", "sku,shelf\n500,a\n501,z\n"), repository)
+    unknown, _ = read_item_features(written(tmp_path / "new.csv", "sku,shelf\n500,a\n501,z\n"), repository)
     message = r"key 501 has nothing in common with the items of the training \(columns shelf, price\); add it by --like"
     with pytest.raises(OptionError, match=message):
         add_items(repository, unknown)
@@ -94,9 +103,10 @@ def test_useless_tables_are_told(repository: Path, tmp_path: Path) -> None:
 
 
 def test_the_command(repository: Path, tmp_path: Path) -> None:
-    table = written(tmp_path / "new.csv", TABLE)
+    table = written(tmp_path / "new.csv", TABLE + "1003,a,2,red\n")
     done = CliRunner().invoke(app, ["items", "add", str(repository), "--item-table", str(table)])
     assert done.exit_code == 0, done.output
+    assert done.stderr == f"items of {table} that are in the catalog already: 1\n"
     assert dict(list_items(repository)[1]) == {"500": "added", "501": "added", "502": "added"}
     both = CliRunner().invoke(app, ["items", "add", str(repository), "--item-table", str(table), "--key", "1"])
     assert "or several by --file or --item-table" in str(both.exception)
