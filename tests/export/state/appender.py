@@ -17,6 +17,7 @@ from threading import Event
 import numpy as np
 
 from hytrec.contract import DType, Sizes
+from hytrec.signature import CLIENT_SLOT_BYTES, COUNTED_REQUEST, REQUEST_ID_BYTES
 from hytrec_export.errors import StateStoreError
 from hytrec_export.state.events import KeyTypes, StoredEvents
 from hytrec_export.state.kinds import StoreModel
@@ -77,6 +78,7 @@ def append(store: StateStore, user_id: bytes, request_id: bytes) -> int | None:
 def main() -> None:
     url, durability, users, writes, seed = sys.argv[1:]
     rng = random.Random(int(seed))
+    client_slot = rng.randbytes(CLIENT_SLOT_BYTES)
     options = StoreOptions(url=StoreUrl.parse(url), durability=Durability(durability), snapshot_every=SNAPSHOT_EVERY)
     store = open_store(options, MODEL, recent=RECENT)
     done = 0
@@ -84,7 +86,9 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda *_: stopped.set())
     while not stopped.is_set() and (not int(writes) or done < int(writes)):
         user_id = b"user-%d" % rng.randrange(int(users))
-        request_id = rng.randbytes(16)
+        # Of ids without a client slot the last 32 of a user are known, and others write on while this process connects.
+        counter = (done + 1).to_bytes(REQUEST_ID_BYTES - CLIENT_SLOT_BYTES - len(COUNTED_REQUEST), "big")
+        request_id = client_slot + COUNTED_REQUEST + counter
         count = None
         while count is None:
             try:
