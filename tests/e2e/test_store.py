@@ -16,6 +16,7 @@ import pytest
 from hytrec.contract import StateStatus
 from hytrec_clients import Events, ModelChanged, Unavailable
 from hytrec_export.bulk.rebuild import rebuild
+from hytrec_export.state.options import StoreOptions
 
 pytestmark = pytest.mark.e2e
 
@@ -126,7 +127,7 @@ def test_states_are_made_before_a_new_model_is_served(serve: Any, built: Any, tm
     (refreshed / "manifest.json").unlink()  # what is changed below would be found
     replace(built.settings, fingerprint="e" * 32).save(refreshed)
     now = 1_100_000_000
-    users = {f"user {number}": 32 + 40 * number for number in range(24)}
+    users = {f"user {number}": StoreOptions.snapshot_every + 40 * number for number in range(24)}
     with serve(built.repository, path=tmp_path / "state") as served, served.client() as client:
         for user, count in users.items():
             client.backfill(user, Events(1000 + np.arange(count) % 300, 1_000_000_000 + 60 * np.arange(count)))

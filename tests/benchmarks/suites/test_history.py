@@ -85,7 +85,7 @@ def test_places_differ_where_no_tie_explains_it() -> None:
 @pytest.fixture
 def context(tmp_path: Path, built: Path, monkeypatch: pytest.MonkeyPatch) -> Context:
     monkeypatch.setattr(suite, "_repository", lambda *_: built)
-    monkeypatch.setattr(suite, "EVERY", (16, 32))
+    monkeypatch.setattr(suite, "EVERY", (16, StoreOptions.snapshot_every))
     monkeypatch.setattr(suite, "CANDIDATES", 20)
     return Context(folder=tmp_path, data=tmp_path, quick=True)
 
@@ -93,7 +93,7 @@ def context(tmp_path: Path, built: Path, monkeypatch: pytest.MonkeyPatch) -> Con
 def test_the_table_has_a_row_for_every_choice(context: Context) -> None:
     figures = suite.snapshot_table(context)
     assert figures.keys() == {
-        f"snapshot_every_{every}_{name}" for every in (16, 32) for name in ("bytes_per_click", "p50_ms", "p99_ms")
+        f"snapshot_every_{every}_{name}" for every in suite.EVERY for name in ("bytes_per_click", "p50_ms", "p99_ms")
     }
     assert all(value > 0 for value in figures.values())
 
@@ -136,7 +136,7 @@ def test_sizes_are_of_all_three_logs(context: Context, monkeypatch: pytest.Monke
     monkeypatch.setattr(suite, "read_histories", lambda _: (Histories(), vocabulary))
     figures = suite.sizes(context)
     assert {"history_bytes_per_event", "history_bytes_per_event_slackbuilds", "disk_per_user_ratio_beauty"} < {*figures}
-    assert figures["snapshot_every_16_bytes_per_user"] > figures["snapshot_every_32_bytes_per_user"]
+    assert figures["snapshot_every_16_bytes_per_user"] > figures["snapshot_every_40_bytes_per_user"]
     assert not list(context.folder.glob("histories-*"))
 
 

@@ -17,7 +17,7 @@ from hytrec_export.state.options import StoreOptions
 from hytrec_export.state.url import StoreUrl
 from hytrec_export.state.users import StateStore
 
-EVERY = 32
+EVERY = StoreOptions.snapshot_every
 
 Opened = Callable[..., Any]
 

@@ -31,13 +31,14 @@ from hytrec_export.settings import VOCABULARY_FILE, ServingSettings
 from hytrec_export.state.events import StoredEvents
 from hytrec_export.state.histories import HistoryStore
 from hytrec_export.state.opening import open_beside
+from hytrec_export.state.options import StoreOptions
 from hytrec_export.state.store import UserRead, UserWrite
 from hytrec_export.state.url import StoreUrl
 from hytrec_export.state.users import StateStore
 
-EVERY = 32
+EVERY = StoreOptions.snapshot_every
 START_S = 10**9
-LENGTHS = {b"ada": 1, b"bob": 31, b"cid": 32, b"dan": 100, b"eve": 260, b"fay": 40, b"gil": 33, b"hal": 700}
+LENGTHS = {b"ada": 1, b"bob": 39, b"cid": 40, b"dan": 100, b"eve": 260, b"fay": 48, b"gil": 41, b"hal": 700}
 LONG = [user for user, length in LENGTHS.items() if length >= EVERY]
 Row = tuple[int, bytes | None, int]
 both_kinds = pytest.mark.parametrize("place", ["folder", "redis"], indirect=True)
@@ -478,7 +479,7 @@ def test_the_command(
     told = json.loads(out)
     assert (told["users"], told["new"], told["states"]) == (len(LENGTHS), len(LENGTHS), len(LONG))
     assert told["events_per_second"] > 0
-    assert "1,197 events of 8 users; columns: user user_id, item item_id, time timestamp" in err
+    assert "1,229 events of 8 users; columns: user user_id, item item_id, time timestamp" in err
     assert "filling in users" in err
     monkeypatch.setattr(sys, "argv", command)
     with pytest.raises(SystemExit):

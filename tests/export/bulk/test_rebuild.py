@@ -27,14 +27,15 @@ from hytrec_export.runtime.chunked_encoder import open_runner
 from hytrec_export.runtime.model_chain import ModelChain, split_every
 from hytrec_export.settings import VOCABULARY_FILE, ServingSettings
 from hytrec_export.state.events import StoredEvents
+from hytrec_export.state.options import StoreOptions
 from hytrec_export.state.snapshot import SNAPSHOT, snapshot_bytes
 from hytrec_export.state.store import NewSnapshot, UserRead, UserWrite
 from hytrec_export.state.url import StoreUrl
 from hytrec_export.state.users import StateStore
 
-EVERY = 32
+EVERY = StoreOptions.snapshot_every
 OLD = "f" * 32
-LENGTHS = (1, 31, 32, 33, 100, 250, 251, 700)
+LENGTHS = (1, 39, 40, 41, 100, 250, 251, 700)
 SHORT = sum(length < EVERY for length in LENGTHS)
 KILLED = """
 import sys
@@ -154,7 +155,7 @@ def test_it_makes_only_what_is_missing(built: Path, url: StoreUrl, opened: Opene
         feed(store, b"user-700", EVERY - 1)
         feed(store, b"user-100", EVERY)
         feed(store, b"user-1", EVERY)
-        store.forget(b"user-33")
+        store.forget(b"user-41")
     again = rebuild(built, url)
     assert (again.rebuilt, again.events) == (2, EVERY + EVERY + 1)  # only what the state had not absorbed
     assert (again.kept, again.users) == (first.rebuilt - 2, first.users - 1)
@@ -224,16 +225,16 @@ def test_a_user_forgotten_meanwhile_leaves_no_state(
 
         def forgetting(users: Sequence[Any], catalog: Any) -> Iterator[Any]:
             for batch in encode(users, catalog):
-                store.forget(b"user-32")
-                store.forget(b"user-33")
-                feed(store, b"user-33", 40)  # the same id, another user
+                store.forget(b"user-40")
+                store.forget(b"user-41")
+                feed(store, b"user-41", 40)  # the same id, another user
                 yield batch
 
         encoder.encode = forgetting  # type: ignore[method-assign, assignment]
         rebuild_users(store, encoder)
         of_the_old = int(url.folder is not None)  # in Redis users are counted who have any
         assert store.stat().snapshots == len(LENGTHS) - SHORT - 2 + of_the_old
-        (user,) = store.read_many([UserRead(user_id=b"user-33")])
+        (user,) = store.read_many([UserRead(user_id=b"user-41")])
         assert (user.base, user.event_count) == (0, 40)
 
 

@@ -328,7 +328,7 @@ def test_a_builds_progress_goes_to_stderr_only(
 def test_a_snapshot_is_kept_more_rarely_over_a_network(command: Command, asked: list[Any]) -> None:
     for state, arguments in (("state", ()), ("redis://host", ()), ("redis://host", ("--snapshot-every", 9))):
         command("serve", "--state", state, *arguments)
-    assert [one.environment["HYTREC_STATE_SNAPSHOT_EVERY"] for one in asked] == ["32", "256", "9"]
+    assert [one.environment["HYTREC_STATE_SNAPSHOT_EVERY"] for one in asked] == ["40", "256", "9"]
 
 
 @pytest.mark.parametrize(
