@@ -17,6 +17,7 @@ from hytrec_export.state.store import StoredUser, UserRead
 
 ItemRows: TypeAlias = NDArray[np.int64]
 NO_ROWS: ItemRows = np.empty(0, np.int64)
+_NO_EVENTS = EventRows(items=NO_ROWS, behaviors=NO_ROWS, times=NO_ROWS)
 
 
 @dataclass(frozen=True)
@@ -95,6 +96,8 @@ def map_requests(
 
 def stored_rows(users: Sequence[StoredUser], vocabulary: Vocabulary, *, window: int) -> list[EventRows]:
     """Rows of every user's stored events from `first_needed` on, each kind of key mapped in one look-up."""
+    if not any(len(user.events) for user in users):
+        return [_NO_EVENTS] * len(users)
     stored = [user.events[first_needed(user, window) - user.start :] for user in users]
     items = _mapped(vocabulary.item_rows, [events.item_keys for events in stored])
     behaviors = _mapped(vocabulary.behavior_rows, [events.behavior_keys for events in stored])

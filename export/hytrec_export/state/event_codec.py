@@ -48,9 +48,36 @@ def encode_events(events: StoredEvents) -> bytes:
     parts += _keys(events.item_keys)
     if given:
         parts += _keys(events.behavior_keys if kind == _ALL else events.behavior_keys[events.has_behavior])
-    raw = bytearray(b"".join(parts))
-    struct.pack_into("<I", raw, 0, crc32(memoryview(raw)[_CHECKSUM_BYTES:]))
-    return bytes(raw)
+    return _with_checksum(parts)
+
+
+def append_events(raw: bytes, events: StoredEvents) -> bytes | None:
+    """`encode_events` of what is in `raw` and of a few events after it, without decoding.
+
+    Args:
+        raw: as `encode_events` wrote it.
+        events: one at least, with keys of the same types.
+
+    Returns:
+        None where a column has to be written anew: of strings, or of numbers below its minimum, or too far above it.
+    """
+    count, kind = _HEADER.unpack_from(raw)[1:]
+    given = int(np.count_nonzero(events.has_behavior))
+    columns = [events.times, events.item_keys, *([events.behavior_keys] if given else [])]
+    same_kind = given == (0 if kind == _NONE else len(events))
+    if not count or kind == _SOME or not same_kind or any(column.dtype == object for column in columns):
+        return None
+    parts, at = [_HEADER.pack(0, count + len(events), kind)], _HEADER.size
+    for column in columns:
+        base, width = _NUMBERS.unpack_from(raw, at)
+        end = at + _NUMBERS.size + count * width
+        limit = 1 << 8 * width
+        distances = [value - base for value in column.tolist()]
+        if not all(0 <= distance < limit for distance in distances):
+            return None
+        parts += [raw[at:end], *[distance.to_bytes(width, "little") for distance in distances]]
+        at = end
+    return _with_checksum(parts)
 
 
 def decode_events(raw: bytes, types: KeyTypes) -> StoredEvents:
@@ -79,6 +106,12 @@ def decode_events(raw: bytes, types: KeyTypes) -> StoredEvents:
     except (struct.error, ValueError, LookupError) as error:
         raise DamagedEventsError from error
     return StoredEvents(item_keys=item_keys, behavior_keys=behavior_keys, has_behavior=has_behavior, times=times)
+
+
+def _with_checksum(parts: list[bytes]) -> bytes:
+    raw = bytearray(b"".join(parts))
+    struct.pack_into("<I", raw, 0, crc32(memoryview(raw)[_CHECKSUM_BYTES:]))
+    return bytes(raw)
 
 
 def _integers(values: NDArray[np.int64]) -> list[bytes]:

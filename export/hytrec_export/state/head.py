@@ -19,7 +19,7 @@ The digest of no events is the incarnation, so that two users, or one user befor
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 
 from isal.isal_zlib import crc32
@@ -52,6 +52,7 @@ class Head:
         applied: requests.
         open_raw: the events after the closed chunks, fewer than `CHUNK_EVENTS`, as `encode_events` writes them.
         types: of the keys.
+        decoded: `open_chunk`, where it is at hand.
     """
 
     incarnation: bytes
@@ -63,6 +64,7 @@ class Head:
     applied: AppliedRequests
     open_raw: bytes
     types: KeyTypes
+    decoded: StoredEvents | None = field(default=None, repr=False)
 
     @property
     def revision(self) -> bytes:
@@ -81,6 +83,8 @@ class Head:
         Raises:
             StateStoreError: they are not what the head says; its checksum would have told of damage.
         """
+        if self.decoded is not None:
+            return self.decoded
         try:
             events = decode_events(self.open_raw, self.types)
         except DamagedEventsError:
@@ -106,12 +110,18 @@ class Head:
         return _CHECKSUM.pack(crc32(user_id, crc32(body))) + body
 
 
+_written: dict[tuple[bytes, bytes, KeyTypes], Head] = {}
+
+
 @lru_cache(maxsize=_DECODED)
 def unpack_head(raw: bytes, user_id: bytes, types: KeyTypes) -> Head | None:
     """What `Head.pack` wrote for this user; None where the bytes are damaged, or of a newer version.
 
     The last ones are remembered, see `drop_decoded`: a request reads its user's head more than once.
     """
+    written = _written.pop((raw, user_id, types), None)
+    if written:
+        return written
     if len(raw) < _CHECKSUM.size + _FIXED.size:
         return None
     body = memoryview(raw)[_CHECKSUM.size :]
@@ -135,6 +145,13 @@ def unpack_head(raw: bytes, user_id: bytes, types: KeyTypes) -> Head | None:
         open_raw=raw[end:],
         types=types,
     )
+
+
+def remember_written(raw: bytes, user_id: bytes, head: Head) -> None:
+    """Have the head that `raw` stands for at hand: the user's next request reads these bytes."""
+    if len(_written) >= _DECODED:
+        _written.clear()
+    _written[raw, user_id, head.types] = head
 
 
 def open_chunk_digest(head: Head, event_count: int) -> bytes:
@@ -176,5 +193,6 @@ def unpack_chunk(raw: bytes, types: KeyTypes) -> Chunk | None:
 
 def drop_decoded() -> None:
     """Drop what is remembered of heads and chunks: a user may have been forgotten."""
+    _written.clear()
     unpack_head.cache_clear()
     unpack_chunk.cache_clear()

@@ -6,14 +6,14 @@ import os
 import struct
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from hytrec.contract import StateStatus
 from hytrec_export.state.applied_requests import NO_REQUEST, AppliedRequests, TooManyClientsError
 from hytrec_export.state.engine import Burial, UserChange, UserRecords
-from hytrec_export.state.event_codec import encode_events
+from hytrec_export.state.event_codec import append_events, encode_events
 from hytrec_export.state.events import KeyTypes, StoredEvents
-from hytrec_export.state.head import CHUNK_EVENTS, INCARNATION_BYTES, Chunk, Head, unpack_head
+from hytrec_export.state.head import CHUNK_EVENTS, INCARNATION_BYTES, Chunk, Head, remember_written, unpack_head
 from hytrec_export.state.store import NO_REVISION, Outcome, UserWrite, WriteResult
 
 
@@ -93,22 +93,16 @@ class HistoryRules:
         except TooManyClientsError:
             return WriteResult(outcome=Outcome.CROWDED, event_count=count, revision=revision), None
         fresh = head is None or write.replace
-        following, closed = _extended(None if fresh else head, write.events, types=self.types)
-        first = max(following.first, 0 if fresh else write.first, self._first_kept(following))
-        written = Head(
-            incarnation=following.incarnation,
-            event_count=following.event_count,
-            first=first,
-            digest=following.digest,
-            chunk_digest=following.chunk_digest,
-            written_at=now_s,
-            applied=applied,
-            open_raw=following.open_raw,
-            types=self.types,
-        )
+        written, closed = _extended(None if fresh else head, write.events, applied, now_s, types=self.types)
+        first = max(written.first, 0 if fresh else write.first, self._first_kept(written))
+        if first > written.first:
+            written = replace(written, first=first)
         keep_from = first // CHUNK_EVENTS
+        packed = written.pack(write.user_id)
+        if written.decoded is not None:
+            remember_written(packed, write.user_id, written)
         change = UserChange(
-            head=written.pack(write.user_id),
+            head=packed,
             closed={number: raw for number, raw in closed.items() if number >= keep_from},
             fresh=fresh,
             keep_from=keep_from if first > (0 if fresh or head is None else head.first) else 0,
@@ -129,40 +123,36 @@ def _unbury(tombstone: bytes) -> AppliedRequests:
         return AppliedRequests()
 
 
-def _extended(head: Head | None, events: StoredEvents, *, types: KeyTypes) -> tuple[Head, dict[int, bytes]]:
-    """The head after more events, its request and time still those of before, and the chunks that closed."""
+def _extended(
+    head: Head | None, events: StoredEvents, applied: AppliedRequests, now_s: int, *, types: KeyTypes
+) -> tuple[Head, dict[int, bytes]]:
+    """The head after more events, whose `first` is still that of before, and the chunks that closed."""
     if head is None:
-        incarnation = os.urandom(INCARNATION_BYTES)
-        head = Head(
-            incarnation=incarnation,
-            event_count=0,
-            first=0,
-            digest=incarnation,
-            chunk_digest=incarnation,
-            written_at=0,
-            applied=AppliedRequests(),
-            open_raw=b"",
-            types=types,
-        )
-        pending = events
+        incarnation = chunk_digest = os.urandom(INCARNATION_BYTES)
+        before, first, number, open_raw = 0, 0, 0, b""
     else:
-        pending = StoredEvents.joined([head.open_chunk, events]) if head.event_count % CHUNK_EVENTS else events
-    number, digest = head.open_start // CHUNK_EVENTS, head.chunk_digest
+        incarnation, chunk_digest, first = head.incarnation, head.chunk_digest, head.first
+        before, number, open_raw = head.event_count % CHUNK_EVENTS, head.event_count // CHUNK_EVENTS, head.open_raw
+    # events of the request alone may lie in memory that is gone with it
+    pending = StoredEvents.joined([head.open_chunk, events]) if head is not None and before else events
+    joined = pending if before else None
     closed: dict[int, bytes] = {}
     while len(pending) >= CHUNK_EVENTS:
-        chunk = Chunk(start_digest=digest, events=pending[:CHUNK_EVENTS])
+        chunk = Chunk(start_digest=chunk_digest, events=pending[:CHUNK_EVENTS])
         closed[number] = chunk.pack()
-        digest = chunk.events.digest(digest)
+        chunk_digest = chunk.end_digest
         number, pending = number + 1, pending[CHUNK_EVENTS:]
+    appended = append_events(open_raw, events) if before and not closed else None
     extended = Head(
-        incarnation=head.incarnation,
+        incarnation=incarnation,
         event_count=number * CHUNK_EVENTS + len(pending),
-        first=head.first,
-        digest=pending.digest(digest) if len(pending) else digest,
-        chunk_digest=digest,
-        written_at=head.written_at,
-        applied=head.applied,
-        open_raw=encode_events(pending),
+        first=first,
+        digest=pending.digest(chunk_digest) if len(pending) else chunk_digest,
+        chunk_digest=chunk_digest,
+        written_at=now_s,
+        applied=applied,
+        open_raw=encode_events(pending) if appended is None else appended,
         types=types,
+        decoded=None if closed else joined,
     )
     return extended, closed

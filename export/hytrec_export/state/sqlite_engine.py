@@ -18,6 +18,8 @@ from hytrec_export.state.sqlite_file import SqliteFile
 from hytrec_export.state.store import StoreStat
 
 TOMBSTONE_LIFE_S = 24 * 3600
+_SEEN = 64
+"""A server batch reads no more users."""
 
 
 class SqliteEngine:
@@ -31,6 +33,7 @@ class SqliteEngine:
     def __init__(self, file: SqliteFile, snapshots: SnapshotFiles) -> None:
         self.file = file
         self._snapshots = snapshots
+        self._seen: dict[bytes, tuple[int | None, UserRecords]] = {}  # by the last reads: writes mostly follow
         self._forgotten = ForgottenLog(file.path.with_name(FORGOTTEN_FILE))
         self._salt: bytes = file.read(
             lambda connection: connection.execute("SELECT value FROM facts WHERE name = 'salt'").fetchone()[0]
@@ -38,18 +41,30 @@ class SqliteEngine:
 
     def read_many(self, user_ids: Sequence[bytes], wanted: ChunksWanted) -> list[UserRecords]:
         """See `RecordEngine`; all users are of one view."""
+        seen: dict[bytes, tuple[int | None, UserRecords]] = {}
 
         def visit(connection: sqlite3.Connection) -> list[UserRecords]:
-            return [self._read(connection, user_id, place, wanted) for place, user_id in enumerate(user_ids)]
+            for user_id in user_ids:
+                seen[user_id] = self._stored(connection, user_id)
+            return [
+                _with_chunks(connection, *seen[user_id], position, wanted) for position, user_id in enumerate(user_ids)
+            ]
 
-        return self.file.read(visit)
+        found = self.file.read(visit)
+        self._seen = seen if len(self._seen) > _SEEN else self._seen | seen
+        return found
 
     def change_many(self, user_ids: Sequence[bytes], decisions: Sequence[Decision]) -> None:
         """See `RecordEngine`; one transaction for all.
 
-        It is decided before the transaction, and again only where another process was faster: others wait for less.
+        It is decided before the transaction, by the records that were read last where they are at hand, and again only
+        where another process was faster: others wait for less.
         """
-        seen = self.file.look(lambda connection: [self._stored(connection, user_id) for user_id in user_ids])
+        last, self._seen = self._seen, {}
+        if last.keys() >= set(user_ids):
+            seen = [last[user_id] for user_id in user_ids]
+        else:
+            seen = self.file.look(lambda connection: [self._stored(connection, user_id) for user_id in user_ids])
         changes = [decide(records) for decide, (_, records) in zip(decisions, seen, strict=True)]
 
         def apply(connection: sqlite3.Connection) -> bool:
@@ -66,6 +81,10 @@ class SqliteEngine:
 
         if self.file.change(apply):
             self.file.purge()
+
+    def drop_seen(self) -> None:
+        """Drop what was read last: a user may have been forgotten by another process."""
+        self._seen = {}
 
     def forget(self, user_id: bytes, bury: Callable[[UserRecords], Burial | None]) -> bool:
         """See `RecordEngine`. What the log still holds is gone a moment later."""
@@ -92,6 +111,7 @@ class SqliteEngine:
         except StoreFullError:
             forgotten = self.file.change_when_full(apply)
         self.file.purge()
+        self.drop_seen()
         if burial is not None and burial.noted_at is not None:
             self._forgotten.add(self._hash(user_id), burial.noted_at)
         return forgotten
@@ -153,17 +173,6 @@ class SqliteEngine:
         self._snapshots.close()
         self.file.close()
 
-    def _read(self, connection: sqlite3.Connection, user_id: bytes, position: int, wanted: ChunksWanted) -> UserRecords:
-        row, records = self._stored(connection, user_id)
-        if records.head is None:
-            return records
-        numbers = wanted(position, records.head)
-        if not numbers:
-            return records
-        query = "SELECT number, record FROM chunks WHERE user = ? AND number >= ? AND number < ?"
-        chunks = dict(connection.execute(query, (row, numbers.start, numbers.stop)).fetchall())
-        return UserRecords(head=records.head, chunks=chunks)
-
     def _stored(self, connection: sqlite3.Connection, user_id: bytes) -> tuple[int | None, UserRecords]:
         found = connection.execute("SELECT id, head FROM users WHERE user_id = ?", (user_id,)).fetchone()
         if found:
@@ -194,6 +203,17 @@ class SqliteEngine:
     def _hash(self, user_id: bytes) -> bytes:
         """Stands for a user who was forgotten; without the store's salt it says nothing."""
         return hashed(self._salt, user_id)
+
+
+def _with_chunks(
+    connection: sqlite3.Connection, row: int | None, records: UserRecords, position: int, wanted: ChunksWanted
+) -> UserRecords:
+    numbers = range(0) if records.head is None else wanted(position, records.head)
+    if not numbers:
+        return records
+    query = "SELECT number, record FROM chunks WHERE user = ? AND number >= ? AND number < ?"
+    chunks = dict(connection.execute(query, (row, numbers.start, numbers.stop)).fetchall())
+    return UserRecords(head=records.head, chunks=chunks)
 
 
 def _replaced(connection: sqlite3.Connection, row: int | None, before: UserRecords, change: UserChange) -> bool:

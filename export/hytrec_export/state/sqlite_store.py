@@ -58,7 +58,8 @@ class SqliteStores:
             failing.callback(files.close)
             snapshots = _snapshots(files, model, max_bytes=options.snapshot_max_bytes, clock=rules.clock)
             failing.pop_all()
-        histories = HistoryStore(SqliteEngine(file, files), rules=rules)
+        engine = SqliteEngine(file, files)
+        histories = HistoryStore(engine, rules=rules)
         keep_steady(histories)
         store = StateStore(
             histories,
@@ -68,7 +69,7 @@ class SqliteStores:
             snapshot_every=options.snapshot_every,
             recent=recent,
         )
-        file.chores.append(store.drop_old_states)
+        file.chores += [store.drop_old_states, engine.drop_seen]
         if served or tell:
             sweep = Sweep(histories, turn=FileTurn(file.path.with_name(SWEEP_LOCK_FILE)), tell=tell)
             file.chores.append(sweep.step)

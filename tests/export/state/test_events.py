@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hytrec.contract import DType
-from hytrec_export.state.event_codec import DamagedEventsError, decode_events, encode_events
+from hytrec_export.state.event_codec import DamagedEventsError, append_events, decode_events, encode_events
 from hytrec_export.state.events import KeyTypes, StoredEvents
 
 INT64 = st.integers(-(2**63), 2**63 - 1)
@@ -55,6 +55,42 @@ def test_events_come_back_whole(drawn: tuple[StoredEvents, KeyTypes]) -> None:
     assert same(back, events)
     assert back.digest(START) == events.digest(START)
     assert len(events.digest(START)) == 8
+
+
+@given(histories(), st.integers(0, 20))
+def test_appended_events_are_the_same_bytes(drawn: tuple[StoredEvents, KeyTypes], at: int) -> None:
+    events, _ = drawn
+    old, new = events[:at], events[at:]
+    if len(new):
+        assert append_events(encode_events(old), new) in {None, encode_events(events)}
+
+
+@given(st.lists(st.integers(0, 2**17), min_size=1, max_size=130), st.booleans(), st.data())
+def test_numbers_within_a_column_are_appended(distances: list[int], behaviors: bool, data: Any) -> None:
+    """At every width, without decoding; what widens a column or lowers its minimum is told."""
+    types = KeyTypes(item=DType.INT64, behavior=DType.INT64)
+    distances[0] = 0
+    old = data.draw(st.integers(1, len(distances)))
+    base = data.draw(st.integers(-(2**62), 2**62))
+    values = base + np.array(distances, np.int64)
+    events = StoredEvents.given(values, values if behaviors else values[:0], values, types)
+    widths = [next(w for w in (0, 1, 2, 4) if 256**w > max(part)) for part in (distances[:old], distances)]
+    whole = encode_events(events)
+    if old < len(distances):
+        appended = append_events(encode_events(events[:old]), events[old:])
+        assert appended == (whole if widths[0] == widths[1] else None)
+        below = StoredEvents.given(values[:1] - 1, values[:behaviors], values[:1], types)
+        assert append_events(whole, below) is None
+
+
+def test_a_behavior_among_events_without_is_not_appended() -> None:
+    types = KeyTypes(item=DType.INT64, behavior=DType.INT64)
+    key = np.array([7])
+    without, given_one = (StoredEvents.given(key, behaviors, key, types) for behaviors in (key[:0], key))
+    for old, new in ((without, given_one), (given_one, without), (without[:0], without)):
+        assert append_events(encode_events(old), new) is None
+    mixed = StoredEvents.joined([without, given_one])
+    assert append_events(encode_events(mixed), without) is None
 
 
 @given(histories(), st.data())

@@ -11,7 +11,16 @@ from hypothesis import strategies as st
 from hytrec_export.errors import StateStoreError
 from hytrec_export.state.applied_requests import AppliedRequests
 from hytrec_export.state.event_codec import encode_events
-from hytrec_export.state.head import CHUNK_EVENTS, Chunk, Head, unpack_chunk, unpack_head
+from hytrec_export.state.head import (
+    CHUNK_EVENTS,
+    Chunk,
+    Head,
+    _written,
+    drop_decoded,
+    remember_written,
+    unpack_chunk,
+    unpack_head,
+)
 
 
 def head_of(kit: Any, count: int) -> Head:
@@ -55,6 +64,29 @@ def test_a_head_of_another_user_or_version_is_none(kit: Any, monkeypatch: pytest
     assert unpack_head(raw, b"bob", kit.numbers) is None
     monkeypatch.setattr("hytrec_export.state.head.HEAD_VERSION", 2)
     assert unpack_head(raw, b"ada", kit.numbers) is None
+
+
+def test_a_head_that_was_just_written_is_at_hand_once_and_of_its_user_alone(kit: Any) -> None:
+    head = head_of(kit, 6)
+    raw = head.pack(b"ada")
+    drop_decoded()
+    remember_written(raw, b"ada", head)
+    assert unpack_head(raw, b"bob", kit.numbers) is None
+    assert unpack_head(raw[:-1], b"ada", kit.numbers) is None
+    assert unpack_head(raw, b"ada", kit.numbers) is head
+    drop_decoded()
+    assert unpack_head(raw, b"ada", kit.numbers) is not head
+    remember_written(raw, b"ada", head)
+    drop_decoded()
+    assert unpack_head(raw, b"ada", kit.numbers) is not head
+
+
+def test_few_written_heads_are_kept(kit: Any) -> None:
+    head = head_of(kit, 6)
+    for number in range(3_000):
+        remember_written(head.pack(b"ada"), b"%d" % number, head)
+    assert len(_written) <= 1_024
+    drop_decoded()
 
 
 def test_a_head_that_lies_is_told(kit: Any) -> None:
