@@ -1,10 +1,12 @@
 """`make baselines`: tune matrix factorization and SASRec on the validation part, and measure them on the test part.
 
     python -m hytrec_benchmarks.baselines
+    python -m hytrec_benchmarks.baselines --logs beauty --only sasrec
 
 Writes reports/baselines.json: for every log and baseline the settings that were tried with their NDCG@10 on the
-validation part, the chosen ones, and test metrics of every seed. Takes hours on two cores; what is done already (in
-the folder given by --runs) is not done again.
+validation part, the chosen ones, and test metrics of every seed. Takes hours on two cores; trainings that are done
+already (a file each in the folder given by --runs) are not done again, and those of all logs and baselines that are
+done are reported. Two commands for different logs may run side by side.
 """
 
 from __future__ import annotations
@@ -29,7 +31,7 @@ from hytrec_benchmarks.baselines.sasrec import fit_sasrec, sasrec_grid
 from hytrec_benchmarks.baselines.scoring import Learned, rank, validation_gain
 from hytrec_benchmarks.fixtures.context import data_folder
 from hytrec_benchmarks.fixtures.progress import say
-from hytrec_benchmarks.quality.plan import LOGS, log_path
+from hytrec_benchmarks.quality.plan import LOGS, QualityLog, log_path
 
 ROOT = Path(__file__).resolve().parents[3]
 NAMES = ("als", "bpr", "sasrec")
@@ -47,26 +49,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
     torch.set_num_threads(1)
     options.runs.mkdir(parents=True, exist_ok=True)
     for log in LOGS:
+        if log.key not in options.logs:
+            continue
         histories, vocabulary = read_histories(log_path(options.data, log))
         items = len(vocabulary.item_keys)
         known = training(histories)
         validation, test = (evaluation(histories, part, items=items) for part in (Part.VALIDATION, Part.TEST))
         fits, grids = _fits(known, validation.thinned(_TUNING_USERS), items), _grids(log.key)
         for name in options.only:
-            file = options.runs / f"{log.key}-{name}.json"
-            if not file.exists():
-                say(f"== {log.name}, {name}")
-                write_json(file, _tuned(grids[name], fits[name], test, seeds=options.seeds))
+            say(f"== {log.name}, {name}")
+            once = _Once(fits[name], test, options.runs / f"{log.key}-{name}")
+            write_json(_summary_file(options.runs, log, name), _tuned(grids[name], once, seeds=options.seeds))
     found = {
         log.name: {
             name: json.loads(file.read_text())
             for name in NAMES
-            if (file := options.runs / f"{log.key}-{name}.json").exists()
+            if (file := _summary_file(options.runs, log, name)).exists()
         }
         for log in LOGS
     }
     write_json(options.output, found)
     return 0
+
+
+def _summary_file(runs: Path, log: QualityLog, name: str) -> Path:
+    return runs / f"{log.key}-{name}.json"
 
 
 def _grids(key: str) -> dict[str, list[Any]]:
@@ -90,25 +97,48 @@ def _fits(known: Histories, validation: Evaluation, items: int) -> dict[str, Fit
     return {"als": als, "bpr": bpr, "sasrec": sasrec}
 
 
-def _tuned(grid: list[Any], fit: Fit, test: Evaluation, *, seeds: int) -> dict[str, Any]:
+class _Once:
+    """Trains and measures what is not done already.
+
+    Args:
+        folder: a file for every training.
+    """
+
+    def __init__(self, fit: Fit, test: Evaluation, folder: Path) -> None:
+        self._fit = fit
+        self._test = test
+        self._folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def __call__(self, settings: Any, seed: int) -> dict[str, Any]:
+        """Settings, NDCG@10 on the validation part, test metrics and minutes of a training."""
+        name = "-".join(f"{value:g}" for value in (*asdict(settings).values(), seed))
+        file = self._folder / f"{name}.json"
+        if not file.exists():
+            start = time.monotonic()
+            model, gain = self._fit(settings, seed)
+            found = {
+                "settings": asdict(settings),
+                "validation_ndcg@10": gain,
+                "test": _with_error(rank(model, self._test)),
+                "minutes": round((time.monotonic() - start) / 60, 1),
+            }
+            write_json(file, found)
+            say(f"{settings}, seed {seed}: {gain:.4f}")
+        trained: dict[str, Any] = json.loads(file.read_text())
+        return trained
+
+
+def _tuned(grid: list[Any], once: _Once, *, seeds: int) -> dict[str, Any]:
     """Try the grid with seed 0, and measure the best settings with every seed."""
-    start = time.monotonic()
-    models, gains = [], []
-    for settings in grid:
-        model, gain = fit(settings, 0)
-        models.append(model)
-        gains.append(gain)
-        say(f"{settings}: {gain:.4f}")
-    best = gains.index(max(gains))
-    chosen = [models[best], *(fit(grid[best], seed)[0] for seed in range(1, seeds))]
+    tried = [once(settings, 0) for settings in grid]
+    best = max(range(len(grid)), key=lambda place: tried[place]["validation_ndcg@10"])
+    chosen = [tried[best], *(once(grid[best], seed) for seed in range(1, seeds))]
     return {
-        "settings": asdict(grid[best]),
-        "test": [_with_error(rank(model, test)) for model in chosen],
-        "tried": [
-            {"settings": asdict(settings), "validation_ndcg@10": gain}
-            for settings, gain in zip(grid, gains, strict=True)
-        ],
-        "minutes": round((time.monotonic() - start) / 60, 1),
+        "settings": tried[best]["settings"],
+        "test": [training["test"] for training in chosen],
+        "tried": [{name: one[name] for name in ("settings", "validation_ndcg@10")} for one in tried],
+        "minutes": round(sum(training["minutes"] for training in (*tried, *chosen[1:])), 1),
     }
 
 
@@ -126,6 +156,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--only", nargs="+", choices=NAMES, default=NAMES, metavar="NAME", help=f"of {', '.join(NAMES)}"
     )
+    keys = [log.key for log in LOGS]
+    parser.add_argument("--logs", nargs="+", choices=keys, default=keys, metavar="LOG", help=f"of {', '.join(keys)}")
     parser.add_argument("--seeds", type=int, default=3, help="trainings of the chosen settings")
     return parser
 

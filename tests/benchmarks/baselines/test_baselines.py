@@ -152,5 +152,17 @@ def test_the_command_keeps_what_is_done(tmp_path: Path, monkeypatch: pytest.Monk
     assert [tried["settings"]["width"] for tried in sasrec["tried"]] == [16, 8]
     assert len(sasrec["test"]) == 2
     assert sasrec["test"][0]["users"] == 80
-    monkeypatch.setattr(command, "fit_sasrec", None)
+    trained = {*(tmp_path / "runs").glob("*/*.json")}
+    assert len(trained) == 2 * 3
+    min(trained).unlink()
+    fit = command.fit_sasrec
+    fits: list[int] = []
+    monkeypatch.setattr(command, "fit_sasrec", lambda *given, **more: fits.append(1) or fit(*given, **more))
     assert command.main(arguments) == 0
+    assert len(fits) == 1
+    assert {*(tmp_path / "runs").glob("*/*.json")} == trained
+    asked.clear()
+    assert command.main([*arguments, "--logs", "beauty"]) == 0
+    assert len(asked) == 1
+    again = json.loads((tmp_path / "baselines.json").read_text())
+    assert again["MovieLens-100K"]["sasrec"]["test"] == found["MovieLens-100K"]["sasrec"]["test"]
