@@ -30,7 +30,7 @@ from hytrec.signature import (
     USER_ID,
 )
 from hytrec_benchmarks.before_history.revision import ROOT, Checkout
-from hytrec_benchmarks.fixtures.serving import server_options
+from hytrec_benchmarks.fixtures.serving import core_seconds, server_options
 from hytrec_export.local_http import HttpAddress, request
 from hytrec_export.optional import require
 from hytrec_export.server import EmbeddedServer
@@ -128,8 +128,7 @@ class Server:
 
     def cpu_s(self) -> float:
         """Core seconds of the server and its python models so far."""
-        found = [self.process, *self.process.children(recursive=True)]
-        return sum(sum(own.cpu_times()[:2]) for own in found)
+        return core_seconds(self.process.pid)
 
     def batches(self, model: str) -> tuple[int, int]:
         """Requests that a model has run so far, and the batches that they were.

@@ -1,9 +1,10 @@
 """`make quality`: train every variant on every log, measure the baselines, and write the report.
 
     python -m hytrec_benchmarks.quality
-    python -m hytrec_benchmarks.quality --only ml100k_time ml100k_ties --output reports/protocols
+    python -m hytrec_benchmarks.quality --only ml100k_time ml100k_ties --output runs/protocols
 
-Writes quality.json, quality.md and a chart for every log into the folder. Trainings go side by side, one torch thread
+Writes quality.json, quality.md and a chart for every log into the folder; the page shows what
+`hytrec_benchmarks.quality.served` found, too. Trainings go side by side, one torch thread
 each: at these sizes that uses two cores better than one training with two threads. A run that is stopped goes on where
 it was. Exit status 1 when a bound does not hold.
 """
@@ -36,6 +37,8 @@ from hytrec_benchmarks.quality.report import markdown_page
 from hytrec_benchmarks.quality.summary import figures_of, summary_of
 
 ROOT = Path(__file__).resolve().parents[3]
+SERVED_FILE = "quality_served.json"
+"""Of `hytrec_benchmarks.quality.served`, in the report's folder."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -71,7 +74,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "logs": logs,
         **describe_run(),
     }
-    write_report(options.output, report)
+    served = options.output / SERVED_FILE
+    write_report(options.output, report | ({"served": json.loads(served.read_text())} if served.exists() else {}))
     print((options.output / "quality.md").read_text())  # noqa: T201
     failures = misses(figures)
     for failure in failures:

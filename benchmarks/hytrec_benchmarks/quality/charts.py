@@ -1,4 +1,4 @@
-"""`reports/quality_*.png`: accuracy of every model, and where HyTRec wins over the best baseline."""
+"""`reports/quality_*.png`: accuracy of every model, where HyTRec wins over the best baseline, and what lists cost."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from hytrec.evaluation.evaluate import RERANKER
 from hytrec_export.optional import require
 
-__all__ = ["draw_chart"]
+__all__ = ["draw_chart", "draw_served_chart"]
 
 _SIZE = (12.0, 8.0)
 _DPI = 90
@@ -25,8 +25,7 @@ def draw_chart(path: Path, name: str, log: Mapping[str, Any]) -> None:
     Raises:
         MissingPackageError: matplotlib is not installed.
     """
-    require("matplotlib", extra="loadtest").use("Agg")
-    figure = require("matplotlib.figure", extra="loadtest").Figure(figsize=_SIZE, layout="constrained")
+    figure = _figure()
     accuracy, *lifts = figure.subplots(2, 2).flatten()
     figure.suptitle(name)
     _draw_accuracy(accuracy, log)
@@ -59,3 +58,35 @@ def _draw_lifts(axes: Any, grouping: str, groups: list[Mapping[str, Any]], basel
     axes.set_xlabel(f"{grouping}; users")
     axes.set_ylabel(f"NDCG@10 over {baseline}")
     axes.set_ylim(bottom=0, top=min(4.0, 1.1 * max([2.0, *values])))
+
+
+def draw_served_chart(path: Path, logs: Mapping[str, Any]) -> None:
+    """Accuracy against latency, and throughput against cost, a row for every log, as PNG.
+
+    Args:
+        logs: of `quality.served`.
+
+    Raises:
+        MissingPackageError: matplotlib is not installed.
+    """
+    figure = _figure()
+    panels = figure.subplots(len(logs), 2, squeeze=False)
+    for (accuracy, throughput), (log, rows) in zip(panels, logs.items(), strict=True):
+        for name, row in rows.items():
+            accuracy.errorbar(row["p50_ms"], row["ndcg@10"], yerr=row["ndcg@10_error"], fmt="o", capsize=3, label=name)
+            throughput.plot(row["core_ms"], row["lists_per_s"], "o", label=name)
+        accuracy.set_xlabel("p50 of a list, one at a time (ms)")
+        accuracy.set_ylabel("NDCG@10 as served")
+        throughput.set_xlabel("core-milliseconds of the server a list")
+        throughput.set_ylabel("lists/s at concurrency 8")
+        for axes in (accuracy, throughput):
+            axes.set_title(log, fontsize=9)
+            for low_and_high, limit in ((axes.get_xlim, axes.set_xlim), (axes.get_ylim, axes.set_ylim)):
+                limit(0, 1.1 * low_and_high()[1])
+            axes.legend(fontsize=7, loc="lower left")
+    figure.savefig(path, dpi=_DPI)
+
+
+def _figure() -> Any:
+    require("matplotlib", extra="loadtest").use("Agg")
+    return require("matplotlib.figure", extra="loadtest").Figure(figsize=_SIZE, layout="constrained")

@@ -51,7 +51,31 @@ def markdown_page(report: Mapping[str, Any]) -> str:
         lines += ["", f"## {name}", "", *_metric_table(log), "", *_comparison_table(log), "", *_part_table(log)]
         lines += ["", *_lift_tables(log)]
         lines += ["", f"![{name}: accuracy, and lift over {log['best_baseline']}]({log['chart']})"]
+    if served := report.get("served"):
+        lines += ["", *_served_section(served)]
     return "\n".join(lines) + "\n"
+
+
+def _served_section(served: Mapping[str, Any]) -> Iterator[str]:
+    yield "## As served"
+    yield ""
+    yield (
+        "`python -m hytrec_benchmarks.quality.served`: the first seed of each variant, exported and served without a "
+        f"GPU on {served['machine_cores']} cores ({served['machine_cpu']}) that the client shares, all variants side "
+        "by side and measured in turns. NDCG@10 is of the lists that came back, with the standard error over users; "
+        "p50 is of one list at a time, lists/s of eight at a time, core-milliseconds are the server's. Compare ratios."
+    )
+    for name, rows in served["logs"].items():
+        yield ""
+        yield f"| {name} | NDCG@10 | users | p50 (ms) | p99 (ms) | lists/s | core-ms a list |"
+        yield "|---" * 7 + "|"
+        for variant, row in rows.items():
+            yield (
+                f"| {variant} | {row['ndcg@10']:.4f} ± {row['ndcg@10_error']:.4f} | {row['users']:,} "
+                f"| {row['p50_ms']:.1f} | {row['p99_ms']:.1f} | {row['lists_per_s']:.0f} | {row['core_ms']:.1f} |"
+            )
+    yield ""
+    yield "![accuracy against latency, throughput against cost](quality_served.png)"
 
 
 def _metric_table(log: Mapping[str, Any]) -> Iterator[str]:

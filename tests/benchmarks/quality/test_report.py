@@ -168,6 +168,17 @@ def test_the_report_shows_every_number(summary: dict[str, Any], tmp_path: Path) 
     assert f"| neighbors | {summary['parts']['neighbors']['gain']:+.5f} |" in page
 
 
+def test_the_page_shows_what_was_served(summary: dict[str, Any]) -> None:
+    row = {"ndcg@10": 0.125, "ndcg@10_error": 0.002, "users": 1_234, "p50_ms": 4.25}
+    row |= {"p99_ms": 5.5, "lists_per_s": 450.4, "core_ms": 2.91}
+    served = {"logs": {"a small log": {"HyTRec": row}}, "machine_cores": 2, "machine_cpu": "a processor"}
+    logs = {"a small log": summary | {"protocol": ""}}
+    page = markdown_page({"process_minutes": 1.0, "preset": {}, "logs": logs, "served": served})
+    assert "| HyTRec | 0.1250 ± 0.0020 | 1,234 | 4.2 | 5.5 | 450 | 2.9 |" in page
+    assert "on 2 cores (a processor)" in page
+    assert page.endswith("(quality_served.png)\n")
+
+
 def test_another_protocol_is_told_on_the_page_with_the_command(summary: dict[str, Any]) -> None:
     report = {
         "process_minutes": 3.0,
