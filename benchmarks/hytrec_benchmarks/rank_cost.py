@@ -4,7 +4,8 @@
 
 One process, one thread, processor time of the thread, 500 candidates, random tables. `same_weights` is the earlier
 revision's model in this revision's graph, so that scores can be compared; `after` is the model that this revision
-trains by default, which is smaller. `lean` is the graph without memory, window and experts of the reranker.
+trains by default, which is smaller. `lean` is the graph without memory, window and experts of the reranker. `original`
+is the last revision before neighbors and correction were in the reranker, which had no lean one.
 """
 
 from __future__ import annotations
@@ -41,6 +42,8 @@ __all__ = ["REVISION", "cost_figures", "export_rerankers", "in_turns"]
 
 REVISION = "d878663"
 """The last revision whose reranker has experts as wide as the model, and which multiplies by the user's side last."""
+ORIGINAL = "ed3a9d4"
+"""The last revision before the reranker read neighbors and was a correction of the retriever."""
 KINDS = ("full", "lean")
 LENGTHS = (100, 10_000)
 CANDIDATES = 500
@@ -53,17 +56,18 @@ import torch
 from hytrec.config import ModelConfig
 from hytrec.modeling.delta_rule import chunked
 from hytrec.modeling.model import build_model
-from hytrec.modeling.reranker import RerankerPart
 from hytrec.signature import RERANKER
 from hytrec_export.exporters.onnx_graph import OPSETS, export_graph
 from hytrec_export.exporters.wrapper import split
 from hytrec_export.options import Lowering
-items, weights, folder = int(sys.argv[1]), sys.argv[2], Path(sys.argv[3])
+items, folder, weights = int(sys.argv[1]), Path(sys.argv[2]), sys.argv[3:]
 config = ModelConfig(items=items)
 model = build_model(config)
-model.load_state_dict(torch.load(weights))
-for kind in ("full", "lean"):
+if weights:
+    model.load_state_dict(torch.load(weights[0]))
+for kind in ("full", "lean") if weights else ("full",):
     if kind == "lean":
+        from hytrec.modeling.reranker import RerankerPart
         model.reranker = model.reranker.without(RerankerPart.MEMORY, RerankerPart.WINDOW, RerankerPart.EXPERTS)
     export_graph(
         split(model.eval().requires_grad_(False), delta_rule=chunked)[RERANKER.name], folder / f"{kind}.onnx",
@@ -88,15 +92,16 @@ def main() -> None:
 
 
 def measure(folder: Path, *, items: int, rounds: int) -> dict[str, str | int | float]:
-    """All figures; the earlier revision's graphs are made by its own code."""
+    """All figures; the earlier revisions' graphs are made by their own code."""
     same = random_model(ModelConfig(items=items, expert_width=ModelConfig(items=items).width))
     torch.save(same.state_dict(), folder / "weights.pt")
-    folders = {name: folder / name for name in ("before", "same_weights", "after")}
+    folders = {name: folder / name for name in ("original", "before", "same_weights", "after")}
     for own in folders.values():
         own.mkdir()
-    say(f"exporting by {REVISION}")
-    code = check_out(folder / "code", REVISION)
-    code.run(code.program(_EXPORT, str(items), folder / "weights.pt", folders["before"]))
+    for name, revision, weights in (("original", ORIGINAL, []), ("before", REVISION, [folder / "weights.pt"])):
+        say(f"exporting by {revision}")
+        code = check_out(folder / f"code-{name}", revision)
+        code.run(code.program(_EXPORT, str(items), folders[name], *weights))
     say("exporting by this revision")
     export_rerankers(same, ModelConfig(items=items), folders["same_weights"])
     export_rerankers(random_model(ModelConfig(items=items)), ModelConfig(items=items), folders["after"])
@@ -106,8 +111,11 @@ def measure(folder: Path, *, items: int, rounds: int) -> dict[str, str | int | f
         for kind in KINDS:
             say(f"ranking by the {kind} graphs, {length} events")
             graphs = {name: own / f"{kind}.onnx" for name, own in folders.items()}
+            graphs["original"] = folders["original"] / "full.onnx"
             figures |= {f"{name}_{kind}_{length}": value for name, value in cost_figures(graphs, feeds, rounds).items()}
     figures["rank_cost_ratio"] = min(float(figures[f"rank_cost_ratio_full_{length}"]) for length in LENGTHS)
+    for figure, kind in (("rank_cost_ratio_quality", "full"), ("rank_cost_ratio_lean", "lean")):
+        figures[figure] = max(float(figures[f"rank_cost_over_original_{kind}_{length}"]) for length in LENGTHS)
     return figures
 
 
@@ -161,7 +169,7 @@ def cost_figures(graphs: Mapping[str, Path], feeds: Sequence[Arrays], rounds: in
     """Core-milliseconds of a ranking by each graph, `before` over the others, and how far scores of one model differ.
 
     Args:
-        graphs: `before`, `same_weights` and `after`.
+        graphs: `original`, `before`, `same_weights` and `after`.
     """
     with ExitStack() as stack:
         runners = {name: stack.enter_context(OnnxRunner(graph, threads=1)) for name, graph in graphs.items()}
@@ -171,6 +179,7 @@ def cost_figures(graphs: Mapping[str, Path], feeds: Sequence[Arrays], rounds: in
     figures = {f"rank_core_ms_{name}": 1_000 * float(np.median(own)) for name, own in taken.items()}
     for name, figure in (("after", "rank_cost_ratio"), ("same_weights", "rank_cost_ratio_same_weights")):
         figures[figure] = float(np.median(np.divide(taken["before"], taken[name])))
+    figures["rank_cost_over_original"] = float(np.median(np.divide(taken["after"], taken["original"])))
     figures["rank_score_max_abs_diff"] = float(np.abs(first["before"] - first["same_weights"]).max())
     return figures
 

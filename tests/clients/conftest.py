@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -31,7 +32,10 @@ NAMES = {DType.FLOAT32: "FP32", DType.INT64: "INT64", DType.UINT8: "UINT8", DTyp
 
 @dataclass(frozen=True)
 class Trouble:
-    """What becomes of one call: its events are written first if `applies`, then it fails, or stalls until released."""
+    """What becomes of one call: its events are written first if `applies`, then it fails, or stalls.
+
+    It stalls until released, or its client is gone.
+    """
 
     code: grpc.StatusCode | None
     message: str = ""
@@ -157,7 +161,9 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
 
     def _fail(self, trouble: Trouble, context: Any) -> None:
         if trouble.code is None:
-            self.released.wait(30)
+            end = time.monotonic() + 30
+            while context.is_active() and time.monotonic() < end and not self.released.wait(0.02):
+                pass
             self.waited.append(context.is_active())
             context.abort(grpc.StatusCode.INTERNAL, "stalled")
         context.abort(trouble.code, trouble.message)

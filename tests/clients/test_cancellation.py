@@ -71,10 +71,10 @@ async def test_the_end_of_a_client_is_the_end_of_its_calls(fake: Any, trouble: A
         await asyncio.wait([call])
         assert client_tasks()
     assert client_tasks() == set()
-    fake.released.set()
     while not fake.waited:  # noqa: ASYNC110 - the server waits in threads of its own
         await asyncio.sleep(0.01)
     assert fake.waited == [False]
+    assert not fake.released.is_set()
 
 
 async def test_a_call_cancelled_while_it_waits_is_not_sent_again(fake: Any, trouble: Any) -> None:
