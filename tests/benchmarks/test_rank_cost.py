@@ -21,6 +21,7 @@ def test_ways_take_turns_on_the_same_input() -> None:
 def test_a_ranking_costs_less_than_by_the_earlier_revision_and_scores_the_same(tmp_path: Path) -> None:
     figures = measure(tmp_path, items=2_000, rounds=40)
     assert float(figures["rank_cost_ratio"]) > 1.2
+    assert float(figures["rank_cost_ratio_lean"]) < 0.6 < float(figures["rank_cost_ratio_quality"]) < 1.05
     for length in LENGTHS:
         for kind in ("full", "lean"):
             assert float(figures[f"rank_score_max_abs_diff_{kind}_{length}"]) < 1e-4
