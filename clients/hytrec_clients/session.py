@@ -165,8 +165,9 @@ class Session:
             except RpcFailure as failure:
                 if not failure.retryable:
                     raise rejection(endpoint.name, route.url, failure) from None
-                # A last attempt cut short by the end of the time says less than the failure before it.
-                if reported is None or failure.code != "DEADLINE_EXCEEDED" or attempt_s >= budget.policy.min_attempt_s:
+                # A last attempt cut short by the end of the time says less than the failure before it, be it that there
+                # was no response, or that the server did not begin it any more.
+                if reported is None or attempt_s >= budget.policy.min_attempt_s:
                     reported = failure
                 pause_s = budget.backoff_s(at_once=route.failed(failure))
                 if pause_s is None:

@@ -108,11 +108,18 @@ def test_no_response_to_the_end(client: Any, fake: Any, trouble: Any) -> None:
     assert (receipt.event_count, receipt.applied) == (1, False)
 
 
-def test_a_last_attempt_cut_short_does_not_hide_what_the_server_said(make_client: Any, fake: Any, trouble: Any) -> None:
+@pytest.mark.parametrize(
+    "last",
+    [(None,), (UNAVAILABLE, "the request was not begun before its client gave up, 0 ms ago")],
+    ids=["no response", "not begun"],
+)
+def test_a_last_attempt_cut_short_does_not_hide_what_the_server_said(
+    make_client: Any, fake: Any, trouble: Any, last: tuple[Any, ...]
+) -> None:
     client = make_client(fake.url, retry=RetryPolicy(min_attempt_s=5))
     client.append("ada")
     fake.script.append(trouble(UNAVAILABLE, "the state store is full"))
-    fake.always = trouble(None)
+    fake.always = trouble(*last)
     with pytest.raises(Unavailable, match="the last said: the state store is full"):
         client.append("ada", CLICK, timeout_s=0.5)
 
