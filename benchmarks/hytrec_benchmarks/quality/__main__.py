@@ -33,12 +33,10 @@ from hytrec_benchmarks.fixtures.progress import say
 from hytrec_benchmarks.quality.charts import draw_chart
 from hytrec_benchmarks.quality.measuring import Measured, measure_baselines, measure_job
 from hytrec_benchmarks.quality.plan import LOGS, VARIANTS, VARIATIONS, Job, QualityLog, jobs, preset, read_log
-from hytrec_benchmarks.quality.report import markdown_page
+from hytrec_benchmarks.quality.report import SERVED_FILE, markdown_page
 from hytrec_benchmarks.quality.summary import figures_of, summary_of
 
 ROOT = Path(__file__).resolve().parents[3]
-SERVED_FILE = "quality_served.json"
-"""Of `hytrec_benchmarks.quality.served`, in the report's folder."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

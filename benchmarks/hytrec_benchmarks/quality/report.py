@@ -8,7 +8,10 @@ from typing import Any
 from hytrec.evaluation.tables import SHOWN_METRICS
 from hytrec.modeling.reranker_gains import CORRECTION, Gain
 
-__all__ = ["markdown_page"]
+__all__ = ["SERVED_CHART", "SERVED_FILE", "markdown_page"]
+
+SERVED_FILE, SERVED_CHART = "quality_served.json", "quality_served.png"
+"""Of `hytrec_benchmarks.quality.served`, in the report's folder."""
 
 _TO_SAY = {
     "item-knn-recent": "item-kNN with a half-life",
@@ -75,7 +78,7 @@ def _served_section(served: Mapping[str, Any]) -> Iterator[str]:
                 f"| {row['p50_ms']:.1f} | {row['p99_ms']:.1f} | {row['lists_per_s']:.0f} | {row['core_ms']:.1f} |"
             )
     yield ""
-    yield "![accuracy against latency, throughput against cost](quality_served.png)"
+    yield f"![accuracy against latency, throughput against cost]({SERVED_CHART})"
 
 
 def _metric_table(log: Mapping[str, Any]) -> Iterator[str]:

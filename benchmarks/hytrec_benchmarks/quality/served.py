@@ -34,6 +34,7 @@ from hytrec_benchmarks.fixtures.serving import core_seconds, serving
 from hytrec_benchmarks.peers.python_client import ClientWindow, closed_loop, take_turns
 from hytrec_benchmarks.quality.charts import draw_served_chart
 from hytrec_benchmarks.quality.plan import LOGS, VARIANTS, Job, QualityLog, read_log
+from hytrec_benchmarks.quality.report import SERVED_CHART, SERVED_FILE
 from hytrec_clients import AsyncHytrecClient, Events
 from hytrec_export.options import BuildOptions, RerankerKind
 from hytrec_export.pipeline import build
@@ -175,8 +176,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         measure = partial(measure_log, data=options.data, runs=options.runs, folder=Path(name), amount=amount)
         logs = {log.name: asyncio.run(measure(log)) for log in LOGS if log.key in options.only}
     options.output.mkdir(parents=True, exist_ok=True)
-    write_json(options.output / "quality_served.json", {"logs": logs, **describe_run()})
-    draw_served_chart(options.output / "quality_served.png", logs)
+    write_json(options.output / SERVED_FILE, {"logs": logs, **describe_run()})
+    draw_served_chart(options.output / SERVED_CHART, logs)
     return 0
 
 

@@ -135,7 +135,6 @@ def _extended(
         before, number, open_raw = head.event_count % CHUNK_EVENTS, head.event_count // CHUNK_EVENTS, head.open_raw
     # events of the request alone may lie in memory that is gone with it
     pending = StoredEvents.joined([head.open_chunk, events]) if head is not None and before else events
-    joined = pending if before else None
     closed: dict[int, bytes] = {}
     while len(pending) >= CHUNK_EVENTS:
         chunk = Chunk(start_digest=chunk_digest, events=pending[:CHUNK_EVENTS])
@@ -153,6 +152,6 @@ def _extended(
         applied=applied,
         open_raw=encode_events(pending) if appended is None else appended,
         types=types,
-        decoded=None if closed else joined,
+        decoded=pending if before and not closed else None,
     )
     return extended, closed
