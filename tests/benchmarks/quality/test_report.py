@@ -30,18 +30,6 @@ SMALL = QualityLog(name="a small log", key="small", file="small.csv")
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    random = np.random.default_rng(0)
-    folder = tmp_path_factory.mktemp("data")
-    lines = ["user,item,time"]
-    for user in range(60):
-        walk = (random.integers(30) + np.arange(random.integers(4, 16))) % 30
-        lines += [f"{user},{item},{10**9 + 9_000 * place}" for place, item in enumerate(walk)]
-    (folder / SMALL.file).write_text("\n".join(lines) + "\n")
-    return folder
-
-
-@pytest.fixture(scope="module")
 def measured(data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[Branches, list[Measured]], Measured]:
     """Two seeds of the whole model, one of the model without encoder, and the baselines."""
     runs = tmp_path_factory.mktemp("runs")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from hytrec.config import Branches
@@ -20,19 +19,15 @@ SMALL = QualityLog(name="a small log", key="small", file="small.csv")
 PNG = b"\x89PNG\r\n\x1a\n"
 
 
-def test_what_is_served_is_as_good_as_what_was_evaluated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    random = np.random.default_rng(0)
-    lines = ["user,item,time"]
-    for user in range(60):
-        walk = (random.integers(30) + np.arange(random.integers(4, 16))) % 30
-        lines += [f"{user},{item},{10**9 + 9_000 * place}" for place, item in enumerate(walk)]
-    (tmp_path / SMALL.file).write_text("\n".join(lines) + "\n")
+def test_what_is_served_is_as_good_as_what_was_evaluated(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     job = Job(log=SMALL, branches=Branches.BOTH, seed=0)
-    evaluated = measure_job(job, data=tmp_path, runs=tmp_path / "runs", epochs=1).ranks[RERANKER].means()
+    evaluated = measure_job(job, data=data, runs=tmp_path / "runs", epochs=1).ranks[RERANKER].means()
     monkeypatch.setattr(served, "LOGS", (SMALL,))
     monkeypatch.setattr(served, "SERVED", {"HyTRec": (Branches.BOTH, RerankerKind.FULL)})
     monkeypatch.setattr(served.Amount, "quick", lambda: served.Amount(users=60, rounds=1, seconds=0.2, calls=3))
-    folders = [f"--data={tmp_path}", f"--runs={tmp_path / 'runs'}", f"--output={tmp_path / 'out'}"]
+    folders = [f"--data={data}", f"--runs={tmp_path / 'runs'}", f"--output={tmp_path / 'out'}"]
     assert served.main([*folders, "--quick"]) == 0
     (row,) = json.loads((tmp_path / "out" / "quality_served.json").read_text())["logs"][SMALL.name].values()
     assert row["users"] == evaluated["users"]
