@@ -56,7 +56,11 @@ def command(built: Any, serve_command: Run, tmp_path: Path) -> Run:
 
 def endpoints(process: "subprocess.Popen[str]") -> dict[str, str]:
     assert process.stdout
-    return dict(process.stdout.readline().split() for _ in range(2))
+    lines = [process.stdout.readline().split() for _ in range(2)]
+    if not all(lines):  # it ended: the reason is the test's message
+        _, stderr = process.communicate()
+        pytest.fail(f"serve ended with exit status {process.returncode}: {stderr}")
+    return dict(lines)
 
 
 def grpc_url(process: "subprocess.Popen[str]") -> str:

@@ -181,6 +181,7 @@ class EmbeddedServer:
             return False
         _started(self._lease).make_private()  # what the models made since the beginning of this poll
         self._python_models = python_models(process.pid)
+        _started(self._ports).release()
         self.record.became_ready(seconds=time.monotonic() - self._started_at)
         return True
 
@@ -283,6 +284,8 @@ class EmbeddedServer:
     def _clean_up(self) -> None:
         """Remove the resources of the ended process."""
         self.record.ended()
+        if self._ports is not None:
+            self._ports.release()
         if self._log is not None:
             self._log.finish()
         if self._lease is not None and not self._lease.remove(wait_s=_GONE_TIMEOUT_S):

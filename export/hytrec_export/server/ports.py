@@ -6,7 +6,7 @@ import errno
 import ipaddress
 import random
 import socket
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from hytrec_export.errors import ServerError
 from hytrec_export.server.options import ANY_PORT, LOOPBACK, ServerOptions
@@ -38,10 +38,14 @@ class Ports:
     grpc: Listener
     http: Listener | None
     metrics: Listener
+    _held: list[socket.socket] = field(default_factory=list, repr=False, compare=False)
 
     @classmethod
     def take(cls, options: ServerOptions) -> Ports:
         """Check the named ports and choose free ones for the others.
+
+        The chosen ones are held until `release`: tritonserver listens seconds later, when its models are loaded, and
+        nobody else that looks for a free port finds them meanwhile.
 
         Raises:
             ServerError: a port cannot be listened on.
@@ -51,14 +55,23 @@ class Ports:
         if not options.http:
             del wanted["http"]
         taken = {port for port in wanted.values() if port != ANY_PORT}
-        for name, port in wanted.items():
-            if port == ANY_PORT:
-                wanted[name] = free_port(hosts[name], taken)
-                taken.add(wanted[name])
-        found = {name: Listener(host=hosts[name], port=port) for name, port in wanted.items()}
-        ports = cls(grpc=found["grpc"], http=found.get("http"), metrics=found["metrics"])
-        ports.check()
+        held: list[socket.socket] = []
+        try:
+            for name, port in wanted.items():
+                if port == ANY_PORT:
+                    held.append(_held_port(hosts[name], taken))
+                    wanted[name] = held[-1].getsockname()[1]
+            found = {name: Listener(host=hosts[name], port=port) for name, port in wanted.items()}
+            ports = cls(grpc=found["grpc"], http=found.get("http"), metrics=found["metrics"], _held=held)
+            ports.check()
+        except ServerError:
+            _close(held)
+            raise
         return ports
+
+    def release(self) -> None:
+        """Stop holding the chosen ports, once the server listens on them or never will."""
+        _close(self._held)
 
     def check(self, *, metrics: bool = True) -> None:
         """See whether the ports can be listened on.
@@ -86,10 +99,9 @@ def free_port(host: str, taken: set[int]) -> int:
     Raises:
         ServerError: the host is not an address of this machine, or no port was found.
     """
-    for port in random.sample(_FREE_PORTS, _TRIES):
-        if port not in taken and _bind_error(host, port) == 0:
-            return port
-    raise ServerError(f"no free port found on {host} in {_TRIES} tries; name ports with --grpc-port and the like")
+    with _held_port(host, taken) as held:
+        port: int = held.getsockname()[1]
+        return port
 
 
 def address_of(host: str) -> str:
@@ -110,7 +122,9 @@ def connect_host(host: str) -> str:
 
 
 def _check(host: str, port: int, *, option: str) -> None:
-    code = _bind_error(host, port)
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        code = _bind_error(probe, host, port)
     if code == errno.EADDRINUSE:
         raise ServerError(
             f"port {port} on {host} is taken; stop the program that uses it, "
@@ -124,20 +138,44 @@ def _check(host: str, port: int, *, option: str) -> None:
         )
 
 
-def _bind_error(host: str, port: int) -> int:
-    """Error number of listening on a port, 0 when it works.
+def _held_port(host: str, taken: set[int]) -> socket.socket:
+    """A socket bound to a random free port, none of `taken`.
+
+    It does not listen and allows its address to be used again only once it is bound: a server may listen on the port,
+    and another bind that does not share addresses, as this function's, fails (Linux looks at the sockets that there
+    are, not at how they were bound).
+
+    Raises:
+        ServerError: as `free_port`.
+    """
+    for port in random.sample(_FREE_PORTS, min(_TRIES, len(_FREE_PORTS))):
+        if port in taken:
+            continue
+        holder = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+        if _bind_error(holder, host, port) == 0:
+            holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            return holder
+    raise ServerError(f"no free port found on {host} in {_TRIES} tries; name ports with --grpc-port and the like")
+
+
+def _close(held: list[socket.socket]) -> None:
+    while held:
+        held.pop().close()
+
+
+def _bind_error(to_bind: socket.socket, host: str, port: int) -> int:
+    """Error number of binding a socket to a port, 0 when it works; the socket is closed where it does not.
 
     Raises:
         ServerError: the host is not an IPv4 address of this machine.
     """
-    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as error:
-            if isinstance(error, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL:
-                raise _foreign(host) from None
-            return error.errno or errno.EINVAL
+    try:
+        to_bind.bind((host, port))
+    except OSError as error:
+        to_bind.close()
+        if isinstance(error, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL:
+            raise _foreign(host) from None
+        return error.errno or errno.EINVAL
     return 0
 
 

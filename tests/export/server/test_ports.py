@@ -1,7 +1,7 @@
 import errno
 import re
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,8 @@ from hytrec_export.server import ServerOptions, ports
 from hytrec_export.server.access import AccessOptions
 from hytrec_export.server.ports import Ports, address_of, connect_host, free_port
 
+Take = Callable[[ServerOptions], Ports]
+
 
 @pytest.fixture
 def taken_port() -> Iterator[int]:
@@ -19,6 +21,30 @@ def taken_port() -> Iterator[int]:
         listener.bind(("127.0.0.1", 0))
         listener.listen()
         yield listener.getsockname()[1]
+
+
+def refused(code: int) -> Callable[..., int]:
+    """A bind that fails."""
+
+    def close(to_bind: socket.socket, *_: object) -> int:
+        to_bind.close()
+        return code
+
+    return close
+
+
+@pytest.fixture
+def take() -> Iterator[Take]:
+    """Ports of options, released in the end."""
+    taken: list[Ports] = []
+
+    def take(options: ServerOptions) -> Ports:
+        taken.append(Ports.take(options))
+        return taken[-1]
+
+    yield take
+    for chosen in taken:
+        chosen.release()
 
 
 @pytest.mark.parametrize("name", ["grpc", "http", "metrics"])
@@ -32,8 +58,8 @@ def test_a_taken_port_is_named_with_its_option(name: str, taken_port: int) -> No
         Ports.take(ServerOptions(repository=Path(), http=True, **open_ports))
 
 
-def test_free_ports_differ() -> None:
-    chosen = Ports.take(ServerOptions(repository=Path(), grpc_port=0, http=True, http_port=0, metrics_port=0))
+def test_free_ports_differ(take: Take) -> None:
+    chosen = take(ServerOptions(repository=Path(), grpc_port=0, http=True, http_port=0, metrics_port=0))
     assert chosen.http is not None
     assert len({chosen.grpc.port, chosen.http.port, chosen.metrics.port}) == 3
     assert 0 not in {chosen.grpc.port, chosen.http.port, chosen.metrics.port}
@@ -43,19 +69,19 @@ def test_free_ports_differ() -> None:
     ("host", "insecure", "http"),
     [("127.0.0.1", False, "127.0.0.1"), ("0.0.0.0", False, "127.0.0.1"), ("0.0.0.0", True, "0.0.0.0")],  # noqa: S104
 )
-def test_http_leaves_loopback_only_where_that_is_said(host: str, insecure: bool, http: str) -> None:
+def test_http_leaves_loopback_only_where_that_is_said(take: Take, host: str, insecure: bool, http: str) -> None:
     access = AccessOptions(insecure=insecure)
     options = ServerOptions(
         repository=Path(), host=host, grpc_port=0, http=True, http_port=0, metrics_port=0, access=access
     )
-    chosen = Ports.take(options)
+    chosen = take(options)
     assert chosen.http is not None
     assert (chosen.grpc.host, chosen.http.host, chosen.metrics.host) == (host, http, "127.0.0.1")
 
 
-def test_a_taken_http_port_does_not_matter_without_http(taken_port: int) -> None:
+def test_a_taken_http_port_does_not_matter_without_http(take: Take, taken_port: int) -> None:
     options = ServerOptions(repository=Path(), grpc_port=0, http_port=taken_port, metrics_port=0)
-    assert Ports.take(options).http is None
+    assert take(options).http is None
 
 
 @pytest.mark.parametrize("host", ["192.0.2.1", "no.such.host.invalid"])
@@ -76,16 +102,47 @@ def test_a_foreign_address_is_rejected(host: str) -> None:
     ],
 )
 def test_a_refused_port_is_named(monkeypatch: pytest.MonkeyPatch, code: int, message: str) -> None:
-    monkeypatch.setattr(ports, "_bind_error", lambda *_: code)
+    monkeypatch.setattr(ports, "_bind_error", refused(code))
     with pytest.raises(ServerError, match=f"^{re.escape(message)}$"):
         Ports.take(ServerOptions(repository=Path()))
 
 
+NONE_FREE = r"^no free port found on 127.0.0.1 in 200 tries; name ports with --grpc-port"
+
+
+def test_chosen_ports_are_held_until_they_are_released(monkeypatch: pytest.MonkeyPatch, take: Take) -> None:
+    options = ServerOptions(repository=Path(), grpc_port=0, http=True, http_port=0, metrics_port=0)
+    first = take(options)
+    assert first.http is not None
+    chosen = {first.grpc.port, first.http.port, first.metrics.port}
+    monkeypatch.setattr(ports, "_FREE_PORTS", sorted(chosen))
+    with pytest.raises(ServerError, match=NONE_FREE):
+        free_port("127.0.0.1", set())
+    with pytest.raises(ServerError, match=NONE_FREE):
+        Ports.take(ServerOptions(repository=Path(), grpc_port=0))
+    first.check()  # the server may bind them
+    with socket.create_server(("127.0.0.1", first.grpc.port)) as server:
+        with socket.create_connection(("127.0.0.1", first.grpc.port)), server.accept()[0]:
+            pass
+        first.release()
+        with pytest.raises(ServerError, match=f"^port {first.grpc.port} on 127.0.0.1 is taken;"):
+            first.check()
+    again = take(ServerOptions(repository=Path(), grpc_port=0, metrics_port=0))
+    assert {again.grpc.port, again.metrics.port} <= chosen
+
+
+def test_what_was_held_is_let_go_where_a_port_cannot_be_had(monkeypatch: pytest.MonkeyPatch, taken_port: int) -> None:
+    free = free_port("127.0.0.1", set())
+    monkeypatch.setattr(ports, "_FREE_PORTS", [free])
+    with pytest.raises(ServerError, match=f"^port {taken_port} on 127.0.0.1 is taken;"):
+        Ports.take(ServerOptions(repository=Path(), grpc_port=0, metrics_port=taken_port))
+    assert free_port("127.0.0.1", set()) == free
+
+
 def test_no_free_port_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ports, "_bind_error", lambda *_: errno.EADDRINUSE)
-    with pytest.raises(
-        ServerError, match=r"^no free port found on 127.0.0.1 in 200 tries; name ports with --grpc-port"
-    ):
+    monkeypatch.setattr(ports, "_FREE_PORTS", range(8000, 8200))
+    monkeypatch.setattr(ports, "_bind_error", refused(errno.EADDRINUSE))
+    with pytest.raises(ServerError, match=NONE_FREE):
         free_port("127.0.0.1", set())
 
 

@@ -100,7 +100,7 @@ def check_ports(options: ServerOptions) -> Finding:
         del named["HTTP"]
     *first, last = (f"{port} ({name})" for name, port in named.items())
     try:
-        Ports.take(options)
+        Ports.take(options).release()
     except HytrecError as error:
         return failed(str(error))
     return ok(f"ports {', '.join(first)} and {last} are free on {options.host}")
