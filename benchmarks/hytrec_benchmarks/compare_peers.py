@@ -22,7 +22,9 @@ from hytrec_benchmarks.fixtures.context import Context, Log, data_folder
 from hytrec_benchmarks.fixtures.progress import say
 from hytrec_benchmarks.peers.options import LENGTHS
 from hytrec_benchmarks.peers.program import command_of, environment
+from hytrec_benchmarks.peers.repository import PeerKind
 from hytrec_benchmarks.peers.servers import start_all
+from hytrec_export.options import BuildOptions, RerankerKind
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -34,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         try:
             events = context.log_file(Log.EDITS)
             options.folder.mkdir(parents=True, exist_ok=True)
-            endpoint, ours, peers = start_all(context, state, stack)
+            endpoint, ours, peers = start_all(context, state, stack, kinds=options.kinds, reranker=options.reranker)
         except (HytrecError, OSError) as error:
             say(f"{error}")
             return 1
@@ -52,6 +54,16 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--output", type=Path, default=Path("reports/peers"), help="folder of the report")
     parser.add_argument(
         "--folder", type=Path, default=Path("runs/peers"), help="the run and the repositories; those there are used"
+    )
+    parser.add_argument(
+        "--kinds", type=PeerKind, nargs="+", choices=list(PeerKind), default=list(PeerKind), help="of peers (all)"
+    )
+    parser.add_argument(
+        "--reranker",
+        type=RerankerKind,
+        choices=list(RerankerKind),
+        default=BuildOptions.reranker,
+        help="of the HyTRec that is built (full); the peers have all of it, so give --kinds softmax with lean",
     )
     parser.add_argument("--seed", type=int, default=0, help="of the training (0)")
     return parser

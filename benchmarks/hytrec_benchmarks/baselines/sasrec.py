@@ -33,6 +33,7 @@ class SasrecSettings:
 
     Args:
         length: last events that are read, and that a training sequence has at most.
+        batch_events: events of a batch, padding included; the paper's batches are 128 sequences.
         patience: epochs without a better validation NDCG@10.
     """
 
@@ -48,10 +49,11 @@ class SasrecSettings:
     validation_users: int = 3_000
 
 
-def sasrec_grid(*, length: int) -> list[SasrecSettings]:
+def sasrec_grid(*, length: int, batch_events: int = 4_096) -> list[SasrecSettings]:
     """Settings that are tried."""
     return [
-        SasrecSettings(width=width, dropout=dropout, length=length) for width, dropout in product((64, 128), (0.2, 0.5))
+        SasrecSettings(width=width, dropout=dropout, length=length, batch_events=batch_events)
+        for width, dropout in product((64, 128), (0.2, 0.5))
     ]
 
 

@@ -140,7 +140,7 @@ def test_the_command_keeps_what_is_done(tmp_path: Path, monkeypatch: pytest.Monk
 
     monkeypatch.setattr(command, "read_histories", reading)
     other = replace(SASREC, width=8, dropout=0.5)
-    monkeypatch.setattr(command, "sasrec_grid", lambda length: [SASREC, replace(other, length=length)])
+    monkeypatch.setattr(command, "sasrec_grid", lambda **_: [SASREC, other])
     monkeypatch.setattr("torch.set_num_threads", lambda _: None)
     arguments = [f"--output={tmp_path / 'baselines.json'}", f"--runs={tmp_path / 'runs'}", f"--data={tmp_path}"]
     arguments += ["--only", "sasrec", "--seeds", "2"]

@@ -16,6 +16,9 @@ from hytrec_benchmarks import compare_peers
 from hytrec_benchmarks.fixtures.context import Context, Log
 from hytrec_benchmarks.peers import servers
 from hytrec_export.errors import ServerError
+from hytrec_export.options import RerankerKind
+
+OURS = {RerankerKind.FULL: "ours", RerankerKind.LEAN: "ours-lean"}
 
 
 @pytest.fixture
@@ -26,12 +29,12 @@ def running() -> set[str]:
 
 @pytest.fixture
 def commands(running: set[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
-    """What the script runs, while servers that are made up answer; "softmax" does not start."""
+    """What the script runs, while servers that are made up answer; "compiled" and "softmax" do not start."""
     found: list[list[str]] = []
 
     @contextmanager
     def started(repository: Path, *, state: Path) -> Iterator[Any]:
-        if repository.name == "softmax":
+        if repository.name in ("compiled", "softmax"):
             raise ServerError("it has no room")
         assert state.parent.is_dir()
         running.add(repository.name)
@@ -39,14 +42,14 @@ def commands(running: set[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         running.remove(repository.name)
 
     def run(command: list[str], **_: object) -> Any:
-        assert running == {"ours", "eager"}
+        assert running - set(OURS.values()) == {"eager"}
         found.append(command)
         return SimpleNamespace(returncode=3)
 
     (tmp_path / f"{Log.EDITS.value}.parquet").touch()
     monkeypatch.setenv("HYTREC_DATA", str(tmp_path))
-    monkeypatch.setattr(Context, "repository", lambda *_, **__: Path("ours"))
-    monkeypatch.setattr(servers, "peer_repositories", lambda _: {n: Path(n) for n in ("eager", "softmax")})
+    monkeypatch.setattr(Context, "repository", lambda *_, reranker, **__: Path(OURS[reranker]))
+    monkeypatch.setattr(servers, "peer_repositories", lambda _, kinds: {kind: Path(kind) for kind in kinds})
     monkeypatch.setattr(servers, "started", started)
     monkeypatch.setattr(subprocess, "run", run)
     return found
@@ -75,6 +78,16 @@ def test_all_are_started_and_the_comparison_is_run_as_typed(
     ]
     assert running == set()
     assert "softmax is left out: it has no room" in capsys.readouterr().err
+
+
+def test_some_peers_beside_a_lean_reranker(
+    commands: list[list[str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert compare_peers.main([f"--folder={tmp_path / 'runs'}", "--kinds", "eager", "--reranker", "lean"]) == 3
+    (command,) = commands
+    assert "--repository=ours-lean" in command
+    assert [word for word in command if word.startswith("--peer")] == ["--peer=eager=host:eager"]
+    assert "softmax" not in capsys.readouterr().err
 
 
 def test_a_missing_log_is_told(
