@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import asdict, dataclass, field, replace
 from math import prod
 from pathlib import Path
@@ -27,8 +28,8 @@ CATALOG_FILES = frozenset({CATALOG_FILE, NEW_CATALOG_FILE})
 """The second one is left by a command that died."""
 CALL_KEY_VARIABLE = "HYTREC_CALL_CONTEXT_KEY"
 """Environment variable of the server: hex digits of the key that signs call contexts, made anew at each start."""
-METRICS_FOLDER_VARIABLE = "HYTREC_METRICS_FOLDER"
-"""Environment variable of the server: the folder where its python models leave their metrics."""
+SERVER_FOLDER_VARIABLE = "HYTREC_SERVER_FOLDER"
+"""Environment variable of the server: a folder of its own, where its python models leave their metrics and meet."""
 METRICS_ADDRESS_VARIABLE = "HYTREC_METRICS_ADDRESS"
 """Environment variable of the server: where its python models read Triton's metrics, http://host:port or unix:PATH."""
 FORMAT_VERSION = 1
@@ -172,3 +173,9 @@ class ServingSettings:
             )
         except (KeyError, TypeError, ValueError, OptionError) as error:
             raise RepositoryError(f"{path} is damaged ({error}); build the repository again") from error
+
+
+def server_folder() -> Path | None:
+    """The folder of the server that this process is a python model of; None where the server names none."""
+    folder = os.environ.get(SERVER_FOLDER_VARIABLE)
+    return Path(folder) if folder else None

@@ -4,6 +4,7 @@ import shutil
 import sqlite3
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -120,6 +121,28 @@ def test_a_new_model_keeps_its_users(serve: Any, built: Any, built_apart: Path, 
                 np.testing.assert_allclose(first.scores, scores, rtol=0, atol=1e-4)
                 np.testing.assert_allclose(second.scores, scores, rtol=0, atol=1e-4)
             assert client.append("ada", Events.one(1000, 1_100_000_000)).event_count == 201
+
+
+@pytest.mark.parametrize("apart", [False, True], ids=["fused", "ensemble"])
+def test_of_many_first_requests_one_encodes_the_history_again(
+    serve: Any, built: Any, built_apart: Path, tmp_path: Path, apart: bool
+) -> None:
+    repository = built_apart if apart else built.repository
+    refreshed = Path(shutil.copytree(repository, tmp_path / "refreshed"))
+    replace(built.settings, fingerprint="d" * 32).save(refreshed)
+    users = [f"user {number}" for number in range(4)]
+    long = Events(1000 + np.arange(4_000) % 300, 1_000_000_000 + 60 * np.arange(4_000))
+    with serve(repository, path=tmp_path / "state") as served, served.client() as client:
+        for user in users:
+            client.backfill(user, long)
+    with serve(refreshed, path=tmp_path / "state") as served, served.client() as client:
+        for user in users:
+            with ThreadPoolExecutor(8) as threads:
+                asked = [threads.submit(client.rank, user, [1000, 1001], now=1_100_000_000) for _ in range(8)]
+            ranked = [one.result() for one in asked]
+            statuses = Counter(one.receipt.state_status for one in ranked)
+            assert statuses == {StateStatus.REBUILT: 1, StateStatus.FOUND: 7}
+            assert np.ptp([one.scores for one in ranked], axis=0).max() <= 1e-4
 
 
 def test_states_are_made_before_a_new_model_is_served(serve: Any, built: Any, tmp_path: Path) -> None:

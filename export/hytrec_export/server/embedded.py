@@ -24,7 +24,7 @@ from hytrec_export.server.readiness import failure_of, read_index, responds_read
 from hytrec_export.server.served_repository import check_models
 from hytrec_export.server.stale_resources import ServerLease, remove_stale_resources
 from hytrec_export.server.stub_processes import has_ended, python_models
-from hytrec_export.settings import CALL_KEY_VARIABLE, METRICS_ADDRESS_VARIABLE, METRICS_FOLDER_VARIABLE
+from hytrec_export.settings import CALL_KEY_VARIABLE, METRICS_ADDRESS_VARIABLE, SERVER_FOLDER_VARIABLE
 from hytrec_export.state.options import URL_VARIABLE
 from hytrec_export.state.url import StoreUrl
 
@@ -247,7 +247,7 @@ class EmbeddedServer:
 
     def _environment(self, installation: Installation, folder: Path) -> Mapping[str, str]:
         variables = installation.environment(folder) | dict(self._options.environment)
-        variables |= {CALL_KEY_VARIABLE: new_key(), METRICS_FOLDER_VARIABLE: str(folder)}
+        variables |= {CALL_KEY_VARIABLE: new_key(), SERVER_FOLDER_VARIABLE: str(folder)}
         variables[METRICS_ADDRESS_VARIABLE] = f"unix:{folder / METRICS_SOCKET}"
         state_folder = self._options.state_folder
         if state_folder and (plain_folder := ascii_state_folder(state_folder, folder)) != state_folder:

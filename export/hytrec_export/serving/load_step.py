@@ -141,7 +141,7 @@ class LoadStep:
         if request.replace and not user.replayed:
             return self._replacement(load, view, long=long)
         if load.read.append_only and not user.due:
-            return {CALL_CONTEXT.name: self._passed_on(self._call_context(load, view))[None]}
+            return {CALL_CONTEXT.name: self._passed_on(self._call_context(load, view, stateless=True))[None]}
         if not user.complete:
             return ReplayNeededError()
         if self._encode and long and (user.gap >= LONG_EVENTS or not self._lengths.fit(user.gap + load.events)):
@@ -202,7 +202,7 @@ class LoadStep:
         }
         return {name: values[None] for name, values in outputs.items()}
 
-    def _call_context(self, load: LoadedRequest, view: CatalogView) -> CallContext:
+    def _call_context(self, load: LoadedRequest, view: CatalogView, *, stateless: bool = False) -> CallContext:
         request, user, events = load.request, load.user, load.events
         given = None
         if events:
@@ -221,7 +221,7 @@ class LoadStep:
             candidate_count=NO_CANDIDATES if request.candidate_keys is None else len(load.candidate_rows),
             give_up_at_ns=request.give_up_at_ns,
             last_item_row=view.vocabulary.last_item_row,
-            blind_to=view.blind_to(load),
+            blind_to=b"" if stateless else view.blind_to(load),
             new_events=encode_events(given) if given and self._packed else b"",
             given_events=None if self._packed else given,
         )

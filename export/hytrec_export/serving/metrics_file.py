@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import json
 import os
-from pathlib import Path
 from threading import Event, Thread
 
 from hytrec.private_file import private_file
 from hytrec_export.serving.request_metrics import RequestMetrics
-from hytrec_export.settings import METRICS_FOLDER_VARIABLE
+from hytrec_export.settings import server_folder
 
 PERIOD_S = 1.0
 
@@ -27,9 +26,9 @@ class MetricsFile:
     """
 
     def __init__(self, metrics: RequestMetrics, *, period_s: float = PERIOD_S) -> None:
-        folder = os.environ.get(METRICS_FOLDER_VARIABLE)
+        folder = server_folder()
         self._metrics = metrics
-        self._path = Path(folder, f"metrics-{os.getpid()}.json") if folder else None
+        self._path = folder / f"metrics-{os.getpid()}.json" if folder else None
         self._period_s = period_s
         self._written = ""
         self._over = Event()

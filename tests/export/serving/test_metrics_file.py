@@ -13,7 +13,7 @@ from hytrec_export.server.model_metrics import model_metrics_text
 from hytrec_export.serving.fused_pipeline import PipelineRequest
 from hytrec_export.serving.metrics_file import MetricsFile
 from hytrec_export.serving.request_metrics import RequestMetrics
-from hytrec_export.settings import METRICS_FOLDER_VARIABLE
+from hytrec_export.settings import SERVER_FOLDER_VARIABLE
 
 FOREVER_S = 1e6
 COUNTED = 'hytrec_requests_total{endpoint="hytrec_append",code="OK"}'
@@ -26,7 +26,7 @@ def metrics() -> RequestMetrics:
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv(METRICS_FOLDER_VARIABLE, str(tmp_path))
+    monkeypatch.setenv(SERVER_FOLDER_VARIABLE, str(tmp_path))
     return tmp_path
 
 
@@ -80,7 +80,7 @@ def test_processes_are_added_and_what_is_damaged_is_left_out(
 def test_without_a_folder_nothing_is_written(
     metrics: RequestMetrics, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.delenv(METRICS_FOLDER_VARIABLE)
+    monkeypatch.delenv(SERVER_FOLDER_VARIABLE)
     file = MetricsFile(metrics)
     make_requests(metrics, 1)
     file.write()
@@ -91,7 +91,7 @@ def test_without_a_folder_nothing_is_written(
 def test_a_folder_that_is_gone_is_no_error(
     metrics: RequestMetrics, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv(METRICS_FOLDER_VARIABLE, str(folder / "gone"))
+    monkeypatch.setenv(SERVER_FOLDER_VARIABLE, str(folder / "gone"))
     file = MetricsFile(metrics, period_s=FOREVER_S)
     make_requests(metrics, 1)
     file.close()

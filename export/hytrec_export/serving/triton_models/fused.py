@@ -15,6 +15,7 @@ from hytrec_export.serving.lengths import Lengths
 from hytrec_export.serving.load_step import LoadStep
 from hytrec_export.serving.metrics_file import MetricsFile
 from hytrec_export.serving.peer_activity import PeerActivity
+from hytrec_export.serving.replay_locks import ReplayLocks
 from hytrec_export.serving.request_metrics import RequestMetrics
 from hytrec_export.serving.save_step import SaveStep
 from hytrec_export.serving.triton_models.intake import Admitted, Intake
@@ -30,7 +31,7 @@ from hytrec_export.serving.triton_models.startup import (
 )
 from hytrec_export.serving.triton_models.step_model import Args, Execute, StepModel
 from hytrec_export.serving.tuning import RECENT_USERS
-from hytrec_export.settings import FILE_NAME
+from hytrec_export.settings import FILE_NAME, server_folder
 
 
 class TritonPythonModel(StepModel):
@@ -86,7 +87,7 @@ class TritonPythonModel(StepModel):
         )
         queue = LongRequestQueue(
             run=peers.marking_busy(short),
-            run_long=peers.marking_busy(long),
+            run_long=ReplayLocks(server_folder()).waiting(peers.marking_busy(long)),
             read=_pipeline_request,
             model=FUSED,
             is_long=lambda admitted: is_long(admitted.triton, times=TIMES),

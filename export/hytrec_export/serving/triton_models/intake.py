@@ -103,7 +103,8 @@ class Intake:
         now = self._clock()
         if now - self._returned > SLACK_S:
             self._watch.was_idle(now)
-        self._busy.set()
+        if not self._busy.is_set():  # the thread is at rest
+            self._busy.set()
         waited_s = self._watch.waited_s(now)
         refused, fullest = self._watch.refuse(len(requests))
         admitted: list[Admitted] = []
