@@ -18,7 +18,7 @@ from hytrec_export.server.log import ServerLog
 from hytrec_export.server.metrics_endpoint import CrashCause, MetricsEndpoint, ServerRecord
 from hytrec_export.server.options import ServerOptions
 from hytrec_export.server.plain_paths import ascii_state_folder
-from hytrec_export.server.ports import Ports, address_of, connect_host
+from hytrec_export.server.ports import Ports, address_of
 from hytrec_export.server.process import ServerProcess, describe_exit
 from hytrec_export.server.readiness import failure_of, read_index, responds_ready
 from hytrec_export.server.served_repository import check_models
@@ -262,9 +262,7 @@ class EmbeddedServer:
 
     def _http_address(self) -> HttpAddress:
         listener = _started(self._ports).http
-        if listener is not None:
-            return connect_host(listener.host), listener.port
-        return _started(self._lease).folder / HTTP_SOCKET
+        return listener.address if listener else _started(self._lease).folder / HTTP_SOCKET
 
     def _triton_metrics(self) -> HttpAddress | None:
         """Called by the thread of the metrics endpoint."""

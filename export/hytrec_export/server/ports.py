@@ -26,6 +26,11 @@ class Listener:
     port: int
 
     @property
+    def address(self) -> tuple[str, int]:
+        """Where this machine reaches it."""
+        return connect_host(self.host), self.port
+
+    @property
     def url(self) -> str:
         """host:port by which this machine reaches it."""
         return f"{connect_host(self.host)}:{self.port}"

@@ -36,6 +36,8 @@ from hytrec_export.serving.validation import Inputs
 
 RunStep: TypeAlias = Callable[[Sequence[Inputs]], list[StepResult]]
 """Inputs of a step's model -> its outputs, one result per request, in order."""
+RunAppends: TypeAlias = Callable[[Sequence[Inputs]], list[StepResult | None]]
+"""The same; None for a request that takes the other steps."""
 
 _APPEND_ONLY = {APPEND_ONLY: np.ones((1, 1), bool)}
 _MODELS = (STATE_LOAD, ENCODER, RETRIEVER, RERANKER, STATE_SAVE)
@@ -70,10 +72,12 @@ class FusedPipeline:
 
     Args:
         steps: by model name.
+        append: tried first of appends: the outputs of those that need no other step, and None for the others.
     """
 
-    def __init__(self, steps: Mapping[str, RunStep]) -> None:
+    def __init__(self, steps: Mapping[str, RunStep], *, append: RunAppends | None = None) -> None:
         self._steps = [(model.name, steps[model.name]) for model in _MODELS]
+        self._append = append
 
     def run(self, batch: Sequence[PipelineRequest]) -> list[StepResult]:
         """Public outputs of every request, in order; a failed request skips the remaining steps.
@@ -83,6 +87,8 @@ class FusedPipeline:
         model_fingerprint (1, 16) uint8, state_status (1, 1) int64. See `hytrec.signature.FUSED`.
         """
         in_flight = [_InFlight(request) for request in batch]
+        if self._append:
+            _take(self._append, [request for request in in_flight if request.appends])
         for name, run_step in self._steps:
             taking = [request for request in in_flight if request.takes(name)]
             if taking:
@@ -90,6 +96,20 @@ class FusedPipeline:
                 for request, result in zip(taking, results, strict=True):
                     request.absorb(name, result)
         return [request.result for request in in_flight]
+
+
+def _take(append: RunAppends, appends: Sequence[_InFlight]) -> None:
+    """Finish the appends that need no other step; where the store fails, all of them and no ranking."""
+    if not appends:
+        return
+    results: Sequence[StepResult | None]
+    try:
+        results = append([request.inputs_of(STATE_LOAD.name) for request in appends])
+    except Exception as error:  # noqa: BLE001
+        results = [error] * len(appends)
+    for request, result in zip(appends, results, strict=True):
+        if result is not None:
+            request.finish(result)
 
 
 class _InFlight:
@@ -100,11 +120,19 @@ class _InFlight:
         self._tensors: dict[str, NDArray[Any]] = dict(request.inputs)
         self._append_only = request.endpoint is APPEND
         self._encodes = True
+        self._done = False
         self.result: StepResult = _wrong_endpoint(request) or {}
+
+    @property
+    def appends(self) -> bool:
+        return self._append_only and not self.result
+
+    def finish(self, result: StepResult) -> None:
+        self.result, self._done = result, True
 
     def takes(self, name: str) -> bool:
         skipped = name == ENCODER.name and not self._encodes
-        return name in self._steps and not skipped and not isinstance(self.result, Exception)
+        return name in self._steps and not skipped and not self._done and not isinstance(self.result, Exception)
 
     def inputs_of(self, name: str) -> Inputs:
         wiring, tensors = self._steps[name].inputs, self._tensors

@@ -83,10 +83,10 @@ def map_requests(
     items, behaviors = vocabulary.item_rows, vocabulary.behavior_rows
     histories = stored_rows(users, vocabulary, window=window)
     columns = (
-        _mapped(items, [request.item_keys for request in requests]),
-        _mapped(behaviors, [request.behavior_keys for request in requests]),
-        _mapped(items, [NO_ROWS if keys is None else keys for keys in (r.candidate_keys for r in requests)]),
-        _mapped(items, [request.excluded_keys for request in requests]),
+        mapped(items, [request.item_keys for request in requests]),
+        mapped(behaviors, [request.behavior_keys for request in requests]),
+        mapped(items, [NO_ROWS if keys is None else keys for keys in (r.candidate_keys for r in requests)]),
+        mapped(items, [request.excluded_keys for request in requests]),
     )
     return [
         LoadedRequest(request, read, user, history, *rows)
@@ -99,15 +99,15 @@ def stored_rows(users: Sequence[StoredUser], vocabulary: Vocabulary, *, window: 
     if not any(len(user.events) for user in users):
         return [_NO_EVENTS] * len(users)
     stored = [user.events[first_needed(user, window) - user.start :] for user in users]
-    items = _mapped(vocabulary.item_rows, [events.item_keys for events in stored])
-    behaviors = _mapped(vocabulary.behavior_rows, [events.behavior_keys for events in stored])
+    items = mapped(vocabulary.item_rows, [events.item_keys for events in stored])
+    behaviors = mapped(vocabulary.behavior_rows, [events.behavior_keys for events in stored])
     return [
         EventRows(items=rows, behaviors=np.where(events.has_behavior, behavior_rows, 0), times=events.times)
         for rows, behavior_rows, events in zip(items, behaviors, stored, strict=True)
     ]
 
 
-def _mapped(rows_of: Callable[[Keys], ItemRows], keys: Sequence[Keys]) -> list[ItemRows]:
+def mapped(rows_of: Callable[[Keys], ItemRows], keys: Sequence[Keys]) -> list[ItemRows]:
     """Rows of many short key arrays in one look-up."""
     ends = [0, *accumulate(map(len, keys))]
     if not ends[-1]:

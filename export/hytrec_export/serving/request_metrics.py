@@ -10,15 +10,16 @@ from dataclasses import dataclass
 from enum import StrEnum
 from itertools import accumulate
 from threading import Lock
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 from hytrec.contract import StateStatus
 from hytrec.signature import APPLIED, STATE_STATUS, TIMES
 from hytrec_export.errors import InputError, OverloadError, StateStoreError
-from hytrec_export.serving.fused_pipeline import PipelineRequest, RunStep
+from hytrec_export.serving.fused_pipeline import PipelineRequest
 from hytrec_export.serving.load_step import ReplayNeededError, StepResult
 from hytrec_export.serving.validation import Inputs
 
+ResultsT = TypeVar("ResultsT")
 RunBatch: TypeAlias = Callable[[Sequence[PipelineRequest]], list[StepResult]]
 
 
@@ -111,10 +112,10 @@ class RequestMetrics:
             self._observed[series] = _Histogram(family.buckets)
         self._observed[series].add(value)
 
-    def timing(self, name: str, step: RunStep) -> RunStep:
+    def timing(self, name: str, step: Callable[[Sequence[Inputs]], ResultsT]) -> Callable[[Sequence[Inputs]], ResultsT]:
         """A step whose time is observed."""
 
-        def run(batch: Sequence[Inputs]) -> list[StepResult]:
+        def run(batch: Sequence[Inputs]) -> ResultsT:
             start = self._clock()
             try:
                 return step(batch)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -13,7 +13,16 @@ from hytrec_export.state.engine import Burial, Decision, RecordEngine, UserChang
 from hytrec_export.state.head import Head, unpack_head
 from hytrec_export.state.history import History, chunks_from
 from hytrec_export.state.rules import HistoryRules
-from hytrec_export.state.store import Outcome, StoreStat, UserSummary, UserWrite, WriteResult, check_user_id
+from hytrec_export.state.snapshot import SnapshotHeader
+from hytrec_export.state.store import (
+    Outcome,
+    StoreStat,
+    UserAppend,
+    UserSummary,
+    UserWrite,
+    WriteResult,
+    check_user_id,
+)
 from hytrec_export.state.url import StoreUrl
 
 _PAGE = 256
@@ -120,6 +129,32 @@ class HistoryStore:
             ]
         self._out_of_room = False
         return [results[position] for position in range(len(writes))]
+
+    def append_many(
+        self, appends: Sequence[UserAppend], headers: Sequence[SnapshotHeader | None], *, every: int
+    ) -> list[WriteResult | None]:
+        """Append to sound histories, see `HistoryRules.append`; None for whom nothing was written.
+
+        Raises:
+            StoreUnavailableError: as `write_many`.
+        """
+        results: dict[int, WriteResult] = {}
+
+        def decide(position: int, records: UserRecords) -> UserChange | None:
+            results.pop(position, None)
+            decided = self.rules.append(appends[position], records, headers[position], every=every)
+            if decided is None:
+                return None
+            results[position], change = decided
+            return change
+
+        decisions: list[Decision] = [partial(decide, position) for position in range(len(appends))]
+        stored: Collection[int] = range(len(appends))
+        try:
+            self.engine.change_many([new.user_id for new in appends], decisions)
+        except StoreFullError as error:
+            stored = error.stored
+        return [results.get(position) if position in stored else None for position in range(len(appends))]
 
     def forget(self, user_id: bytes) -> bool:
         """Delete everything kept of a user but the ids of applied requests; whether there was anything.

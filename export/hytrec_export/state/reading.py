@@ -12,7 +12,7 @@ from hytrec_export.state.engine import UserRecords
 from hytrec_export.state.events import StoredEvents
 from hytrec_export.state.head import Head
 from hytrec_export.state.history import History, chunks_from
-from hytrec_export.state.rules import HistoryRules
+from hytrec_export.state.rules import HistoryRules, absorbed
 from hytrec_export.state.snapshot import SnapshotHeader
 from hytrec_export.state.store import StoredUser, UserRead
 
@@ -48,11 +48,11 @@ class ReadPlan:
         self.complete, self._wanted = False, range(0)
         if not isinstance(head, Head):
             return self._wanted
-        gap = head.event_count - self._base(head)
+        gap = head.event_count - absorbed(head, self.header)
         needed = not self.read.append_only or self._due(head, self._kept(head))
         self.complete = needed and (self.max_gap is None or gap <= self.max_gap)
         if self.complete:
-            self._wanted = chunks_from(head, max(head.first, self._base(head) - self.window))
+            self._wanted = chunks_from(head, max(head.first, absorbed(head, self.header) - self.window))
         return self._wanted
 
     def absent(self, records: UserRecords) -> StoredUser | None:
@@ -74,7 +74,7 @@ class ReadPlan:
         """The user of whom no state was read."""
         head = self._sound
         replayed = self.read.request_id in head.applied
-        base, kept = self._base(head), self._kept(head)
+        base, kept = absorbed(head, self.header), self._kept(head)
         return StoredUser(
             status=StateStatus.FOUND,
             events=StoredEvents.none(self.rules.types),
@@ -123,15 +123,8 @@ class ReadPlan:
             return self._head
         raise TypeError(self._head)
 
-    def _base(self, head: Head) -> int:
-        """Events that the snapshot, if it is what it seems to be, has absorbed."""
-        header = self.header
-        if header and header.incarnation == head.incarnation and head.first <= header.event_count <= head.event_count:
-            return header.event_count
-        return head.first
-
     def _kept(self, head: Head) -> int:
-        base = self._base(head)
+        base = absorbed(head, self.header)
         return base if self.kept is None or base == head.first else min(self.kept, base)
 
     def _due(self, head: Head, kept: int) -> bool:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from hytrec_export.state.snapshot import SnapshotHeader
 
+SEEN_HEADERS = 8_192
 LIFE_S = 60.0
 """A user who was forgotten by another process is out of this one's memory after so long."""
 
@@ -76,3 +77,36 @@ class RecentStates:
             if put_at + LIFE_S > self._clock():
                 return
             del self._states[user_id]
+
+
+class SeenHeaders:
+    """Headers of users' snapshots as they were a moment ago, None for no snapshot: they tell when one is due.
+
+    Args:
+        size: users, about.
+    """
+
+    def __init__(self, size: int = SEEN_HEADERS) -> None:
+        self._size = size
+        self._headers: dict[bytes, SnapshotHeader | None] = {}
+
+    def __contains__(self, user_id: bytes) -> bool:
+        return user_id in self._headers
+
+    def get(self, user_id: bytes) -> SnapshotHeader | None:
+        """What was seen of a user last."""
+        return self._headers.get(user_id)
+
+    def put(self, user_id: bytes, header: SnapshotHeader | None) -> None:
+        """Remember a header in place of the user's last one."""
+        if len(self._headers) >= self._size and user_id not in self._headers:
+            self._headers = {}
+        self._headers[user_id] = header
+
+    def drop(self, user_id: bytes) -> None:
+        """Forget a user."""
+        self._headers.pop(user_id, None)
+
+    def clear(self) -> None:
+        """Forget all."""
+        self._headers = {}

@@ -9,12 +9,15 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from hytrec.contract import StateStatus
+from hytrec.signature import UNCHECKED_EVENT_COUNT
+from hytrec_export.errors import StateStoreError
 from hytrec_export.state.applied_requests import NO_REQUEST, AppliedRequests, TooManyClientsError
 from hytrec_export.state.engine import Burial, UserChange, UserRecords
 from hytrec_export.state.event_codec import append_events, encode_events
 from hytrec_export.state.events import KeyTypes, StoredEvents
 from hytrec_export.state.head import CHUNK_EVENTS, INCARNATION_BYTES, Chunk, Head, remember_written, unpack_head
-from hytrec_export.state.store import NO_REVISION, Outcome, UserWrite, WriteResult
+from hytrec_export.state.snapshot import SnapshotHeader
+from hytrec_export.state.store import NO_REVISION, Outcome, UserAppend, UserWrite, WriteResult
 
 
 @dataclass
@@ -110,10 +113,49 @@ class HistoryRules:
         result = WriteResult(outcome=Outcome.WRITTEN, event_count=written.event_count, revision=written.revision)
         return result, change
 
+    def append(
+        self, new: UserAppend, records: UserRecords, header: SnapshotHeader | None, *, every: int
+    ) -> tuple[WriteResult, UserChange] | None:
+        """Events at the end of a sound history; None where more is to be known or done.
+
+        That is: an unusable head or none, a request that was applied, another number of events than expected, a
+        snapshot that is due, a write that is refused.
+
+        Args:
+            header: of the snapshot there seems to be; one that is gone or old only makes the next one late or early.
+            every: events after which a snapshot is due.
+        """
+        head = self.usable(new.user_id, records.head)
+        if not isinstance(head, Head) or new.request_id in head.applied:
+            return None
+        if new.expected_event_count not in (UNCHECKED_EVENT_COUNT, head.event_count):
+            return None
+        if head.event_count + len(new.events) - absorbed(head, header) >= every:
+            return None
+        write = UserWrite(
+            user_id=new.user_id,
+            request_id=new.request_id,
+            revision=head.revision,
+            event_count=head.event_count,
+            events=new.events,
+        )
+        try:
+            result, change = self.decide(write, records)
+        except StateStoreError:
+            return None
+        return (result, change) if change else None
+
     def _first_kept(self, head: Head) -> int:
         """The first event that a history keeps: of whole chunks, never of the open one."""
         surplus = head.event_count - self.max_events
         return min(max(0, surplus) // CHUNK_EVENTS * CHUNK_EVENTS, head.open_start)
+
+
+def absorbed(head: Head, header: SnapshotHeader | None) -> int:
+    """Events that a snapshot, if it is what it seems to be, has absorbed; the first one stored without it."""
+    if header and header.incarnation == head.incarnation and head.first <= header.event_count <= head.event_count:
+        return header.event_count
+    return head.first
 
 
 def _unbury(tombstone: bytes) -> AppliedRequests:

@@ -61,11 +61,14 @@ class SqliteEngine:
         where another process was faster: others wait for less.
         """
         last, self._seen = self._seen, {}
-        if last.keys() >= set(user_ids):
+        looked = not last.keys() >= set(user_ids)
+        if not looked:
             seen = [last[user_id] for user_id in user_ids]
         else:
             seen = self.file.look(lambda connection: [self._stored(connection, user_id) for user_id in user_ids])
         changes = [decide(records) for decide, (_, records) in zip(decisions, seen, strict=True)]
+        if looked and not any(changes):
+            return
 
         def apply(connection: sqlite3.Connection) -> bool:
             dropped = False

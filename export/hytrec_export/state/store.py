@@ -9,7 +9,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from hytrec.contract import StateStatus
-from hytrec.signature import MAX_USER_ID_BYTES, REQUEST_ID_BYTES
+from hytrec.signature import MAX_USER_ID_BYTES, REQUEST_ID_BYTES, UNCHECKED_EVENT_COUNT
 from hytrec_export.errors import InputError
 from hytrec_export.state.events import DIGEST_BYTES, StoredEvents
 
@@ -106,6 +106,22 @@ class UserWrite:
             size = len(getattr(self, name))
             if size != expected:
                 raise InputError(f"{name} has {size} bytes; it must have {expected}")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class UserAppend:
+    """Events for the end of a user's history, whatever that is by now.
+
+    Args:
+        request_id: 16 bytes.
+        events: one at least.
+        expected_event_count: before them; `UNCHECKED_EVENT_COUNT` for any.
+    """
+
+    user_id: bytes
+    request_id: bytes
+    events: StoredEvents
+    expected_event_count: int = UNCHECKED_EVENT_COUNT
 
 
 class Outcome(StrEnum):

@@ -19,7 +19,7 @@ from hytrec_export.state.head import drop_decoded, unpack_head
 from hytrec_export.state.histories import HistoryStore
 from hytrec_export.state.history import History
 from hytrec_export.state.reading import ReadPlan
-from hytrec_export.state.recent import RecentState, RecentStates
+from hytrec_export.state.recent import RecentState, RecentStates, SeenHeaders
 from hytrec_export.state.snapshot import (
     HEADER_BYTES,
     Buffer,
@@ -32,6 +32,7 @@ from hytrec_export.state.store import (
     NewSnapshot,
     StoredUser,
     StoreStat,
+    UserAppend,
     UserRead,
     UserSummary,
     UserWrite,
@@ -78,6 +79,7 @@ class StateStore:
         self.types: KeyTypes = histories.rules.types
         self._snapshots = snapshots
         self._recent = RecentStates(recent)
+        self._headers = SeenHeaders()
         self._far = far
         self._decoded_until = 0.0
         self._rules = histories.rules
@@ -133,6 +135,7 @@ class StateStore:
         for read in reads:
             raw = next(starts if read.append_only else raws)
             header = self._header(raw)
+            self._headers.put(read.user_id, header)
             sources.append(_Source(header, None, None, None if read.append_only else raw) if header else None)
         return sources
 
@@ -178,6 +181,21 @@ class StateStore:
         """See `HistoryStore.write_many`."""
         return self.histories.write_many(writes)
 
+    def append_many(self, appends: Sequence[UserAppend]) -> list[WriteResult | None]:
+        """Append to histories of which nothing need be read; what is WRITTEN is durable, None takes the other way.
+
+        Raises:
+            StoreUnavailableError: the store fails; nothing is written, or, over a network, some of it.
+        """
+        user_ids = [new.user_id for new in appends]
+        unknown = [user_id for user_id in user_ids if user_id not in self._headers]
+        if unknown:
+            for user_id, raw in zip(unknown, self._snapshots.read_headers(unknown, HEADER_BYTES), strict=True):
+                self._headers.put(user_id, self._header(raw))
+        headers = [self._headers.get(user_id) for user_id in user_ids]
+        usable = [header if header and self._usable(header) else None for header in headers]
+        return self.histories.append_many(appends, usable, every=self.snapshot_every)
+
     def remember(self, states: Sequence[NewSnapshot]) -> None:
         """Have states of committed histories at hand for the next requests of this process; they are copied."""
         for new in states if self._recent.size else ():
@@ -190,13 +208,13 @@ class StateStore:
         if time.monotonic() >= self._decoded_until:
             self._decoded_until = time.monotonic() + _DECODED_LIFE_S
             drop_decoded()
+            self._headers.clear()
 
     def write_snapshots(self, snapshots: Sequence[NewSnapshot]) -> int:
         """Keep states; how many failed. They are a cache: a failure is logged and costs time, nothing else.
 
         Nothing is kept of a user who was forgotten meanwhile, or has another history by now.
         """
-        failed = 0
         packed = [(new.user_id, pack_snapshot(self._header_of(new), new.state, self._sizes)) for new in snapshots]
 
         def still_of(position: int, raw: bytes) -> bool:
@@ -207,8 +225,10 @@ class StateStore:
             self._snapshots.write_many(packed, still_of)
         except StateStoreError as error:
             _LOG.log(logging.DEBUG if isinstance(error, SnapshotsAwayError) else logging.WARNING, "%s", error)
-            failed = len(packed)
-        return failed
+            return len(packed)
+        for new in snapshots:
+            self._headers.put(new.user_id, self._header_of(new))
+        return 0
 
     def snapshot_capacity(self) -> int | None:
         """States of this model that there is room for; None where nothing limits them."""
@@ -217,6 +237,7 @@ class StateStore:
     def forget(self, user_id: bytes) -> bool:
         """See `HistoryStore.forget`; states go too."""
         self._recent.drop(user_id)
+        self._headers.drop(user_id)
         drop_decoded()
         return self.histories.forget(user_id)
 

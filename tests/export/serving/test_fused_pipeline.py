@@ -205,3 +205,32 @@ def test_the_time_of_giving_up_reaches_load_alone() -> None:
     _, given = run(PipelineRequest(endpoint=RANK, inputs={**timed.inputs, GIVE_UP_AT: np.array([[5]])}), timed)
     assert [GIVE_UP_AT in inputs for inputs in given[STATE_LOAD.name]] == [True, False]
     assert not any(GIVE_UP_AT in inputs for name in given.keys() - {STATE_LOAD.name} for inputs in given[name])
+
+
+def test_appends_that_need_no_other_step_take_none() -> None:
+    def append(batch: Sequence[Inputs]) -> list[StepResult | None]:
+        asked.append([str(inputs[USER_ID.name].item()) for inputs in batch])
+        assert all(inputs[APPEND_ONLY].item() for inputs in batch)
+        return [None if inputs[USER_ID.name].item() == "long" else {"done": np.array([1])} for inputs in batch]
+
+    asked: list[list[str]] = []
+    steps = Execution()
+    wrong = PipelineRequest(endpoint=APPEND, inputs=call(RANK).inputs)
+    calls = [call(APPEND), call(RANK, "bob"), call(APPEND, "long"), wrong, call(APPEND, "eve")]
+    answers = FusedPipeline(steps, append=append).run(calls)  # type: ignore[arg-type]
+    assert asked == [["ada", "long", "eve"]]
+    assert [answers[place] for place in (0, 4)] == [{"done": np.array([1])}] * 2
+    assert [str(inputs[USER_ID.name].item()) for inputs in steps.given[STATE_LOAD.name]] == ["bob", "long"]
+    assert isinstance(answers[3], InputError)
+    assert FusedPipeline(steps, append=append).run([call(RANK)])[0]  # type: ignore[arg-type]
+    assert len(asked) == 1
+
+
+def test_a_store_that_fails_appends_fails_no_ranking() -> None:
+    def append(_: object) -> list[StepResult | None]:
+        raise error
+
+    error = ValueError("no store")
+    answers = FusedPipeline(Execution(), append=append).run([call(APPEND), call(RANK)])  # type: ignore[arg-type]
+    assert answers[0] is error
+    assert isinstance(answers[1], dict)

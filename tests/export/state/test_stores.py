@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from hytrec_export.state.head import CHUNK_EVENTS
 from hytrec_export.state.opening import open_store
 from hytrec_export.state.options import Durability, StoreOptions
 from hytrec_export.state.redis_engine import RedisEngine
-from hytrec_export.state.store import NO_REVISION, Outcome, UserRead
+from hytrec_export.state.store import NO_REVISION, Outcome, UserAppend, UserRead
 from hytrec_export.state.url import StoreUrl
 from hytrec_export.state.users import StateStore
 
@@ -322,3 +323,96 @@ def test_the_longest_user_id(store: StateStore, kit: Any) -> None:
 def test_ids_of_a_wrong_size(kit: Any, name: str) -> None:
     with pytest.raises(InputError, match=rf"^{name} has 3 bytes; it must have 16$"):
         kit.write(b"u", 1, **{name: b"abc"})
+
+
+def ending(user_id: bytes, events: Any, **changes: Any) -> UserAppend:
+    return UserAppend(user_id=user_id, **{"request_id": os.urandom(16), "events": events} | changes)
+
+
+def counts(store: StateStore, *appends: UserAppend) -> list[int | None]:
+    return [result.event_count if result else None for result in store.append_many(list(appends))]
+
+
+def test_what_is_appended_unread_is_what_is_written_after_a_read(open_any: OpenStore, kit: Any) -> None:
+    store, parts = open_any(snapshot_every=256), [1, 1, 121, 1, 1, 130, 3, 250]
+    kit.fed(store, b"read", 5)
+    kit.fed(store, b"unread", 5)
+    for part in parts:
+        count = kit.fed(store, b"read", part).event_count
+        assert counts(store, ending(b"unread", kit.events(part, count - part))) == [count]
+        store.write_snapshots([kit.snapshot(b"unread", kit.user(store, b"unread"))])
+    read, unread = (store.history(user_id) for user_id in (b"read", b"unread"))
+    assert read is not None
+    assert unread is not None
+    assert len(unread.events) == 5 + sum(parts)
+    for name, values in vars(read.events).items():
+        np.testing.assert_array_equal(vars(unread.events)[name], values)
+    user = kit.user(store, b"unread")
+    assert outcomes(store, kit.write(b"unread", 1, user)) == [WRITTEN]
+
+
+def test_who_has_to_be_read_first_is_left_as_found(open_any: OpenStore, kit: Any, clock: Any) -> None:
+    store, known = open_any(snapshot_every=8, ttl_s=1_000), os.urandom(16)
+    one = kit.events(1, 1)
+    for user_id in (b"u", b"expired"):
+        store.write_many([kit.write(user_id, 1, request_id=known)])
+    clock.now += 999
+    assert counts(store, ending(b"u", one)) == [2]
+    clock.now += 1
+    given = [
+        ending(b"nobody", one),
+        ending(b"expired", one),
+        ending(b"u", one, request_id=known),
+        ending(b"u", one, expected_event_count=1),
+        ending(b"u", kit.events(6, 2)),  # after it a snapshot is due
+    ]
+    assert counts(store, *given) == [None] * len(given)
+    assert [kit.user(store, user_id).event_count for user_id in (b"nobody", b"expired", b"u")] == [0, 0, 2]
+    assert counts(store, ending(b"u", kit.events(5, 2), expected_event_count=2)) == [7]
+    assert times(store, b"u") == [0, *range(1, 7)]
+    assert store.append_many([]) == []
+
+
+def test_a_user_twice_in_a_batch_of_appends_gets_both_and_a_request_twice_one(store: StateStore, kit: Any) -> None:
+    kit.fed(store, b"u", 1)
+    first = ending(b"u", kit.events(1, 1))
+    assert counts(store, first, ending(b"u", kit.events(1, 2)), first) == [2, 3, None]
+    assert times(store, b"u") == [0, 1, 2]
+    assert kit.user(store, b"u", request_id=first.request_id).replayed
+
+
+def test_a_snapshot_is_due_by_the_one_that_was_kept_last(open_any: OpenStore, kit: Any) -> None:
+    store = open_any(snapshot_every=4)
+    kit.fed(store, b"u", 3)
+    assert counts(store, ending(b"u", kit.events(1, 3))) == [None]
+    kit.fed(store, b"u", 1, snapshot=True)
+    assert [counts(store, ending(b"u", kit.events(1, n))) for n in range(4, 8)] == [[5], [6], [7], [None]]
+    store = open_any(snapshot_every=4)  # nothing is remembered
+    assert counts(store, ending(b"u", kit.events(1, 7))) == [None]
+    assert kit.user(store, b"u", append_only=True, events=1).due
+    kit.fed(store, b"u", 1, snapshot=True)
+    assert counts(store, ending(b"u", kit.events(3, 8))) == [11]
+
+
+def test_what_was_seen_of_a_snapshot_is_worth_nothing_to_another_history(store: StateStore, kit: Any) -> None:
+    kit.fed(store, b"u", 40, snapshot=True)
+    assert counts(store, ending(b"u", kit.events(1, 40))) == [41]
+    store.forget(b"u")
+    kit.fed(store, b"u", 3)
+    assert counts(store, ending(b"u", kit.events(1, 3))) == [None]
+    seen = kit.user(store, b"u")
+    store.write_many([kit.write(b"u", 60, seen, events=kit.events(60), replace=True)])
+    assert counts(store, ending(b"u", kit.events(1, 60))) == [None]
+
+
+def test_a_crowd_of_callers_is_left_to_the_other_way(store: StateStore, kit: Any) -> None:
+    kit.fed(store, b"u", 1)
+    for slot in range(256):
+        (user,) = store.read_many([UserRead(user_id=b"u")])
+        if not slot % 3:
+            store.write_snapshots([kit.snapshot(b"u", user)])
+        request = slot.to_bytes(8, "big") + COUNTED_REQUEST + bytes(6)
+        assert counts(store, ending(b"u", kit.events(1, slot + 1), request_id=request)) == [slot + 2]
+    store.write_snapshots([kit.snapshot(b"u", kit.user(store, b"u"))])
+    late = (300).to_bytes(8, "big") + COUNTED_REQUEST + bytes(6)
+    assert counts(store, ending(b"u", kit.events(1, 257), request_id=late)) == [None]

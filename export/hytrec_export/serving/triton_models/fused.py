@@ -9,6 +9,7 @@ from hytrec.signature import FUSED, GRAPHS, STATE_LOAD, STATE_SAVE, TIMES
 from hytrec_export.catalog.watch import CatalogWatch
 from hytrec_export.repository.layout import graph_files
 from hytrec_export.runtime.padding import FINE_STEPS_PER_OCTAVE
+from hytrec_export.serving.append_step import APPEND_STEP, AppendStep
 from hytrec_export.serving.counters import LOAD_COUNTERS, SAVE_COUNTERS
 from hytrec_export.serving.fused_pipeline import FusedPipeline, PipelineRequest, endpoint_of
 from hytrec_export.serving.lengths import Lengths
@@ -70,6 +71,7 @@ class TritonPythonModel(StepModel):
             counters=TritonCounters(model=STATE_SAVE, counters=SAVE_COUNTERS),
             view=view,
         )
+        append = AppendStep(settings=settings, store=store, counters=counters, view=view)
         metrics = RequestMetrics()
         opened.callback(MetricsFile(metrics).close)
         short, long = (
@@ -80,7 +82,8 @@ class TritonPythonModel(StepModel):
                         for name, step in (
                             graphs | {STATE_LOAD.name: partial(load.run, long=long), STATE_SAVE.name: save.run}
                         ).items()
-                    }
+                    },
+                    append=None if long else metrics.timing(APPEND_STEP, append.run),
                 ).run
             )
             for long in (False, True)

@@ -1,0 +1,119 @@
+"""Most appends in one step: events at the end of a history of which nothing has to be read."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hytrec.contract import StateStatus
+from hytrec.signature import APPLIED, MODEL_FINGERPRINT, NEW_EVENT_COUNT, STATE_STATUS
+from hytrec_export.errors import InputError
+from hytrec_export.serving.catalog_view import View
+from hytrec_export.serving.counters import Counters, ServerCounter
+from hytrec_export.serving.load_step import StepResult
+from hytrec_export.serving.loaded_request import mapped
+from hytrec_export.serving.validation import Inputs, ValidatedRequest, validate_request
+from hytrec_export.settings import ServingSettings
+from hytrec_export.state.events import StoredEvents
+from hytrec_export.state.store import UserAppend
+from hytrec_export.state.users import StateStore
+
+APPEND_STEP = "hytrec_state_append"
+"""Its name in metrics."""
+_APPLIED = np.array([[True]])
+_FOUND = np.array([[StateStatus.FOUND]], np.int64)
+
+
+class AppendStep:
+    """Appends one server batch in one transaction of the store, in place of the load and the save step.
+
+    A request that needs more, whatever it is, is left to them, and so are its errors.
+
+    Args:
+        counters: of the load step.
+        clock, clock_ns: unix seconds, and the clock that requests are given up by.
+    """
+
+    def __init__(
+        self,
+        *,
+        settings: ServingSettings,
+        store: StateStore,
+        counters: Counters,
+        view: View,
+        clock: Callable[[], float] = time.time,
+        clock_ns: Callable[[], int] = time.monotonic_ns,
+    ) -> None:
+        self._settings = settings
+        self._store = store
+        self._counters = counters
+        self._view = view
+        self._clock = clock
+        self._clock_ns = clock_ns
+        self._fingerprint = np.frombuffer(bytes.fromhex(settings.fingerprint), np.uint8)[None]
+
+    def run(self, batch: Sequence[Inputs]) -> list[StepResult | None]:
+        """Inputs of `hytrec.signature.STATE_LOAD` -> outputs of `STATE_SAVE` for an append; None for the other steps.
+
+        user_id (1, 1) bytes, item_keys (1, T) int64 or bytes, times (1, T) int64 -> event_count (1, 1) int64,
+        applied (1, 1) bool, model_fingerprint (1, 16) uint8, state_status (1, 1) int64.
+
+        Raises:
+            StoreUnavailableError: the store fails; the whole batch does.
+        """
+        clock_s = int(self._clock())
+        requests = {place: request for place, given in enumerate(batch) if (request := self._plain(given, clock_s))}
+        results: list[StepResult | None] = [None] * len(batch)
+        if not requests:
+            return results
+        unknown = self._unknown(list(requests.values()))
+        written = self._store.append_many([self._append(request) for request in requests.values()])
+        for place, result in zip(requests, written, strict=True):
+            if result is not None:
+                results[place] = self._outputs(result.event_count)
+        for counter, counts in unknown.items():
+            if count := sum(n for n, result in zip(counts, written, strict=True) if result is not None):
+                self._counters.add(counter, count)
+        return results
+
+    def _plain(self, inputs: Inputs, clock_s: int) -> ValidatedRequest | None:
+        """A valid request with events that are to be added, whose client still waits."""
+        settings = self._settings
+        try:
+            request = validate_request(
+                inputs, limits=settings.limits, retrieved=settings.sizes.retrieved, clock_s=clock_s
+            )
+        except InputError:
+            return None
+        late = self._clock_ns() > request.give_up_at_ns
+        return None if late or request.replace or not len(request.times) else request
+
+    def _append(self, request: ValidatedRequest) -> UserAppend:
+        return UserAppend(
+            user_id=request.user_id,
+            request_id=request.request_id,
+            events=StoredEvents.given(request.item_keys, request.behavior_keys, request.times, self._store.types),
+            expected_event_count=request.expected_event_count,
+        )
+
+    def _outputs(self, event_count: int) -> dict[str, NDArray[np.generic]]:
+        return {
+            NEW_EVENT_COUNT.name: np.array([[event_count]], np.int64),
+            APPLIED.name: _APPLIED,
+            MODEL_FINGERPRINT.name: self._fingerprint,
+            STATE_STATUS.name: _FOUND,
+        }
+
+    def _unknown(self, requests: Sequence[ValidatedRequest]) -> dict[ServerCounter, list[int]]:
+        """Of every request, how many of its keys the vocabulary does not have."""
+        vocabulary = self._view().vocabulary
+        items = mapped(vocabulary.item_rows, [request.item_keys for request in requests])
+        behaviors = mapped(vocabulary.behavior_rows, [request.behavior_keys for request in requests])
+        row = vocabulary.unknown_row
+        return {
+            ServerCounter.UNKNOWN_ITEM: [rows.tolist().count(row) for rows in items],
+            ServerCounter.UNKNOWN_BEHAVIOR: [rows.tolist().count(0) for rows in behaviors],
+        }

@@ -1,0 +1,123 @@
+"""Appends that need no other step: what they answer, and what is left to the others."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from hytrec.contract import DType, StateStatus
+from hytrec.data.vocabulary import Vocabulary
+from hytrec.signature import RECEIPT
+from hytrec_export.errors import StoreUnavailableError
+from hytrec_export.serving.append_step import AppendStep
+from hytrec_export.serving.call_context import GIVE_UP_AT
+from hytrec_export.serving.catalog_view import fixed_view
+from hytrec_export.serving.counters import Counters, ServerCounter
+from hytrec_export.settings import ServingSettings
+from hytrec_export.state.store import UserRead, UserWrite
+from hytrec_export.state.users import StateStore
+
+CLOCK_S = 1_700_000_000
+LATE_NS = 5_000
+
+
+@pytest.fixture
+def step(settings: ServingSettings, vocabulary: Vocabulary, store: StateStore, counters: Counters) -> AppendStep:
+    return AppendStep(
+        settings=settings,
+        store=store,
+        counters=counters,
+        view=fixed_view(vocabulary, None),
+        clock=lambda: CLOCK_S,
+        clock_ns=lambda: LATE_NS,
+    )
+
+
+@pytest.fixture
+def kept(store: StateStore, events_of: Any) -> Callable[[bytes], None]:
+    """Makes a user with three events."""
+
+    def keep(user_id: bytes) -> None:
+        (user,) = store.read_many([UserRead(user_id=user_id)])
+        events = events_of(100, 101, 102)
+        write = partial(UserWrite, user_id=user_id, request_id=b"1" * 16, events=events)
+        (result,) = store.write_many([write(revision=user.revision, event_count=user.event_count)])
+        assert result.outcome == "written"
+
+    return keep
+
+
+def call(user_id: bytes = b"ada", **inputs: Any) -> dict[str, NDArray[Any]]:
+    given = {"item_keys": [[103]], "times": [[1_003]]} | inputs
+    arrays = {name: np.asarray(values) for name, values in given.items() if values is not None}
+    return {"user_id": np.array([[user_id]], object)} | arrays
+
+
+def test_the_receipt_is_that_of_the_table(step: AppendStep, kept: Any, settings: ServingSettings) -> None:
+    kept(b"ada")
+    (outputs,) = step.run([call()])
+    assert isinstance(outputs, dict)
+    assert list(outputs) == [tensor.name for tensor in RECEIPT]
+    kinds = {DType.INT64: np.int64, DType.BOOL: np.bool_, DType.UINT8: np.uint8}
+    for tensor in RECEIPT:
+        assert outputs[tensor.name].dtype == kinds[tensor.dtype]
+        assert outputs[tensor.name].shape == (1, *tensor.axes)
+    assert outputs["event_count"].item() == 4
+    assert outputs["applied"].item() is True
+    assert outputs["state_status"].item() == StateStatus.FOUND
+    assert outputs["model_fingerprint"].tobytes().hex() == settings.fingerprint
+
+
+@pytest.mark.parametrize(
+    "inputs",
+    [
+        {"item_keys": None, "times": None},
+        {"replace": [[True]]},
+        {"expected_event_count": [[2]]},
+        {"request_id": np.frombuffer(b"1" * 16, np.uint8)[None]},
+        {"times": [[0]]},
+        {"times": [[1_003, 1_004]]},
+        {"item_keys": [103]},
+        {GIVE_UP_AT: [[LATE_NS - 1]]},
+        {"user_id": b""},
+        {"user_id": b"nobody"},
+    ],
+    ids=["no event", "replace", "count", "replayed", "time", "lengths", "shape", "given up", "no id", "new"],
+)
+def test_whatever_needs_more_is_left_alone(
+    step: AppendStep, kept: Any, store: StateStore, counters: Any, inputs: dict[str, Any]
+) -> None:
+    for user_id in (b"ada", b"bob"):
+        kept(user_id)
+    left, done = step.run([call(**inputs), call(b"bob", item_keys=[[7]])])
+    assert left is None
+    assert isinstance(done, dict)
+    assert done["event_count"].item() == 4
+    assert [user.event_count for user in store.read_many([UserRead(user_id=b"ada")])] == [3]
+    assert counters.counts == {ServerCounter.UNKNOWN_ITEM: 1}  # of the one that was done
+
+
+def test_unknown_keys_are_counted_once(step: AppendStep, kept: Any, counters: Any) -> None:
+    kept(b"ada")
+    behaviors = np.array([[b"buy", b"?", b"view"]], object)
+    (outputs,) = step.run([call(item_keys=[[7, 100, 8]], times=[[1_003] * 3], behavior_keys=behaviors)])
+    assert isinstance(outputs, dict)
+    assert counters.counts == {ServerCounter.UNKNOWN_ITEM: 2, ServerCounter.UNKNOWN_BEHAVIOR: 1}
+
+
+def test_a_store_that_fails_fails_the_batch(
+    step: AppendStep, store: StateStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise StoreUnavailableError("the disk is gone")
+
+    monkeypatch.setattr(store.histories.engine, "change_many", fail)
+    with pytest.raises(StoreUnavailableError, match="the disk is gone"):
+        step.run([call()])
+    assert step.run([call(item_keys=None, times=None)]) == [None]
+    assert step.run([]) == []
