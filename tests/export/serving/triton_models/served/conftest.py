@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -79,6 +80,13 @@ class Served:
         answered = stats["inference_stats"]
         count = sum(int(answered[kind].get("count", 0)) for kind in ("success", "fail") if kind in answered)
         return count, int(stats.get("execution_count", 0))
+
+    def executed(self, model: str, since: tuple[int, int], count: int) -> tuple[int, int]:
+        """`executions` since an earlier look, once there are so many requests: they are counted after the response."""
+        give_up = time.monotonic() + 20
+        while (now := self.executions(model))[0] < since[0] + count and time.monotonic() < give_up:
+            time.sleep(0.01)
+        return now[0] - since[0], now[1] - since[1]
 
     def metric(self, name: str) -> float:
         """Value of a metric of the server, summed over its labels."""
