@@ -17,6 +17,7 @@ from hytrec_export.serving.load_step import StepResult
 from hytrec_export.serving.loaded_request import mapped
 from hytrec_export.serving.validation import Inputs, ValidatedRequest, validate_request
 from hytrec_export.settings import ServingSettings
+from hytrec_export.state.applied_requests import NO_REQUEST
 from hytrec_export.state.events import StoredEvents
 from hytrec_export.state.store import UserAppend
 from hytrec_export.state.users import StateStore
@@ -59,18 +60,19 @@ class AppendStep:
         """Inputs of `hytrec.signature.STATE_LOAD` -> outputs of `STATE_SAVE` for an append; None for the other steps.
 
         user_id (1, 1) bytes, item_keys (1, T) int64 or bytes, times (1, T) int64 -> event_count (1, 1) int64,
-        applied (1, 1) bool, model_fingerprint (1, 16) uint8, state_status (1, 1) int64.
-
-        Raises:
-            StoreUnavailableError: the store fails; the whole batch does.
+        applied (1, 1) bool, model_fingerprint (1, 16) uint8, state_status (1, 1) int64. Where the store fails, the
+        error of those that were to be written.
         """
         clock_s = int(self._clock())
         requests = {place: request for place, given in enumerate(batch) if (request := self._plain(given, clock_s))}
         results: list[StepResult | None] = [None] * len(batch)
         if not requests:
             return results
-        unknown = self._unknown(list(requests.values()))
-        written = self._store.append_many([self._append(request) for request in requests.values()])
+        try:
+            unknown = self._unknown(list(requests.values()))
+            written = self._store.append_many([self._append(request) for request in requests.values()])
+        except Exception as error:  # noqa: BLE001  requests that take the other steps go on
+            return [error if place in requests else None for place in range(len(batch))]
         for place, result in zip(requests, written, strict=True):
             if result is not None:
                 results[place] = self._outputs(result.event_count)
@@ -80,7 +82,10 @@ class AppendStep:
         return results
 
     def _plain(self, inputs: Inputs, clock_s: int) -> ValidatedRequest | None:
-        """A valid request with events that are to be added, whose client still waits."""
+        """A valid request with events that are to be added, whose client still waits.
+
+        It has an id: without one, a write that a store over a network was not answered for would be made again.
+        """
         settings = self._settings
         try:
             request = validate_request(
@@ -89,7 +94,8 @@ class AppendStep:
         except InputError:
             return None
         late = self._clock_ns() > request.give_up_at_ns
-        return None if late or request.replace or not len(request.times) else request
+        named = request.request_id != NO_REQUEST
+        return request if named and len(request.times) and not (late or request.replace) else None
 
     def _append(self, request: ValidatedRequest) -> UserAppend:
         return UserAppend(

@@ -99,14 +99,8 @@ class FusedPipeline:
 
 
 def _take(append: RunAppends, appends: Sequence[_InFlight]) -> None:
-    """Finish the appends that need no other step; where the store fails, all of them and no ranking."""
-    if not appends:
-        return
-    results: Sequence[StepResult | None]
-    try:
-        results = append([request.inputs_of(STATE_LOAD.name) for request in appends])
-    except Exception as error:  # noqa: BLE001
-        results = [error] * len(appends)
+    """Finish the appends that need no other step."""
+    results = append([request.inputs_of(STATE_LOAD.name) for request in appends]) if appends else []
     for request, result in zip(appends, results, strict=True):
         if result is not None:
             request.finish(result)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import os
 import struct
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -16,6 +18,10 @@ from hytrec_export.serving.fused_pipeline import PipelineRequest
 
 _FILE = "replays.lock"
 _OFFSETS = 1 << 62
+_HELD = (errno.EAGAIN, errno.EACCES)
+_POLL_S = 0.005
+WAIT_S = 30.0
+"""A history of 10,000 events takes a second or two."""
 _Made = TypeVar("_Made")
 
 
@@ -26,9 +32,11 @@ class ReplayLocks:
 
     Args:
         folder: of the server's own; without one, nobody waits.
+        wait_s: after so long a request goes on without the lock, as its holder may hang.
     """
 
-    def __init__(self, folder: Path | None) -> None:
+    def __init__(self, folder: Path | None, *, wait_s: float = WAIT_S) -> None:
+        self._wait_s = wait_s
         self._file = None if folder is None else folder / _FILE
 
     def waiting(
@@ -46,7 +54,7 @@ class ReplayLocks:
 
     @contextmanager
     def _held(self, user_id: bytes) -> Iterator[None]:
-        opened = _locked(self._file, user_id) if self._file else None
+        opened = _locked(self._file, user_id, self._wait_s) if self._file else None
         try:
             yield
         finally:
@@ -54,8 +62,8 @@ class ReplayLocks:
                 os.close(opened)
 
 
-def _locked(file: Path, user_id: bytes) -> int | None:
-    """The file, opened, with a user's lock; None where it cannot be had, as of a server that is gone.
+def _locked(file: Path, user_id: bytes, wait_s: float) -> int | None:
+    """The file, opened, with a user's lock; None where it cannot be had: in time, or of a server that is gone.
 
     A lock belongs to an opening of the file, so that threads of one process wait for each other too.
     """
@@ -64,12 +72,18 @@ def _locked(file: Path, user_id: bytes) -> int | None:
     except OSError:
         return None
     offset = int.from_bytes(hashlib.blake2b(user_id, digest_size=8).digest()) % _OFFSETS
-    try:
-        fcntl.fcntl(opened, fcntl.F_OFD_SETLKW, struct.pack("hhqqi", fcntl.F_WRLCK, os.SEEK_SET, offset, 1, 0))
-    except OSError:  # a file system without locks
-        os.close(opened)
-        return None
-    return opened
+    wanted = struct.pack("hhqqi", fcntl.F_WRLCK, os.SEEK_SET, offset, 1, 0)
+    give_up = time.monotonic() + wait_s
+    while True:
+        try:
+            fcntl.fcntl(opened, fcntl.F_OFD_SETLK, wanted)
+        except OSError as error:  # held, or a file system without locks
+            if error.errno in _HELD and time.monotonic() < give_up:
+                time.sleep(_POLL_S)
+                continue
+            os.close(opened)
+            return None
+        return opened
 
 
 def _user_id(request: PipelineRequest) -> bytes:

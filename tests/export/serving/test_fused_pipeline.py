@@ -226,11 +226,10 @@ def test_appends_that_need_no_other_step_take_none() -> None:
     assert len(asked) == 1
 
 
-def test_a_store_that_fails_appends_fails_no_ranking() -> None:
-    def append(_: object) -> list[StepResult | None]:
-        raise error
-
-    error = ValueError("no store")
-    answers = FusedPipeline(Execution(), append=append).run([call(APPEND), call(RANK)])  # type: ignore[arg-type]
+def test_an_append_that_fails_there_is_over() -> None:
+    error, steps = ValueError("no store"), Execution()
+    pipeline = FusedPipeline(steps, append=lambda batch: [error for _ in batch])  # type: ignore[arg-type]
+    answers = pipeline.run([call(APPEND), call(RANK)])
     assert answers[0] is error
     assert isinstance(answers[1], dict)
+    assert len(steps.given[STATE_LOAD.name]) == 1

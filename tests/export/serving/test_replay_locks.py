@@ -105,6 +105,10 @@ def test_another_process_waits_until_the_first_is_done_or_dead(tmp_path: Path) -
     assert work.done == 2
 
 
+def test_nobody_waits_for_ever(tmp_path: Path) -> None:
+    assert both_at_work(ReplayLocks(tmp_path, wait_s=0.05), b"ada", b"ada")
+
+
 @pytest.mark.parametrize("folder", [None, Path("/nowhere/at/all")])
 def test_without_a_folder_nobody_waits(folder: Path | None) -> None:
     assert both_at_work(ReplayLocks(folder), b"ada", b"ada")
