@@ -113,7 +113,7 @@ class UserAppend:
     """Events for the end of a user's history, whatever that is by now.
 
     Args:
-        request_id: 16 bytes.
+        request_id: 16 bytes, not zeros: without an id, a write that was not answered for would be made again.
         events: one at least.
         expected_event_count: before them; `UNCHECKED_EVENT_COUNT` for any.
     """
