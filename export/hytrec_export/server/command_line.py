@@ -1,17 +1,21 @@
-"""The command line of the embedded tritonserver."""
+"""The command line of the embedded tritonserver, and its environment."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from hytrec_export.server.arguments import shared_arguments
+from hytrec_export.server.arguments import new_key, shared_arguments
+from hytrec_export.server.installation import Installation
 from hytrec_export.server.log import has_gpu
 from hytrec_export.server.options import ServerOptions
-from hytrec_export.server.plain_paths import plain_repository
+from hytrec_export.server.plain_paths import ascii_state_folder, plain_repository
 from hytrec_export.server.ports import Ports, address_of
 from hytrec_export.server.stale_resources import ServerLease
+from hytrec_export.settings import CALL_KEY_VARIABLE, METRICS_ADDRESS_VARIABLE, SERVER_FOLDER_VARIABLE
+from hytrec_export.state.options import URL_VARIABLE
+from hytrec_export.state.url import StoreUrl
 
 HTTP_SOCKET, METRICS_SOCKET = "http.sock", "metrics.sock"
 """Files in the lease's folder, which is its owner's alone; tritonserver's HTTP library takes the address unix:PATH."""
@@ -47,3 +51,18 @@ def server_arguments(
     http_token = ports.http is not None
     yield from shared_arguments(admin_key=admin_key, shm_bytes=options.shm_bytes, token=token, http_token=http_token)
     yield f"--backend-config=python,shm-region-prefix-name={lease.shm_prefix}"
+
+
+def server_environment(options: ServerOptions, installation: Installation, folder: Path) -> Mapping[str, str]:
+    """The environment of tritonserver and its python models.
+
+    Args:
+        folder: the server's own.
+    """
+    variables = installation.environment(folder) | dict(options.environment)
+    variables |= {CALL_KEY_VARIABLE: new_key(), SERVER_FOLDER_VARIABLE: str(folder)}
+    variables[METRICS_ADDRESS_VARIABLE] = f"unix:{folder / METRICS_SOCKET}"
+    state = options.state_folder
+    if state and (plain_folder := ascii_state_folder(state, folder)) != state:
+        variables[URL_VARIABLE] = str(StoreUrl.of_folder(plain_folder))
+    return variables

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Self, TypeVar
 
@@ -12,24 +12,21 @@ from hytrec_export.errors import ServerError
 from hytrec_export.local_http import HttpAddress
 from hytrec_export.secret_arguments import hide_arguments
 from hytrec_export.server.arguments import new_key
-from hytrec_export.server.command_line import HTTP_SOCKET, METRICS_SOCKET, server_arguments
+from hytrec_export.server.command_line import HTTP_SOCKET, METRICS_SOCKET, server_arguments, server_environment
 from hytrec_export.server.installation import Installation
-from hytrec_export.server.log import ServerLog
+from hytrec_export.server.log import PASSING_FAILURES, ServerLog
 from hytrec_export.server.metrics_endpoint import CrashCause, MetricsEndpoint, ServerRecord
 from hytrec_export.server.options import ServerOptions
-from hytrec_export.server.plain_paths import ascii_state_folder
 from hytrec_export.server.ports import Ports, address_of
 from hytrec_export.server.process import ServerProcess, describe_exit
 from hytrec_export.server.readiness import failure_of, read_index, responds_ready
 from hytrec_export.server.served_repository import check_models
 from hytrec_export.server.stale_resources import ServerLease, remove_stale_resources
 from hytrec_export.server.stub_processes import has_ended, python_models
-from hytrec_export.settings import CALL_KEY_VARIABLE, METRICS_ADDRESS_VARIABLE, SERVER_FOLDER_VARIABLE
-from hytrec_export.state.options import URL_VARIABLE
-from hytrec_export.state.url import StoreUrl
 
 PartT = TypeVar("PartT")
 _POLL_S = 0.02
+_STARTS_AGAIN = 2
 _STOP_MARGIN_S = 5.0
 _GONE_TIMEOUT_S = 10.0
 """How long the python models may outlive their server; those that asked the kernel do for milliseconds."""
@@ -58,6 +55,7 @@ class EmbeddedServer:
         self._token: str | None = None
         self._hidden = False
         self._started_at = 0.0
+        self._starts_left = _STARTS_AGAIN
         self.record = ServerRecord(options.state_folder)
         self._metrics: MetricsEndpoint | None = None
         self._python_models: dict[int, str] = {}
@@ -105,8 +103,8 @@ class EmbeddedServer:
                 address_of(listener.host),
                 listener.port,
                 record=self.record,
-                triton=self._triton_metrics,
-                models=self._models_folder,
+                triton=lambda: (folder := self._folder()) and folder / METRICS_SOCKET,
+                models=self._folder,
             )
         with lease.handed_over() as lock_file:
             self._process = ServerProcess(
@@ -121,7 +119,7 @@ class EmbeddedServer:
                         token=self._token,
                     ),
                 ],
-                environment=self._environment(installation, lease.folder),
+                environment=server_environment(self._options, installation, lease.folder),
                 log=log.path,
                 lock_file=lock_file,
             )
@@ -162,11 +160,9 @@ class EmbeddedServer:
             ServerError: a model failed to load, or the server ended; what is left of it is killed.
         """
         process, log = _started(self._process), _started(self._log)
-        ended = process.returncode
-        if ended is not None:
-            reason = log.server_failure() or f"{describe_exit(ended)}; see the server's log with --log"
-            self._clean_up()
-            raise ServerError(f"tritonserver ended while starting: {reason}")
+        if (ended := process.returncode) is not None:
+            self._start_failed(log.server_failure() or f"{describe_exit(ended)}; see the server's log with --log")
+            return False
         _started(self._lease).make_private()
         if not self._hidden and log.path.stat().st_size:  # it has read its arguments when it prints
             self._hidden = hide_arguments(process.pid, [self._admin_key, self._token or ""])
@@ -181,9 +177,19 @@ class EmbeddedServer:
             return False
         _started(self._lease).make_private()  # what the models made since the beginning of this poll
         self._python_models = python_models(process.pid)
+        self._starts_left = _STARTS_AGAIN
         _started(self._ports).release()
         self.record.became_ready(seconds=time.monotonic() - self._started_at)
         return True
+
+    def _start_failed(self, reason: str) -> None:
+        """Start again after what is over by then, a few times. Raises: ServerError: it is of no use."""
+        self._clean_up()
+        if reason not in PASSING_FAILURES or not self._starts_left:
+            raise ServerError(f"tritonserver ended while starting: {reason}")
+        self._starts_left -= 1
+        self.record.crashed(CrashCause.START)
+        self.start()
 
     def dead_models(self) -> list[str]:
         """Names of the python models that ended since the server was ready; requests to them wait for ever."""
@@ -245,15 +251,6 @@ class EmbeddedServer:
         """Last lines of the server's log; after its end, of its last run."""
         return self._log.tail(lines) if self._log else ""
 
-    def _environment(self, installation: Installation, folder: Path) -> Mapping[str, str]:
-        variables = installation.environment(folder) | dict(self._options.environment)
-        variables |= {CALL_KEY_VARIABLE: new_key(), SERVER_FOLDER_VARIABLE: str(folder)}
-        variables[METRICS_ADDRESS_VARIABLE] = f"unix:{folder / METRICS_SOCKET}"
-        state_folder = self._options.state_folder
-        if state_folder and (plain_folder := ascii_state_folder(state_folder, folder)) != state_folder:
-            variables[URL_VARIABLE] = str(StoreUrl.of_folder(plain_folder))
-        return variables
-
     def _choose_ports(self) -> Ports:
         if self._ports is None:
             return Ports.take(self._options)
@@ -264,13 +261,8 @@ class EmbeddedServer:
         listener = _started(self._ports).http
         return listener.address if listener else _started(self._lease).folder / HTTP_SOCKET
 
-    def _triton_metrics(self) -> HttpAddress | None:
+    def _folder(self) -> Path | None:
         """Called by the thread of the metrics endpoint."""
-        lease = self._lease
-        return None if lease is None else lease.folder / METRICS_SOCKET
-
-    def _models_folder(self) -> Path | None:
-        """As `_triton_metrics`."""
         lease = self._lease
         return None if lease is None else lease.folder
 

@@ -126,10 +126,14 @@ def _serve(
 def _start(server: EmbeddedServer, options: ServerOptions, signals: list[int], stderr: Console) -> bool:
     """Start the server and wait until it is ready; False when a stop signal came first."""
     server.start()
-    if options.admin_key_file is not None:
-        _write_secret(options.admin_key_file, server.admin_key)
+    key, file = server.admin_key, options.admin_key_file
+    if file is not None:
+        _write_secret(file, key)
     with stderr.status("loading models"):
-        return server.wait_ready(cancelled=lambda: bool(signals))
+        ready = server.wait_ready(cancelled=lambda: bool(signals))
+    if file is not None and server.admin_key != key:  # it was started twice
+        _write_secret(file, server.admin_key)
+    return ready
 
 
 def _crash_of(server: EmbeddedServer, signals: list[int]) -> Crash | None:

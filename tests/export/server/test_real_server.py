@@ -1,4 +1,5 @@
 import re
+import shutil
 import socket
 import threading
 import urllib.request
@@ -10,6 +11,7 @@ import pytest
 
 from hytrec_export.errors import RepositoryError, ServerError
 from hytrec_export.server import EmbeddedServer, ServerOptions
+from hytrec_export.server.installation import Installation
 from hytrec_export.server.stale_resources import SHARED_MEMORY
 
 Ask = Callable[[str, int], int]
@@ -96,6 +98,53 @@ def test_a_server_that_ends_while_starting_says_why(options: ServerOptions) -> N
         server,
     ):
         pass
+
+
+LOCK_EXCEPTION = """#!{shell}
+echo start >> {starts}
+if [ "$(wc -l < {starts})" -gt {failing} ]; then exec {program} "$@"; fi
+echo "terminate called after throwing an instance of 'boost::interprocess::lock_exception'"
+echo "  what():  boost::interprocess::lock_exception"
+kill -ABRT $$
+"""
+
+
+@pytest.fixture
+def failing_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[int], Callable[[], int]]:
+    """Makes the first starts of tritonserver die as its python backend does now and then; counts the starts."""
+    found, starts = Installation.find(), tmp_path / "starts"
+
+    def fail(failing: int) -> Callable[[], int]:
+        program = tmp_path / "tritonserver"
+        shell = shutil.which("bash")
+        program.write_text(LOCK_EXCEPTION.format(shell=shell, starts=starts, failing=failing, program=found.program))
+        program.chmod(0o700)
+        monkeypatch.setattr(Installation, "find", lambda: replace(found, program=program))
+        return lambda: len(starts.read_text().splitlines())
+
+    return fail
+
+
+@pytest.mark.e2e
+def test_a_start_that_fails_by_a_known_race_of_triton_is_made_again(
+    options: ServerOptions, ask: Ask, failing_starts: Callable[[int], Callable[[], int]]
+) -> None:
+    starts = failing_starts(2)
+    with EmbeddedServer(options) as server:
+        assert ask(server.grpc_url, 40) == 42
+        assert 'hytrec_server_restarts_total{cause="start"} 2' in fetch(server.metrics_url)
+    assert starts() == 3
+
+
+@pytest.mark.e2e
+def test_a_race_that_does_not_end_is_told(
+    options: ServerOptions, failing_starts: Callable[[int], Callable[[], int]]
+) -> None:
+    starts = failing_starts(9)
+    message = "tritonserver ended while starting: boost::interprocess::lock_exception"
+    with pytest.raises(ServerError, match=f"^{message}$"), EmbeddedServer(options):
+        pass
+    assert starts() == 3
 
 
 @pytest.mark.e2e
