@@ -7,11 +7,14 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from rich.console import Console
 
 from hytrec_export.errors import ServerError
-from hytrec_export.server.foreground import _write_secret
+from hytrec_export.server import ServerOptions
+from hytrec_export.server.foreground import _start, _write_secret
 
 COMMAND = """
 import sys
@@ -240,3 +243,23 @@ def test_an_admin_key_file_replaces_a_link_and_does_not_follow_it(tmp_path: Path
     assert (tmp_path / "key").read_text() == "k\n"
     assert not (tmp_path / "key").is_symlink()
     assert (tmp_path / "target").read_text() == "untouched"
+
+
+def test_the_admin_key_file_has_the_key_of_the_last_start(tmp_path: Path) -> None:
+    """A start that is made again makes a new key."""
+
+    class StartedTwice:
+        admin_key = ""
+
+        def start(self) -> None:
+            self.admin_key = "first"
+
+        def wait_ready(self, **_: Any) -> bool:
+            assert file.read_text() == "first\n"
+            self.admin_key = "second"
+            return True
+
+    file, server = tmp_path / "key", StartedTwice()
+    options = ServerOptions(repository=tmp_path, admin_key_file=file)
+    assert _start(server, options, [], Console(stderr=True))  # type: ignore[arg-type]
+    assert file.read_text() == "second\n"
