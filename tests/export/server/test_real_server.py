@@ -101,8 +101,8 @@ def test_a_server_that_ends_while_starting_says_why(options: ServerOptions) -> N
 
 
 LOCK_EXCEPTION = """#!{shell}
-echo start >> {starts}
-if [ "$(wc -l < {starts})" -gt {failing} ]; then exec {program} "$@"; fi
+echo start >> "{starts}"
+if [ "$(wc -l < "{starts}")" -gt {failing} ]; then exec "{program}" "$@"; fi
 echo "terminate called after throwing an instance of 'boost::interprocess::lock_exception'"
 echo "  what():  boost::interprocess::lock_exception"
 kill -ABRT $$
