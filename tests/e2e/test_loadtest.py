@@ -86,7 +86,7 @@ def test_every_scenario_leaves_a_report(
         perf_analyzer=program,
         concurrency=(4,),
         # Three perf_analyzers do not start at the same moment.
-        requests=1_000 if scenario is Scenario.MIXED else options.requests,
+        requests=4_000 if scenario is Scenario.MIXED else options.requests,
         repository=built.repository,
         max_spread=9.0,
     )

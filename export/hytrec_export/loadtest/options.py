@@ -86,7 +86,8 @@ class Load:
 DEFAULT_CONCURRENCY = (1, 2, 4, 8)
 DEFAULT_MIXED_CONCURRENCY = (4, 8)
 DEFAULT_REQUESTS = 1_000
-DEFAULT_COLD_REQUESTS = 60
+DEFAULT_REQUESTS_OF = {Scenario.COLD: 60, Scenario.MIXED: 4_000}
+"""A cold request encodes a whole history; runs of perf_analyzer that start up to a second apart must overlap."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,7 +113,7 @@ class LoadTestOptions:
     scenario: Annotated[Scenario, "Which endpoints are requested."] = Scenario.APPEND
     concurrency: Annotated[tuple[int, ...], "In-flight requests, as 1,2,4,8; default: 1,2,4,8, and 4,8 for mixed."] = ()
     request_rate: Annotated[tuple[float, ...], "Requests/s instead of a concurrency, as 20,40."] = ()
-    requests: Annotated[int | None, "Requests per window; default: 1000, and 60 for cold."] = None
+    requests: Annotated[int | None, "Requests per window; default: 1000, 60 for cold, 4000 for mixed."] = None
     windows: Annotated[int, "Measurement windows per load, one run of perf_analyzer each."] = 3
     users: Annotated[int, "Maximum number of the log's users."] = 1_000
     candidates: Annotated[int, "Candidates of a rank request."] = MAX_RETRIEVED
@@ -160,7 +161,7 @@ class LoadTestOptions:
 
     def requests_per_window(self) -> int:
         """Requests that one window counts."""
-        return self.requests or (DEFAULT_COLD_REQUESTS if self.scenario is Scenario.COLD else DEFAULT_REQUESTS)
+        return self.requests or DEFAULT_REQUESTS_OF.get(self.scenario, DEFAULT_REQUESTS)
 
 
 def is_endpoint(text: str) -> bool:

@@ -5,16 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 
-import numpy as np
-from numpy.typing import NDArray
-
 from hytrec.contract import StateStatus
-from hytrec.signature import APPLIED, MODEL_FINGERPRINT, NEW_EVENT_COUNT, STATE_STATUS
 from hytrec_export.errors import InputError
 from hytrec_export.serving.catalog_view import View
 from hytrec_export.serving.counters import Counters, ServerCounter
 from hytrec_export.serving.load_step import StepResult
 from hytrec_export.serving.loaded_request import mapped
+from hytrec_export.serving.receipt import Receipts
 from hytrec_export.serving.validation import Inputs, ValidatedRequest, validate_request
 from hytrec_export.settings import ServingSettings
 from hytrec_export.state.applied_requests import NO_REQUEST
@@ -24,8 +21,6 @@ from hytrec_export.state.users import StateStore
 
 APPEND_STEP = "hytrec_state_append"
 """Its name in metrics."""
-_APPLIED = np.array([[True]])
-_FOUND = np.array([[StateStatus.FOUND]], np.int64)
 
 
 class AppendStep:
@@ -54,7 +49,7 @@ class AppendStep:
         self._view = view
         self._clock = clock
         self._clock_ns = clock_ns
-        self._fingerprint = np.frombuffer(bytes.fromhex(settings.fingerprint), np.uint8)[None]
+        self._receipts = Receipts(settings.fingerprint)
 
     def run(self, batch: Sequence[Inputs]) -> list[StepResult | None]:
         """Inputs of `hytrec.signature.STATE_LOAD` -> outputs of `STATE_SAVE` for an append; None for the other steps.
@@ -75,7 +70,7 @@ class AppendStep:
             return [error if place in requests else None for place in range(len(batch))]
         for place, result in zip(requests, written, strict=True):
             if result is not None:
-                results[place] = self._outputs(result.event_count)
+                results[place] = self._receipts.of(result.event_count, applied=True, status=StateStatus.FOUND)
         for counter, counts in unknown.items():
             if count := sum(n for n, result in zip(counts, written, strict=True) if result is not None):
                 self._counters.add(counter, count)
@@ -104,14 +99,6 @@ class AppendStep:
             events=StoredEvents.given(request.item_keys, request.behavior_keys, request.times, self._store.types),
             expected_event_count=request.expected_event_count,
         )
-
-    def _outputs(self, event_count: int) -> dict[str, NDArray[np.generic]]:
-        return {
-            NEW_EVENT_COUNT.name: np.array([[event_count]], np.int64),
-            APPLIED.name: _APPLIED,
-            MODEL_FINGERPRINT.name: self._fingerprint,
-            STATE_STATUS.name: _FOUND,
-        }
 
     def _unknown(self, requests: Sequence[ValidatedRequest]) -> dict[ServerCounter, list[int]]:
         """Of every request, how many of its keys the vocabulary does not have."""

@@ -13,18 +13,14 @@ from numpy.typing import NDArray
 from hytrec.contract import next_name
 from hytrec.data.vocabulary import Vocabulary
 from hytrec.signature import (
-    APPLIED,
     CALL_CONTEXT,
     CANDIDATE_ROWS,
     EVENT_COUNT,
     MEMORY,
-    MODEL_FINGERPRINT,
-    NEW_EVENT_COUNT,
     RAW_SCORES,
     RETURNED_KEYS,
     RETURNED_SCORES,
     SCORES,
-    STATE_STATUS,
 )
 from hytrec_export.errors import GraphError, InputError, OverloadError, StateConflictError, StoreFullError
 from hytrec_export.runtime.top_k import best_items
@@ -33,6 +29,7 @@ from hytrec_export.serving.catalog_view import View, fixed_view
 from hytrec_export.serving.counters import Counters, ServerCounter
 from hytrec_export.serving.eligibility import Eligibility
 from hytrec_export.serving.load_step import StepResult
+from hytrec_export.serving.receipt import Receipts
 from hytrec_export.serving.stored_state import check_encoded, check_finite
 from hytrec_export.serving.validation import Inputs
 from hytrec_export.settings import ServingSettings
@@ -61,7 +58,7 @@ class SaveStep:
         self._store = store
         self._counters = counters
         self._clock_ns = clock_ns
-        self._fingerprint = np.frombuffer(bytes.fromhex(settings.fingerprint), np.uint8)[None]
+        self._receipts = Receipts(settings.fingerprint)
 
     def run(self, batch: Sequence[Inputs]) -> list[StepResult]:
         """Inputs of `hytrec.signature.STATE_SAVE` -> its outputs, one result per request, in order.
@@ -143,12 +140,9 @@ class SaveStep:
 
     def _outputs(self, inputs: Inputs, call_context: CallContext) -> dict[str, NDArray[Any]]:
         """Every public output of a request, valid only if its write succeeds."""
-        outputs: dict[str, NDArray[Any]] = {
-            NEW_EVENT_COUNT.name: np.array([[call_context.next_event_count]], np.int64),
-            APPLIED.name: np.array([[call_context.events > 0]]),
-            MODEL_FINGERPRINT.name: self._fingerprint,
-            STATE_STATUS.name: np.array([[call_context.status]], np.int64),
-        }
+        outputs = self._receipts.of(
+            call_context.next_event_count, applied=call_context.events > 0, status=call_context.status
+        )
         raw_scores = inputs.get(RAW_SCORES.name)
         if raw_scores is None:
             return outputs

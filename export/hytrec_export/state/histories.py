@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -25,6 +25,9 @@ from hytrec_export.state.store import (
 )
 from hytrec_export.state.url import StoreUrl
 
+Decided = tuple[WriteResult, UserChange | None]
+Rule = Callable[[int, UserRecords], Decided | None]
+"""Position of a user in a call, what is stored -> what becomes of it; None changes nothing and has no result."""
 _PAGE = 256
 _LOG = logging.getLogger(__name__)
 
@@ -118,7 +121,7 @@ class HistoryStore:
             return []
         results: dict[int, WriteResult] = {}
         try:
-            self._change(writes, results)
+            self._write(writes, results)
         except StoreFullError as error:
             if not self._out_of_room:
                 _LOG.warning("%s", error)
@@ -139,19 +142,13 @@ class HistoryStore:
             StoreUnavailableError: as `write_many`.
         """
         results: dict[int, WriteResult] = {}
-
-        def decide(position: int, records: UserRecords) -> UserChange | None:
-            results.pop(position, None)
-            decided = self.rules.append(appends[position], records, headers[position], every=every)
-            if decided is None:
-                return None
-            results[position], change = decided
-            return change
-
-        decisions: list[Decision] = [partial(decide, position) for position in range(len(appends))]
         stored: Collection[int] = range(len(appends))
+
+        def rule(position: int, records: UserRecords) -> Decided | None:
+            return self.rules.append(appends[position], records, headers[position], every=every)
+
         try:
-            self.engine.change_many([new.user_id for new in appends], decisions)
+            self._change([append.user_id for append in appends], rule, results)
         except StoreFullError as error:
             stored = error.stored
         return [results.get(position) if position in stored else None for position in range(len(appends))]
@@ -193,20 +190,31 @@ class HistoryStore:
         expired = records.head and self.rules.judged(user_id, records.head) is StateStatus.EXPIRED
         return self.rules.bury(user_id, records, noted=False) if expired else None
 
-    def _change(self, writes: Sequence[UserWrite], results: dict[int, WriteResult]) -> None:
-        """Apply writes, and put into `results` what was decided, by position."""
+    def _write(self, writes: Sequence[UserWrite], results: dict[int, WriteResult]) -> None:
+        self._change(
+            [write.user_id for write in writes],
+            lambda position, records: self.rules.decide(writes[position], records),
+            results,
+        )
+
+    def _change(self, user_ids: Sequence[bytes], rule: Rule, results: dict[int, WriteResult]) -> None:
+        """Change users as a rule says, and put into `results` what it decided last, by position."""
 
         def decide(position: int, records: UserRecords) -> UserChange | None:
-            results[position], change = self.rules.decide(writes[position], records)
+            results.pop(position, None)
+            decided = rule(position, records)
+            if decided is None:
+                return None
+            results[position], change = decided
             return change
 
-        decisions: list[Decision] = [partial(decide, position) for position in range(len(writes))]
-        self.engine.change_many([write.user_id for write in writes], decisions)
+        decisions: list[Decision] = [partial(decide, position) for position in range(len(user_ids))]
+        self.engine.change_many(user_ids, decisions)
 
     def _write_alone(self, write: UserWrite) -> WriteResult:
         results: dict[int, WriteResult] = {}
         try:
-            self._change([write], results)
+            self._write([write], results)
             return results[0]
         except StoreFullError:
             found = self.summary(write.user_id)
