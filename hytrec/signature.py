@@ -211,7 +211,15 @@ FUSED = Model(
     outputs=STATE_SAVE.outputs,
     doc="every step of an endpoint in one process; the requested outputs select the endpoint",
 )
-FUSED_ENSEMBLES = tuple(wire_ensemble(e.name, e.doc, e.inputs, e.outputs, (FUSED,)) for e in ENSEMBLES)
+FUSED_APPEND = Model(
+    name="hytrec_fused_append",
+    inputs=APPEND.inputs,
+    outputs=APPEND.outputs,
+    doc="every step of an append in one process, which alone writes most events",
+)
+FUSED_ENSEMBLES = tuple(
+    wire_ensemble(e.name, e.doc, e.inputs, e.outputs, (FUSED_APPEND if e is APPEND else FUSED,)) for e in ENSEMBLES
+)
 
 # --- sessions: Triton itself keeps the encoder's state, for as long as a sequence lives ---
 SESSION_INPUTS = (ITEM_KEYS, BEHAVIOR_KEYS, TIMES)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from hytrec.contract import Ensemble, Model, Tensor
-from hytrec.signature import ENSEMBLES, FUSED
+from hytrec.signature import ENSEMBLES, FUSED, FUSED_APPEND
 from hytrec_benchmarks.faults.failing import STEPS, Survival, copy_faulty, fail_and_compare
 
 pytestmark = pytest.mark.e2e
@@ -29,11 +29,12 @@ def test_a_failing_step_changes_nothing(faulty: Any, model: Model) -> None:
     assert survival == Survival(clean=FAILURES, unchanged=True, alive=True)
 
 
-def test_a_failing_chain_changes_nothing(serve: Any, built: Any, tmp_path: Path) -> None:
+def test_a_failing_fused_model_changes_nothing(serve: Any, built: Any, tmp_path: Path) -> None:
     repository = copy_faulty(built.repository, tmp_path / "repository")
     with serve(repository) as running:
-        survival = fail_and_compare(running.server, running.store, repository, FUSED, failures=FAILURES)
-    assert survival == Survival(clean=FAILURES, unchanged=True, alive=True)
+        for model in (FUSED, FUSED_APPEND):
+            survival = fail_and_compare(running.server, running.store, repository, model, failures=FAILURES)
+            assert survival == Survival(clean=FAILURES, unchanged=True, alive=True)
 
 
 @pytest.mark.parametrize(

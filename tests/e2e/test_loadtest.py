@@ -13,6 +13,7 @@ import pytest
 
 from hytrec.data.logs.options import LogOptions
 from hytrec.errors import DataError
+from hytrec.signature import FUSED_ENSEMBLES
 from hytrec_export.errors import LoadTestError
 from hytrec_export.loadtest.options import LoadTestOptions, Scenario
 from hytrec_export.loadtest.perf_analyzer import find_perf_analyzer
@@ -95,7 +96,13 @@ def test_every_scenario_leaves_a_report(
     assert set(point["endpoints"]) == {endpoint.name for endpoint in scenario.endpoints()}
     assert point["errors"] == point["replayed"] == point["states_lost"] == 0
     assert point["latency_ms"]["p50"] <= point["latency_ms"]["p99"]
-    assert point["models"]["hytrec_fused"]["compute_ms"] > 0
+    fused = [
+        step.model.name
+        for endpoint in FUSED_ENSEMBLES
+        if endpoint.name in point["endpoints"]
+        for step in endpoint.steps
+    ]
+    assert all(point["models"][name]["compute_ms"] > 0 for name in fused)
     assert point["resources"]["memory_mib_max"] > 10
     longest = EVENTS if scenario is Scenario.COLD else EVENTS // 2
     assert max(row["events_to"] for row in point["by_history"]) >= longest

@@ -101,7 +101,13 @@ def test_it_serves_until_sigterm_and_keeps_the_state(command: Run) -> None:
     assert any(line.startswith('hytrec_state_bytes{file="users.sqlite3"} ') for line in lines)
     assert not [line for line in lines if "ada" in line]
     processes = processes_of(first)
-    assert sorted(processes.values()) == ["hytrec_forget", "hytrec_fused", "hytrec_fused", "tritonserver"]
+    assert sorted(processes.values()) == [
+        "hytrec_forget",
+        "hytrec_fused",
+        "hytrec_fused",
+        "hytrec_fused_append",
+        "tritonserver",
+    ]
     first.send_signal(signal.SIGTERM)
     _, stderr = first.communicate()
     assert first.returncode == 0, stderr
@@ -148,7 +154,7 @@ def test_a_taken_port_is_one_line(served: Any, command: Run) -> None:
     )
 
 
-@pytest.mark.parametrize("victim", ["tritonserver", "hytrec_fused"])
+@pytest.mark.parametrize("victim", ["tritonserver", "hytrec_fused", "hytrec_fused_append"])
 def test_a_server_that_is_killed_comes_back_at_the_same_address_and_loses_nothing(command: Run, victim: str) -> None:
     process = command(*ANY_PORTS)
     with HytrecClient(grpc_url(process), timeout_s=30) as client:

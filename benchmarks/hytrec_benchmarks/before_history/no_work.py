@@ -5,6 +5,8 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+from hytrec.signature import FUSED, FUSED_APPEND
+from hytrec_export.repository.layout import VERSION
 from hytrec_export.settings import ServingSettings
 
 __all__ = ["no_work_repository"]
@@ -38,5 +40,6 @@ def no_work_repository(repository: Path, output: Path) -> Path:
     """A copy of a repository of the fused execution, without its graphs and with another model behind the ensembles."""
     shutil.copytree(repository, output, ignore=shutil.ignore_patterns("*.onnx"))
     fingerprint = ServingSettings.load(repository).fingerprint
-    (output / "hytrec_fused" / "1" / "model.py").write_text(_MODEL.format(fingerprint=fingerprint))
+    for model in (FUSED, FUSED_APPEND):
+        (output / model.name / VERSION / "model.py").write_text(_MODEL.format(fingerprint=fingerprint))
     return output

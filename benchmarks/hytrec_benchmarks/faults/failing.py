@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hytrec.contract import Model
-from hytrec.signature import APPEND, ENSEMBLES, FUSED, RANK, RECOMMEND
+from hytrec.signature import APPEND, ENSEMBLES, FUSED, FUSED_APPEND, FUSED_ENSEMBLES, RANK, RECOMMEND
 from hytrec_benchmarks.faults.event_ledger import FIRST_TIME_S, UNKNOWN_KEY
 from hytrec_clients import ClientError, Events, HytrecClient, ServerFailed
 from hytrec_export.options import Execution
@@ -69,7 +69,7 @@ class Survival:
 
 def models_of(repository: Path) -> tuple[Model, ...]:
     """The models that take the steps of a repository's endpoints."""
-    return (FUSED,) if execution_of(repository) is Execution.FUSED else STEPS
+    return (FUSED, FUSED_APPEND) if execution_of(repository) is Execution.FUSED else STEPS
 
 
 def copy_faulty(repository: Path, target: Path) -> Path:
@@ -104,7 +104,9 @@ def fail_and_compare(
         store: the server's, opened beside it.
     """
     users = [f"{model.name} {number}" for number in range(THREADS)]
-    endpoints = [ensemble.name for ensemble in ENSEMBLES if model in (FUSED, *(step.model for step in ensemble.steps))]
+    endpoints = [
+        ensemble.name for ensemble in (*ENSEMBLES, *FUSED_ENSEMBLES) if model in [step.model for step in ensemble.steps]
+    ]
     with HytrecClient(server.grpc_url) as client, ThreadPoolExecutor(THREADS) as threads:
         for user in users:
             client.append(user, Events([UNKNOWN_KEY, UNKNOWN_KEY], [FIRST_TIME_S, FIRST_TIME_S + 60]))

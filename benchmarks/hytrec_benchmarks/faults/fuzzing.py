@@ -12,7 +12,7 @@ from contextlib import suppress
 from math import prod
 from typing import Any
 
-from hytrec.signature import APPEND, FORGET, RANK, RECOMMEND
+from hytrec.signature import APPEND, FORGET, FUSED, FUSED_APPEND, RANK, RECOMMEND
 from hytrec_benchmarks.faults.killer_requests import grpc_killers, infer_request
 from hytrec_benchmarks.faults.outsiders import service_methods
 from hytrec_export.optional import require
@@ -105,7 +105,7 @@ def mutated_fields(data: bytes, others: Sequence[bytes], generator: random.Rando
             message.inputs.extend(added.inputs)
             message.raw_input_contents.extend(added.raw_input_contents)
         else:
-            message.model_name = generator.choice((APPEND.name, RANK.name, RECOMMEND.name, FORGET.name, "hytrec_fused"))
+            message.model_name = generator.choice((APPEND, RANK, RECOMMEND, FORGET, FUSED, FUSED_APPEND)).name
     return bytes(message.SerializeToString())
 
 

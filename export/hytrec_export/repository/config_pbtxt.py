@@ -18,7 +18,8 @@ from hytrec_export.settings import ServingSettings
 
 INSTANCES = {FUSED.name: 2}
 """Processes of a python model. Two run two batches at once, each on one core; the Python part of one would otherwise
-keep the other core waiting."""
+keep the other core waiting. Of appends, which are hardly anything else, one process does more than two: it has the
+users' heads decoded and the store's pages at hand, as nobody else writes most of them."""
 NO_WARMUP: Mapping[str, Sequence[WarmupRequest]] = {}
 
 
@@ -44,7 +45,7 @@ def config_texts(
 
 
 def python_config(model: Model, settings: ServingSettings, plan: BuildPlan) -> Any:
-    """ModelConfig message of one python model: one CPU instance, two of the fused model; ragged dynamic batching."""
+    """ModelConfig message of one python model: CPU instances as `INSTANCES` says; ragged dynamic batching."""
     parts = messages()
     instances = INSTANCES.get(model.name, 1)
     max_batch = max_batch_of(model, settings, plan)

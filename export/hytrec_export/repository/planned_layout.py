@@ -11,6 +11,7 @@ from hytrec.signature import (
     ENSEMBLES,
     FORGET,
     FUSED,
+    FUSED_APPEND,
     FUSED_ENSEMBLES,
     GRAPHS,
     RERANKER,
@@ -54,7 +55,7 @@ def layout_of(plan: BuildPlan) -> Layout:
     if plan.execution is Execution.FUSED:
         return Layout(
             graphs=GRAPHS,
-            python_models=(FUSED, FORGET),
+            python_models=(FUSED, FUSED_APPEND, FORGET),
             backend_models=(),
             ensembles=FUSED_ENSEMBLES,
             files=FUSED_FILES,

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from hytrec.contract import StateStatus
+from hytrec.data.keys import AnyKeys
 from hytrec_export.errors import InputError
 from hytrec_export.serving.catalog_view import View
 from hytrec_export.serving.counters import Counters, ServerCounter
 from hytrec_export.serving.load_step import StepResult
-from hytrec_export.serving.loaded_request import mapped
 from hytrec_export.serving.receipt import Receipts
-from hytrec_export.serving.validation import Inputs, ValidatedRequest, validate_request
+from hytrec_export.serving.validation import Inputs, Keys, ValidatedRequest, validate_request
 from hytrec_export.settings import ServingSettings
 from hytrec_export.state.applied_requests import NO_REQUEST
 from hytrec_export.state.events import StoredEvents
@@ -21,6 +25,10 @@ from hytrec_export.state.users import StateStore
 
 APPEND_STEP = "hytrec_state_append"
 """Its name in metrics."""
+_LATEST = 2
+"""Times `--snapshot-every`: a snapshot that is due may be made after the append up to then."""
+_KNOWN_KEYS = 1 << 14
+"""Keys that are remembered as known, less than a megabyte or two."""
 
 
 class AppendStep:
@@ -30,6 +38,7 @@ class AppendStep:
 
     Args:
         counters: of the load step.
+        refresh: makes the snapshots that became due, some time later; without it these appends take the other steps.
         clock, clock_ns: unix seconds, and the clock that requests are given up by.
     """
 
@@ -42,7 +51,12 @@ class AppendStep:
         view: View,
         clock: Callable[[], float] = time.time,
         clock_ns: Callable[[], int] = time.monotonic_ns,
+        refresh: Callable[[Sequence[bytes]], None] | None = None,
     ) -> None:
+        self._refresh = refresh
+        self._limit = (_LATEST if refresh else 1) * store.snapshot_every
+        self._known_items: set[Any] = set()
+        self._known_behaviors: set[Any] = set()
         self._settings = settings
         self._store = store
         self._counters = counters
@@ -65,7 +79,8 @@ class AppendStep:
             return results
         try:
             unknown = self._unknown(list(requests.values()))
-            written = self._store.append_many([self._append(request) for request in requests.values()])
+            appends = [self._append(request) for request in requests.values()]
+            written = self._store.append_many(appends, limit=self._limit)
         except Exception as error:  # noqa: BLE001  requests that take the other steps go on
             return [error if place in requests else None for place in range(len(batch))]
         for place, result in zip(requests, written, strict=True):
@@ -74,6 +89,9 @@ class AppendStep:
         for counter, counts in unknown.items():
             if count := sum(n for n, result in zip(counts, written, strict=True) if result is not None):
                 self._counters.add(counter, count)
+        due = [new.user_id for new, result in zip(appends, written, strict=True) if result is not None and result.due]
+        if self._refresh and due:
+            self._refresh(due)
         return results
 
     def _plain(self, inputs: Inputs, clock_s: int) -> ValidatedRequest | None:
@@ -103,10 +121,31 @@ class AppendStep:
     def _unknown(self, requests: Sequence[ValidatedRequest]) -> dict[ServerCounter, list[int]]:
         """Of every request, how many of its keys the vocabulary does not have."""
         vocabulary = self._view().vocabulary
-        items = mapped(vocabulary.item_rows, [request.item_keys for request in requests])
-        behaviors = mapped(vocabulary.behavior_rows, [request.behavior_keys for request in requests])
-        row = vocabulary.unknown_row
         return {
-            ServerCounter.UNKNOWN_ITEM: [rows.tolist().count(row) for rows in items],
-            ServerCounter.UNKNOWN_BEHAVIOR: [rows.tolist().count(0) for rows in behaviors],
+            ServerCounter.UNKNOWN_ITEM: _unknown(
+                [request.item_keys for request in requests],
+                self._known_items,
+                lambda keys: vocabulary.item_rows(keys) != vocabulary.unknown_row,
+            ),
+            ServerCounter.UNKNOWN_BEHAVIOR: _unknown(
+                [request.behavior_keys for request in requests],
+                self._known_behaviors,
+                lambda keys: vocabulary.behavior_rows(keys) > 0,
+            ),
         }
+
+
+def _unknown(keys: Sequence[Keys], known: set[Any], is_known: Callable[[AnyKeys], NDArray[np.bool_]]) -> list[int]:
+    """How many of each array are unknown.
+
+    Args:
+        known: keys that were looked up before; a key that is known stays so.
+    """
+    if len(known) > _KNOWN_KEYS:
+        known.clear()
+    listed = [part.tolist() for part in keys]
+    new = {key for part in listed for key in part if key not in known}
+    if new:
+        asked = list(new)
+        known.update(key for key, found in zip(asked, is_known(asked).tolist(), strict=True) if found)
+    return [sum(key not in known for key in part) for part in listed]

@@ -71,12 +71,12 @@ class FusedPipeline:
     a ranking whose state is that of the last event: the encoder would change no number of it.
 
     Args:
-        steps: by model name.
+        steps: by model name; those of the endpoints that requests come for.
         append: tried first of appends: the outputs of those that need no other step, and None for the others.
     """
 
     def __init__(self, steps: Mapping[str, RunStep], *, append: RunAppends | None = None) -> None:
-        self._steps = [(model.name, steps[model.name]) for model in _MODELS]
+        self._steps = [(model.name, steps[model.name]) for model in _MODELS if model.name in steps]
         self._append = append
 
     def run(self, batch: Sequence[PipelineRequest]) -> list[StepResult]:

@@ -91,7 +91,7 @@ def validate_request(inputs: Inputs, *, limits: Limits, retrieved: int, clock_s:
     _check_batch(inputs)
     item_keys, behavior_keys, times = _events(inputs, limits.max_events, clock_s)
     return ValidatedRequest(
-        user_id=validate_user_id(inputs),
+        user_id=_user_id(inputs),
         request_id=_request_id(inputs),
         item_keys=item_keys,
         behavior_keys=behavior_keys,
@@ -115,6 +115,10 @@ def validate_user_id(inputs: Inputs) -> bytes:
         InputError: it is missing, empty, too long or not UTF-8.
     """
     _check_batch(inputs)
+    return _user_id(inputs)
+
+
+def _user_id(inputs: Inputs) -> bytes:
     user_id: bytes | None = _scalar(inputs, USER_ID, None)
     allowed = f"it must be 1 to {MAX_USER_ID_BYTES} bytes of UTF-8"
     if user_id is None:

@@ -84,7 +84,11 @@ class HistoryRules:
     def decide(self, write: UserWrite, records: UserRecords) -> tuple[WriteResult, UserChange | None]:
         """Compare-and-set."""
         usable = self.usable(write.user_id, records.head)
-        head = usable if isinstance(usable, Head) else None
+        return self._decided(write, records, usable if isinstance(usable, Head) else None)
+
+    def _decided(
+        self, write: UserWrite, records: UserRecords, head: Head | None
+    ) -> tuple[WriteResult, UserChange | None]:
         revision, count = (head.revision, head.event_count) if head else (NO_REVISION, 0)
         applied = head.applied if head else self.applied(write.user_id, records)
         known = write.request_id != NO_REQUEST and write.request_id in applied
@@ -114,23 +118,25 @@ class HistoryRules:
         return result, change
 
     def append(
-        self, new: UserAppend, records: UserRecords, header: SnapshotHeader | None, *, every: int
+        self, new: UserAppend, records: UserRecords, header: SnapshotHeader | None, *, every: int, limit: int
     ) -> tuple[WriteResult, UserChange] | None:
         """Events at the end of a sound history; None where more is to be known or done.
 
         That is: an unusable head or none, a request that was applied, another number of events than expected, a
-        snapshot that is due, a write that is refused.
+        snapshot that cannot wait, a write that is refused.
 
         Args:
             header: of the snapshot there seems to be; one that is gone or old only makes the next one late or early.
             every: events after which a snapshot is due.
+            limit: events after which it cannot wait.
         """
         head = self.usable(new.user_id, records.head)
         if not isinstance(head, Head) or new.request_id in head.applied:
             return None
         if new.expected_event_count not in (UNCHECKED_EVENT_COUNT, head.event_count):
             return None
-        if head.event_count + len(new.events) - absorbed(head, header) >= every:
+        since = head.event_count + len(new.events) - absorbed(head, header)
+        if since >= limit:
             return None
         write = UserWrite(
             user_id=new.user_id,
@@ -140,10 +146,12 @@ class HistoryRules:
             events=new.events,
         )
         try:
-            result, change = self.decide(write, records)
+            result, change = self._decided(write, records, head)
         except StateStoreError:
             return None
-        return (result, change) if change else None
+        if change is None:
+            return None
+        return (replace(result, due=True) if since >= every else result), change
 
     def _first_kept(self, head: Head) -> int:
         """The first event that a history keeps: of whole chunks, never of the open one."""

@@ -138,11 +138,16 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class WriteResult:
-    """What became of a write, and what the store holds of the user after it."""
+    """What became of a write, and what the store holds of the user after it.
+
+    Args:
+        due: of an append: whether a snapshot is due now.
+    """
 
     outcome: Outcome
     event_count: int
     revision: bytes = NO_REVISION
+    due: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

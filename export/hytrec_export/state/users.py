@@ -181,8 +181,11 @@ class StateStore:
         """See `HistoryStore.write_many`."""
         return self.histories.write_many(writes)
 
-    def append_many(self, appends: Sequence[UserAppend]) -> list[WriteResult | None]:
+    def append_many(self, appends: Sequence[UserAppend], *, limit: int) -> list[WriteResult | None]:
         """Append to histories of which nothing need be read; what is WRITTEN is durable, None takes the other way.
+
+        Args:
+            limit: events since the last snapshot from which the next one cannot wait.
 
         Raises:
             StoreUnavailableError: the store fails; nothing is written, or, over a network, some of it.
@@ -194,7 +197,7 @@ class StateStore:
                 self._headers.put(user_id, self._header(raw))
         headers = [self._headers.get(user_id) for user_id in user_ids]
         usable = [header if header and self._usable(header) else None for header in headers]
-        return self.histories.append_many(appends, usable, every=self.snapshot_every)
+        return self.histories.append_many(appends, usable, every=self.snapshot_every, limit=limit)
 
     def remember(self, states: Sequence[NewSnapshot]) -> None:
         """Have states of committed histories at hand for the next requests of this process; they are copied."""

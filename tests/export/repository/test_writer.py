@@ -10,7 +10,17 @@ import numpy as np
 import pytest
 
 from hytrec.data.vocabulary import Vocabulary
-from hytrec.signature import ENSEMBLES, FORGET, FUSED, GRAPHS, SESSION_LOAD, SESSION_SAVE, STATE_MODELS
+from hytrec.signature import (
+    APPEND,
+    ENSEMBLES,
+    FORGET,
+    FUSED,
+    FUSED_APPEND,
+    GRAPHS,
+    SESSION_LOAD,
+    SESSION_SAVE,
+    STATE_MODELS,
+)
 from hytrec_export.errors import BuildError
 from hytrec_export.options import Device, EngineOptions, Execution, Lowering, StateKind, Target
 from hytrec_export.repository.config_pbtxt import config_texts
@@ -292,19 +302,21 @@ def test_missing_engines_are_named(
 
 def test_one_model_has_the_graphs_of_all_steps(together: Path) -> None:
     folders = {path.name for path in together.iterdir() if path.is_dir()}
-    assert folders == {FUSED.name, FORGET.name, *(ensemble.name for ensemble in ENSEMBLES)}
+    assert folders == {FUSED.name, FUSED_APPEND.name, FORGET.name, *(ensemble.name for ensemble in ENSEMBLES)}
     version = together / FUSED.name / "1"
     assert {path.name for path in version.iterdir()} == {"model.py", *(f"{model.name}.onnx" for model in GRAPHS)}
     assert (
         "from hytrec_export.serving.triton_models.fused import TritonPythonModel" in (version / "model.py").read_text()
     )
-    config = configs_of(together)[FUSED.name]
-    assert (config.backend, config.instance_group[0].count) == ("python", 2)
-    ragged = {tensor.name for tensor in config.input if tensor.allow_ragged_batch}
-    assert ragged == {tensor.name for tensor in FUSED.inputs if tensor.dynamic}
+    for model, processes in ((FUSED, 2), (FUSED_APPEND, 1)):
+        config = configs_of(together)[model.name]
+        assert (config.backend, config.instance_group[0].count) == ("python", processes)
+        ragged = {tensor.name for tensor in config.input if tensor.allow_ragged_batch}
+        assert ragged == {tensor.name for tensor in model.inputs if tensor.dynamic}
+    assert [path.name for path in (together / FUSED_APPEND.name / "1").iterdir()] == ["model.py"]
     for ensemble in ENSEMBLES:
         (step,) = configs_of(together)[ensemble.name].ensemble_scheduling.step
-        assert step.model_name == FUSED.name
+        assert step.model_name == (FUSED_APPEND if ensemble is APPEND else FUSED).name
         assert dict(step.input_map) == {tensor.name: tensor.name for tensor in ensemble.inputs}
         assert dict(step.output_map) == {tensor.name: tensor.name for tensor in ensemble.outputs}
 
@@ -313,7 +325,9 @@ def test_one_model_leaves_calls_to_its_other_process(together: Path, settings: S
     assert settings.limits.max_batch > 4
     config = configs_of(together)[FUSED.name]
     assert (config.max_batch_size, list(config.dynamic_batching.preferred_batch_size)) == (4, [4])
-    assert {configs_of(together)[ensemble.name].max_batch_size for ensemble in ENSEMBLES} == {4}
+    sizes = {ensemble.name: configs_of(together)[ensemble.name].max_batch_size for ensemble in ENSEMBLES}
+    assert sizes.pop(APPEND.name) == configs_of(together)[FUSED_APPEND.name].max_batch_size == settings.limits.max_batch
+    assert set(sizes.values()) == {4}
 
 
 def test_a_smaller_max_batch_holds_for_one_model_too(settings: ServingSettings, plan_of: Any) -> None:

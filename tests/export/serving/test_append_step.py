@@ -124,6 +124,57 @@ def test_unknown_keys_are_counted_once(step: AppendStep, kept: Any, counters: An
     assert counters.counts == {ServerCounter.UNKNOWN_ITEM: 2, ServerCounter.UNKNOWN_BEHAVIOR: 1}
 
 
+def test_a_key_is_looked_up_until_it_is_known(
+    step: AppendStep, kept: Any, counters: Any, vocabulary: Vocabulary, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[list[Any]] = []
+    rows_of = vocabulary.item_rows
+
+    def watched(keys: list[Any]) -> Any:
+        asked.append(sorted(keys))
+        return rows_of(keys)
+
+    def append(user_id: bytes, keys: list[int]) -> None:
+        kept(user_id)
+        (outputs,) = step.run([call(user_id, item_keys=[keys], times=[[1_003] * len(keys)])])
+        assert isinstance(outputs, dict)
+
+    monkeypatch.setattr(vocabulary, "item_rows", watched)
+    for user_id, keys in ((b"ada", [100, 7, 100]), (b"bob", [7, 101, 100]), (b"cid", [101, 7, 7])):
+        append(user_id, keys)
+    assert asked == [[7, 100], [7, 101], [7]]
+    assert counters.counts == {ServerCounter.UNKNOWN_ITEM: 1 + 1 + 2}
+    monkeypatch.setattr("hytrec_export.serving.append_step._KNOWN_KEYS", 1)
+    append(b"dan", [101, 7, 100])
+    assert asked[-1] == [7, 100, 101]
+    assert counters.counts == {ServerCounter.UNKNOWN_ITEM: 5}
+
+
+def test_a_snapshot_that_is_due_is_asked_for_after_the_append(
+    settings: ServingSettings, vocabulary: Vocabulary, store: StateStore, counters: Counters, kept: Any
+) -> None:
+    asked: list[bytes] = []
+    step = AppendStep(
+        settings=settings, store=store, counters=counters, view=fixed_view(vocabulary, None), refresh=asked.extend
+    )
+    kept(b"ada")
+    kept(b"bob")
+
+    def append(user_id: bytes, count: int) -> Any:
+        inputs = {"item_keys": [[100] * count], "times": [[1_003] * count]}
+        request_id = np.frombuffer(np.random.default_rng(count).bytes(16), np.uint8)[None]
+        return call(user_id, **inputs, request_id=request_id)
+
+    every = store.snapshot_every
+    first, second = step.run([append(b"ada", every - 4), append(b"bob", every - 3)])
+    assert isinstance(first, dict)
+    assert isinstance(second, dict)
+    assert (first["event_count"].item(), second["event_count"].item()) == (every - 1, every)
+    assert asked == [b"bob"]
+    assert step.run([append(b"bob", every)]) == [None]  # nobody made it
+    assert asked == [b"bob"]
+
+
 def test_a_store_that_fails_fails_what_was_to_be_written(
     step: AppendStep, store: StateStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,10 +1,12 @@
-"""`hytrec_fused` in Triton's python backend; the work is done by `hytrec_export.serving.fused_pipeline`."""
+"""Fused models in Triton's python backend; the work is done by `hytrec_export.serving.fused_pipeline`."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import ExitStack
 from functools import partial
 
+from hytrec.contract import Model
 from hytrec.signature import FUSED, GRAPHS, STATE_LOAD, STATE_SAVE, TIMES
 from hytrec_export.catalog.watch import CatalogWatch
 from hytrec_export.repository.layout import graph_files
@@ -19,6 +21,7 @@ from hytrec_export.serving.peer_activity import PeerActivity
 from hytrec_export.serving.replay_locks import ReplayLocks
 from hytrec_export.serving.request_metrics import RequestMetrics
 from hytrec_export.serving.save_step import SaveStep
+from hytrec_export.serving.state_refresh import StateRefresh
 from hytrec_export.serving.triton_models.intake import Admitted, Intake
 from hytrec_export.serving.triton_models.long_request_queue import LongRequestQueue, is_long
 from hytrec_export.serving.triton_models.metrics import TritonCounters
@@ -36,69 +39,83 @@ from hytrec_export.settings import FILE_NAME, server_folder
 
 
 class TritonPythonModel(StepModel):
-    """All steps, one `execute` per server batch; long requests wait in a queue of their own."""
+    """`hytrec_fused`: all steps of all endpoints."""
 
     def open(self, args: Args, opened: ExitStack) -> Execute:
         """Open vocabulary, store and graphs."""
-        settings, vocabulary = settings_of(args), vocabulary_of(args)
-        files = graph_files(repository_of(args))
-        peers = PeerActivity(repository_of(args) / FILE_NAME)
-        opened.callback(peers.close)
-        watch = CatalogWatch(repository_of(args), settings, vocabulary, models=[model.name for model in GRAPHS])
-        graphs = {
-            model.name: open_graph(
-                files[model.name], model, peers_idle=peers.peers_idle, live=watch.live(model.name)
-            ).run
-            for model in GRAPHS
+        return open_fused(args, opened, model=FUSED, graphs=GRAPHS, recent=RECENT_USERS)
+
+
+def open_fused(
+    args: Args, opened: ExitStack, *, model: Model, graphs: Sequence[Model], recent: int = 0, appends: bool = False
+) -> Execute:
+    """One `execute` per server batch; long requests wait in a queue of their own.
+
+    Args:
+        graphs: those of the endpoints that requests come for.
+        recent: users whose last state this process remembers.
+        appends: whether the requests are mostly short appends: these are tried in one transaction first, and wait for
+            no snapshot.
+    """
+    settings, vocabulary = settings_of(args), vocabulary_of(args)
+    files = graph_files(repository_of(args))
+    peers = PeerActivity(repository_of(args) / FILE_NAME)
+    opened.callback(peers.close)
+    watch = CatalogWatch(repository_of(args), settings, vocabulary, models=[graph.name for graph in graphs])
+    runs = {
+        graph.name: open_graph(files[graph.name], graph, peers_idle=peers.peers_idle, live=watch.live(graph.name)).run
+        for graph in graphs
+    }
+    counters = TritonCounters(model=STATE_LOAD, counters=LOAD_COUNTERS)
+    store = store_of(settings, opened, recent=recent, counters=counters)
+    store.catalog_mark = watch.mark
+    view = view_of(settings, watch, max_hidden=None)
+    load = LoadStep(
+        settings=settings,
+        vocabulary=vocabulary,
+        store=store,
+        counters=counters,
+        lengths=Lengths.of(settings, any_events=True, steps_per_octave=FINE_STEPS_PER_OCTAVE),
+        packed=False,
+        view=view,
+    )
+    save = SaveStep(
+        settings=settings,
+        vocabulary=vocabulary,
+        store=store,
+        counters=TritonCounters(model=STATE_SAVE, counters=SAVE_COUNTERS),
+        view=view,
+    )
+    metrics = RequestMetrics()
+    opened.callback(MetricsFile(metrics).close)
+    short_steps, long_steps = (
+        {
+            name: metrics.timing(name, step)
+            for name, step in (
+                runs | {STATE_LOAD.name: partial(load.run, long=long), STATE_SAVE.name: save.run}
+            ).items()
         }
-        counters = TritonCounters(model=STATE_LOAD, counters=LOAD_COUNTERS)
-        store = store_of(settings, opened, recent=RECENT_USERS, counters=counters)
-        store.catalog_mark = watch.mark
-        view = view_of(settings, watch, max_hidden=None)
-        load = LoadStep(
-            settings=settings,
-            vocabulary=vocabulary,
-            store=store,
-            counters=counters,
-            lengths=Lengths.of(settings, any_events=True, steps_per_octave=FINE_STEPS_PER_OCTAVE),
-            packed=False,
-            view=view,
-        )
-        save = SaveStep(
-            settings=settings,
-            vocabulary=vocabulary,
-            store=store,
-            counters=TritonCounters(model=STATE_SAVE, counters=SAVE_COUNTERS),
-            view=view,
-        )
-        append = AppendStep(settings=settings, store=store, counters=counters, view=view)
-        metrics = RequestMetrics()
-        opened.callback(MetricsFile(metrics).close)
-        short, long = (
-            metrics.counting(
-                FusedPipeline(
-                    {
-                        name: metrics.timing(name, step)
-                        for name, step in (
-                            graphs | {STATE_LOAD.name: partial(load.run, long=long), STATE_SAVE.name: save.run}
-                        ).items()
-                    },
-                    append=None if long else metrics.timing(APPEND_STEP, append.run),
-                ).run
-            )
-            for long in (False, True)
-        )
-        queue = LongRequestQueue(
-            run=peers.marking_busy(short),
-            run_long=ReplayLocks(server_folder()).waiting(peers.marking_busy(long)),
-            read=_pipeline_request,
-            model=FUSED,
-            is_long=lambda admitted: is_long(admitted.triton, times=TIMES),
-        )
-        opened.callback(queue.finish)
-        intake = Intake(queue.execute, model=FUSED, counters=counters)
-        opened.callback(intake.close)
-        return intake.execute
+        for long in (False, True)
+    )
+    append = None
+    if appends:
+        refresh = StateRefresh(peers.marking_busy(FusedPipeline(short_steps).run))
+        opened.callback(refresh.close)
+        step = AppendStep(settings=settings, store=store, counters=counters, view=view, refresh=refresh.ask)
+        append = metrics.timing(APPEND_STEP, step.run)
+    queue = LongRequestQueue(
+        run=peers.marking_busy(metrics.counting(FusedPipeline(short_steps, append=append).run)),
+        run_long=ReplayLocks(server_folder()).waiting(
+            peers.marking_busy(metrics.counting(FusedPipeline(long_steps).run))
+        ),
+        read=_pipeline_request,
+        model=model,
+        is_long=lambda admitted: is_long(admitted.triton, times=TIMES),
+    )
+    opened.callback(queue.finish)
+    intake = Intake(queue.execute, model=model, counters=counters)
+    opened.callback(intake.close)
+    return intake.execute
 
 
 def _pipeline_request(admitted: Admitted) -> PipelineRequest:

@@ -1,6 +1,7 @@
 """The python models from `initialize` to `finalize`, against a repository on disk and a fake of Triton."""
 
 import importlib
+import time
 import weakref
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -18,6 +19,7 @@ from hytrec.signature import (
     ENCODER,
     FORGET,
     FUSED,
+    FUSED_APPEND,
     RANK,
     RECOMMEND,
     RERANKER,
@@ -159,6 +161,31 @@ def test_one_model_takes_all_steps(together: Path, make_request: Any, monkeypatc
     model.finalize()
     (answer,) = long.sent
     assert answer.outputs["event_count"].tolist() == [[5]]
+
+
+def test_appends_have_a_model_of_their_own_that_keeps_states_later(
+    together: Path, store: StateStore, make_request: Any
+) -> None:
+    model = _start(together, FUSED_APPEND)
+    outputs = [tensor.name for tensor in APPEND.outputs]
+
+    def append(number: int, count: int = 1) -> int:
+        request_id = np.frombuffer(number.to_bytes(16, "big"), np.uint8)[None]
+        inputs = {"item_keys": [[100] * count], "times": [[5] * count], "request_id": request_id}
+        (answer,) = model.execute([make_request(outputs, user_id=ADA, **inputs)])
+        return int(answer.outputs["event_count"].item())
+
+    assert append(1, store.snapshot_every - 2) == store.snapshot_every - 2
+    for number in (1, 2, 3):
+        assert append(1 + number) == store.snapshot_every - 2 + number
+    user = store.read_many([UserRead(user_id=b"ada")])[0]
+    deadline = time.monotonic() + 30
+    while not user.state and time.monotonic() < deadline:
+        time.sleep(0.01)
+        (user,) = store.read_many([UserRead(user_id=b"ada")])
+    assert user.state
+    assert user.base >= store.snapshot_every
+    model.finalize()
 
 
 def test_lists_of_items_are_those_of_the_environment(

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from hytrec.data.vocabulary import Vocabulary
-from hytrec.signature import ENCODER, FUSED
+from hytrec.signature import ENCODER, FUSED, FUSED_APPEND
 from hytrec_clients import Events, HytrecClient
 from hytrec_export.options import Execution
 from hytrec_export.repository.layout import MODULES
@@ -23,7 +23,7 @@ from hytrec_export.state.store import UserRead
 pytestmark = pytest.mark.e2e
 grpc_aio: Any = importlib.import_module("tritonclient.grpc.aio")
 
-SLOW_MODEL = {Execution.ENSEMBLE: ENCODER.name, Execution.FUSED: FUSED.name}
+SLOW_MODELS = {Execution.ENSEMBLE: (ENCODER,), Execution.FUSED: (FUSED, FUSED_APPEND)}
 SLOW_SHIM = """
 import time
 
@@ -47,9 +47,9 @@ def slow(
     serve: Any, settings: ServingSettings, vocabulary: Vocabulary, request: pytest.FixtureRequest
 ) -> Iterator[Any]:
     def edit(repository: Path) -> None:
-        name = SLOW_MODEL[request.param]
-        shim = SLOW_SHIM.format(module=MODULES[name], seconds=SECONDS)
-        (repository / name / "1" / "model.py").write_text(shim)
+        for model in SLOW_MODELS[request.param]:
+            shim = SLOW_SHIM.format(module=MODULES[model.name], seconds=SECONDS)
+            (repository / model.name / "1" / "model.py").write_text(shim)
 
     with serve(settings, vocabulary, edit, execution=request.param) as running:
         yield running
