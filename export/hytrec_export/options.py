@@ -188,7 +188,7 @@ class BuildOptions:
     engine: EngineOptions = field(default_factory=EngineOptions)
     limits: Limits = field(default_factory=Limits)
     fused_max_batch: Annotated[
-        int | None, f"Maximum batch size of the model of --execution fused; default: {FUSED_MAX_BATCH}."
+        int | None, f"Maximum batch size of rankings in --execution fused; default: {FUSED_MAX_BATCH}."
     ] = None
     intra_op_threads: Annotated[
         int | None, f"Threads per operator, target onnxruntime on the CPU; default: {INTRA_OP_THREADS}."

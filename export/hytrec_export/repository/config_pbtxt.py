@@ -20,6 +20,11 @@ INSTANCES = {FUSED.name: 2}
 """Processes of a python model. Two run two batches at once, each on one core; the Python part of one would otherwise
 keep the other core waiting. Of appends, which are hardly anything else, one process does more than two: it has the
 users' heads decoded and the store's pages at hand, as nobody else writes most of them."""
+QUEUE_DELAYS_US = {FUSED.name: 0}
+"""How long a request waits for batch-mates. Requests of a fused model come from clients, not together out of an earlier
+step, and under load batches form while all its processes are busy: a ranking would wait for nothing. Of appends, a
+batch costs little more than one, so that it pays to wait.
+"""
 NO_WARMUP: Mapping[str, Sequence[WarmupRequest]] = {}
 
 
@@ -57,7 +62,8 @@ def python_config(model: Model, settings: ServingSettings, plan: BuildPlan) -> A
         output=[output_of(tensor, settings) for tensor in model.outputs],
         instance_group=[parts.ModelInstanceGroup(count=instances, kind=parts.ModelInstanceGroup.KIND_CPU)],
         dynamic_batching=parts.ModelDynamicBatching(
-            preferred_batch_size=[max_batch], max_queue_delay_microseconds=QUEUE_DELAY_US
+            preferred_batch_size=[max_batch],
+            max_queue_delay_microseconds=QUEUE_DELAYS_US.get(model.name, QUEUE_DELAY_US),
         ),
     )
 

@@ -308,9 +308,10 @@ def test_one_model_has_the_graphs_of_all_steps(together: Path) -> None:
     assert (
         "from hytrec_export.serving.triton_models.fused import TritonPythonModel" in (version / "model.py").read_text()
     )
-    for model, processes in ((FUSED, 2), (FUSED_APPEND, 1)):
+    for model, processes, delay_us in ((FUSED, 2, 0), (FUSED_APPEND, 1, 100)):
         config = configs_of(together)[model.name]
         assert (config.backend, config.instance_group[0].count) == ("python", processes)
+        assert config.dynamic_batching.max_queue_delay_microseconds == delay_us
         ragged = {tensor.name for tensor in config.input if tensor.allow_ragged_batch}
         assert ragged == {tensor.name for tensor in model.inputs if tensor.dynamic}
     assert [path.name for path in (together / FUSED_APPEND.name / "1").iterdir()] == ["model.py"]

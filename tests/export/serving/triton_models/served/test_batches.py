@@ -1,5 +1,6 @@
 """Calls that share a server batch, on a real server whose first and last step wait long enough to be sure of one."""
 
+import re
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -18,14 +19,18 @@ from hytrec_export.settings import ServingSettings
 
 pytestmark = pytest.mark.e2e
 
-SLOW_STEPS = {Execution.ENSEMBLE: ("hytrec_state_load", "hytrec_state_save"), Execution.FUSED: ("hytrec_fused",)}
+SLOW_STEPS = {
+    Execution.ENSEMBLE: ("hytrec_state_load", "hytrec_state_save"),
+    Execution.FUSED: ("hytrec_fused", "hytrec_fused_append"),
+}
 
 
 def _wait_for_mates(execution: Execution, repository: Path) -> None:
     for name in SLOW_STEPS[execution]:
         path = repository / name / "config.pbtxt"
         text = path.read_text()
-        patient = text.replace("max_queue_delay_microseconds: 100\n", "max_queue_delay_microseconds: 1000000\n")
+        text = re.sub(r" *max_queue_delay_microseconds: 100\n", "", text)
+        patient = text.replace("dynamic_batching {\n", "dynamic_batching {\n  max_queue_delay_microseconds: 1000000\n")
         assert patient != text
         path.write_text(patient)
 
