@@ -106,8 +106,12 @@ def _encoded(array: npt.NDArray[Any]) -> list[bytes] | None:
     return [key.encode(errors="surrogatepass") if isinstance(key, str) else bytes(key) for key in keys]
 
 
+_MAX_SPARSITY = 2
+"""Integer keys that have so many places each, from the smallest to the largest, are looked up by an array of places."""
+
+
 class KeyTable:
-    """Keys in row order with a sorted copy to search."""
+    """Keys in row order: integers that lie close together with the position of each, others with a sorted copy."""
 
     def __init__(self, keys: AnyKeys, *, name: str) -> None:
         """Raises: VocabularyError: a key that is not allowed, or one given twice."""
@@ -116,12 +120,26 @@ class KeyTable:
         self._order = np.argsort(self.keys, kind="stable")
         self._sorted = self.keys[self._order]
         self._lengths = _lengths(self._sorted) if self.keys.dtype.kind == "S" else None
+        self._places: npt.NDArray[np.int32] | None = None
+        self._before_first = 0
         twice = np.flatnonzero(self._sorted[1:] == self._sorted[:-1])
         if twice.size:
             raise VocabularyError(
                 f"{name} key {_shown(self._sorted[twice[0]].item())} is given twice; every key needs one row"
             )
         self.keys.setflags(write=False)
+        if self.keys.size and self._lengths is None:
+            self._lay_out(np.asarray(self._sorted, np.int64))
+
+    def _lay_out(self, ascending: Int64Array) -> None:
+        """Give every integer from the first key to the last a place, if these are few; the sorted copy goes then."""
+        first, last = int(ascending[0]), int(ascending[-1])
+        if last - first >= _MAX_SPARSITY * self.keys.size or first == np.iinfo(np.int64).min:
+            return
+        places = np.full(last - first + 3, -1, np.int32)  # one at each end for what lies outside
+        places[ascending - first + 1] = self._order
+        self._places, self._before_first = places, first - 1
+        self._sorted, self._order = self._sorted[:0], self._order[:0]
 
     @property
     def key_type(self) -> DType:
@@ -138,6 +156,8 @@ class KeyTable:
         if not (array.size and self.keys.size):
             return np.full(array.size, -1, dtype=np.int64)
         wanted, lengths = self._wanted_integers(array) if self._lengths is None else self._wanted_strings(array)
+        if self._places is not None:
+            return self._places.take(wanted - self._before_first, mode="clip").astype(np.int64)
         places = np.minimum(np.searchsorted(self._sorted, wanted), self.keys.size - 1)
         found = self._sorted[places] == wanted
         if self._lengths is not None:

@@ -46,7 +46,7 @@ class Amount:
     seconds: float = 3.0
     users: int = 256
     clicks: int = 330
-    calls: int = 60
+    calls: int = 400
 
     @classmethod
     def quick(cls) -> Self:

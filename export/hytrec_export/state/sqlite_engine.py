@@ -57,26 +57,20 @@ class SqliteEngine:
     def change_many(self, user_ids: Sequence[bytes], decisions: Sequence[Decision]) -> None:
         """See `RecordEngine`; one transaction for all.
 
-        It is decided before the transaction, by the records that were read last where they are at hand, and again only
-        where another process was faster: others wait for less.
+        By records that were read last it is decided before the transaction, so that others wait for less, and again
+        only where another process was faster.
         """
         last, self._seen = self._seen, {}
-        looked = not last.keys() >= set(user_ids)
-        if not looked:
-            seen = [last[user_id] for user_id in user_ids]
-        else:
-            seen = self.file.look(lambda connection: [self._stored(connection, user_id) for user_id in user_ids])
-        changes = [decide(records) for decide, (_, records) in zip(decisions, seen, strict=True)]
-        if looked and not any(changes):
-            return
+        seen = [last.get(user_id) for user_id in user_ids]
+        changes = [known and decide(known[1]) for decide, known in zip(decisions, seen, strict=True)]
 
         def apply(connection: sqlite3.Connection) -> bool:
             dropped = False
-            for user_id, decide, (row_before, before), decided in zip(user_ids, decisions, seen, changes, strict=True):
-                if decided and _replaced(connection, row_before, before, decided):
+            for user_id, decide, known, decided in zip(user_ids, decisions, seen, changes, strict=True):
+                if known and decided and _replaced(connection, *known, decided):
                     continue
                 row, records = self._stored(connection, user_id)
-                change = decided if records == before else decide(records)
+                change = decided if known and records == known[1] else decide(records)
                 if change:
                     self._store(connection, user_id, row, change)
                     dropped |= change.fresh and row is not None

@@ -34,6 +34,29 @@ def test_integer_lookup_is_that_of_a_dict(known: set[int], asked: list[int]) -> 
     assert table.positions(np.array(asked + keys, dtype=object)).tolist() == expected
 
 
+@given(
+    st.one_of(st.sampled_from([-(2**63), -(2**63) + 1, -7, 0, 2**63 - 10]), st.integers(-(2**62), 2**62)),
+    st.permutations(range(10)),
+    st.integers(1, 10),
+    st.lists(INT64),
+)
+def test_integers_that_lie_close_together_are_looked_up_alike(
+    base: int, offsets: list[int], count: int, asked: list[int]
+) -> None:
+    keys = [base + offset for offset in offsets[:count]]
+    near = [key for offset in range(-3, 13) if -(2**63) <= (key := base + offset) < 2**63]
+    table = KeyTable(np.array(keys), name="item")
+    places = {key: place for place, key in enumerate(keys)}
+    wanted = [*asked, *near, -(2**63), 2**63 - 1]
+    assert table.positions(np.array(wanted)).tolist() == [places.get(key, -1) for key in wanted]
+
+
+def test_close_integers_are_not_kept_twice() -> None:
+    close, far = (KeyTable(np.arange(0, step * 1_000, step), name="item") for step in (2, 3))
+    kept = [sum(values.nbytes for values in vars(t).values() if isinstance(values, np.ndarray)) for t in (close, far)]
+    assert kept[0] <= 8 * 1_000 + 4 * 2_002 < kept[1]
+
+
 @pytest.mark.parametrize("asked", ["a\0", "ab\0", "abc", "", "a" * 5000, "\ud800"])
 def test_a_key_that_is_no_key_is_unknown(asked: str) -> None:
     assert KeyTable(["a", "ab"], name="item").positions([asked]).tolist() == [-1]
