@@ -83,8 +83,10 @@ def kill_and_compare(
             if and_compare:
                 differences.append(compare_states(repository, settings, vocabulary, store, ledger))
 
-    with server:
-        writers = Writers(server.grpc_url, ledger, window=settings.sizes.window, count=WRITERS, seed=seed)
+    with (
+        server,
+        Writers(server.grpc_url, ledger, window=settings.sizes.window, count=WRITERS, seed=seed) as writers,
+    ):
         for number in track(range(1, kills + 1), "killing the server"):
             idle = number % IDLE_KILL_EVERY == 0
             with writers.running():

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from threading import Lock
+from typing import Self
 
 from hytrec_benchmarks.faults.event_ledger import MAX_EVENTS, EventLedger
 from hytrec_clients import Events, HytrecClient, Receipt, RetryPolicy, Unresolved
@@ -40,14 +41,22 @@ class Writers:
         self.requests = 0
         self.replayed = 0
         self.in_flight = 0
-        self._url = url
         self._window = window
-        self._timeouts_s = [SHORT_TIMEOUT_S if number % 2 else LONG_TIMEOUT_S for number in range(count)]
+        # Clients outlive `running`: each has slots of its own, and a user takes writes from 256 within ten minutes.
+        timeouts_s = [SHORT_TIMEOUT_S if number % 2 else LONG_TIMEOUT_S for number in range(count)]
+        self._clients = [HytrecClient(url, timeout_s=timeout_s, retry=RETRY) for timeout_s in timeouts_s]
         self._random = random.Random(seed)  # noqa: S311 - users and sizes of writes
         self._futures: list[Future[None]] = []
         self._stopped = False
         self._abandoned = False
         self._lock = Lock()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for client in self._clients:
+            client.close()
 
     @contextmanager
     def running(self) -> Iterator[None]:
@@ -57,8 +66,8 @@ class Writers:
             Exception: what a writer failed with.
         """
         self._stopped = False
-        with ThreadPoolExecutor(len(self._timeouts_s), thread_name_prefix="writer") as threads:
-            self._futures = [threads.submit(self._write, timeout_s) for timeout_s in self._timeouts_s]
+        with ThreadPoolExecutor(len(self._clients), thread_name_prefix="writer") as threads:
+            self._futures = [threads.submit(self._write, client) for client in self._clients]
             try:
                 yield
             except BaseException:
@@ -108,14 +117,13 @@ class Writers:
             self.requests += 1
             self.in_flight -= 1
 
-    def _write(self, timeout_s: float) -> None:
-        with HytrecClient(self._url, timeout_s=timeout_s, retry=RETRY) as client:
-            while not self._stopped:
-                if write := self.take():
-                    receipt = append_until_acknowledged(client, *write, give_up=lambda: self._abandoned)
-                    self.acknowledge(*write, receipt)
-                else:
-                    time.sleep(_POLL_S)
+    def _write(self, client: HytrecClient) -> None:
+        while not self._stopped:
+            if write := self.take():
+                receipt = append_until_acknowledged(client, *write, give_up=lambda: self._abandoned)
+                self.acknowledge(*write, receipt)
+            else:
+                time.sleep(_POLL_S)
 
 
 def append_until_acknowledged(
