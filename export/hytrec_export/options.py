@@ -113,8 +113,7 @@ class Samples(StrEnum):
 FUSED_MAX_BATCH = 4
 """Default maximum batch size of the fused model. Eight requests in flight are then four for each of its two processes;
 without a limit the one that is free first takes them all and the other waits. More than four rankings also leave the
-processor's caches. Appends at high concurrency gain from larger batches, and so does `--durability power` with its one
-fsync a batch."""
+processor's caches. Appends have a model of their own."""
 
 
 APPROXIMATE_ITEMS = 100_000

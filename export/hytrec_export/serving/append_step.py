@@ -16,6 +16,7 @@ from hytrec_export.serving.catalog_view import View
 from hytrec_export.serving.counters import Counters, ServerCounter
 from hytrec_export.serving.load_step import StepResult
 from hytrec_export.serving.receipt import Receipts
+from hytrec_export.serving.tuning import LONG_EVENTS
 from hytrec_export.serving.validation import Inputs, Keys, ValidatedRequest, validate_request
 from hytrec_export.settings import ServingSettings
 from hytrec_export.state.applied_requests import NO_REQUEST
@@ -25,10 +26,13 @@ from hytrec_export.state.users import StateStore
 
 APPEND_STEP = "hytrec_state_append"
 """Its name in metrics."""
-_LATEST = 2
-"""Times `--snapshot-every`: a snapshot that is due may be made after the append up to then."""
 _KNOWN_KEYS = 1 << 14
 """Keys that are remembered as known, less than a megabyte or two."""
+
+
+def snapshot_limit(snapshot_every: int) -> int:
+    """Events without a snapshot from which on it is made before an answer: a short request can encode fewer."""
+    return max(snapshot_every, min(2 * snapshot_every, LONG_EVENTS))
 
 
 class AppendStep:
@@ -38,7 +42,7 @@ class AppendStep:
 
     Args:
         counters: of the load step.
-        refresh: makes the snapshots that became due, some time later; without it these appends take the other steps.
+        refresh: makes the snapshots that became due, some time later; the store's `snapshot_limit` says until when.
         clock, clock_ns: unix seconds, and the clock that requests are given up by.
     """
 
@@ -54,7 +58,6 @@ class AppendStep:
         refresh: Callable[[Sequence[bytes]], None] | None = None,
     ) -> None:
         self._refresh = refresh
-        self._limit = (_LATEST if refresh else 1) * store.snapshot_every
         self._known_items: set[Any] = set()
         self._known_behaviors: set[Any] = set()
         self._settings = settings
@@ -80,7 +83,7 @@ class AppendStep:
         try:
             unknown = self._unknown(list(requests.values()))
             appends = [self._append(request) for request in requests.values()]
-            written = self._store.append_many(appends, limit=self._limit)
+            written = self._store.append_many(appends)
         except Exception as error:  # noqa: BLE001  requests that take the other steps go on
             return [error if place in requests else None for place in range(len(batch))]
         for place, result in zip(requests, written, strict=True):

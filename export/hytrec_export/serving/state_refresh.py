@@ -11,7 +11,7 @@ import numpy as np
 
 from hytrec.signature import APPEND, USER_ID
 from hytrec_export.serving.fused_pipeline import PipelineRequest
-from hytrec_export.serving.load_step import ReplayNeededError, StepResult
+from hytrec_export.serving.load_step import ReplayNeededError, StepResult, drop_frames
 
 QUEUE_SIZE = 1_024
 """Users that wait at most; the next append of one who found no room asks again."""
@@ -53,26 +53,34 @@ class StateRefresh:
         self._thread.join()
 
     def _work(self) -> None:
-        while user_ids := self._next():
-            try:
-                results = self._run([_without_events(user_id) for user_id in user_ids])
-            except Exception as error:  # noqa: BLE001  whatever it is, appends go on
-                results = [error]
-            for result in results:
-                # a long gap is left to the user's next request, which has a queue for it
-                if isinstance(result, Exception) and not isinstance(result, ReplayNeededError):
-                    _LOG.warning("a snapshot was not made (%s); the user's next append tries again", result)
+        while self._wait():
+            self._make()  # in a call of its own: while it waits, this thread holds nobody's id, nor an error's frames
 
-    def _next(self) -> list[bytes]:
-        """Users whose turn it is; none once it is closed."""
+    def _wait(self) -> bool:
+        """Wait for users; False once it is closed."""
         with self._changed:
             self._changed.wait_for(lambda: self._waiting or self._closed)
-            if self._closed:
-                return []
+            return not self._closed
+
+    def _make(self) -> None:
+        with self._changed:
             user_ids = list(islice(self._waiting, TOGETHER))
             for user_id in user_ids:
                 del self._waiting[user_id]
-            return user_ids
+        try:
+            results = self._run([_without_events(user_id) for user_id in user_ids])
+        except Exception as error:  # noqa: BLE001  whatever it is, appends go on
+            _tell(error)
+            return
+        for result in results:
+            # a ranking has left more than a short request may encode: the user's next ranking has a queue for it
+            if isinstance(result, Exception) and not isinstance(result, ReplayNeededError):
+                _tell(result)
+
+
+def _tell(error: Exception) -> None:
+    _LOG.warning("a snapshot was not made (%s); the user's next append tries again", error)
+    drop_frames(error)
 
 
 def _without_events(user_id: bytes) -> PipelineRequest:

@@ -14,6 +14,8 @@ PART_EVENTS = 256
 """Events of one run of an ensemble's encoder, where short requests wait for the end of a run."""
 LONG_QUEUE_SIZE = 8
 """Long requests that may run or wait."""
+LONG_APPEND_QUEUE_SIZE = 32
+"""The same of the process of appends: beyond them all appends wait for one."""
 QUEUE_LOOK_S = 0.1
 """Between two looks at Triton's queues while there are requests: a page of metrics is read, in a millisecond."""
 MAX_QUEUED = 512

@@ -27,6 +27,7 @@ class ReadPlan:
         kept: events of the snapshot that is stored; those of `header` where None.
         window: W.
         every: events after which a snapshot is due.
+        limit: events without one from which on its absence is told.
         max_gap: see `StateStore.read_many`.
     """
 
@@ -37,6 +38,7 @@ class ReadPlan:
     rules: HistoryRules
     window: int
     every: int
+    limit: int
     max_gap: int | None
     complete: bool = field(default=False, init=False)
     _head: Head | StateStatus = field(default=StateStatus.NEW, init=False)
@@ -99,7 +101,7 @@ class ReadPlan:
         status = StateStatus.FOUND
         if history.damaged:
             status = StateStatus.DAMAGED
-        elif snapshot is None and head.event_count - first >= self.every:
+        elif snapshot is None and head.event_count - first >= self.limit:
             status = StateStatus.TRUNCATED if first else StateStatus.REBUILT
         replayed = self.read.request_id in head.applied
         kept = base if self.kept is None or snapshot is None else min(self.kept, base)

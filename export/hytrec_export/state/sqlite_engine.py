@@ -57,11 +57,10 @@ class SqliteEngine:
     def change_many(self, user_ids: Sequence[bytes], decisions: Sequence[Decision]) -> None:
         """See `RecordEngine`; one transaction for all.
 
-        By records that were read last it is decided before the transaction, so that others wait for less, and again
-        only where another process was faster.
+        By records that were read before it is decided outside the transaction, so that others wait for less, and again
+        inside where another process was faster. Where none were read it is decided inside.
         """
-        last, self._seen = self._seen, {}
-        seen = [last.get(user_id) for user_id in user_ids]
+        seen = [self._seen.pop(user_id, None) for user_id in user_ids]
         changes = [known and decide(known[1]) for decide, known in zip(decisions, seen, strict=True)]
 
         def apply(connection: sqlite3.Connection) -> bool:

@@ -76,6 +76,8 @@ class StateStore:
     ) -> None:
         self.histories = histories
         self.snapshot_every = snapshot_every
+        self.snapshot_limit = snapshot_every
+        """Events without a snapshot from which on it cannot wait; more where it is made after an append."""
         self.types: KeyTypes = histories.rules.types
         self._snapshots = snapshots
         self._recent = RecentStates(recent)
@@ -156,6 +158,7 @@ class StateStore:
                 rules=self._rules,
                 window=self._sizes.window,
                 every=self.snapshot_every,
+                limit=self.snapshot_limit,
                 max_gap=max_gap,
             )
             for read, source in zip(reads, sources, strict=True)
@@ -181,11 +184,8 @@ class StateStore:
         """See `HistoryStore.write_many`."""
         return self.histories.write_many(writes)
 
-    def append_many(self, appends: Sequence[UserAppend], *, limit: int) -> list[WriteResult | None]:
+    def append_many(self, appends: Sequence[UserAppend]) -> list[WriteResult | None]:
         """Append to histories of which nothing need be read; what is WRITTEN is durable, None takes the other way.
-
-        Args:
-            limit: events since the last snapshot from which the next one cannot wait.
 
         Raises:
             StoreUnavailableError: the store fails; nothing is written, or, over a network, some of it.
@@ -197,7 +197,7 @@ class StateStore:
                 self._headers.put(user_id, self._header(raw))
         headers = [self._headers.get(user_id) for user_id in user_ids]
         usable = [header if header and self._usable(header) else None for header in headers]
-        return self.histories.append_many(appends, usable, every=self.snapshot_every, limit=limit)
+        return self.histories.append_many(appends, usable, every=self.snapshot_every, limit=self.snapshot_limit)
 
     def remember(self, states: Sequence[NewSnapshot]) -> None:
         """Have states of committed histories at hand for the next requests of this process; they are copied."""

@@ -330,7 +330,7 @@ def ending(user_id: bytes, events: Any, **changes: Any) -> UserAppend:
 
 
 def counts(store: StateStore, *appends: UserAppend) -> list[int | None]:
-    results = store.append_many(list(appends), limit=store.snapshot_every)
+    results = store.append_many(list(appends))
     assert not any(result and result.due for result in results)
     return [result.event_count if result else None for result in results]
 
@@ -372,7 +372,7 @@ def test_who_has_to_be_read_first_is_left_as_found(open_any: OpenStore, kit: Any
     assert [kit.user(store, user_id).event_count for user_id in (b"nobody", b"expired", b"u")] == [0, 0, 2]
     assert counts(store, ending(b"u", kit.events(5, 2), expected_event_count=2)) == [7]
     assert times(store, b"u") == [0, *range(1, 7)]
-    assert store.append_many([], limit=8) == []
+    assert store.append_many([]) == []
 
 
 def test_a_user_twice_in_a_batch_of_appends_gets_both_and_a_request_twice_one(store: StateStore, kit: Any) -> None:
@@ -398,14 +398,15 @@ def test_a_snapshot_is_due_by_the_one_that_was_kept_last(open_any: OpenStore, ki
 
 def test_a_snapshot_that_may_wait_is_due_after_the_append(open_any: OpenStore, kit: Any) -> None:
     store = open_any(snapshot_every=4)
+    store.snapshot_limit = 8
     kit.fed(store, b"u", 2)
     found = []
     for n in range(2, 9):
-        (result,) = store.append_many([ending(b"u", kit.events(1, n))], limit=8)
+        (result,) = store.append_many([ending(b"u", kit.events(1, n))])
         found.append(result and (result.event_count, result.due))
     assert found == [(3, False), (4, True), (5, True), (6, True), (7, True), None, None]
     kit.fed(store, b"u", 1, snapshot=True)
-    (result,) = store.append_many([ending(b"u", kit.events(1, 8))], limit=8)
+    (result,) = store.append_many([ending(b"u", kit.events(1, 8))])
     assert result is not None
     assert (result.event_count, result.due) == (9, False)
 

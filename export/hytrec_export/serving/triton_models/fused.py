@@ -7,11 +7,11 @@ from contextlib import ExitStack
 from functools import partial
 
 from hytrec.contract import Model
-from hytrec.signature import FUSED, GRAPHS, STATE_LOAD, STATE_SAVE, TIMES
+from hytrec.signature import FUSED, FUSED_APPEND, GRAPHS, STATE_LOAD, STATE_SAVE, TIMES
 from hytrec_export.catalog.watch import CatalogWatch
 from hytrec_export.repository.layout import graph_files
 from hytrec_export.runtime.padding import FINE_STEPS_PER_OCTAVE
-from hytrec_export.serving.append_step import APPEND_STEP, AppendStep
+from hytrec_export.serving.append_step import APPEND_STEP, AppendStep, snapshot_limit
 from hytrec_export.serving.counters import LOAD_COUNTERS, SAVE_COUNTERS
 from hytrec_export.serving.fused_pipeline import FusedPipeline, PipelineRequest, endpoint_of
 from hytrec_export.serving.lengths import Lengths
@@ -34,7 +34,7 @@ from hytrec_export.serving.triton_models.startup import (
     vocabulary_of,
 )
 from hytrec_export.serving.triton_models.step_model import Args, Execute, StepModel
-from hytrec_export.serving.tuning import RECENT_USERS
+from hytrec_export.serving.tuning import LONG_QUEUE_SIZE, RECENT_USERS
 from hytrec_export.settings import FILE_NAME, server_folder
 
 
@@ -43,19 +43,28 @@ class TritonPythonModel(StepModel):
 
     def open(self, args: Args, opened: ExitStack) -> Execute:
         """Open vocabulary, store and graphs."""
-        return open_fused(args, opened, model=FUSED, graphs=GRAPHS, recent=RECENT_USERS)
+        # a repository that was built without it has its appends here
+        appends = not (repository_of(args) / FUSED_APPEND.name).is_dir()
+        return open_fused(args, opened, model=FUSED, graphs=GRAPHS, recent=RECENT_USERS, appends=appends)
 
 
 def open_fused(
-    args: Args, opened: ExitStack, *, model: Model, graphs: Sequence[Model], recent: int = 0, appends: bool = False
+    args: Args,
+    opened: ExitStack,
+    *,
+    model: Model,
+    graphs: Sequence[Model],
+    recent: int = 0,
+    appends: bool = False,
+    long_queue: int = LONG_QUEUE_SIZE,
 ) -> Execute:
     """One `execute` per server batch; long requests wait in a queue of their own.
 
     Args:
         graphs: those of the endpoints that requests come for.
         recent: users whose last state this process remembers.
-        appends: whether the requests are mostly short appends: these are tried in one transaction first, and wait for
-            no snapshot.
+        long_queue: maximum long requests that run or wait.
+        appends: whether short appends come: these are tried in one transaction first, and wait for no snapshot.
     """
     settings, vocabulary = settings_of(args), vocabulary_of(args)
     files = graph_files(repository_of(args))
@@ -69,6 +78,7 @@ def open_fused(
     counters = TritonCounters(model=STATE_LOAD, counters=LOAD_COUNTERS)
     store = store_of(settings, opened, recent=recent, counters=counters)
     store.catalog_mark = watch.mark
+    store.snapshot_limit = snapshot_limit(store.snapshot_every)
     view = view_of(settings, watch, max_hidden=None)
     load = LoadStep(
         settings=settings,
@@ -111,6 +121,7 @@ def open_fused(
         read=_pipeline_request,
         model=model,
         is_long=lambda admitted: is_long(admitted.triton, times=TIMES),
+        size=long_queue,
     )
     opened.callback(queue.finish)
     intake = Intake(queue.execute, model=model, counters=counters)

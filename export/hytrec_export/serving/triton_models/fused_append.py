@@ -7,6 +7,7 @@ from contextlib import ExitStack
 from hytrec.signature import ENCODER, FUSED_APPEND
 from hytrec_export.serving.triton_models.fused import open_fused
 from hytrec_export.serving.triton_models.step_model import Args, Execute, StepModel
+from hytrec_export.serving.tuning import LONG_APPEND_QUEUE_SIZE
 
 
 class TritonPythonModel(StepModel):
@@ -14,4 +15,6 @@ class TritonPythonModel(StepModel):
 
     def open(self, args: Args, opened: ExitStack) -> Execute:
         """Open vocabulary, store and the encoder."""
-        return open_fused(args, opened, model=FUSED_APPEND, graphs=(ENCODER,), appends=True)
+        return open_fused(
+            args, opened, model=FUSED_APPEND, graphs=(ENCODER,), appends=True, long_queue=LONG_APPEND_QUEUE_SIZE
+        )

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from hytrec.contract import Model
 from hytrec_export.errors import ExportError, InputError, OverloadError, StateStoreError
-from hytrec_export.serving.load_step import ReplayNeededError, StepResult
+from hytrec_export.serving.load_step import ReplayNeededError, StepResult, drop_frames
 from hytrec_export.serving.validation import Inputs
 
 _Request = TypeVar("_Request")
@@ -81,7 +81,7 @@ def response_of(request: Any, result: StepResult, model: Model) -> Any:
         except Exception as error:  # noqa: BLE001  see _run_all
             result = error
     response = pb_utils.InferenceResponse(output_tensors=[], error=_triton_error(result, model))
-    _drop_frames(result)
+    drop_frames(result)
     return response
 
 
@@ -104,17 +104,6 @@ def _triton_error(error: Exception, model: Model) -> Any:
         "retry with the same request_id, or see the server's log",
         codes.INTERNAL,
     )
-
-
-def _drop_frames(error: BaseException | None) -> None:
-    """Let go of the frames that an error came through.
-
-    They hold the error in turn, and with it the requests of the batch, their shared memory and the responses: the
-    garbage collector would free those much later, or at the end of the process after Triton's memory is gone (a crash).
-    """
-    while error is not None:
-        error.__traceback__ = None
-        error = error.__cause__ or error.__context__
 
 
 def _one_line(error: Exception) -> str:

@@ -1,9 +1,11 @@
 """The python models from `initialize` to `finalize`, against a repository on disk and a fake of Triton."""
 
 import importlib
+import shutil
 import time
 import weakref
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -29,10 +31,12 @@ from hytrec.signature import (
     STATE_LOAD,
     STATE_SAVE,
 )
+from hytrec_export.errors import StoreUnavailableError
 from hytrec_export.item_lists import ItemLists
 from hytrec_export.options import Execution
 from hytrec_export.repository.layout import MODULES
 from hytrec_export.runtime.padding import bucket_length
+from hytrec_export.serving.append_step import AppendStep
 from hytrec_export.serving.batched_graph import BatchedGraph
 from hytrec_export.serving.load_step import StepResult
 from hytrec_export.serving.validation import Inputs
@@ -163,18 +167,19 @@ def test_one_model_takes_all_steps(together: Path, make_request: Any, monkeypatc
     assert answer.outputs["event_count"].tolist() == [[5]]
 
 
+def _append(model: Any, make_request: Any, number: int, count: int = 1) -> int:
+    """Events of a user after it."""
+    request_id = np.frombuffer(number.to_bytes(16, "big"), np.uint8)[None]
+    inputs = {"item_keys": [[100] * count], "times": [[5] * count], "request_id": request_id}
+    (answer,) = model.execute([make_request([tensor.name for tensor in APPEND.outputs], user_id=ADA, **inputs)])
+    return int(answer.outputs["event_count"].item())
+
+
 def test_appends_have_a_model_of_their_own_that_keeps_states_later(
     together: Path, store: StateStore, make_request: Any
 ) -> None:
     model = _start(together, FUSED_APPEND)
-    outputs = [tensor.name for tensor in APPEND.outputs]
-
-    def append(number: int, count: int = 1) -> int:
-        request_id = np.frombuffer(number.to_bytes(16, "big"), np.uint8)[None]
-        inputs = {"item_keys": [[100] * count], "times": [[5] * count], "request_id": request_id}
-        (answer,) = model.execute([make_request(outputs, user_id=ADA, **inputs)])
-        return int(answer.outputs["event_count"].item())
-
+    append = partial(_append, model, make_request)
     assert append(1, store.snapshot_every - 2) == store.snapshot_every - 2
     for number in (1, 2, 3):
         assert append(1 + number) == store.snapshot_every - 2 + number
@@ -346,11 +351,21 @@ def test_a_server_without_metrics_counts_nothing(
     assert pb_utils.Logger.lines == ["hytrec_state_load publishes no metrics of its own: metrics are off"]
 
 
+@pytest.mark.parametrize("model", [FUSED, FUSED_APPEND], ids=lambda model: model.name)
 def test_metrics_go_while_the_server_is_there(
-    together: Path, store: StateStore, pb_utils: Any, monkeypatch: pytest.MonkeyPatch
+    together: Path,
+    store: StateStore,
+    pb_utils: Any,
+    make_request: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    model: Model,
 ) -> None:
     """Triton's python backend crashes over metrics that are let go at the end of the process."""
     families: list[weakref.ref[Any]] = []
+
+    def fail(*_: object, **__: object) -> None:
+        raise StoreUnavailableError("the disk is gone")
 
     class Family(pb_utils.MetricFamily):  # type: ignore[misc]
         def __init__(self, **options: Any) -> None:
@@ -359,11 +374,40 @@ def test_metrics_go_while_the_server_is_there(
 
     monkeypatch.setattr(pb_utils, "MetricFamily", Family)
     monkeypatch.setattr("hytrec_export.serving.triton_models.startup.open_store", lambda *_, **__: store)
-    model = _start(together, FUSED)
+    started = _start(together, model)
     assert families
     assert all(family() for family in families)
-    model.finalize()
+    if model is FUSED_APPEND:  # the thread has had an error, too
+        _append(started, make_request, 1, store.snapshot_every - 2)
+        monkeypatch.setattr(store, "read_many", fail)
+        for number in (2, 3):
+            _append(started, make_request, number)
+        deadline = time.monotonic() + 30
+        while "a snapshot was not made (the disk is gone)" not in caplog.text and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert "a snapshot was not made (the disk is gone)" in caplog.text
+    caplog.clear()
+    started.finalize()
     assert not any(family() for family in families)
+
+
+@pytest.mark.parametrize("built_before", [False, True])
+def test_a_repository_built_before_appends_had_a_model_has_them_in_the_other(
+    together: Path, monkeypatch: pytest.MonkeyPatch, built_before: bool
+) -> None:
+    made: list[AppendStep] = []
+
+    class Watched(AppendStep):
+        def __init__(self, **options: Any) -> None:
+            super().__init__(**options)
+            made.append(self)
+
+    monkeypatch.setattr("hytrec_export.serving.triton_models.fused.AppendStep", Watched)
+    if built_before:
+        shutil.rmtree(together / FUSED_APPEND.name)
+    model = _start(together, FUSED)
+    model.finalize()
+    assert len(made) == built_before
 
 
 @pytest.mark.parametrize("model", [STATE_LOAD, STATE_SAVE, FORGET], ids=lambda model: model.name)
