@@ -141,3 +141,14 @@ class StoreInUseError(StateStoreError):
 
 class UnknownUserError(StateStoreError):
     """The store holds nothing of a user."""
+
+
+def drop_frames(error: BaseException | None) -> None:
+    """Let go of the frames that an error came through.
+
+    They hold the error in turn, and with it the requests of the batch, their shared memory and the responses: the
+    garbage collector would free those much later, or at the end of the process after Triton's memory is gone (a crash).
+    """
+    while error is not None:
+        error.__traceback__ = None
+        error = error.__cause__ or error.__context__

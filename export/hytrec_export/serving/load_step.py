@@ -297,14 +297,3 @@ def attempted(work: Callable[[Given], StepResult], given: Given) -> StepResult:
         return work(given)
     except Exception as error:  # noqa: BLE001
         return error
-
-
-def drop_frames(error: BaseException | None) -> None:
-    """Let go of the frames that an error came through.
-
-    They hold the error in turn, and with it the requests of the batch, their shared memory and the responses: the
-    garbage collector would free those much later, or at the end of the process after Triton's memory is gone (a crash).
-    """
-    while error is not None:
-        error.__traceback__ = None
-        error = error.__cause__ or error.__context__

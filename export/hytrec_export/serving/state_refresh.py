@@ -10,8 +10,9 @@ from threading import Condition, Thread
 import numpy as np
 
 from hytrec.signature import APPEND, USER_ID
+from hytrec_export.errors import drop_frames
 from hytrec_export.serving.fused_pipeline import PipelineRequest
-from hytrec_export.serving.load_step import ReplayNeededError, StepResult, drop_frames
+from hytrec_export.serving.load_step import ReplayNeededError, StepResult
 
 QUEUE_SIZE = 1_024
 """Users that wait at most; the next append of one who found no room asks again."""

@@ -10,8 +10,8 @@ import triton_python_backend_utils as pb_utils
 from numpy.typing import NDArray
 
 from hytrec.contract import Model
-from hytrec_export.errors import ExportError, InputError, OverloadError, StateStoreError
-from hytrec_export.serving.load_step import ReplayNeededError, StepResult, drop_frames
+from hytrec_export.errors import ExportError, InputError, OverloadError, StateStoreError, drop_frames
+from hytrec_export.serving.load_step import ReplayNeededError, StepResult
 from hytrec_export.serving.validation import Inputs
 
 _Request = TypeVar("_Request")
