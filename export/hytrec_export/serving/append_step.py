@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +16,6 @@ from hytrec_export.serving.catalog_view import View
 from hytrec_export.serving.counters import Counters, ServerCounter
 from hytrec_export.serving.load_step import StepResult
 from hytrec_export.serving.receipt import Receipts
-from hytrec_export.serving.tuning import LONG_EVENTS
 from hytrec_export.serving.validation import Inputs, Keys, ValidatedRequest, validate_request
 from hytrec_export.settings import ServingSettings
 from hytrec_export.state.applied_requests import NO_REQUEST
@@ -30,9 +29,14 @@ _KNOWN_KEYS = 1 << 14
 """Keys that are remembered as known, less than a megabyte or two."""
 
 
-def snapshot_limit(snapshot_every: int) -> int:
-    """Events without a snapshot from which on it is made before an answer: a short request can encode fewer."""
-    return max(snapshot_every, min(2 * snapshot_every, LONG_EVENTS))
+class Refresh(Protocol):
+    """Makes snapshots some time later, see `state_refresh`."""
+
+    def has_room(self) -> bool:
+        """Whether users may be asked for."""
+
+    def ask(self, user_ids: Sequence[bytes]) -> None:
+        """Have users' snapshots made soon."""
 
 
 class AppendStep:
@@ -42,7 +46,7 @@ class AppendStep:
 
     Args:
         counters: of the load step.
-        refresh: makes the snapshots that became due, some time later; the store's `snapshot_limit` says until when.
+        refresh: makes the snapshots that became due; while it has no room, these appends take the other steps.
         clock, clock_ns: unix seconds, and the clock that requests are given up by.
     """
 
@@ -55,7 +59,7 @@ class AppendStep:
         view: View,
         clock: Callable[[], float] = time.time,
         clock_ns: Callable[[], int] = time.monotonic_ns,
-        refresh: Callable[[Sequence[bytes]], None] | None = None,
+        refresh: Refresh | None = None,
     ) -> None:
         self._refresh = refresh
         self._known_items: set[Any] = set()
@@ -82,8 +86,9 @@ class AppendStep:
             return results
         try:
             unknown = self._unknown(list(requests.values()))
+            refresh = self._refresh
             appends = [self._append(request) for request in requests.values()]
-            written = self._store.append_many(appends)
+            written = self._store.append_many(appends, may_wait=refresh is not None and refresh.has_room())
         except Exception as error:  # noqa: BLE001  requests that take the other steps go on
             return [error if place in requests else None for place in range(len(batch))]
         for place, result in zip(requests, written, strict=True):
@@ -93,8 +98,8 @@ class AppendStep:
             if count := sum(n for n, result in zip(counts, written, strict=True) if result is not None):
                 self._counters.add(counter, count)
         due = [new.user_id for new, result in zip(appends, written, strict=True) if result is not None and result.due]
-        if self._refresh and due:
-            self._refresh(due)
+        if refresh and due:
+            refresh.ask(due)
         return results
 
     def _plain(self, inputs: Inputs, clock_s: int) -> ValidatedRequest | None:

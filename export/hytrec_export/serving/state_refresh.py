@@ -12,10 +12,10 @@ import numpy as np
 from hytrec.signature import APPEND, USER_ID
 from hytrec_export.errors import drop_frames
 from hytrec_export.serving.fused_pipeline import PipelineRequest
-from hytrec_export.serving.load_step import ReplayNeededError, StepResult
+from hytrec_export.serving.load_step import StepResult
 
-QUEUE_SIZE = 1_024
-"""Users that wait at most; the next append of one who found no room asks again."""
+QUEUE_SIZE = 256
+"""From so many users who wait on, appends make a snapshot that is due themselves, and are so held back."""
 TOGETHER = 4
 """Users whose events share a run of the encoder: few, as appends wait for the Python part of it."""
 _LOG = logging.getLogger(__name__)
@@ -27,7 +27,7 @@ class StateRefresh:
     Nobody waits for it, and a snapshot is a cache: one that fails is logged, and the user's next append asks again.
 
     Args:
-        run: the pipeline.
+        run: the pipeline, for any number of events.
     """
 
     def __init__(self, run: Callable[[Sequence[PipelineRequest]], list[StepResult]]) -> None:
@@ -38,12 +38,14 @@ class StateRefresh:
         self._thread = Thread(target=self._work, name="state-refresh", daemon=True)
         self._thread.start()
 
+    def has_room(self) -> bool:
+        """Whether the encoder keeps up; users who are asked for all the same wait, too."""
+        return len(self._waiting) < QUEUE_SIZE
+
     def ask(self, user_ids: Sequence[bytes]) -> None:
         """Have users' snapshots made soon."""
         with self._changed:
-            for user_id in user_ids:
-                if len(self._waiting) < QUEUE_SIZE:
-                    self._waiting[user_id] = None
+            self._waiting.update(dict.fromkeys(user_ids))
             self._changed.notify()
 
     def close(self) -> None:
@@ -74,8 +76,7 @@ class StateRefresh:
             _tell(error)
             return
         for result in results:
-            # a ranking has left more than a short request may encode: the user's next ranking has a queue for it
-            if isinstance(result, Exception) and not isinstance(result, ReplayNeededError):
+            if isinstance(result, Exception):
                 _tell(result)
 
 

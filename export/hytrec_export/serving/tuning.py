@@ -16,6 +16,8 @@ LONG_QUEUE_SIZE = 8
 """Long requests that may run or wait."""
 LONG_APPEND_QUEUE_SIZE = 32
 """The same of the process of appends: beyond them all appends wait for one."""
+LATEST_SNAPSHOT = 2
+"""Times `--snapshot-every`: a history of so many events without a snapshot has lost it, or is new to the model."""
 QUEUE_LOOK_S = 0.1
 """Between two looks at Triton's queues while there are requests: a page of metrics is read, in a millisecond."""
 MAX_QUEUED = 512

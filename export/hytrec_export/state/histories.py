@@ -134,7 +134,7 @@ class HistoryStore:
         return [results[position] for position in range(len(writes))]
 
     def append_many(
-        self, appends: Sequence[UserAppend], headers: Sequence[SnapshotHeader | None], *, every: int, limit: int
+        self, appends: Sequence[UserAppend], headers: Sequence[SnapshotHeader | None], *, every: int, may_wait: bool
     ) -> list[WriteResult | None]:
         """Append to sound histories, see `HistoryRules.append`; None for whom nothing was written.
 
@@ -145,7 +145,7 @@ class HistoryStore:
         stored: Collection[int] = range(len(appends))
 
         def rule(position: int, records: UserRecords) -> Decided | None:
-            return self.rules.append(appends[position], records, headers[position], every=every, limit=limit)
+            return self.rules.append(appends[position], records, headers[position], every=every, may_wait=may_wait)
 
         try:
             self._change([append.user_id for append in appends], rule, results)

@@ -118,7 +118,7 @@ class HistoryRules:
         return result, change
 
     def append(
-        self, new: UserAppend, records: UserRecords, header: SnapshotHeader | None, *, every: int, limit: int
+        self, new: UserAppend, records: UserRecords, header: SnapshotHeader | None, *, every: int, may_wait: bool
     ) -> tuple[WriteResult, UserChange] | None:
         """Events at the end of a sound history; None where more is to be known or done.
 
@@ -128,15 +128,15 @@ class HistoryRules:
         Args:
             header: of the snapshot there seems to be; one that is gone or old only makes the next one late or early.
             every: events after which a snapshot is due.
-            limit: events after which it cannot wait.
+            may_wait: whether one that is due may be made afterwards.
         """
         head = self.usable(new.user_id, records.head)
         if not isinstance(head, Head) or new.request_id in head.applied:
             return None
         if new.expected_event_count not in (UNCHECKED_EVENT_COUNT, head.event_count):
             return None
-        since = head.event_count + len(new.events) - absorbed(head, header)
-        if since >= limit:
+        due = head.event_count + len(new.events) - absorbed(head, header) >= every
+        if due and not may_wait:
             return None
         write = UserWrite(
             user_id=new.user_id,
@@ -151,7 +151,7 @@ class HistoryRules:
             return None
         if change is None:
             return None
-        return (replace(result, due=True) if since >= every else result), change
+        return (replace(result, due=True) if due else result), change
 
     def _first_kept(self, head: Head) -> int:
         """The first event that a history keeps: of whole chunks, never of the open one."""

@@ -77,7 +77,7 @@ class StateStore:
         self.histories = histories
         self.snapshot_every = snapshot_every
         self.snapshot_limit = snapshot_every
-        """Events without a snapshot from which on it cannot wait; more where it is made after an append."""
+        """Events without a snapshot from which on its absence is told; more where it is made after an append."""
         self.types: KeyTypes = histories.rules.types
         self._snapshots = snapshots
         self._recent = RecentStates(recent)
@@ -184,7 +184,7 @@ class StateStore:
         """See `HistoryStore.write_many`."""
         return self.histories.write_many(writes)
 
-    def append_many(self, appends: Sequence[UserAppend]) -> list[WriteResult | None]:
+    def append_many(self, appends: Sequence[UserAppend], *, may_wait: bool = False) -> list[WriteResult | None]:
         """Append to histories of which nothing need be read; what is WRITTEN is durable, None takes the other way.
 
         Raises:
@@ -197,7 +197,7 @@ class StateStore:
                 self._headers.put(user_id, self._header(raw))
         headers = [self._headers.get(user_id) for user_id in user_ids]
         usable = [header if header and self._usable(header) else None for header in headers]
-        return self.histories.append_many(appends, usable, every=self.snapshot_every, limit=self.snapshot_limit)
+        return self.histories.append_many(appends, usable, every=self.snapshot_every, may_wait=may_wait)
 
     def remember(self, states: Sequence[NewSnapshot]) -> None:
         """Have states of committed histories at hand for the next requests of this process; they are copied."""

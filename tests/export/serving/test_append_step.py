@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -14,17 +14,12 @@ from hytrec.contract import DType, StateStatus
 from hytrec.data.vocabulary import Vocabulary
 from hytrec.signature import RECEIPT
 from hytrec_export.errors import StoreUnavailableError
-from hytrec_export.serving.append_step import AppendStep, snapshot_limit
+from hytrec_export.serving.append_step import AppendStep
 from hytrec_export.serving.call_context import GIVE_UP_AT
 from hytrec_export.serving.catalog_view import fixed_view
 from hytrec_export.serving.counters import Counters, ServerCounter
-from hytrec_export.serving.store_model import store_model
-from hytrec_export.serving.tuning import LONG_EVENTS
 from hytrec_export.settings import ServingSettings
-from hytrec_export.state.opening import open_store
-from hytrec_export.state.options import StoreOptions
-from hytrec_export.state.store import NO_REVISION, UserRead, UserWrite
-from hytrec_export.state.url import StoreUrl
+from hytrec_export.state.store import UserRead, UserWrite
 from hytrec_export.state.users import StateStore
 
 CLOCK_S = 1_700_000_000
@@ -155,61 +150,47 @@ def test_a_key_is_looked_up_until_it_is_known(
     assert counters.counts == {ServerCounter.UNKNOWN_ITEM: 5}
 
 
+class Room:
+    """Notes whose snapshots are asked for, as long as there is room."""
+
+    def __init__(self) -> None:
+        self.room = True
+        self.asked: list[bytes] = []
+
+    def has_room(self) -> bool:
+        return self.room
+
+    def ask(self, user_ids: Sequence[bytes]) -> None:
+        self.asked.extend(user_ids)
+
+
 def test_a_snapshot_that_is_due_is_asked_for_after_the_append(
     settings: ServingSettings, vocabulary: Vocabulary, store: StateStore, counters: Counters, kept: Any
 ) -> None:
-    asked: list[bytes] = []
+    refresh = Room()
     step = AppendStep(
-        settings=settings, store=store, counters=counters, view=fixed_view(vocabulary, None), refresh=asked.extend
+        settings=settings, store=store, counters=counters, view=fixed_view(vocabulary, None), refresh=refresh
     )
     kept(b"ada")
     kept(b"bob")
 
     def append(user_id: bytes, count: int) -> Any:
-        inputs = {"item_keys": [[100] * count], "times": [[1_003] * count]}
         request_id = np.frombuffer(np.random.default_rng(count).bytes(16), np.uint8)[None]
-        return call(user_id, **inputs, request_id=request_id)
+        return call(user_id, item_keys=[[100] * count], times=[[1_003] * count], request_id=request_id)
 
     every = store.snapshot_every
-    store.snapshot_limit = snapshot_limit(every)
     first, second = step.run([append(b"ada", every - 4), append(b"bob", every - 3)])
     assert isinstance(first, dict)
     assert isinstance(second, dict)
     assert (first["event_count"].item(), second["event_count"].item()) == (every - 1, every)
-    assert asked == [b"bob"]
-    assert step.run([append(b"bob", every)]) == [None]  # nobody made it
-    assert asked == [b"bob"]
-
-
-@pytest.mark.parametrize("every", [8, 40, 128, 200, 256])
-@pytest.mark.parametrize("count", [1, 50])
-def test_what_is_asked_for_is_never_more_than_a_short_request_may_encode(
-    settings: ServingSettings, vocabulary: Vocabulary, counters: Counters, events_of: Any, every: int, count: int
-) -> None:
-    options = StoreOptions(url=StoreUrl.parse("memory:"), snapshot_every=every)
-    store, asked = open_store(options, store_model(settings)), list[bytes]()
-    store.snapshot_limit = snapshot_limit(every)
-    step = AppendStep(
-        settings=settings, store=store, counters=counters, view=fixed_view(vocabulary, None), refresh=asked.extend
-    )
-    write = UserWrite(
-        user_id=b"ada", request_id=bytes(15) + b"1", revision=NO_REVISION, event_count=0, events=events_of(100)
-    )
-    assert store.write_many([write])[0].outcome == "written"
-    number, stored, times_asked = 2, 1, 0
-    while True:
-        request_id = np.frombuffer(number.to_bytes(16, "big"), np.uint8)[None]
-        inputs = {"item_keys": [[100] * count], "times": [[1_003] * count], "request_id": request_id}
-        (outputs,) = step.run([call(**inputs)])
-        if outputs is None:
-            break
-        number, stored = number + 1, stored + count
-        (user,) = store.read_many([UserRead(user_id=b"ada", append_only=True)], max_gap=LONG_EVENTS - 1)
-        assert (user.event_count, user.status, user.due) == (stored, StateStatus.FOUND, stored >= every)
-        assert len(asked) - times_asked == (stored >= every)
-        assert user.complete or not user.due
-        times_asked = len(asked)
-    assert stored < max(every, min(2 * every, LONG_EVENTS)) <= stored + count
+    assert refresh.asked == [b"bob"]
+    refresh.room = False
+    assert step.run([append(b"bob", 1)]) == [None]  # one that is due is made before the answer now
+    refresh.room = True
+    (third,) = step.run([append(b"bob", 2 * every)])  # however many events there are without one
+    assert isinstance(third, dict)
+    assert third["event_count"].item() == 3 * every
+    assert refresh.asked == [b"bob", b"bob"]
 
 
 def test_a_store_that_fails_fails_what_was_to_be_written(

@@ -398,17 +398,28 @@ def test_a_snapshot_is_due_by_the_one_that_was_kept_last(open_any: OpenStore, ki
 
 def test_a_snapshot_that_may_wait_is_due_after_the_append(open_any: OpenStore, kit: Any) -> None:
     store = open_any(snapshot_every=4)
-    store.snapshot_limit = 8
     kit.fed(store, b"u", 2)
-    found = []
     for n in range(2, 9):
-        (result,) = store.append_many([ending(b"u", kit.events(1, n))])
-        found.append(result and (result.event_count, result.due))
-    assert found == [(3, False), (4, True), (5, True), (6, True), (7, True), None, None]
+        (result,) = store.append_many([ending(b"u", kit.events(1, n))], may_wait=True)
+        assert result is not None
+        assert (result.event_count, result.due) == (n + 1, n >= 3)
     kit.fed(store, b"u", 1, snapshot=True)
-    (result,) = store.append_many([ending(b"u", kit.events(1, 8))])
+    (result,) = store.append_many([ending(b"u", kit.events(1, 10))], may_wait=True)
     assert result is not None
-    assert (result.event_count, result.due) == (9, False)
+    assert (result.event_count, result.due) == (11, False)
+
+
+@pytest.mark.parametrize(
+    ("limit", "status"), [(4, StateStatus.REBUILT), (8, StateStatus.FOUND), (6, StateStatus.REBUILT)]
+)
+def test_a_history_without_a_snapshot_is_told_from_where_it_should_have_one(
+    open_any: OpenStore, kit: Any, limit: int, status: StateStatus
+) -> None:
+    store = open_any(snapshot_every=4)
+    assert store.snapshot_limit == 4
+    store.snapshot_limit = limit
+    kit.fed(store, b"u", 6)
+    assert kit.user(store, b"u").status is status
 
 
 def test_what_was_seen_of_a_snapshot_is_worth_nothing_to_another_history(store: StateStore, kit: Any) -> None:

@@ -11,7 +11,7 @@ from hytrec.signature import FUSED, FUSED_APPEND, GRAPHS, STATE_LOAD, STATE_SAVE
 from hytrec_export.catalog.watch import CatalogWatch
 from hytrec_export.repository.layout import graph_files
 from hytrec_export.runtime.padding import FINE_STEPS_PER_OCTAVE
-from hytrec_export.serving.append_step import APPEND_STEP, AppendStep, snapshot_limit
+from hytrec_export.serving.append_step import APPEND_STEP, AppendStep
 from hytrec_export.serving.counters import LOAD_COUNTERS, SAVE_COUNTERS
 from hytrec_export.serving.fused_pipeline import FusedPipeline, PipelineRequest, endpoint_of
 from hytrec_export.serving.lengths import Lengths
@@ -34,7 +34,7 @@ from hytrec_export.serving.triton_models.startup import (
     vocabulary_of,
 )
 from hytrec_export.serving.triton_models.step_model import Args, Execute, StepModel
-from hytrec_export.serving.tuning import LONG_QUEUE_SIZE, RECENT_USERS
+from hytrec_export.serving.tuning import LATEST_SNAPSHOT, LONG_QUEUE_SIZE, RECENT_USERS
 from hytrec_export.settings import FILE_NAME, server_folder
 
 
@@ -78,7 +78,7 @@ def open_fused(
     counters = TritonCounters(model=STATE_LOAD, counters=LOAD_COUNTERS)
     store = store_of(settings, opened, recent=recent, counters=counters)
     store.catalog_mark = watch.mark
-    store.snapshot_limit = snapshot_limit(store.snapshot_every)
+    store.snapshot_limit = LATEST_SNAPSHOT * store.snapshot_every
     view = view_of(settings, watch, max_hidden=None)
     load = LoadStep(
         settings=settings,
@@ -107,17 +107,16 @@ def open_fused(
         }
         for long in (False, True)
     )
+    replays = ReplayLocks(server_folder())
     append = None
     if appends:
-        refresh = StateRefresh(peers.marking_busy(FusedPipeline(short_steps).run))
+        refresh = StateRefresh(replays.waiting(peers.marking_busy(FusedPipeline(long_steps).run)))
         opened.callback(refresh.close)
-        step = AppendStep(settings=settings, store=store, counters=counters, view=view, refresh=refresh.ask)
+        step = AppendStep(settings=settings, store=store, counters=counters, view=view, refresh=refresh)
         append = metrics.timing(APPEND_STEP, step.run)
     queue = LongRequestQueue(
         run=peers.marking_busy(metrics.counting(FusedPipeline(short_steps, append=append).run)),
-        run_long=ReplayLocks(server_folder()).waiting(
-            peers.marking_busy(metrics.counting(FusedPipeline(long_steps).run))
-        ),
+        run_long=replays.waiting(peers.marking_busy(metrics.counting(FusedPipeline(long_steps).run))),
         read=_pipeline_request,
         model=model,
         is_long=lambda admitted: is_long(admitted.triton, times=TIMES),
