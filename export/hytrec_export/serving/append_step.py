@@ -20,7 +20,7 @@ from hytrec_export.serving.validation import Inputs, Keys, ValidatedRequest, val
 from hytrec_export.settings import ServingSettings
 from hytrec_export.state.applied_requests import NO_REQUEST
 from hytrec_export.state.events import StoredEvents
-from hytrec_export.state.store import UserAppend
+from hytrec_export.state.store import Outcome, UserAppend
 from hytrec_export.state.users import StateStore
 
 APPEND_STEP = "hytrec_state_append"
@@ -42,7 +42,8 @@ class Refresh(Protocol):
 class AppendStep:
     """Appends one server batch in one transaction of the store, in place of the load and the save step.
 
-    A request that needs more, whatever it is, is left to them, and so are its errors.
+    A request that was applied before is answered here, too. One that needs more, whatever it is, is left to them, and so
+    are its errors.
 
     Args:
         counters: of the load step.
@@ -91,9 +92,14 @@ class AppendStep:
             written = self._store.append_many(appends, may_wait=refresh is not None and refresh.has_room())
         except Exception as error:  # noqa: BLE001  requests that take the other steps go on
             return [error if place in requests else None for place in range(len(batch))]
+        replayed = 0
         for place, result in zip(requests, written, strict=True):
             if result is not None:
-                results[place] = self._receipts.of(result.event_count, applied=True, status=StateStatus.FOUND)
+                applied = result.outcome is Outcome.WRITTEN
+                replayed += not applied
+                results[place] = self._receipts.of(result.event_count, applied=applied, status=StateStatus.FOUND)
+        if replayed:
+            self._counters.add(ServerCounter.REPLAYED_REQUEST, replayed)
         for counter, counts in unknown.items():
             if count := sum(n for n, result in zip(counts, written, strict=True) if result is not None):
                 self._counters.add(counter, count)

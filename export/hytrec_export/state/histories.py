@@ -151,7 +151,14 @@ class HistoryStore:
             self._change([append.user_id for append in appends], rule, results)
         except StoreFullError as error:
             stored = error.stored
-        return [results.get(position) if position in stored else None for position in range(len(appends))]
+        found = [results.get(position) if position in stored else None for position in range(len(appends))]
+        if replayed := [
+            append.user_id
+            for append, result in zip(appends, found, strict=True)
+            if result is not None and result.outcome is Outcome.REPLAYED
+        ]:
+            self.engine.confirm(replayed)
+        return found
 
     def forget(self, user_id: bytes) -> bool:
         """Delete everything kept of a user but the ids of applied requests; whether there was anything.

@@ -119,11 +119,11 @@ class HistoryRules:
 
     def append(
         self, new: UserAppend, records: UserRecords, header: SnapshotHeader | None, *, every: int, may_wait: bool
-    ) -> tuple[WriteResult, UserChange] | None:
+    ) -> tuple[WriteResult, UserChange | None] | None:
         """Events at the end of a sound history; None where more is to be known or done.
 
-        That is: an unusable head or none, a request that was applied, another number of events than expected, a
-        snapshot that cannot wait, a write that is refused.
+        That is: an unusable head or none, another number of events than expected, a snapshot that cannot wait, a write
+        that is refused.
 
         Args:
             header: of the snapshot there seems to be; one that is gone or old only makes the next one late or early.
@@ -131,8 +131,10 @@ class HistoryRules:
             may_wait: whether one that is due may be made afterwards.
         """
         head = self.usable(new.user_id, records.head)
-        if not isinstance(head, Head) or new.request_id in head.applied:
+        if not isinstance(head, Head):
             return None
+        if new.request_id in head.applied:
+            return WriteResult(outcome=Outcome.REPLAYED, event_count=head.event_count, revision=head.revision), None
         if new.expected_event_count not in (UNCHECKED_EVENT_COUNT, head.event_count):
             return None
         due = head.event_count + len(new.events) - absorbed(head, header) >= every

@@ -134,6 +134,8 @@ class Outcome(StrEnum):
     """no room; the store is unchanged"""
     CROWDED = "crowded"
     """too many callers write to this user; the store is unchanged"""
+    REPLAYED = "replayed"
+    """of an append: this request is in already"""
 
 
 @dataclass(frozen=True, kw_only=True)

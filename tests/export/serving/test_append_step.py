@@ -80,7 +80,6 @@ def test_the_receipt_is_that_of_the_table(step: AppendStep, kept: Any, settings:
         {"item_keys": None, "times": None},
         {"replace": [[True]]},
         {"expected_event_count": [[2]]},
-        {"request_id": np.frombuffer(b"1" * 16, np.uint8)[None]},
         {"request_id": None},
         {"times": [[0]]},
         {"times": [[1_003, 1_004]]},
@@ -93,7 +92,6 @@ def test_the_receipt_is_that_of_the_table(step: AppendStep, kept: Any, settings:
         "no event",
         "replace",
         "count",
-        "replayed",
         "no request id",
         "time",
         "lengths",
@@ -114,6 +112,16 @@ def test_whatever_needs_more_is_left_alone(
     assert done["event_count"].item() == 4
     assert [user.event_count for user in store.read_many([UserRead(user_id=b"ada")])] == [3]
     assert counters.counts == {ServerCounter.UNKNOWN_ITEM: 1}  # of the one that was done
+
+
+def test_a_request_that_was_applied_before_is_told_so(step: AppendStep, kept: Any, counters: Any) -> None:
+    kept(b"ada")
+    again = call(request_id=np.frombuffer(b"1" * 16, np.uint8)[None], expected_event_count=[[7]])
+    for _ in range(2):
+        (outputs,) = step.run([again])
+        assert isinstance(outputs, dict)
+        assert (outputs["event_count"].item(), outputs["applied"].item()) == (3, False)
+    assert counters.counts == {ServerCounter.REPLAYED_REQUEST: 2}
 
 
 def test_unknown_keys_are_counted_once(step: AppendStep, kept: Any, counters: Any) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -364,7 +364,6 @@ def test_who_has_to_be_read_first_is_left_as_found(open_any: OpenStore, kit: Any
     given = [
         ending(b"nobody", one),
         ending(b"expired", one),
-        ending(b"u", one, request_id=known),
         ending(b"u", one, expected_event_count=1),
         ending(b"u", kit.events(6, 2)),  # after it a snapshot is due
     ]
@@ -378,9 +377,31 @@ def test_who_has_to_be_read_first_is_left_as_found(open_any: OpenStore, kit: Any
 def test_a_user_twice_in_a_batch_of_appends_gets_both_and_a_request_twice_one(store: StateStore, kit: Any) -> None:
     kit.fed(store, b"u", 1)
     first = ending(b"u", kit.events(1, 1))
-    assert counts(store, first, ending(b"u", kit.events(1, 2)), first) == [2, 3, None]
+    assert counts(store, first, ending(b"u", kit.events(1, 2)), first) == [2, 3, 3]
     assert times(store, b"u") == [0, 1, 2]
     assert kit.user(store, b"u", request_id=first.request_id).replayed
+
+
+def test_an_append_that_was_applied_changes_nothing_and_is_confirmed(
+    open_any: OpenStore, kit: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, confirmed = open_any(snapshot_every=8), list[bytes]()
+    confirm = store.histories.engine.confirm
+
+    def watched(user_ids: Sequence[bytes]) -> None:
+        confirmed.extend(user_ids)
+        confirm(user_ids)
+
+    monkeypatch.setattr(store.histories.engine, "confirm", watched)
+    kit.fed(store, b"u", 1)
+    first, other = ending(b"u", kit.events(1, 1), expected_event_count=1), ending(b"u", kit.events(1, 2))
+    assert counts(store, first, other) == [2, 3]
+    assert confirmed == []
+    (again,) = store.append_many([first])
+    assert again is not None
+    assert (again.outcome, again.event_count, again.due) == (Outcome.REPLAYED, 3, False)
+    assert confirmed == [b"u"]
+    assert times(store, b"u") == [0, 1, 2]
 
 
 def test_a_snapshot_is_due_by_the_one_that_was_kept_last(open_any: OpenStore, kit: Any) -> None:
