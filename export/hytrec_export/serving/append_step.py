@@ -42,8 +42,8 @@ class Refresh(Protocol):
 class AppendStep:
     """Appends one server batch in one transaction of the store, in place of the load and the save step.
 
-    A request that was applied before is answered here, too. One that needs more, whatever it is, is left to them, and so
-    are its errors.
+    A request that was applied before is answered here, too. One that needs more is left to them, whatever it is, and
+    so are its errors.
 
     Args:
         counters: of the load step.
