@@ -111,9 +111,9 @@ class Samples(StrEnum):
 
 
 FUSED_MAX_BATCH = 4
-"""Default maximum batch size of the fused model. Eight requests in flight are then four for each of its two processes;
+"""Default maximum batch size of the fused models. Eight requests in flight are then four for each of its two processes;
 without a limit the one that is free first takes them all and the other waits. More than four rankings also leave the
-processor's caches. Appends have a model of their own."""
+processor's caches. Appends would gain from larger batches, but Triton fails all of a batch for a malformed request."""
 
 
 APPROXIMATE_ITEMS = 100_000
@@ -186,9 +186,9 @@ class BuildOptions:
     ] = None
     engine: EngineOptions = field(default_factory=EngineOptions)
     limits: Limits = field(default_factory=Limits)
-    fused_max_batch: Annotated[
-        int | None, f"Maximum batch size of rankings in --execution fused; default: {FUSED_MAX_BATCH}."
-    ] = None
+    fused_max_batch: Annotated[int | None, f"Maximum batch size in --execution fused; default: {FUSED_MAX_BATCH}."] = (
+        None
+    )
     intra_op_threads: Annotated[
         int | None, f"Threads per operator, target onnxruntime on the CPU; default: {INTRA_OP_THREADS}."
     ] = None

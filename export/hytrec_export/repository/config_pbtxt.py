@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from hytrec.contract import Ensemble, Limit, Model
-from hytrec.signature import FUSED
+from hytrec.signature import FUSED, FUSED_APPEND
 from hytrec_export.optional import require
 from hytrec_export.plan import BuildPlan
 from hytrec_export.repository.backend_config import backend_config
@@ -70,7 +70,7 @@ def python_config(model: Model, settings: ServingSettings, plan: BuildPlan) -> A
 
 def max_batch_of(model: Model, settings: ServingSettings, plan: BuildPlan) -> int:
     """Maximum batch size of a model."""
-    return plan.fused_max_batch if model.name == FUSED.name else settings.limits.max_batch
+    return plan.fused_max_batch if model.name in (FUSED.name, FUSED_APPEND.name) else settings.limits.max_batch
 
 
 def ensemble_config(ensemble: Ensemble, settings: ServingSettings, plan: BuildPlan) -> Any:
