@@ -20,10 +20,9 @@ INSTANCES = {FUSED.name: 2}
 """Processes of a python model. Two run two batches at once, each on one core; the Python part of one would otherwise
 keep the other core waiting. Of appends, which are hardly anything else, one process does more than two: it has the
 users' heads decoded and the store's pages at hand, as nobody else writes most of them."""
-QUEUE_DELAYS_US = {FUSED.name: 0}
+QUEUE_DELAYS_US = {FUSED.name: 0, FUSED_APPEND.name: 0}
 """How long a request waits for batch-mates. Requests of a fused model come from clients, not together out of an earlier
-step, and under load batches form while all its processes are busy: a ranking would wait for nothing. Of appends, a
-batch costs little more than one, so that it pays to wait.
+step, and under load batches form while its processes are busy: it would wait for nothing.
 """
 NO_WARMUP: Mapping[str, Sequence[WarmupRequest]] = {}
 

@@ -308,7 +308,7 @@ def test_one_model_has_the_graphs_of_all_steps(together: Path) -> None:
     assert (
         "from hytrec_export.serving.triton_models.fused import TritonPythonModel" in (version / "model.py").read_text()
     )
-    for model, processes, delay_us in ((FUSED, 2, 0), (FUSED_APPEND, 1, 100)):
+    for model, processes, delay_us in ((FUSED, 2, 0), (FUSED_APPEND, 1, 0)):
         config = configs_of(together)[model.name]
         assert (config.backend, config.instance_group[0].count) == ("python", processes)
         assert config.dynamic_batching.max_queue_delay_microseconds == delay_us
