@@ -71,7 +71,7 @@ def test_a_late_event_counts_as_happening_at_the_last_one(client: HytrecClient, 
     ranking = finite(client, "late", Events([1001], [10]))
     assert ranking.receipt.event_count == 2
     assert served.user("late").events.times.tolist() == [1_000_000_000, 10]
-    client.append("late", Events([1001] * 90, [10] * 90))  # so many that the state is kept before the response
+    client.append("late", Events([1001] * 300, [10] * 300))  # so many that the state is kept before the response
     assert served.user("late").state["last_time"].tolist() == [1_000_000_000]
 
 
