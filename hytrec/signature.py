@@ -217,6 +217,7 @@ FUSED_APPEND = Model(
     outputs=APPEND.outputs,
     doc="every step of an append in one process, which alone writes most events",
 )
+FUSED_MODELS = (FUSED, FUSED_APPEND)
 FUSED_ENSEMBLES = tuple(
     wire_ensemble(e.name, e.doc, e.inputs, e.outputs, (FUSED_APPEND if e is APPEND else FUSED,)) for e in ENSEMBLES
 )

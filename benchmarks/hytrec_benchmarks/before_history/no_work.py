@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from hytrec.signature import FUSED, FUSED_APPEND
+from hytrec.signature import FUSED_MODELS
 from hytrec_export.repository.layout import VERSION
 from hytrec_export.settings import ServingSettings
 
@@ -40,6 +40,6 @@ def no_work_repository(repository: Path, output: Path) -> Path:
     """A copy of a repository of the fused execution, without its graphs and with another model behind the ensembles."""
     shutil.copytree(repository, output, ignore=shutil.ignore_patterns("*.onnx"))
     fingerprint = ServingSettings.load(repository).fingerprint
-    for model in (FUSED, FUSED_APPEND):
+    for model in FUSED_MODELS:
         (output / model.name / VERSION / "model.py").write_text(_MODEL.format(fingerprint=fingerprint))
     return output

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hytrec.contract import Model
-from hytrec.signature import APPEND, ENSEMBLES, FUSED, FUSED_APPEND, FUSED_ENSEMBLES, RANK, RECOMMEND
+from hytrec.signature import APPEND, ENSEMBLES, FUSED_ENSEMBLES, FUSED_MODELS, RANK, RECOMMEND
 from hytrec_benchmarks.faults.event_ledger import FIRST_TIME_S, UNKNOWN_KEY
 from hytrec_clients import ClientError, Events, HytrecClient, ServerFailed
 from hytrec_export.options import Execution
@@ -69,7 +69,7 @@ class Survival:
 
 def models_of(repository: Path) -> tuple[Model, ...]:
     """The models that take the steps of a repository's endpoints."""
-    return (FUSED, FUSED_APPEND) if execution_of(repository) is Execution.FUSED else STEPS
+    return FUSED_MODELS if execution_of(repository) is Execution.FUSED else STEPS
 
 
 def copy_faulty(repository: Path, target: Path) -> Path:

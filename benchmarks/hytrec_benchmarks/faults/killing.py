@@ -12,7 +12,7 @@ import numpy as np
 
 from hytrec.data.histories import History
 from hytrec.data.vocabulary import Vocabulary
-from hytrec.signature import APPEND, FUSED, FUSED_APPEND
+from hytrec.signature import APPEND, FUSED_MODELS
 from hytrec_benchmarks.faults.event_ledger import EventLedger
 from hytrec_benchmarks.faults.writers import Writers
 from hytrec_benchmarks.fixtures.bounds import Figure
@@ -116,7 +116,7 @@ def kill_and_compare(
 
 def copy_append_ensemble(repository: Path, target: Path) -> Path:
     """A repository of `hytrec_append` and its steps alone, which starts in half the time."""
-    kept = {APPEND.name, FUSED.name, FUSED_APPEND.name, *(step.model.name for step in APPEND.steps)}
+    kept = {APPEND.name, *(model.name for model in (*FUSED_MODELS, *(step.model for step in APPEND.steps)))}
     others = [path.name for path in repository.iterdir() if path.is_dir() and path.name not in kept]
     return Path(shutil.copytree(repository, target, ignore=shutil.ignore_patterns(*others)))
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from hytrec.signature import ENSEMBLES, FUSED, FUSED_APPEND, GRAPHS, STATE_LOAD, STATE_SAVE
+from hytrec.signature import ENSEMBLES, FUSED_MODELS, GRAPHS, STATE_LOAD, STATE_SAVE
 from hytrec_export.loadtest.options import LoadKind
 from hytrec_export.optional import require
 
@@ -28,7 +28,7 @@ class Plot(NamedTuple):
 
 
 _PUBLIC = frozenset(ensemble.name for ensemble in ENSEMBLES)
-_ORDER = {model.name: place for place, model in enumerate((FUSED, FUSED_APPEND, STATE_LOAD, *GRAPHS, STATE_SAVE))}
+_ORDER = {model.name: place for place, model in enumerate((*FUSED_MODELS, STATE_LOAD, *GRAPHS, STATE_SAVE))}
 _SIZE = (7.0, 4.4)
 _DPI = 110
 

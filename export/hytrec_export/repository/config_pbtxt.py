@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from hytrec.contract import Ensemble, Limit, Model
-from hytrec.signature import FUSED, FUSED_APPEND
+from hytrec.signature import FUSED, FUSED_MODELS
 from hytrec_export.optional import require
 from hytrec_export.plan import BuildPlan
 from hytrec_export.repository.backend_config import backend_config
@@ -20,7 +20,7 @@ INSTANCES = {FUSED.name: 2}
 """Processes of a python model. Two run two batches at once, each on one core; the Python part of one would otherwise
 keep the other core waiting. Of appends, which are hardly anything else, one process does more than two: it has the
 users' heads decoded and the store's pages at hand, as nobody else writes most of them."""
-QUEUE_DELAYS_US = {FUSED.name: 0, FUSED_APPEND.name: 0}
+QUEUE_DELAYS_US = dict.fromkeys((model.name for model in FUSED_MODELS), 0)
 """How long a request waits for batch-mates. Requests of a fused model come from clients, not together out of an earlier
 step, and under load batches form while its processes are busy: it would wait for nothing.
 """
@@ -69,7 +69,7 @@ def python_config(model: Model, settings: ServingSettings, plan: BuildPlan) -> A
 
 def max_batch_of(model: Model, settings: ServingSettings, plan: BuildPlan) -> int:
     """Maximum batch size of a model."""
-    return plan.fused_max_batch if model.name in (FUSED.name, FUSED_APPEND.name) else settings.limits.max_batch
+    return plan.fused_max_batch if model in FUSED_MODELS else settings.limits.max_batch
 
 
 def ensemble_config(ensemble: Ensemble, settings: ServingSettings, plan: BuildPlan) -> Any:

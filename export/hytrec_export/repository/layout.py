@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from hytrec.signature import FUSED, FUSED_APPEND, GRAPHS, SESSION_LOAD, SESSION_SAVE, STATE_MODELS
+from hytrec.signature import FUSED, FUSED_MODELS, GRAPHS, SESSION_LOAD, SESSION_SAVE, STATE_MODELS
 from hytrec_export.options import Execution
 
 VERSION = "1"
@@ -13,7 +13,7 @@ GRAPH_FILE = "model.onnx"
 ENGINE_FILE = "model.plan"
 MODULES = {
     model.name: model.name.removeprefix("hytrec_").removeprefix("state_")
-    for model in (*STATE_MODELS, *GRAPHS, SESSION_LOAD, SESSION_SAVE, FUSED, FUSED_APPEND)
+    for model in (*STATE_MODELS, *GRAPHS, SESSION_LOAD, SESSION_SAVE, *FUSED_MODELS)
 }
 """Module of `hytrec_export.serving.triton_models` behind every model that may be a python model."""
 

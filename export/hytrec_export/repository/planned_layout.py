@@ -10,9 +10,8 @@ from hytrec.contract import Ensemble, Model
 from hytrec.signature import (
     ENSEMBLES,
     FORGET,
-    FUSED,
-    FUSED_APPEND,
     FUSED_ENSEMBLES,
+    FUSED_MODELS,
     GRAPHS,
     RERANKER,
     RETRIEVER,
@@ -55,7 +54,7 @@ def layout_of(plan: BuildPlan) -> Layout:
     if plan.execution is Execution.FUSED:
         return Layout(
             graphs=GRAPHS,
-            python_models=(FUSED, FUSED_APPEND, FORGET),
+            python_models=(*FUSED_MODELS, FORGET),
             backend_models=(),
             ensembles=FUSED_ENSEMBLES,
             files=FUSED_FILES,
