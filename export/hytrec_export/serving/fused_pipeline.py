@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -73,11 +74,19 @@ class FusedPipeline:
     Args:
         steps: by model name; those of the endpoints that requests come for.
         append: tried first of appends: the outputs of those that need no other step, and None for the others.
+        working: entered while the steps run, but not for `append`.
     """
 
-    def __init__(self, steps: Mapping[str, RunStep], *, append: RunAppends | None = None) -> None:
+    def __init__(
+        self,
+        steps: Mapping[str, RunStep],
+        *,
+        append: RunAppends | None = None,
+        working: Callable[[], AbstractContextManager[object]] = nullcontext,
+    ) -> None:
         self._steps = [(model.name, steps[model.name]) for model in _MODELS if model.name in steps]
         self._append = append
+        self._working = working
 
     def run(self, batch: Sequence[PipelineRequest]) -> list[StepResult]:
         """Public outputs of every request, in order; a failed request skips the remaining steps.
@@ -89,13 +98,18 @@ class FusedPipeline:
         in_flight = [_InFlight(request) for request in batch]
         if self._append:
             _take(self._append, [request for request in in_flight if request.appends])
+        if left := [request for request in in_flight if not request.done]:
+            with self._working():
+                self._run(left)
+        return [request.result for request in in_flight]
+
+    def _run(self, in_flight: Sequence[_InFlight]) -> None:
         for name, run_step in self._steps:
             taking = [request for request in in_flight if request.takes(name)]
             if taking:
                 results = run_step([request.inputs_of(name) for request in taking])
                 for request, result in zip(taking, results, strict=True):
                     request.absorb(name, result)
-        return [request.result for request in in_flight]
 
 
 def _take(append: RunAppends, appends: Sequence[_InFlight]) -> None:
@@ -114,19 +128,20 @@ class _InFlight:
         self._tensors: dict[str, NDArray[Any]] = dict(request.inputs)
         self._append_only = request.endpoint is APPEND
         self._encodes = True
-        self._done = False
-        self.result: StepResult = _wrong_endpoint(request) or {}
+        wrong = _wrong_endpoint(request)
+        self.done = wrong is not None
+        self.result: StepResult = wrong or {}
 
     @property
     def appends(self) -> bool:
-        return self._append_only and not self.result
+        return self._append_only and not self.done
 
     def finish(self, result: StepResult) -> None:
-        self.result, self._done = result, True
+        self.result, self.done = result, True
 
     def takes(self, name: str) -> bool:
         skipped = name == ENCODER.name and not self._encodes
-        return name in self._steps and not skipped and not self._done and not isinstance(self.result, Exception)
+        return name in self._steps and not skipped and not self.done
 
     def inputs_of(self, name: str) -> Inputs:
         wiring, tensors = self._steps[name].inputs, self._tensors
@@ -137,7 +152,7 @@ class _InFlight:
         return inputs
 
     def absorb(self, name: str, result: StepResult) -> None:
-        self.result = result
+        self.result, self.done = result, isinstance(result, Exception)
         if name == STATE_LOAD.name and not isinstance(result, Exception):
             self._encodes = ITEM_ROWS.name in result and np.count_nonzero(result[ROW_TIMES.name]) > 0
             if ITEM_ROWS.name in result and not self._encodes:

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import fcntl
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Lock
-from typing import TypeVar
 
 from hytrec_export.errors import RepositoryError
 
 PATIENCE = 8
 """Consecutive checks that must find no busy peer: a gap between two requests of a peer is not idleness."""
-_Given = TypeVar("_Given")
-_Made = TypeVar("_Made")
 
 
 class PeerActivity:
@@ -54,15 +51,6 @@ class PeerActivity:
                 self._busy_threads -= 1
                 if self._busy_threads == 0:
                     self._lock(fcntl.LOCK_UN)
-
-    def marking_busy(self, work: Callable[[_Given], _Made]) -> Callable[[_Given], _Made]:
-        """Wrap `work` so that the process is busy while it runs."""
-
-        def marked(given: _Given) -> _Made:
-            with self.busy():
-                return work(given)
-
-        return marked
 
     def peers_idle(self) -> bool:
         """Whether for some time nobody but the calling thread, which must be busy, has been busy."""

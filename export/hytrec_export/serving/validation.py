@@ -42,6 +42,7 @@ Inputs: TypeAlias = Mapping[str, NDArray[Any]]
 Keys: TypeAlias = NDArray[Any]
 """(n,) int64, or objects that are bytes."""
 
+_USER_ID = f"it must be 1 to {MAX_USER_ID_BYTES} bytes of UTF-8"
 _NO_KEYS: NDArray[np.int64] = np.empty(0, np.int64)
 
 
@@ -120,17 +121,16 @@ def validate_user_id(inputs: Inputs) -> bytes:
 
 def _user_id(inputs: Inputs) -> bytes:
     user_id: bytes | None = _scalar(inputs, USER_ID, None)
-    allowed = f"it must be 1 to {MAX_USER_ID_BYTES} bytes of UTF-8"
     if user_id is None:
-        raise InputError(f"user_id is missing; {allowed}")
+        raise InputError(f"user_id is missing; {_USER_ID}")
     if not user_id:
-        raise InputError(f"user_id is empty; {allowed}")
+        raise InputError(f"user_id is empty; {_USER_ID}")
     if len(user_id) > MAX_USER_ID_BYTES:
-        raise InputError(f"user_id has {len(user_id)} bytes; {allowed}, hash longer ones")
+        raise InputError(f"user_id has {len(user_id)} bytes; {_USER_ID}, hash longer ones")
     try:
         user_id.decode()
     except UnicodeDecodeError:
-        raise InputError(f"user_id {user_id[:40]!r} is not UTF-8; {allowed}") from None
+        raise InputError(f"user_id {user_id[:40]!r} is not UTF-8; {_USER_ID}") from None
     return user_id
 
 
@@ -200,7 +200,7 @@ def _events(inputs: Inputs, max_events: int, clock_s: int) -> tuple[Keys, Keys, 
 
 def _check_times(times: NDArray[np.int64], clock_s: int) -> None:
     latest = min(MAX_TIME_S, clock_s + MAX_FUTURE_S)
-    if len(times) == 1 and 1 <= times[0] <= latest:
+    if len(times) == 1 and 1 <= times.item() <= latest:
         return
     wrong = np.flatnonzero((times < 1) | (times > latest))
     if wrong.size:

@@ -73,7 +73,7 @@ def append_events(raw: bytes, events: StoredEvents) -> bytes | None:
         end = at + _NUMBERS.size + count * width
         limit = 1 << 8 * width
         distances = [value - base for value in column.tolist()]
-        if not all(0 <= distance < limit for distance in distances):
+        if min(distances) < 0 or max(distances) >= limit:
             return None
         parts += [raw[at:end], *[distance.to_bytes(width, "little") for distance in distances]]
         at = end

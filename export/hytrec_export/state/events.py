@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
-from typing import Any, Self
+from typing import Any, Self, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +13,9 @@ from numpy.typing import NDArray
 from hytrec.contract import DType
 
 DIGEST_BYTES = 8
+EventBytes: TypeAlias = tuple[bytes, bytes, bytes, bytes, bytes, bytes]
+"""Columns of events: times, which have a behavior, lengths of item keys that are strings, item keys, and both of the
+behavior keys that there are. Columns of events that follow one another follow one another, too."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,11 +87,19 @@ class StoredEvents:
 
     def digest(self, start: bytes) -> bytes:
         """The 8 bytes that stand for the digest `start` followed by these events."""
-        parts = [start, len(self).to_bytes(8, "little"), self.times.tobytes(), self.has_behavior.tobytes()]
-        parts += _key_parts(self.item_keys)
-        if np.count_nonzero(self.has_behavior):  # a small part of the time of any()
-            parts += _key_parts(self.behavior_keys[self.has_behavior])
-        return blake2b(b"".join(parts), digest_size=DIGEST_BYTES).digest()
+        return digest_of(start, len(self), self.columns())
+
+    def columns(self) -> EventBytes:
+        """These events as bytes."""
+        given = self.behavior_keys
+        if np.count_nonzero(self.has_behavior) < len(self):
+            given = given[self.has_behavior]
+        return (self.times.tobytes(), self.has_behavior.tobytes(), *_key_columns(self.item_keys), *_key_columns(given))
+
+
+def digest_of(start: bytes, count: int, columns: EventBytes) -> bytes:
+    """See `StoredEvents.digest`; of so many events."""
+    return blake2b(b"".join((start, count.to_bytes(8, "little"), *columns)), digest_size=DIGEST_BYTES).digest()
 
 
 def no_keys(dtype: DType, count: int) -> NDArray[Any]:
@@ -100,8 +111,8 @@ def no_keys(dtype: DType, count: int) -> NDArray[Any]:
     return keys
 
 
-def _key_parts(keys: NDArray[Any]) -> list[bytes]:
+def _key_columns(keys: NDArray[Any]) -> tuple[bytes, bytes]:
     if keys.dtype != object:
-        return [keys.tobytes()]
+        return b"", keys.tobytes()
     texts: list[bytes] = keys.tolist()
-    return [np.fromiter(map(len, texts), np.int64, len(texts)).tobytes(), *texts]
+    return np.fromiter(map(len, texts), np.int64, len(texts)).tobytes(), b"".join(texts)

@@ -27,7 +27,7 @@ from isal.isal_zlib import crc32
 from hytrec_export.errors import StateStoreError
 from hytrec_export.state.applied_requests import AppliedRequests
 from hytrec_export.state.event_codec import DamagedEventsError, decode_events, encode_events
-from hytrec_export.state.events import DIGEST_BYTES, KeyTypes, StoredEvents
+from hytrec_export.state.events import DIGEST_BYTES, EventBytes, KeyTypes, StoredEvents
 
 CHUNK_EVENTS = 128
 HEAD_VERSION = 1
@@ -52,7 +52,7 @@ class Head:
         applied: requests.
         open_raw: the events after the closed chunks, fewer than `CHUNK_EVENTS`, as `encode_events` writes them.
         types: of the keys.
-        decoded: `open_chunk`, where it is at hand.
+        columns: of `open_chunk`, where they are at hand.
     """
 
     incarnation: bytes
@@ -64,7 +64,7 @@ class Head:
     applied: AppliedRequests
     open_raw: bytes
     types: KeyTypes
-    decoded: StoredEvents | None = field(default=None, repr=False)
+    columns: EventBytes | None = field(default=None, repr=False)
 
     @property
     def revision(self) -> bytes:
@@ -83,8 +83,6 @@ class Head:
         Raises:
             StateStoreError: they are not what the head says; its checksum would have told of damage.
         """
-        if self.decoded is not None:
-            return self.decoded
         try:
             events = decode_events(self.open_raw, self.types)
         except DamagedEventsError:

@@ -7,6 +7,7 @@ import struct
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from operator import add
 
 from hytrec.contract import StateStatus
 from hytrec.signature import UNCHECKED_EVENT_COUNT
@@ -14,7 +15,7 @@ from hytrec_export.errors import StateStoreError
 from hytrec_export.state.applied_requests import NO_REQUEST, AppliedRequests, TooManyClientsError
 from hytrec_export.state.engine import Burial, UserChange, UserRecords
 from hytrec_export.state.event_codec import append_events, encode_events
-from hytrec_export.state.events import KeyTypes, StoredEvents
+from hytrec_export.state.events import EventBytes, KeyTypes, StoredEvents, digest_of
 from hytrec_export.state.head import CHUNK_EVENTS, INCARNATION_BYTES, Chunk, Head, remember_written, unpack_head
 from hytrec_export.state.snapshot import SnapshotHeader
 from hytrec_export.state.store import NO_REVISION, Outcome, UserAppend, UserWrite, WriteResult
@@ -94,28 +95,12 @@ class HistoryRules:
         known = write.request_id != NO_REQUEST and write.request_id in applied
         if (write.revision, write.event_count) != (revision, count) or known:
             return WriteResult(outcome=Outcome.CONFLICT, event_count=count, revision=revision), None
-        now_s = int(self.clock())
         try:
-            applied = applied.following(write.request_id, now_s)
+            kept = None if write.replace else head
+            written, change = self._change(write, kept, applied=applied, first=write.first if kept else 0)
         except TooManyClientsError:
             return WriteResult(outcome=Outcome.CROWDED, event_count=count, revision=revision), None
-        fresh = head is None or write.replace
-        written, closed = _extended(None if fresh else head, write.events, applied, now_s, types=self.types)
-        first = max(written.first, 0 if fresh else write.first, self._first_kept(written))
-        if first > written.first:
-            written = replace(written, first=first)
-        keep_from = first // CHUNK_EVENTS
-        packed = written.pack(write.user_id)
-        if written.decoded is not None:
-            remember_written(packed, write.user_id, written)
-        change = UserChange(
-            head=packed,
-            closed={number: raw for number, raw in closed.items() if number >= keep_from},
-            fresh=fresh,
-            keep_from=keep_from if first > (0 if fresh or head is None else head.first) else 0,
-        )
-        result = WriteResult(outcome=Outcome.WRITTEN, event_count=written.event_count, revision=written.revision)
-        return result, change
+        return WriteResult(outcome=Outcome.WRITTEN, event_count=written.event_count, revision=written.revision), change
 
     def append(
         self, new: UserAppend, records: UserRecords, header: SnapshotHeader | None, *, every: int, may_wait: bool
@@ -140,20 +125,45 @@ class HistoryRules:
         due = head.event_count + len(new.events) - absorbed(head, header) >= every
         if due and not may_wait:
             return None
-        write = UserWrite(
-            user_id=new.user_id,
-            request_id=new.request_id,
-            revision=head.revision,
-            event_count=head.event_count,
-            events=new.events,
-        )
         try:
-            result, change = self._decided(write, records, head)
-        except StateStoreError:
+            written, change = self._change(new, head, applied=head.applied)
+        except (StateStoreError, TooManyClientsError):
             return None
-        if change is None:
-            return None
-        return (replace(result, due=True) if due else result), change
+        result = WriteResult(
+            outcome=Outcome.WRITTEN, event_count=written.event_count, revision=written.revision, due=due
+        )
+        return result, change
+
+    def _change(
+        self, new: UserWrite | UserAppend, head: Head | None, *, applied: AppliedRequests, first: int = 0
+    ) -> tuple[Head, UserChange]:
+        """The head after more events, and what to store for it.
+
+        Args:
+            head: None where the events become the whole history.
+            applied: before them.
+            first: events at the start that cannot be used any more.
+
+        Raises:
+            StateStoreError: the head holds other events than it says.
+            TooManyClientsError: see `AppliedRequests`.
+        """
+        now_s = int(self.clock())
+        applied = applied.following(new.request_id, now_s)
+        written, closed = _extended(head, new.events, applied, now_s, types=self.types)
+        first = max(written.first, first, self._first_kept(written))
+        if first > written.first:
+            written = replace(written, first=first)
+        keep_from = first // CHUNK_EVENTS
+        packed = written.pack(new.user_id)
+        remember_written(packed, new.user_id, written)
+        change = UserChange(
+            head=packed,
+            closed={number: raw for number, raw in closed.items() if number >= keep_from} if closed else closed,
+            fresh=head is None,
+            keep_from=keep_from if first > (head.first if head else 0) else 0,
+        )
+        return written, change
 
     def _first_kept(self, head: Head) -> int:
         """The first event that a history keeps: of whole chunks, never of the open one."""
@@ -179,31 +189,34 @@ def _extended(
     head: Head | None, events: StoredEvents, applied: AppliedRequests, now_s: int, *, types: KeyTypes
 ) -> tuple[Head, dict[int, bytes]]:
     """The head after more events, whose `first` is still that of before, and the chunks that closed."""
-    if head is None:
-        incarnation = chunk_digest = os.urandom(INCARNATION_BYTES)
-        before, first, number, open_raw = 0, 0, 0, b""
-    else:
-        incarnation, chunk_digest, first = head.incarnation, head.chunk_digest, head.first
-        before, number, open_raw = head.event_count % CHUNK_EVENTS, head.event_count // CHUNK_EVENTS, head.open_raw
-    # events of the request alone may lie in memory that is gone with it
-    pending = StoredEvents.joined([head.open_chunk, events]) if head is not None and before else events
+    incarnation = os.urandom(INCARNATION_BYTES) if head is None else head.incarnation
+    chunk_digest = incarnation if head is None else head.chunk_digest
+    event_count = (0 if head is None else head.event_count) + len(events)
     closed: dict[int, bytes] = {}
-    while len(pending) >= CHUNK_EVENTS:
-        chunk = Chunk(start_digest=chunk_digest, events=pending[:CHUNK_EVENTS])
-        closed[number] = chunk.pack()
-        chunk_digest = chunk.end_digest
-        number, pending = number + 1, pending[CHUNK_EVENTS:]
-    appended = append_events(open_raw, events) if before and not closed else None
+    if head is not None and 0 < head.event_count % CHUNK_EVENTS < CHUNK_EVENTS - len(events):
+        before, more = head.columns or head.open_chunk.columns(), events.columns()
+        columns: EventBytes = tuple(map(add, before, more))
+        open_raw = append_events(head.open_raw, events) or encode_events(StoredEvents.joined([head.open_chunk, events]))
+    else:
+        number = 0 if head is None else head.event_count // CHUNK_EVENTS
+        pending = events if head is None else StoredEvents.joined([head.open_chunk, events])
+        while len(pending) >= CHUNK_EVENTS:
+            chunk = Chunk(start_digest=chunk_digest, events=pending[:CHUNK_EVENTS])
+            closed[number] = chunk.pack()
+            chunk_digest = chunk.end_digest
+            number, pending = number + 1, pending[CHUNK_EVENTS:]
+        columns, open_raw = pending.columns(), encode_events(pending)
+    open_count = event_count % CHUNK_EVENTS
     extended = Head(
         incarnation=incarnation,
-        event_count=number * CHUNK_EVENTS + len(pending),
-        first=first,
-        digest=pending.digest(chunk_digest) if len(pending) else chunk_digest,
+        event_count=event_count,
+        first=0 if head is None else head.first,
+        digest=digest_of(chunk_digest, open_count, columns) if open_count else chunk_digest,
         chunk_digest=chunk_digest,
         written_at=now_s,
         applied=applied,
-        open_raw=encode_events(pending) if appended is None else appended,
+        open_raw=open_raw,
         types=types,
-        decoded=pending if before and not closed else None,
+        columns=columns,
     )
     return extended, closed

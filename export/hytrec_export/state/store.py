@@ -102,10 +102,8 @@ class UserWrite:
 
     def __post_init__(self) -> None:
         check_user_id(self.user_id)
-        for name, expected in (("request_id", REQUEST_ID_BYTES), ("revision", REVISION_BYTES)):
-            size = len(getattr(self, name))
-            if size != expected:
-                raise InputError(f"{name} has {size} bytes; it must have {expected}")
+        _check_size("request_id", self.request_id, REQUEST_ID_BYTES)
+        _check_size("revision", self.revision, REVISION_BYTES)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -116,12 +114,19 @@ class UserAppend:
         request_id: 16 bytes, not zeros: without an id, a write that was not answered for would be made again.
         events: one at least.
         expected_event_count: before them; `UNCHECKED_EVENT_COUNT` for any.
+
+    Raises:
+        InputError: a user id or a request id of the wrong size.
     """
 
     user_id: bytes
     request_id: bytes
     events: StoredEvents
     expected_event_count: int = UNCHECKED_EVENT_COUNT
+
+    def __post_init__(self) -> None:
+        check_user_id(self.user_id)
+        _check_size("request_id", self.request_id, REQUEST_ID_BYTES)
 
 
 class Outcome(StrEnum):
@@ -215,3 +220,8 @@ def check_user_id(user_id: bytes) -> None:
     """Raises: InputError: an empty or too long user id."""
     if not 1 <= len(user_id) <= MAX_USER_ID_BYTES:
         raise InputError(f"user_id has {len(user_id)} bytes; it must have 1 to {MAX_USER_ID_BYTES}")
+
+
+def _check_size(name: str, value: bytes, expected: int) -> None:
+    if len(value) != expected:
+        raise InputError(f"{name} has {len(value)} bytes; it must have {expected}")

@@ -102,12 +102,8 @@ def test_without_locks_nobody_is_alone(here: PeerActivity, monkeypatch: pytest.M
 
 
 def test_a_failing_piece_of_work_is_over(here: PeerActivity) -> None:
-    def fail(_: int) -> None:
+    with pytest.raises(RuntimeError, match="boom"), here.busy():
         raise RuntimeError("boom")
-
-    with pytest.raises(RuntimeError, match="boom"):
-        here.marking_busy(fail)(1)
-    assert here.marking_busy(str)(1) == "1"
     assert asked(here, PATIENCE + 1)[-1]
 
 

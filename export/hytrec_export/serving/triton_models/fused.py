@@ -110,13 +110,13 @@ def open_fused(
     replays = ReplayLocks(server_folder())
     append = None
     if appends:
-        refresh = StateRefresh(replays.waiting(peers.marking_busy(FusedPipeline(long_steps).run)))
+        refresh = StateRefresh(replays.waiting(FusedPipeline(long_steps, working=peers.busy).run))
         opened.callback(refresh.close)
         step = AppendStep(settings=settings, store=store, counters=counters, view=view, refresh=refresh)
         append = metrics.timing(APPEND_STEP, step.run)
     queue = LongRequestQueue(
-        run=peers.marking_busy(metrics.counting(FusedPipeline(short_steps, append=append).run)),
-        run_long=replays.waiting(peers.marking_busy(metrics.counting(FusedPipeline(long_steps).run))),
+        run=metrics.counting(FusedPipeline(short_steps, append=append, working=peers.busy).run),
+        run_long=replays.waiting(metrics.counting(FusedPipeline(long_steps, working=peers.busy).run)),
         read=_pipeline_request,
         model=model,
         is_long=lambda admitted: is_long(admitted.triton, times=TIMES),
