@@ -134,19 +134,22 @@ class AppendStep:
 
     def _unknown(self, requests: Sequence[ValidatedRequest]) -> dict[ServerCounter, list[int]]:
         """Of every request, how many of its keys the vocabulary does not have."""
-        vocabulary = self._view().vocabulary
         return {
             ServerCounter.UNKNOWN_ITEM: _unknown(
-                [request.item_keys for request in requests],
-                self._known_items,
-                lambda keys: vocabulary.item_rows(keys) != vocabulary.unknown_row,
+                [request.item_keys for request in requests], self._known_items, self._is_item
             ),
             ServerCounter.UNKNOWN_BEHAVIOR: _unknown(
-                [request.behavior_keys for request in requests],
-                self._known_behaviors,
-                lambda keys: vocabulary.behavior_rows(keys) > 0,
+                [request.behavior_keys for request in requests], self._known_behaviors, self._is_behavior
             ),
         }
+
+    def _is_item(self, keys: AnyKeys) -> NDArray[np.bool_]:
+        vocabulary = self._view().vocabulary
+        known: NDArray[np.bool_] = vocabulary.item_rows(keys) != vocabulary.unknown_row
+        return known
+
+    def _is_behavior(self, keys: AnyKeys) -> NDArray[np.bool_]:
+        return self._view().vocabulary.behavior_rows(keys) > 0
 
 
 def _unknown(keys: Sequence[Keys], known: set[Any], is_known: Callable[[AnyKeys], NDArray[np.bool_]]) -> list[int]:

@@ -66,6 +66,7 @@ STEP_SECONDS = Family(
 BATCH_SIZE = Family(
     name="hytrec_batch_size", help="Requests that ran together", buckets=tuple(map(float, (1, 2, 4, 8, 16, 32, 64)))
 )
+_STATUSES = {int(status): (status.label,) for status in StateStatus}
 FAMILIES = (REQUESTS, APPLIED_EVENTS, STATES, REQUEST_SECONDS, STEP_SECONDS, BATCH_SIZE)
 
 Series: TypeAlias = tuple[Family, tuple[str, ...]]
@@ -108,9 +109,10 @@ class RequestMetrics:
 
     def _observe(self, family: Family, values: tuple[str, ...], value: float) -> None:
         series = family, values
-        if series not in self._observed:
-            self._observed[series] = _Histogram(family.buckets)
-        self._observed[series].add(value)
+        histogram = self._observed.get(series)
+        if histogram is None:
+            histogram = self._observed[series] = _Histogram(family.buckets)
+        histogram.add(value)
 
     def timing(self, name: str, step: Callable[[Sequence[Inputs]], ResultsT]) -> Callable[[Sequence[Inputs]], ResultsT]:
         """A step whose time is observed."""
@@ -149,7 +151,7 @@ class RequestMetrics:
         self._observe(REQUEST_SECONDS, endpoint, seconds)
         if isinstance(result, Exception):
             return
-        counts[STATES, (StateStatus(int(result[STATE_STATUS.name].item())).label,)] += 1
+        counts[STATES, _STATUSES[result[STATE_STATUS.name].item()]] += 1
         if result[APPLIED.name].item():
             counts[APPLIED_EVENTS, endpoint] += request.inputs[TIMES.name].size
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from threading import Event, Thread
 from typing import Any
 
@@ -40,9 +40,15 @@ class Admitted:
         self.triton = triton
         self._counters = counters
         self._give_up_at_ns = give_up_at_ns
+        self._outputs: frozenset[str] | None = None
         self.inputs = triton.inputs
-        self.requested_output_names = triton.requested_output_names
         self.get_response_sender = triton.get_response_sender
+
+    def requested_output_names(self) -> Collection[str]:
+        """As Triton's request has it, which makes a new list for every call."""
+        if self._outputs is None:
+            self._outputs = frozenset(self.triton.requested_output_names())
+        return self._outputs
 
     def tensors(self) -> Inputs:
         """Its input tensors by name, (1, n) each, and `GIVE_UP_AT`.
@@ -117,16 +123,24 @@ class Intake:
                 errors[place] = error
             else:
                 admitted.append(Admitted(triton, _give_up_at_ns(now, timeout_us, waited_s), self._counters))
-        responses = iter(self._run(admitted) if admitted else ())
+        responses = self._run(admitted) if admitted else []
+        if errors:
+            responses = self._with_errors(requests, responses, errors, refused)
+        self._returned = self._clock()
+        return responses
+
+    def _with_errors(
+        self, requests: Sequence[Any], responses: Sequence[Any], errors: Mapping[int, OverloadError], refused: int
+    ) -> list[Any]:
+        """Responses to all, in order; those of requests that were not admitted are errors."""
+        others = iter(responses)
         for counter, count in ((ServerCounter.OVERLOAD, refused), (ServerCounter.STALE, len(errors) - refused)):
             if count:
                 self._counters.add(counter, count)
-        done = [
-            response_of(triton, errors[place], self._model) if place in errors else next(responses)
+        return [
+            response_of(triton, errors[place], self._model) if place in errors else next(others)
             for place, triton in enumerate(requests)
         ]
-        self._returned = self._clock()
-        return done
 
     def close(self) -> None:
         """End the thread."""

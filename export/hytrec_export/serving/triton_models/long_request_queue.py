@@ -59,14 +59,18 @@ class LongRequestQueue:
     def execute(self, requests: Sequence[Any]) -> list[Any]:
         """One response per request, in order; None for one whose response is sent later."""
         queued = [self._is_long(request) and self._room.acquire(blocking=False) for request in requests]
+        if not any(queued):
+            return self._respond_now(requests)
         now = [request for request, later in zip(requests, queued, strict=True) if not later]
-        responses = iter(
-            [response or self._later(request) for request, response in zip(now, self._respond(now), strict=True)]
-        )
+        responses = iter(self._respond_now(now))
         for request, later in zip(requests, queued, strict=True):
             if later:
                 self._worker.submit(self._respond_later, request)
         return [None if later else next(responses) for later in queued]
+
+    def _respond_now(self, requests: Sequence[Any]) -> list[Any]:
+        responses = self._respond(requests)
+        return [response or self._later(request) for request, response in zip(requests, responses, strict=True)]
 
     def _later(self, request: Any) -> Any:
         """Put a request into the queue, or respond to it here where the queue is full."""

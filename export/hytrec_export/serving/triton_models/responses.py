@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, TypeVar
 
 import triton_python_backend_utils as pb_utils
@@ -77,7 +77,7 @@ def response_of(request: Any, result: StepResult, model: Model) -> Any:
     """The Triton response that carries a result, or its error."""
     if not isinstance(result, Exception):
         try:
-            return pb_utils.InferenceResponse(output_tensors=_tensors(result, set(request.requested_output_names())))
+            return pb_utils.InferenceResponse(output_tensors=_tensors(result, request.requested_output_names()))
         except Exception as error:  # noqa: BLE001  see _run_all
             result = error
     response = pb_utils.InferenceResponse(output_tensors=[], error=_triton_error(result, model))
@@ -85,7 +85,7 @@ def response_of(request: Any, result: StepResult, model: Model) -> Any:
     return response
 
 
-def _tensors(outputs: Mapping[str, NDArray[Any]], wanted: set[str]) -> list[Any]:
+def _tensors(outputs: Mapping[str, NDArray[Any]], wanted: Collection[str]) -> list[Any]:
     return [pb_utils.Tensor(name, values) for name, values in outputs.items() if name in wanted]
 
 
