@@ -24,12 +24,12 @@ from numpy.typing import NDArray
 from hytrec.contract import DType
 from hytrec_export.state.events import KeyTypes, StoredEvents, no_keys
 
-_HEADER = struct.Struct("<IIB")
+_CHECKSUM = struct.Struct("<I")
+_HEADER = struct.Struct("<IB")
 _NUMBERS = struct.Struct("<qB")
 _COUNT = struct.Struct("<I")
 _WIDTHS = {0: 0, 1: 1, 2: 2, 3: 4, 4: 4, 5: 8, 6: 8, 7: 8, 8: 8}
 _DTYPES = {width: np.dtype(f"<u{width}") for width in (1, 2, 4, 8)}
-_CHECKSUM_BYTES = 4
 _NONE, _ALL, _SOME = 0, 1, 2
 
 
@@ -41,7 +41,7 @@ def encode_events(events: StoredEvents) -> bytes:
     """Events as bytes."""
     count, given = len(events), int(np.count_nonzero(events.has_behavior))
     kind = _NONE if not given else _ALL if given == count else _SOME
-    parts = [_HEADER.pack(0, count, kind)]
+    parts = [_HEADER.pack(count, kind)]
     if kind == _SOME:
         parts.append(np.packbits(events.has_behavior).tobytes())
     parts += _integers(events.times)
@@ -61,13 +61,13 @@ def append_events(raw: bytes, events: StoredEvents) -> bytes | None:
     Returns:
         None where a column has to be written anew: of strings, or of numbers below its minimum, or too far above it.
     """
-    count, kind = _HEADER.unpack_from(raw)[1:]
+    count, kind = _HEADER.unpack_from(raw, _CHECKSUM.size)
     given = int(np.count_nonzero(events.has_behavior))
     columns = [events.times, events.item_keys, *([events.behavior_keys] if given else [])]
     same_kind = given == (0 if kind == _NONE else len(events))
     if not count or kind == _SOME or not same_kind or any(column.dtype == object for column in columns):
         return None
-    parts, at = [_HEADER.pack(0, count + len(events), kind)], _HEADER.size
+    parts, at = [_HEADER.pack(count + len(events), kind)], _CHECKSUM.size + _HEADER.size
     for column in columns:
         base, width = _NUMBERS.unpack_from(raw, at)
         end = at + _NUMBERS.size + count * width
@@ -86,13 +86,13 @@ def decode_events(raw: bytes, types: KeyTypes) -> StoredEvents:
     Raises:
         DamagedEventsError: the bytes are others, or of keys of other types.
     """
-    if len(raw) < _HEADER.size:
+    if len(raw) < _CHECKSUM.size + _HEADER.size:
         raise DamagedEventsError
-    checksum, count, kind = _HEADER.unpack_from(raw)
-    if crc32(memoryview(raw)[_CHECKSUM_BYTES:]) != checksum:
+    if _CHECKSUM.unpack_from(raw)[0] != crc32(memoryview(raw)[_CHECKSUM.size :]):
         raise DamagedEventsError
+    count, kind = _HEADER.unpack_from(raw, _CHECKSUM.size)
     try:
-        reader = _Reader(raw, _HEADER.size)
+        reader = _Reader(raw, _CHECKSUM.size + _HEADER.size)
         has_behavior = np.ones(count, bool) if kind == _ALL else np.zeros(count, bool)
         if kind == _SOME:
             has_behavior = np.unpackbits(reader.take(np.uint8, -(-count // 8)), count=count).astype(bool)
@@ -109,9 +109,8 @@ def decode_events(raw: bytes, types: KeyTypes) -> StoredEvents:
 
 
 def _with_checksum(parts: list[bytes]) -> bytes:
-    raw = bytearray(b"".join(parts))
-    struct.pack_into("<I", raw, 0, crc32(memoryview(raw)[_CHECKSUM_BYTES:]))
-    return bytes(raw)
+    body = b"".join(parts)
+    return _CHECKSUM.pack(crc32(body)) + body
 
 
 def _integers(values: NDArray[np.int64]) -> list[bytes]:

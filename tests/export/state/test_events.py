@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from hytrec.contract import DType
 from hytrec_export.state.event_codec import DamagedEventsError, append_events, decode_events, encode_events
-from hytrec_export.state.events import KeyTypes, StoredEvents
+from hytrec_export.state.events import KeyTypes, StoredEvents, digest_of
 
 INT64 = st.integers(-(2**63), 2**63 - 1)
 KEYS = {DType.INT64: INT64, DType.BYTES: st.binary(max_size=256)}
@@ -55,6 +55,15 @@ def test_events_come_back_whole(drawn: tuple[StoredEvents, KeyTypes]) -> None:
     assert same(back, events)
     assert back.digest(START) == events.digest(START)
     assert len(events.digest(START)) == 8
+
+
+@given(histories(), st.integers(0, 20))
+def test_columns_follow_one_another_as_the_events_do(drawn: tuple[StoredEvents, KeyTypes], place: int) -> None:
+    events, _ = drawn
+    parts = zip(events[:place].columns(), events[place:].columns(), strict=True)
+    columns = tuple(before + after for before, after in parts)
+    assert columns == events.columns()
+    assert digest_of(START, len(events), events.columns()) == events.digest(START)
 
 
 @given(histories(), st.integers(0, 20))
