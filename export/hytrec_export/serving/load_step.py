@@ -120,7 +120,8 @@ class LoadStep:
         loads = map_requests(requests, users, reads, view.vocabulary, window=self._settings.sizes.window)
         loaded = iter([attempted(lambda load: self._outputs(load, view, long=long), load) for load in loads])
         results = [next(loaded) if isinstance(request, ValidatedRequest) else request for request in validated]
-        done = [load for load, result in zip(loads, _of_valid(validated, results), strict=True) if not _again(result)]
+        pairs = zip(loads, _of_valid(validated, results), strict=True)
+        done = [load for load, result in pairs if not isinstance(result, ReplayNeededError)]
         self._count(done, rejected=sum(isinstance(result, InputError) for result in results))
         return results
 
@@ -198,11 +199,13 @@ class LoadStep:
             NOW.name: np.array([load.request.now], np.int64),
             EXCLUDED_ROWS.name: pad(excluded, lengths.excluded(len(excluded))),
             CANDIDATE_ROWS.name: pad(load.candidate_rows, lengths.candidates(len(load.candidate_rows))),
-            CALL_CONTEXT.name: self._passed_on(replace(self._call_context(load, view), fallback=falls_back)),
+            CALL_CONTEXT.name: self._passed_on(self._call_context(load, view, fallback=falls_back)),
         }
         return {name: values[None] for name, values in outputs.items()}
 
-    def _call_context(self, load: LoadedRequest, view: CatalogView, *, stateless: bool = False) -> CallContext:
+    def _call_context(
+        self, load: LoadedRequest, view: CatalogView, *, stateless: bool = False, fallback: bool = False
+    ) -> CallContext:
         request, user, events = load.request, load.user, load.events
         given = None
         if events:
@@ -217,6 +220,7 @@ class LoadStep:
             events=events,
             status=user.status,
             due=user.due,
+            fallback=fallback,
             top_k=request.top_k,
             candidate_count=NO_CANDIDATES if request.candidate_keys is None else len(load.candidate_rows),
             give_up_at_ns=request.give_up_at_ns,
@@ -285,10 +289,6 @@ def _read(request: ValidatedRequest, append_only: bool) -> UserRead:  # noqa: FB
 def _of_valid(validated: Sequence[ValidatedRequest | InputError], results: Sequence[StepResult]) -> list[StepResult]:
     pairs = zip(validated, results, strict=True)
     return [result for request, result in pairs if isinstance(request, ValidatedRequest)]
-
-
-def _again(result: StepResult) -> bool:
-    return isinstance(result, ReplayNeededError)
 
 
 def attempted(work: Callable[[Given], StepResult], given: Given) -> StepResult:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from threading import Lock
-from typing import Any
+from typing import Any, Self
 
+import numpy as np
 from numpy.typing import NDArray
 
 from hytrec_export.state.snapshot import SnapshotHeader
@@ -30,6 +31,17 @@ class RecentState:
     header: SnapshotHeader
     state: dict[str, NDArray[Any]]
     kept: int
+
+    @classmethod
+    def of(cls, header: SnapshotHeader, state: Mapping[str, NDArray[Any]], *, kept: int) -> Self:
+        """A state as a batch left it; what is part of the batch's memory is copied, so as not to hold all of it."""
+        own = {name: values.copy() if _is_part(values) else values for name, values in state.items()}
+        return cls(header=header, state=own, kept=kept)
+
+
+def _is_part(values: NDArray[Any]) -> bool:
+    base = values.base
+    return base is not None and (not isinstance(base, np.ndarray) or base.nbytes > values.nbytes)
 
 
 class RecentStates:

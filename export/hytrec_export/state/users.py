@@ -84,11 +84,10 @@ class StateStore:
         self._headers = SeenHeaders()
         self._far = far
         self._decoded_until = 0.0
-        self._rules = histories.rules
         self._sizes = sizes
         self._fingerprint = fingerprint
         self.catalog_mark: Callable[[], bytes] = bytes
-        """Mark of the catalog (16 bytes) where it may change; a state that is blind to another one is not used."""
+        """Mark of the catalog (16 bytes) where it may change; no state is used that is blind to another one."""
 
     def keep_apart(self, snapshots: SnapshotEngine, *, far: bool) -> None:
         """Have snapshots elsewhere from now on.
@@ -155,7 +154,7 @@ class StateStore:
                 header=source.header,
                 state=source.state,
                 kept=source.kept,
-                rules=self._rules,
+                rules=self.histories.rules,
                 window=self._sizes.window,
                 every=self.snapshot_every,
                 limit=self.snapshot_limit,
@@ -200,10 +199,12 @@ class StateStore:
         return self.histories.append_many(appends, usable, every=self.snapshot_every, may_wait=may_wait)
 
     def remember(self, states: Sequence[NewSnapshot]) -> None:
-        """Have states of committed histories at hand for the next requests of this process; they are copied."""
+        """Have states of committed histories at hand for the next requests; nobody may write into them any more."""
         for new in states if self._recent.size else ():
-            copied = {name: values.copy() for name, values in new.state.items()}
-            self._recent.put(new.user_id, RecentState(header=self._header_of(new), state=copied, kept=new.kept))
+            header, known = self._header_of(new), self._recent.get(new.user_id)
+            if known is None or (known.header, known.kept) != (header, new.kept):
+                known = RecentState.of(header, new.state, kept=new.kept)
+            self._recent.put(new.user_id, known)
 
     def drop_old_states(self) -> None:
         """Drop what has been at hand for a minute: the user may have been forgotten by another process."""
@@ -293,8 +294,7 @@ class StateStore:
             state = unpack_state(snapshot, self._sizes)
             if state is not None:
                 if self._far and self._recent.size:
-                    self._recent.put(
-                        plan.read.user_id, RecentState(header=header, state=state, kept=header.event_count)
-                    )
+                    state_read = RecentState(header=header, state=state, kept=header.event_count)
+                    self._recent.put(plan.read.user_id, state_read)
                 return self._with_state(plan, history, header, state)
         return plan.user(history, None, None) if plan.header is None else None

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from hytrec.contract import StateStatus
@@ -79,14 +80,6 @@ def test_the_gap_is_counted_from_it_and_the_next_snapshot_from_the_stored_one(st
     assert kit.user(store, b"u", events=2, append_only=True).due
 
 
-def test_a_state_at_hand_is_copied(store: StateStore, kit: Any) -> None:
-    result = kit.fed(store, b"u", 100)
-    state = kit.snapshot(b"u", result)
-    store.remember([state])
-    state.state["memory"][...] = -1
-    assert (kit.user(store, b"u").state["memory"] == 100).all()
-
-
 def test_one_of_another_history_is_not_used_and_the_stored_one_is(store: StateStore, kit: Any) -> None:
     engine: Any = store.histories.engine
     result = kit.fed(store, b"u", 100, snapshot=True)
@@ -136,3 +129,23 @@ def test_an_idle_process_lets_go_of_users(tmp_path: Path, kit: Any, monkeypatch:
         assert time.monotonic() < end
         time.sleep(0.05)
     store.close()
+
+
+def test_a_state_that_is_part_of_a_batch_is_copied() -> None:
+    header = recent_state(1).header
+    alone, batch = np.ones((1, 3)), np.ones((2, 3))
+    found = RecentState.of(header, {"alone": alone[0], "batch": batch[0]}, kept=0)
+    assert np.shares_memory(found.state["alone"], alone)
+    assert not np.shares_memory(found.state["batch"], batch)
+    from_bytes = np.frombuffer(bytes(16))
+    assert not np.shares_memory(RecentState.of(header, {"bytes": from_bytes}, kept=0).state["bytes"], from_bytes)
+
+
+def test_a_state_that_is_known_is_not_copied_again(store: StateStore, kit: Any) -> None:
+    kept = replace(kit.snapshot(b"u", kit.fed(store, b"u", 3)), kept=2)
+    remembered = []
+    for new in (kept, kept, replace(kept, kept=3)):
+        store.remember([new])
+        remembered.append(store._recent.get(b"u"))
+    assert remembered[0] is remembered[1]
+    assert [state.kept for state in remembered if state] == [2, 2, 3]
