@@ -193,7 +193,8 @@ class LoadStep:
             state = encoded(state, ahead[:first], self._encode, part_events=self._part_events)
             ahead = ahead[first:]
         excluded, falls_back = self._left_out(load, view)
-        rows = [pad(column, lengths.events(len(ahead))) for column in ahead.columns()]
+        steps = lengths.events(len(ahead))
+        rows = [pad(column, steps) for column in ahead.columns()]
         outputs = state | {
             **dict(zip(EVENT_ROWS, rows, strict=True)),
             NOW.name: np.array([load.request.now], np.int64),

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from hytrec.data.vocabulary import Vocabulary
 from hytrec_export.serving.stored_state import EventRows, first_needed
 from hytrec_export.serving.validation import Keys, ValidatedRequest
+from hytrec_export.state.events import StoredEvents
 from hytrec_export.state.store import StoredUser, UserRead
 
 ItemRows: TypeAlias = NDArray[np.int64]
@@ -55,6 +56,8 @@ class LoadedRequest:
     @property
     def ahead(self) -> EventRows:
         """The gap, and the events to apply."""
+        if not self.events:
+            return self.gap
         columns = zip(self.gap.columns(), self.new_columns(), strict=True)
         items, behaviors, times = (np.concatenate([old, new[: self.events]]) for old, new in columns)
         return EventRows(items=items, behaviors=behaviors, times=times)
@@ -100,11 +103,18 @@ def stored_rows(users: Sequence[StoredUser], vocabulary: Vocabulary, *, window: 
         return [_NO_EVENTS] * len(users)
     stored = [user.events[first_needed(user, window) - user.start :] for user in users]
     items = mapped(vocabulary.item_rows, [events.item_keys for events in stored])
-    behaviors = mapped(vocabulary.behavior_rows, [events.behavior_keys for events in stored])
+    behaviors = _stored_behaviors(stored, vocabulary)
     return [
-        EventRows(items=rows, behaviors=np.where(events.has_behavior, behavior_rows, 0), times=events.times)
+        EventRows(items=rows, behaviors=behavior_rows, times=events.times)
         for rows, behavior_rows, events in zip(items, behaviors, stored, strict=True)
     ]
+
+
+def _stored_behaviors(stored: Sequence[StoredEvents], vocabulary: Vocabulary) -> list[ItemRows]:
+    if not any(np.count_nonzero(events.has_behavior) for events in stored):
+        return [np.zeros(len(events), np.int64) for events in stored]
+    rows = mapped(vocabulary.behavior_rows, [events.behavior_keys for events in stored])
+    return [np.where(events.has_behavior, own, 0) for events, own in zip(stored, rows, strict=True)]
 
 
 def mapped(rows_of: Callable[[Keys], ItemRows], keys: Sequence[Keys]) -> list[ItemRows]:

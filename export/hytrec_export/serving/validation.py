@@ -200,7 +200,7 @@ def _events(inputs: Inputs, max_events: int, clock_s: int) -> tuple[Keys, Keys, 
 
 def _check_times(times: NDArray[np.int64], clock_s: int) -> None:
     latest = min(MAX_TIME_S, clock_s + MAX_FUTURE_S)
-    if len(times) == 1 and 1 <= times.item() <= latest:
+    if not len(times) or (len(times) == 1 and 1 <= times.item() <= latest):
         return
     wrong = np.flatnonzero((times < 1) | (times > latest))
     if wrong.size:

@@ -154,6 +154,8 @@ def remember_written(raw: bytes, user_id: bytes, head: Head) -> None:
 
 def open_chunk_digest(head: Head, event_count: int) -> bytes:
     """Digest of the first `event_count` events, the last of which stands in the open chunk or just before it."""
+    if event_count == head.event_count:
+        return head.digest
     part = head.open_chunk[: event_count - head.open_start]
     return part.digest(head.chunk_digest) if len(part) else head.chunk_digest
 
