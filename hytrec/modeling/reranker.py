@@ -68,6 +68,10 @@ class Reranker(nn.Module):
             x = x + self.dropout(self.mixture(self.expert_norm(x)))
         return self.score(self.score_norm(x)).squeeze(-1)  # type: ignore[no-any-return]
 
+    def corrects(self) -> bool:
+        """Whether any correction can be other than zero."""
+        return any(bool(parameter.any()) for parameter in (self.score.weight, self.score.bias))
+
     def without(self, *parts: RerankerPart) -> Reranker:
         """The same weights, some parts left out."""
         other = copy.copy(self)

@@ -17,7 +17,10 @@ __all__ = ["trim_reranker"]
 
 
 def trim_reranker(run: Run, kind: RerankerKind) -> dict[str, Any] | None:
-    """Leave parts out of the run's model, in place, as `kind` says.
+    """Leave parts out of the run's model, in place: those that change no score, and those that `kind` says.
+
+    Where no weight made rankings better than none the training weighs the correction 0, and its parts would be
+    computed for nothing.
 
     Returns:
         JSON-able: users that the gains were measured on, their NDCG@10 and, by part, gain, error, multiply-adds for a
@@ -26,6 +29,11 @@ def trim_reranker(run: Run, kind: RerankerKind) -> dict[str, Any] | None:
     Raises:
         OptionError: lean is asked for, and the run does not say what the parts gain.
     """
+    reranker = run.model.reranker
+    has = [*((RerankerPart.NEIGHBORS,) if run.model.neighbors is not None else ()), *reranker.parts]
+    left_out = [] if reranker.corrects() else list(reranker.parts)
+    costs = {part: _multiply_adds(run.model, part) for part in has}
+    run.model.reranker = reranker.without(*left_out)
     try:
         fitted = document_from(run.training.get("reranker"), FittedReranker)
     except ConfigError as error:
@@ -35,13 +43,12 @@ def trim_reranker(run: Run, kind: RerankerKind) -> dict[str, Any] | None:
                 "train it again, or leave --reranker out"
             ) from error
         return None
-    has = [*((RerankerPart.NEIGHBORS,) if run.model.neighbors is not None else ()), *run.model.reranker.parts]
     gains = {part: fitted.gains.get(part, Gain(gain=0.0, error=0.0)) for part in has}
-    left_out = [part for part in has if not gains[part].is_clear] if kind is RerankerKind.LEAN else []
+    if kind is RerankerKind.LEAN:
+        left_out += [part for part in has if part not in left_out and not gains[part].is_clear]
     if {RerankerPart.MEMORY, RerankerPart.WINDOW}.isdisjoint(set(has) - set(left_out)):
         left_out.append(RerankerPart.EXPERTS)  # there is nothing for them to work on
-    costs = {part: _multiply_adds(run.model, part) for part in has}
-    run.model.reranker = run.model.reranker.without(*left_out)
+    run.model.reranker = reranker.without(*left_out)
     if RerankerPart.NEIGHBORS in left_out:
         run.model.neighbors = None
     parts = {

@@ -65,6 +65,31 @@ def test_lean_leaves_out_a_part_whose_gain_is_not_above_two_errors(
     assert exported(run, RerankerKind.LEAN) == set(RerankerPart) - {unclear}
 
 
+@pytest.mark.parametrize("told", [ALL, None], ids=["told", "not told"])
+def test_a_correction_that_is_always_zero_is_left_out_of_every_build(
+    run_of: Callable[..., Run], told: Mapping[str, Any] | None
+) -> None:
+    run = run_of(told)
+    run.model.reranker.weigh(0.0)
+    assert not run.model.reranker.corrects()
+    rows, events = torch.tensor([[1, 2, 7]]), torch.tensor([[3, 4]])
+    state, memory = run.model.encode(run.model.empty_state(1), events, events * 0, events + 1_000)
+    readout = run.model.read(UserFeatures.of(state, memory, torch.tensor([[2_000]])))
+    whole = run.model.rerank(readout, rows)
+    record = trim_reranker(run, RerankerKind.FULL)
+    assert run.model.reranker.parts == ()
+    assert torch.equal(run.model.rerank(readout, rows), whole)
+    if record is not None:
+        assert [name for name, part in record["parts"].items() if part["exported"]] == ["neighbors"]
+
+
+def test_a_bias_alone_is_a_correction(run_of: Callable[..., Run]) -> None:
+    run = run_of(ALL)
+    run.model.reranker.weigh(0.0)
+    torch.nn.init.ones_(run.model.reranker.score.bias)
+    assert exported(run, RerankerKind.FULL) == set(RerankerPart)
+
+
 def test_experts_need_something_to_work_on(run_of: Callable[..., Run]) -> None:
     assert exported(run_of(ALL | {"memory": UNCLEAR, "window": UNCLEAR}), RerankerKind.LEAN) == {"neighbors"}
 
