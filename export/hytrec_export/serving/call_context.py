@@ -40,7 +40,7 @@ NO_CANDIDATES = -1
 """`candidate_count` of a request that does not rank."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class CallContext:
     """One request on its way through the steps.
 

@@ -45,7 +45,7 @@ _MODELS = (STATE_LOAD, ENCODER, RETRIEVER, RERANKER, STATE_SAVE)
 _STEPS = {endpoint.name: {step.model.name: step for step in endpoint.steps} for endpoint in (APPEND, RANK, RECOMMEND)}
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class PipelineRequest:
     """One request.
 

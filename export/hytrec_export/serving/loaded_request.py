@@ -21,7 +21,7 @@ NO_ROWS: ItemRows = np.empty(0, np.int64)
 _NO_EVENTS = EventRows(items=NO_ROWS, behaviors=NO_ROWS, times=NO_ROWS)
 
 
-@dataclass(frozen=True)
+@dataclass
 class LoadedRequest:
     """One valid request and its user, both as rows: (T,), (T,) or (0,), (N,) and (X,) int64.
 

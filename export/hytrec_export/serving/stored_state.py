@@ -33,7 +33,7 @@ EVENT_ROWS = (ITEM_ROWS.name, BEHAVIOR_ROWS.name, ROW_TIMES.name)
 _WINDOWS = (WINDOW_ITEMS.name, WINDOW_BEHAVIORS.name, WINDOW_TIMES.name)
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
+@dataclass(kw_only=True, eq=False)
 class EventRows:
     """Rows and times of events, each (T,) int64."""
 

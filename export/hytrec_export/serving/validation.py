@@ -46,7 +46,7 @@ _USER_ID = f"it must be 1 to {MAX_USER_ID_BYTES} bytes of UTF-8"
 _NO_KEYS: NDArray[np.int64] = np.empty(0, np.int64)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class ValidatedRequest:
     """The checked inputs of one request, defaults filled in.
 

@@ -37,7 +37,7 @@ class TooManyClientsError(Exception):
     """256 client slots wrote to one user within ten minutes."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class AppliedRequests:
     """Requests that were applied to one user.
 

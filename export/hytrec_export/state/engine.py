@@ -14,7 +14,7 @@ from hytrec_export.state.snapshot import Buffer
 from hytrec_export.state.store import StoreStat
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class UserRecords:
     """What is stored of one user.
 
@@ -29,7 +29,7 @@ class UserRecords:
     tombstone: bytes | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class UserChange:
     """What to store of one user.
 

@@ -26,7 +26,7 @@ class KeyTypes:
     behavior: DType
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
+@dataclass(kw_only=True, eq=False)
 class StoredEvents:
     """T events of one user, oldest first.
 

@@ -38,7 +38,7 @@ _CHECKSUM = struct.Struct("<I")
 _FIXED = struct.Struct(f"<H{INCARNATION_BYTES}sqq{DIGEST_BYTES}s{DIGEST_BYTES}sq")
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
+@dataclass(kw_only=True, eq=False)
 class Head:
     """What is kept of a user apart from closed chunks.
 
@@ -160,7 +160,7 @@ def open_chunk_digest(head: Head, event_count: int) -> bytes:
     return part.digest(head.chunk_digest) if len(part) else head.chunk_digest
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
+@dataclass(kw_only=True, eq=False)
 class Chunk:
     """A closed chunk: `CHUNK_EVENTS` events, or fewer in a copy that ends early.
 

@@ -11,7 +11,7 @@ from hytrec_export.state.head import CHUNK_EVENTS, Chunk, Head, open_chunk_diges
 from hytrec_export.state.snapshot import SnapshotHeader
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
+@dataclass(kw_only=True, eq=False)
 class History:
     """Events `start` to `head.event_count`.
 

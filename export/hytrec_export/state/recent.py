@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 from hytrec_export.state.snapshot import SnapshotHeader
 
 SEEN_HEADERS = 8_192
+_ROOM = 4_096
+"""Bytes: a snapshot as it is stored has a header besides its tensors."""
 LIFE_S = 60.0
 """A user who was forgotten by another process is out of this one's memory after so long."""
 
@@ -34,14 +36,15 @@ class RecentState:
 
     @classmethod
     def of(cls, header: SnapshotHeader, state: Mapping[str, NDArray[Any]], *, kept: int) -> Self:
-        """A state as a batch left it; what is part of the batch's memory is copied, so as not to hold all of it."""
-        own = {name: values.copy() if _is_part(values) else values for name, values in state.items()}
+        """A state as it was made or read; copied where it would hold memory of others too, as that of a whole batch."""
+        held = {id(whole): whole.nbytes for whole in map(_whole, state.values())}
+        is_part = sum(held.values()) > _ROOM + sum(values.nbytes for values in state.values())
+        own = {name: values.copy() for name, values in state.items()} if is_part else dict(state)
         return cls(header=header, state=own, kept=kept)
 
 
-def _is_part(values: NDArray[Any]) -> bool:
-    base = values.base
-    return base is not None and (not isinstance(base, np.ndarray) or base.nbytes > values.nbytes)
+def _whole(values: NDArray[Any]) -> NDArray[Any]:
+    return values.base if isinstance(values.base, np.ndarray) else values
 
 
 class RecentStates:

@@ -38,7 +38,7 @@ class UserRead:
         check_user_id(self.user_id)
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
+@dataclass(kw_only=True, eq=False)
 class StoredUser:
     """What a store holds of one user.
 
@@ -78,7 +78,7 @@ class StoredUser:
         return self.event_count - self.base
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
+@dataclass(kw_only=True, eq=False)
 class UserWrite:
     """One compare-and-set: events are appended if the user still is at `revision` with `event_count` events.
 
@@ -106,7 +106,7 @@ class UserWrite:
         _check_size("revision", self.revision, REVISION_BYTES)
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
+@dataclass(kw_only=True, eq=False)
 class UserAppend:
     """Events for the end of a user's history, whatever that is by now.
 
@@ -143,7 +143,7 @@ class Outcome(StrEnum):
     """of an append: this request is in already"""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class WriteResult:
     """What became of a write, and what the store holds of the user after it.
 
@@ -157,7 +157,7 @@ class WriteResult:
     due: bool = False
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
+@dataclass(kw_only=True, eq=False)
 class NewSnapshot:
     """A state to keep.
 

@@ -15,7 +15,7 @@ from hytrec.contract import StateStatus
 from hytrec_export.state.opening import open_store
 from hytrec_export.state.options import StoreOptions
 from hytrec_export.state.recent import LIFE_S, RecentState, RecentStates
-from hytrec_export.state.snapshot import SnapshotHeader
+from hytrec_export.state.snapshot import SnapshotHeader, pack_snapshot, unpack_state
 from hytrec_export.state.url import StoreUrl
 from hytrec_export.state.users import StateStore
 
@@ -131,14 +131,17 @@ def test_an_idle_process_lets_go_of_users(tmp_path: Path, kit: Any, monkeypatch:
     store.close()
 
 
-def test_a_state_that_is_part_of_a_batch_is_copied() -> None:
+def test_a_state_is_copied_where_it_is_part_of_more(kit: Any) -> None:
     header = recent_state(1).header
-    alone, batch = np.ones((1, 3)), np.ones((2, 3))
-    found = RecentState.of(header, {"alone": alone[0], "batch": batch[0]}, kept=0)
-    assert np.shares_memory(found.state["alone"], alone)
-    assert not np.shares_memory(found.state["batch"], batch)
-    from_bytes = np.frombuffer(bytes(16))
-    assert not np.shares_memory(RecentState.of(header, {"bytes": from_bytes}, kept=0).state["bytes"], from_bytes)
+    alone, batch = np.ones((1, 3_000)), np.ones((2, 3_000))
+    for whole, copied in ((alone, False), (batch, True)):
+        found = RecentState.of(header, {"memory": whole[0]}, kept=0)
+        assert np.shares_memory(found.state["memory"], whole) is not copied
+    raw = bytearray(pack_snapshot(header, kit.state(1), kit.sizes))
+    stored = unpack_state(raw, kit.sizes)
+    assert stored is not None
+    read = RecentState.of(header, stored, kept=0)
+    assert all(read.state[name] is values for name, values in stored.items())
 
 
 def test_a_state_that_is_known_is_not_copied_again(store: StateStore, kit: Any) -> None:
