@@ -11,6 +11,8 @@ from hytrec.contract import Model
 from hytrec.run_folder import load_run
 from hytrec_benchmarks.peers.queries import Peer, Scorer
 from hytrec_benchmarks.peers.repository import KIND_FILE, MODEL, RUN_FOLDER, PeerKind
+from hytrec_export.exporters.reranker_parts import trim_reranker
+from hytrec_export.options import RerankerKind
 from hytrec_export.serving.triton_models.responses import respond, tensors_of
 from hytrec_export.serving.triton_models.startup import settings_of, starting, vocabulary_of
 
@@ -43,4 +45,5 @@ def _scorer(kind: PeerKind, folder: Path) -> Scorer:
         # Triton's stub leaves the locale at C, and torch 2.13 opens sources of its own that are not ASCII.
         locale.setlocale(locale.LC_CTYPE, "C.UTF-8")
     run = load_run(folder / RUN_FOLDER)
+    trim_reranker(run, RerankerKind.FULL)  # as every build does
     return encoding_scorer(run.model, sizes=run.config.sizes(), compiled=kind is PeerKind.COMPILED)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Callable, Collection, Mapping, Sequence
+from threading import local
 from typing import Any, TypeVar
 
 import triton_python_backend_utils as pb_utils
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 from hytrec.contract import Model
 from hytrec_export.errors import ExportError, InputError, OverloadError, StateStoreError, drop_frames
 from hytrec_export.serving.load_step import ReplayNeededError, StepResult
+from hytrec_export.serving.receipt import is_constant
 from hytrec_export.serving.validation import Inputs
 
 _Request = TypeVar("_Request")
@@ -86,7 +88,35 @@ def response_of(request: Any, result: StepResult, model: Model) -> Any:
 
 
 def _tensors(outputs: Mapping[str, NDArray[Any]], wanted: Collection[str]) -> list[Any]:
-    return [pb_utils.Tensor(name, values) for name, values in outputs.items() if name in wanted]
+    return [_tensor(name, values) for name, values in outputs.items() if name in wanted]
+
+
+class _SharedTensors(local):
+    """Tensors of constants, by name and array, made once for each thread that responds.
+
+    Triton writes a tensor to shared memory when it is first sent, and counts who uses it there.
+    """
+
+    def __init__(self) -> None:
+        self.made: dict[tuple[str, int], Any] = {}
+
+
+_shared = _SharedTensors()
+
+
+def _tensor(name: str, values: NDArray[Any]) -> Any:
+    if not is_constant(values):
+        return pb_utils.Tensor(name, values)
+    key = name, id(values)
+    made = _shared.made.get(key)
+    if made is None:
+        made = _shared.made[key] = pb_utils.Tensor(name, values)
+    return made
+
+
+def drop_shared_tensors() -> None:
+    """Let go of the tensors of this thread while Triton is there: their memory is its."""
+    _shared.made.clear()
 
 
 def _triton_error(error: Exception, model: Model) -> Any:

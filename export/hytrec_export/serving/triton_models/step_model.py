@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 
 from hytrec.contract import Model
 from hytrec_export.serving.load_step import StepResult
-from hytrec_export.serving.triton_models.responses import respond, tensors_of
+from hytrec_export.serving.triton_models.responses import drop_shared_tensors, respond, tensors_of
 from hytrec_export.serving.triton_models.startup import graph_of, live_tables_of, open_graph, starting
 from hytrec_export.serving.validation import Inputs
 
@@ -38,9 +38,10 @@ class StepModel(ABC):
         return self._execute(requests)
 
     def finalize(self) -> None:
-        """Close what was opened, and let go of metrics while Triton is there: at the process's end they crash it."""
+        """Close what was opened, and let go of what is Triton's while it is there: at the process's end it would crash."""
         self._opened.close()
         vars(self).pop("_execute", None)
+        drop_shared_tensors()
 
 
 class GraphModel(StepModel):
