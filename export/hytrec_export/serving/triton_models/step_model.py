@@ -38,7 +38,7 @@ class StepModel(ABC):
         return self._execute(requests)
 
     def finalize(self) -> None:
-        """Close what was opened, and let go of what is Triton's while it is there: at the process's end it would crash."""
+        """Close what was opened, and let go of what is Triton's while it is there: later it would crash the process."""
         self._opened.close()
         vars(self).pop("_execute", None)
         drop_shared_tensors()

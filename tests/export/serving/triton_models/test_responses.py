@@ -2,14 +2,18 @@ import gc
 import weakref
 from collections.abc import Sequence
 from functools import partial
+from threading import Thread
 from typing import Any
 
 import numpy as np
 import pytest
 
-from hytrec.signature import STATE_SAVE
+from hytrec.contract import StateStatus
+from hytrec.signature import APPLIED, MODEL_FINGERPRINT, NEW_EVENT_COUNT, STATE_SAVE, STATE_STATUS
 from hytrec_export.errors import GraphError, InputError, StateConflictError, StoreFullError
 from hytrec_export.serving.load_step import StepResult
+from hytrec_export.serving.receipt import Receipts
+from hytrec_export.serving.triton_models import responses
 from hytrec_export.serving.triton_models.responses import respond as respond_to
 from hytrec_export.serving.triton_models.responses import tensors_of
 from hytrec_export.serving.validation import Inputs
@@ -136,3 +140,27 @@ def test_an_answer_that_cannot_be_sent_fails_alone(make_request: Any, pb_utils: 
     bad, good = respond([make_request(["y"], x=[[9]]), make_request(["y"], x=[[1]])], _doubled)
     assert bad.error.text.startswith("hytrec_state_save failed (TypeError: unsupported)")
     assert good.error is None
+
+
+def test_what_receipts_share_is_one_tensor_for_a_thread() -> None:
+    responses.drop_shared_tensors()
+    receipts = Receipts("00" * 16)
+    made: list[dict[str, Any]] = []
+
+    def make() -> None:
+        for count in (1, 2):
+            outputs = receipts.of(count, applied=True, status=StateStatus.FOUND)
+            made.append({tensor.name(): tensor for tensor in responses._tensors(outputs, list(outputs))})
+
+    make()
+    thread = Thread(target=make)
+    thread.start()
+    thread.join()
+    first, second, *others = made
+    for name in (APPLIED.name, MODEL_FINGERPRINT.name, STATE_STATUS.name):
+        assert first[name] is second[name]
+        assert all(other[name] is not first[name] for other in others)
+    assert [one[NEW_EVENT_COUNT.name].as_numpy().item() for one in made] == [1, 2, 1, 2]
+    responses.drop_shared_tensors()
+    make()
+    assert made[-1][APPLIED.name] is not first[APPLIED.name]
