@@ -56,7 +56,7 @@ def append_events(raw: bytes, events: StoredEvents) -> bytes | None:
 
     Args:
         raw: as `encode_events` wrote it.
-        events: one at least, with keys of the same types.
+        events: with keys of the same types.
 
     Returns:
         None where a column has to be written anew: of strings, or of numbers below its minimum, or too far above it.
@@ -65,7 +65,9 @@ def append_events(raw: bytes, events: StoredEvents) -> bytes | None:
     given = int(np.count_nonzero(events.has_behavior))
     columns = [events.times, events.item_keys, *([events.behavior_keys] if given else [])]
     same_kind = given == (0 if kind == _NONE else len(events))
-    if not count or kind == _SOME or not same_kind or any(column.dtype == object for column in columns):
+    if not (count and len(events)) or kind == _SOME or not same_kind:
+        return None
+    if any(column.dtype == object for column in columns):
         return None
     parts, at = [_HEADER.pack(count + len(events), kind)], _CHECKSUM.size + _HEADER.size
     for column in columns:

@@ -53,6 +53,7 @@ class Head:
         open_raw: the events after the closed chunks, fewer than `CHUNK_EVENTS`, as `encode_events` writes them.
         types: of the keys.
         columns: of `open_chunk`, where they are at hand.
+        decoded: `open_chunk`, where it is at hand.
     """
 
     incarnation: bytes
@@ -65,6 +66,7 @@ class Head:
     open_raw: bytes
     types: KeyTypes
     columns: EventBytes | None = field(default=None, repr=False)
+    decoded: StoredEvents | None = field(default=None, repr=False)
 
     @property
     def revision(self) -> bytes:
@@ -83,6 +85,8 @@ class Head:
         Raises:
             StateStoreError: they are not what the head says; its checksum would have told of damage.
         """
+        if self.decoded is not None:
+            return self.decoded
         try:
             events = decode_events(self.open_raw, self.types)
         except DamagedEventsError:

@@ -1,4 +1,4 @@
-"""The events of a user as read from head and chunks, every one of them checked against the digests."""
+"""A user's events as read from head and chunks: the head has a checksum, its digests check the closed chunks."""
 
 from __future__ import annotations
 

@@ -193,10 +193,15 @@ def _extended(
     chunk_digest = incarnation if head is None else head.chunk_digest
     event_count = (0 if head is None else head.event_count) + len(events)
     closed: dict[int, bytes] = {}
+    decoded: StoredEvents | None = None
     if head is not None and 0 < head.event_count % CHUNK_EVENTS < CHUNK_EVENTS - len(events):
         before, more = head.columns or head.open_chunk.columns(), events.columns()
         columns: EventBytes = tuple(map(add, before, more))
-        open_raw = append_events(head.open_raw, events) or encode_events(StoredEvents.joined([head.open_chunk, events]))
+        appended = append_events(head.open_raw, events)
+        if appended is None:  # strings mostly: the next append needs them all again
+            decoded = StoredEvents.joined([head.open_chunk, events])
+            appended = encode_events(decoded)
+        open_raw = appended
     else:
         number = 0 if head is None else head.event_count // CHUNK_EVENTS
         pending = events if head is None else StoredEvents.joined([head.open_chunk, events])
@@ -218,5 +223,6 @@ def _extended(
         open_raw=open_raw,
         types=types,
         columns=columns,
+        decoded=decoded,
     )
     return extended, closed

@@ -15,7 +15,7 @@ from hytrec.config import Branches, ModelConfig
 from hytrec.data.vocabulary import Vocabulary
 from hytrec.modeling.model import UserFeatures
 from hytrec.modeling.reranker import RerankerPart
-from hytrec.run_folder import CONFIG_FILE, Run, load_run
+from hytrec.run_folder import CONFIG_FILE, Run, load_run, save_run
 from hytrec.signature import CANDIDATE_ROWS, RAW_SCORES, RERANKER
 from hytrec_export.errors import OptionError
 from hytrec_export.exporters.onnx_graph import export_graphs
@@ -81,6 +81,28 @@ def test_a_correction_that_is_always_zero_is_left_out_of_every_build(
     assert torch.equal(run.model.rerank(readout, rows), whole)
     if record is not None:
         assert [name for name, part in record["parts"].items() if part["exported"]] == ["neighbors"]
+
+
+@pytest.mark.usefixtures("traced_once")
+@pytest.mark.parametrize("neighbors", [None, 0], ids=["neighbors", "no neighbors"])
+def test_a_build_without_a_correction_passes_the_gate(
+    run_of: Callable[..., Run], tmp_path: Path, neighbors: int | None
+) -> None:
+    run = run_of(ALL, CONFIG if neighbors is None else replace(CONFIG, neighbors=neighbors))
+    run.model.reranker.weigh(0.0)
+    save_run(
+        run.path,
+        config=run.config,
+        training=run.training,
+        model=run.model,
+        vocabulary=run.vocabulary,
+        samples=run.samples,
+    )
+    manifest = build(BuildOptions(run=run.path, output=tmp_path / "repository", limits=LIMITS, fp16=True))
+    assert manifest.worst_difference <= 1e-4
+    assert manifest.reranker is not None
+    left_out = {name for name, part in manifest.reranker["parts"].items() if not part["exported"]}
+    assert left_out == {"memory", "window", "experts"}
 
 
 def test_a_bias_alone_is_a_correction(run_of: Callable[..., Run]) -> None:

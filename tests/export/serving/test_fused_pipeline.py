@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -237,3 +238,23 @@ def test_an_append_that_fails_there_is_over() -> None:
     assert answers[0] is error
     assert isinstance(answers[1], dict)
     assert len(steps.given[STATE_LOAD.name]) == 1
+
+
+def test_steps_are_work_and_an_append_alone_is_none() -> None:
+    log: list[str] = []
+
+    @contextmanager
+    def working() -> Iterator[None]:
+        log.append("begin")
+        yield
+        log.append("end")
+
+    def append(batch: Sequence[Inputs]) -> list[StepResult | None]:
+        log.append("append")
+        return [{"done": np.array([1])} for _ in batch]
+
+    pipeline = FusedPipeline(Execution(), append=append, working=working)  # type: ignore[arg-type]
+    pipeline.run([call(APPEND)])
+    assert log == ["append"]
+    pipeline.run([call(APPEND), call(RANK)])
+    assert log[1:] == ["append", "begin", "end"]

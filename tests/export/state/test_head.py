@@ -21,6 +21,7 @@ from hytrec_export.state.head import (
     unpack_chunk,
     unpack_head,
 )
+from hytrec_export.state.rules import _extended
 
 
 def head_of(kit: Any, count: int) -> Head:
@@ -107,3 +108,13 @@ def test_chunks_come_back_whole_or_not_at_all(kit: Any) -> None:
     assert unpack_chunk(b"", kit.numbers) is None
     short = Chunk(start_digest=b"s" * 8, events=kit.events(3))
     assert unpack_chunk(short.pack(), kit.numbers) is None
+
+
+def test_what_cannot_be_appended_as_bytes_is_decoded_once(kit: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    head, _ = _extended(None, kit.events(3, 0, kit.texts), AppliedRequests(), 0, types=kit.texts)
+    head, _ = _extended(head, kit.events(2, 3, kit.texts), AppliedRequests(), 0, types=kit.texts)
+    monkeypatch.setattr("hytrec_export.state.head.decode_events", None)
+    for start in (5, 6):
+        head, _ = _extended(head, kit.events(1, start, kit.texts), AppliedRequests(), 0, types=kit.texts)
+    assert head.open_chunk.item_keys.tolist() == kit.events(7, 0, kit.texts).item_keys.tolist()
+    assert head.open_raw == encode_events(head.open_chunk)

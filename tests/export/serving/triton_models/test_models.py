@@ -5,6 +5,7 @@ import shutil
 import time
 import weakref
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -39,6 +40,7 @@ from hytrec_export.runtime.padding import bucket_length
 from hytrec_export.serving.append_step import AppendStep
 from hytrec_export.serving.batched_graph import BatchedGraph
 from hytrec_export.serving.load_step import StepResult
+from hytrec_export.serving.peer_activity import PeerActivity
 from hytrec_export.serving.validation import Inputs
 from hytrec_export.settings import ServingSettings
 from hytrec_export.state.options import StoreOptions
@@ -191,6 +193,29 @@ def test_appends_have_a_model_of_their_own_that_keeps_states_later(
     assert user.state
     assert user.base >= store.snapshot_every
     model.finalize()
+
+
+def test_a_process_is_busy_while_it_runs_graphs_and_not_for_an_append_alone(
+    together: Path, make_request: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else every ranking takes half of the cores, or all of them beside others."""
+    entered = []
+
+    @contextmanager
+    def busy(_: PeerActivity) -> Iterator[None]:
+        entered.append(True)
+        yield
+
+    monkeypatch.setattr(PeerActivity, "busy", busy)
+    model = _start(together, FUSED_APPEND)
+    _append(model, make_request, 1)
+    first = len(entered)  # of a new user
+    _append(model, make_request, 2)
+    model.finalize()
+    model = _start(together, FUSED)
+    model.execute([make_request(["scores"], user_id=ADA, candidate_keys=[[100]])])
+    model.finalize()
+    assert (first, len(entered)) == (1, 2)
 
 
 def test_lists_of_items_are_those_of_the_environment(
