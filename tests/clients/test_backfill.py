@@ -5,7 +5,7 @@ import grpc
 import numpy as np
 import pytest
 
-from hytrec_clients import Events, InvalidRequest, Unavailable
+from hytrec_clients import DeadlineExceeded, Events, InvalidRequest, Unavailable
 
 HISTORY = Events(np.arange(10), np.arange(100, 110), np.arange(10) % 3)
 WHOLE = [(item, 100 + item) for item in range(10)]
@@ -28,7 +28,7 @@ def test_it_goes_on_where_it_stopped(client: Any, fake: Any, trouble: Any) -> No
     fake.script += [trouble(grpc.StatusCode.UNAVAILABLE, "Socket closed", applies=True)] * 2
     client.backfill("ada", HISTORY.part(0, 7), chunk=3)
     fake.always = trouble(grpc.StatusCode.UNAVAILABLE, "Socket closed", applies=True)
-    with pytest.raises(Unavailable):
+    with pytest.raises((Unavailable, DeadlineExceeded)):  # the last attempt may get no response in time
         client.backfill("ada", HISTORY, chunk=2, timeout_s=0.2)
     fake.always = None
     assert client.backfill("ada", HISTORY, chunk=2).event_count == 10
