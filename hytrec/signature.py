@@ -232,9 +232,10 @@ SESSION_LOAD = Model(
     outputs=(ITEM_ROWS, BEHAVIOR_ROWS, ROW_TIMES, NOW, EXCLUDED_ROWS, CANDIDATE_ROWS, CALL_CONTEXT),
     doc="validates a request of a session, maps keys to rows, pads to bucket lengths",
 )
+CARRIED_PREFIX = "carried_"
 CARRIED_STATE = tuple(
     _tensor(
-        f"carried_{t.name}", t.dtype, t.axes, f"copy of {next_name(t.name)} that Triton carries to the next request"
+        CARRIED_PREFIX + t.name, t.dtype, t.axes, f"copy of {next_name(t.name)} that Triton carries to the next request"
     )
     for t in STATE
 )

@@ -11,7 +11,7 @@ import os
 import re
 import shutil
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -25,10 +25,12 @@ from xdist.remote import Producer
 from xdist.scheduler import LoadGroupScheduling
 
 from hytrec.config import ModelConfig
+from hytrec.contract import Model
 from hytrec.data.histories import Histories, History
 from hytrec.data.vocabulary import Vocabulary
 from hytrec.signature import GRAPHS
-from hytrec_export.options import BuildOptions, Execution, Lowering, Precision
+from hytrec.vector_signature import VECTOR_GRAPHS
+from hytrec_export.options import BuildOptions, Device, Execution, Lowering, Precision, StateKind, Target
 from hytrec_export.settings import Limits, ServingSettings
 
 # How long one example takes depends on what else the machine does: no test may fail by it.
@@ -350,18 +352,19 @@ def wide_settings(wide_run: Path) -> ServingSettings:
 @pytest.fixture(scope="session")
 def wide_graphs(
     wide_run: Path, wide_settings: ServingSettings, make_once: Any, traced_once: None
-) -> Callable[[Precision], dict[str, Path]]:
-    """Its three graphs in chunked lowering, in a precision; read only."""
+) -> Callable[..., dict[str, Path]]:
+    """Its three graphs in chunked lowering, in a precision, for a CPU if not told otherwise; read only."""
 
-    def graphs(precision: Precision) -> dict[str, Path]:
+    def graphs(precision: Precision, served: Sequence[Model] = GRAPHS) -> dict[str, Path]:
         def make(folder: Path) -> None:
             from hytrec.run_folder import load_run  # noqa: PLC0415
             from hytrec_export.exporters.onnx_graph import export_graphs  # noqa: PLC0415
 
             model = load_run(wide_run).model
-            export_graphs(model, folder, settings=wide_settings, lowering=Lowering.CHUNKED, precision=precision)
+            options: dict[str, Any] = {"lowering": Lowering.CHUNKED, "precision": precision, "graphs": served}
+            export_graphs(model, folder, settings=wide_settings, **options)
 
-        folder: Path = make_once(f"wide-{precision.value}", make)
+        folder: Path = make_once(f"wide-{precision.value}{'-vectors' if served is VECTOR_GRAPHS else ''}", make)
         return {model.name: folder / f"{model.name}.onnx" for model in GRAPHS}
 
     return graphs
@@ -379,6 +382,31 @@ def built(run_folder: Path, make_once: Any, traced_once: None) -> Path:
 
     folder: Path = make_once("tiny-built", make)
     return folder / "repository"
+
+
+@pytest.fixture(scope="session")
+def built_for_gpus(run_folder: Path, make_once: Any, traced_once: None) -> Callable[[StateKind], Path]:
+    """The repository built from it for onnxruntime on a GPU, whose graphs are given item vectors; read only."""
+
+    def built(state: StateKind) -> Path:
+        def make(folder: Path) -> None:
+            from hytrec_export.pipeline import build  # noqa: PLC0415
+
+            build(
+                BuildOptions(
+                    run=run_folder,
+                    output=folder / "repository",
+                    limits=LIMITS,
+                    target=Target.ONNXRUNTIME,
+                    device=Device.CUDA,
+                    state=state,
+                )
+            )
+
+        folder: Path = make_once(f"tiny-for-gpus-{state.value}", make)
+        return folder / "repository"
+
+    return built
 
 
 REMEMBERING_CONFIG = ModelConfig(items=300, behaviors=2, width=32, tadn_layers=2, softmax_layers=1, experts=2)

@@ -26,6 +26,7 @@ from hytrec_export.repository.atomic_swap import NEW, put_in_place, staging_fold
 from hytrec_export.repository.manifest import Manifest, describe
 from hytrec_export.repository.output_guard import check_output, check_replaceable, keep_own_files
 from hytrec_export.repository.writer import write_repository
+from hytrec_export.runtime.item_vectors import ITEM_TABLE_FILE
 from hytrec_export.settings import LIVE_TABLES_FILE, ServingSettings
 from hytrec_export.verification.engines import check_built_engines
 from hytrec_export.verification.parity import golden
@@ -85,7 +86,7 @@ def build(options: BuildOptions, *, progress: Progress = silent) -> Manifest:
                 quality = checked.to_dict() | {"score_bound": QualityBounds().score * checked.spread}
         recall = _recall(run, files, plan, settings, progress)
         files, live = make_live(files, staging / "live") if reserved else (files, None)
-        tensors = {} if plan.has_engines else tensor_files(files)
+        beside = _beside(files, plan)
         if plan.has_engines:
             cache = plan.engine.timing_cache or output.with_name(f"{output.name}.timing-cache")
             records = build_engines(files, staging, plan=plan, settings=settings, timing_cache=cache, progress=progress)
@@ -93,9 +94,7 @@ def build(options: BuildOptions, *, progress: Progress = silent) -> Manifest:
             engines = {name: record.to_dict() for name, record in records.items()}
         repository = staging / NEW
         repository.mkdir()
-        write_repository(
-            repository, settings=settings, vocabulary=run.vocabulary, files=files, plan=plan, tensors=tensors
-        )
+        write_repository(repository, settings=settings, vocabulary=run.vocabulary, files=files, plan=plan, **beside)
         if live is not None:
             _save_catalog(repository, live, run)
         golden.save(parity.golden, repository / golden.FILE_NAME)
@@ -116,6 +115,13 @@ def build(options: BuildOptions, *, progress: Progress = silent) -> Manifest:
             check_built_engines(repository, manifest, progress=progress)
         put_in_place(staging, output, check_old=partial(check_replaceable, output=output))
     return manifest
+
+
+def _beside(graphs: Mapping[str, Path], plan: BuildPlan) -> dict[str, Any]:
+    """What a repository holds of the files beside its graphs, for `write_repository`."""
+    table = next(iter(graphs.values())).with_name(ITEM_TABLE_FILE)
+    tensors = {} if plan.has_engines else tensor_files(graphs)
+    return {"tensors": tensors, "item_table": table if plan.host_lookup else None}
 
 
 def _save_catalog(repository: Path, live: Mapping[str, Any], run: Run) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 from hytrec.contract import Model
 from hytrec.signature import GRAPHS, SESSION_GRAPHS
+from hytrec.vector_signature import VECTOR_GRAPHS, VECTOR_SESSION_GRAPHS
 from hytrec_export.cuda_driver import gpu_count
 from hytrec_export.errors import OptionError
 from hytrec_export.options import (
@@ -84,9 +85,16 @@ class BuildPlan:
         return f"{self.precision.value}-{self.table_precision.value}-tables"
 
     @property
+    def host_lookup(self) -> bool:
+        """Whether encoder and reranker are given item vectors: on a GPU each would hold an item table of its own."""
+        return self.device is Device.CUDA
+
+    @property
     def graphs(self) -> tuple[Model, ...]:
         """Every graph with its inputs and outputs; those of sessions carry the encoder's state too."""
-        return SESSION_GRAPHS if self.state is StateKind.SEQUENCE else GRAPHS
+        if self.state is StateKind.SEQUENCE:
+            return VECTOR_SESSION_GRAPHS if self.host_lookup else SESSION_GRAPHS
+        return VECTOR_GRAPHS if self.host_lookup else GRAPHS
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for the manifest; no paths, which mean nothing on another machine."""

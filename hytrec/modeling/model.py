@@ -45,51 +45,33 @@ __all__ = ["Encoded", "HyTRec", "Readout", "State", "UserFeatures", "build_model
 
 
 class HyTRec(nn.Module):
-    """The whole model; sizes as in `hytrec.config.ModelConfig`, build it with `build_model`.
+    """The whole model; build it with `build_model`.
 
     Args:
-        items: I. behaviors: rows of the behavior table less one. width: D. heads: H. tadn_layers: L.
-        softmax_layers: M. window: W. experts: E. expert_hidden, hidden: width of experts and of feed-forward blocks.
-        read_long, read_short: which attention is read; without either the user vector is the window sum.
-        neighbors: of an item in the reranker, 0 for none.
+        config: the sizes, and which attention is read; without any the user vector is the window sum.
     """
 
-    def __init__(
-        self,
-        *,
-        items: int,
-        behaviors: int,
-        width: int,
-        heads: int,
-        tadn_layers: int,
-        softmax_layers: int,
-        window: int,
-        experts: int,
-        expert_hidden: int,
-        hidden: int,
-        retrieved: int,
-        dropout: float,
-        read_long: bool,
-        read_short: bool,
-        neighbors: int,
-    ) -> None:
+    def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.items, self.window, self.retrieved, self.heads, self.width = items, window, retrieved, heads, width
-        self.tadn_layers = tadn_layers
-        self.read_long, self.read_short = read_long, read_short
+        items, width, heads, window = config.items, config.width, config.heads, config.window
+        layers, hidden, dropout = config.tadn_layers, config.ffn_multiple * config.width, config.dropout
+        self.items, self.window, self.retrieved, self.heads, self.width = items, window, config.retrieved, heads, width
+        self.read_long = config.branches in {Branches.BOTH, Branches.LONG}
+        self.read_short = config.branches in {Branches.BOTH, Branches.SHORT}
+        self.tadn_layers = layers
         self.item_table = nn.Embedding(items + 2, width)
         self.catalogue_product = MatrixProduct()
-        self.behavior_table = nn.Embedding(behaviors + 1, width)
+        self.behavior_table = nn.Embedding(config.behaviors + 1, width)
         self.gap_table = nn.Embedding(GAP_BUCKETS, width)
         self.duration_bucket = DurationBucket()
         self.dropout = Dropout(dropout)
         self.layers = nn.ModuleList(
             TADNLayer(width=width, heads=heads, hidden=hidden, periods_s=periods, dropout=dropout)
-            for periods in spaced_periods(tadn_layers, heads)
+            for periods in spaced_periods(layers, heads)
         )
         self.norm = nn.RMSNorm(width, eps=1e-6)
         self.short = ShortBranch(
-            width=width, heads=heads, layers=softmax_layers, window=window, hidden=hidden, dropout=dropout
+            width=width, heads=heads, layers=config.softmax_layers, window=window, hidden=hidden, dropout=dropout
         )
         self.window_sum = WindowSum(window=window)
         self.user_query = nn.Linear(width, width, bias=False)
@@ -97,10 +79,10 @@ class HyTRec(nn.Module):
         self.user_fusion = GatedFusion(width=width)
         self.user_ffn = FeedForward(width=width, hidden=hidden, dropout=dropout)
         self.user_norm = nn.RMSNorm(width, eps=1e-6)
-        mixture = MixtureOfExperts(width=width, experts=experts, hidden=expert_hidden)
-        self.reranker = Reranker(
-            width=width, heads=heads, mixture=mixture, dropout=dropout, read_long=read_long, read_short=read_short
-        )
+        mixture = MixtureOfExperts(width=width, experts=config.experts, hidden=config.expert_hidden)
+        reads = {"read_long": self.read_long, "read_short": self.read_short}
+        self.reranker = Reranker(width=width, heads=heads, mixture=mixture, dropout=dropout, **reads)
+        neighbors = min(config.neighbors, items)
         self.neighbors = NeighborScore(items=items, neighbors=neighbors, window=window) if neighbors else None
         self._initialize()
 
@@ -136,18 +118,21 @@ class HyTRec(nn.Module):
         memory: Tensor,
         last_time: Tensor,
         delta_rule: DeltaRule = chunked,
+        item_vectors: Tensor | None = None,
     ) -> Encoded:
         """The embedding and L TADN layers over new events.
 
         Args:
             item_rows, behavior_rows, event_times: (B, T) int64; time 0 marks padding, which stands at the end.
             memory: (B, L, H, K, V). last_time: (B, 1) int64 seconds, 0 before the first event.
+            item_vectors: rows of the item table at item_rows, (B, T, D); looked up by default.
         """
         real = event_times > 0
         times = running_maximum(event_times, last_time)  # (B, T), m_t
         before = torch.cat([last_time, times[:, :-1]], 1)
         gap_s = torch.where(real & (before > 0), times - before, 0)
-        x = self._scaled(self.item_table(item_rows), behavior_rows) + self.gap_table(self.duration_bucket(gap_s))
+        vectors = self.item_table(item_rows) if item_vectors is None else item_vectors
+        x = self._scaled(vectors, behavior_rows) + self.gap_table(self.duration_bucket(gap_s))
         x = self.dropout(x)
         memories, last_inputs = [], x
         for index, layer in enumerate(self.layers):
@@ -171,13 +156,15 @@ class HyTRec(nn.Module):
         behavior_rows: Tensor,
         event_times: Tensor,
         delta_rule: DeltaRule = chunked,
+        item_vectors: Tensor | None = None,
     ) -> tuple[State, Tensor]:
         """Fold new events (B, T) into the state: the state after them, and the last layer's memory (B, H, K, V).
 
         With no new event (padding only) every state tensor passes through unchanged. The memory needs no `where` for
         this, as padding writes nothing and decays nothing (beta 0, log-decay 0).
         """
-        encoded = self.encode_sequence(item_rows, behavior_rows, event_times, state.memory, state.last_time, delta_rule)
+        before = state.memory, state.last_time
+        encoded = self.encode_sequence(item_rows, behavior_rows, event_times, *before, delta_rule, item_vectors)
         count = encoded.real.to(torch.int64).sum(1, keepdim=True)
         some = count > 0
         after = state._replace(
@@ -227,17 +214,20 @@ class HyTRec(nn.Module):
 
     # --- readout, retriever, reranker ---
 
-    def read(self, features: UserFeatures, *, summary_only: bool = False) -> Readout:
+    def read(
+        self, features: UserFeatures, *, summary_only: bool = False, window_vectors: Tensor | None = None
+    ) -> Readout:
         """Decay the memory to now, attend over the window, fuse both to the user vector u.
 
         Args:
             features: as `hytrec.signature.USER_FEATURES`; a window may be cut at its left end.
+            window_vectors: rows of the item table at window_items, (B, W, D); looked up by default.
             summary_only: for the retriever, which needs no token but the null one; a reranker needs them all.
         """
         now_s = features.now_s
         idle_s = larger(now_s - features.last_time, torch.zeros_like(now_s))
         memory = self.layers[-1].decay.idle(idle_s)[:, :, None, None] * features.last_memory  # type: ignore[operator,union-attr]
-        rows = self.item_table(features.window_items)  # (B, W, D)
+        rows = self.item_table(features.window_items) if window_vectors is None else window_vectors  # (B, W, D)
         events = self._scaled(rows, features.window_behaviors)
         ages, filled = self.duration_bucket(now_s - features.window_times), features.window_times > 0
         tokens, present = self.short(events, ages, filled, summary_only=summary_only)
@@ -263,12 +253,17 @@ class HyTRec(nn.Module):
         """Best item rows, best first: (B, R) int64; 0 where fewer than R items are left. excluded_rows (B, X) int64."""
         return best_rows(self.retrieve_scores(readout.user), excluded_rows, count=self.retrieved)
 
-    def rerank(self, readout: Readout, candidate_rows: Tensor) -> Tensor:
-        """Score of every candidate row (B, N) int64: (B, N) float; the retriever's, its neighbors' and a correction."""
-        scores = (self.item_table(candidate_rows) * readout.user.unsqueeze(1)).sum(-1)
+    def rerank(self, readout: Readout, candidate_rows: Tensor, candidate_vectors: Tensor | None = None) -> Tensor:
+        """Score of every candidate row (B, N) int64: (B, N) float; the retriever's, its neighbors' and a correction.
+
+        Args:
+            candidate_vectors: rows of the item table at candidate_rows, (B, N, D); looked up by default.
+        """
+        vectors = self.item_table(candidate_rows) if candidate_vectors is None else candidate_vectors
+        scores = (vectors * readout.user.unsqueeze(1)).sum(-1)
         if self.neighbors is not None:
             scores = scores + self.neighbors(candidate_rows, readout.recent_items)
-        return scores + self.correct(readout, candidate_rows)  # type: ignore[no-any-return]
+        return scores + self.reranker(vectors, readout)  # type: ignore[no-any-return]
 
     def correct(self, readout: Readout, candidate_rows: Tensor) -> Tensor:
         """The reranker's correction of the score of every candidate row (B, N) int64: (B, N) float."""
@@ -281,20 +276,4 @@ class HyTRec(nn.Module):
 
 def build_model(config: ModelConfig) -> HyTRec:
     """A newly initialized model of the configured sizes; seed torch before."""
-    return HyTRec(
-        items=config.items,
-        behaviors=config.behaviors,
-        width=config.width,
-        heads=config.heads,
-        tadn_layers=config.tadn_layers,
-        softmax_layers=config.softmax_layers,
-        window=config.window,
-        experts=config.experts,
-        expert_hidden=config.expert_hidden,
-        hidden=config.ffn_multiple * config.width,
-        retrieved=config.retrieved,
-        dropout=config.dropout,
-        read_long=config.branches in {Branches.BOTH, Branches.LONG},
-        read_short=config.branches in {Branches.BOTH, Branches.SHORT},
-        neighbors=min(config.neighbors, config.items),
-    )
+    return HyTRec(config)

@@ -58,9 +58,13 @@ def last_of(x: Tensor, count: Tensor) -> Tensor:
 
 
 def slide_window(window: Tensor, new: Tensor, count: Tensor) -> Tensor:
-    """The last W of window (B, W) followed by the first `count` (B, 1) of new (B, T): (B, W) int64."""
-    size = window.shape[1]
-    index = count + torch.arange(size, device=window.device)  # (B, W)
+    """The last W of window (B, W) followed by the first `count` (B, 1) int64 of new (B, T): (B, W).
+
+    Of vectors, (B, W, D) and (B, T, D), it is (B, W, D).
+    """
+    index = count + torch.arange(window.shape[1], device=window.device)  # (B, W)
+    if window.dim() > 2:
+        index = index.unsqueeze(-1).expand_as(window)
     return torch.cat([window, new], 1).gather(1, index)
 
 

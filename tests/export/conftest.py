@@ -12,8 +12,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from hytrec.contract import DType, Sizes
+from hytrec.contract import DType, Sizes, next_name
 from hytrec.data.vocabulary import Vocabulary
+from hytrec.signature import CARRIED_PREFIX, CARRIED_STATE
+from hytrec.vector_signature import CARRIED_VECTORS
 from hytrec_export.options import BuildOptions, Execution, Target
 from hytrec_export.plan import BuildPlan, resolve_plan
 from hytrec_export.serving.counters import ServerCounter
@@ -99,7 +101,13 @@ def with_carried_state(tmp_path: Path) -> Callable[[Path], Path]:
 
     def carried(path: Path) -> Path:
         graph = onnx.load(path)
-        carry_state(graph)
+        made = {value.name for value in graph.graph.output}
+        carried_tensors = [
+            tensor
+            for tensor in (*CARRIED_STATE, CARRIED_VECTORS)
+            if next_name(tensor.name.removeprefix(CARRIED_PREFIX)) in made
+        ]
+        carry_state(graph, carried_tensors)
         onnx.save(graph, tmp_path / "session_encoder.onnx")
         return tmp_path / "session_encoder.onnx"
 

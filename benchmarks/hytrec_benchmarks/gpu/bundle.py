@@ -19,7 +19,7 @@ from hytrec.errors import HytrecError
 from hytrec.modeling.model import HyTRec, build_model
 from hytrec_export.settings import Limits, ServingSettings
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 CONFIG_FILE = "bundle.json"
 WEIGHTS_FILE = "weights.npz"
 CASES_FILE = "cases.npz"

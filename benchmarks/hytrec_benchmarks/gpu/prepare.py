@@ -17,6 +17,7 @@ from hytrec.modeling.model import HyTRec
 from hytrec.program import project_revision
 from hytrec.run_folder import Run, load_run
 from hytrec.signature import EXCLUDED_ROWS, NOW, RETRIEVER
+from hytrec.vector_signature import VECTOR_GRAPHS
 from hytrec_benchmarks.fixtures.context import Log, data_folder, settings_of
 from hytrec_benchmarks.fixtures.reference_models import in_float64, oracle, whole
 from hytrec_benchmarks.fixtures.training import train_briefly
@@ -177,7 +178,8 @@ def _export(
         say(f"exporting {lowering.value} graphs, {precision.value}")
         into = folder / f"{lowering.value}-{precision.value}"
         into.mkdir(parents=True)
-        export_graphs(run.model, into, settings=settings_of(run), lowering=lowering, precision=precision)
+        settings = settings_of(run)
+        export_graphs(run.model, into, settings=settings, lowering=lowering, precision=precision, graphs=VECTOR_GRAPHS)
 
 
 def _describe(run: Run, cases: list[str], path: Path) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -35,6 +35,7 @@ from hytrec_benchmarks.gpu.results import Result
 from hytrec_benchmarks.gpu.speed_checks import Bench
 from hytrec_export.options import BuildOptions, EngineOptions, Lowering, Precision, Target
 from hytrec_export.plan import resolve_plan
+from hytrec_export.runtime.item_vectors import looked_up
 from hytrec_export.runtime.model_chain import empty_state
 from hytrec_export.runtime.runners import Runner
 
@@ -57,19 +58,19 @@ def onnxruntime_parity(bundle: Bundle, device: Device, *, quick: bool) -> Iterat
         return
     options: dict[str, str] = {"use_tf32": "0"} if device.is_cuda else {}
     for name, folder in bundle.graphs().items():
-        runners = {
+        sessions = {
             model.name: _Session(
                 onnxruntime.InferenceSession(folder / f"{model.name}.onnx", providers=[(provider, options)])
             )
             for model in GRAPHS
         }
         labels = {**of, "graphs": name}
-        used = {runner.provider for runner in runners.values()}
+        used = {session.provider for session in sessions.values()}
         if used != {provider}:
             yield Result(figure="worst_state_max_rel_diff", value=None, of=labels, note=f"it fell back to {used}")
             continue
-        yield from compare_runners(runners, bundle, labels, quick=quick)
-        yield from _session_times(runners, bundle, device, labels, quick=quick)
+        yield from compare_runners(looked_up(sessions, folder, bundle.settings()), bundle, labels, quick=quick)
+        yield from _session_times(sessions, bundle, device, labels, quick=quick)
 
 
 def _session_times(
@@ -79,14 +80,14 @@ def _session_times(
     bench = Bench(bundle, device, precision="float32", quick=quick)
     for events in (bench.grid.events[0], bench.grid.events[-1]):
         for batch in (bench.grid.batches[0], bench.grid.batches[1]):
-            inputs = bench.encoder_inputs(batch=batch, events=events)
+            inputs = bench.with_vectors(bench.encoder_inputs(batch=batch, events=events))
             timing = device.time(
                 sessions[ENCODER.name].bound(device), inputs, budget_s=bench.grid.budget_s, by_clock=True
             )
             labels = {**of, "events": events, "batch": batch}
             yield Result(figure="session_encode_ms", value=timing.median_ms, of=labels | {"runs": timing.runs})
     for batch in (bench.grid.batches[0], bench.grid.batches[1]):
-        inputs = bench.reranker_inputs(batch=batch)
+        inputs = bench.with_vectors(bench.reranker_inputs(batch=batch))
         timing = device.time(sessions[RERANKER.name].bound(device), inputs, budget_s=bench.grid.budget_s, by_clock=True)
         yield Result(figure="session_rank_ms", value=timing.median_ms, of={**of, "batch": batch, "runs": timing.runs})
 
@@ -112,6 +113,12 @@ class _Session:
             self._session.run_with_iobinding(binding)
 
         return call
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
 
     def infer(self, feed: Mapping[str, Any]) -> Arrays:
         names = [output.name for output in self._session.get_outputs()]
@@ -149,8 +156,10 @@ def _engines_of(target: Target, bundle: Bundle, device: Device, *, quick: bool) 
                 settings=bundle.settings(),
                 timing_cache=Path(staging) / "timing.cache",
             )
+            closed = {name: TensorRTRunner(tensorrt, record.path) for name, record in records.items()}
             runners: dict[str, Any] = {
-                name: stack.enter_context(TensorRTRunner(tensorrt, record.path)) for name, record in records.items()
+                name: stack.enter_context(runner)
+                for name, runner in looked_up(closed, graphs, bundle.settings()).items()
             }
             labels = {"runtime": f"{MODULES[target]} {tensorrt.version}", "precision": precision.value}
             yield from compare_runners(runners, bundle, labels, quick=quick)

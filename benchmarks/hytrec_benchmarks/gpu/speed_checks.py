@@ -13,6 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from hytrec.config import ModelConfig
 from hytrec.modeling.model import HyTRec, build_model
 from hytrec.signature import CANDIDATE_ROWS, NOW, STATE
+from hytrec.vector_signature import LOOKUPS
 from hytrec_benchmarks.gpu.bundle import Bundle
 from hytrec_benchmarks.gpu.device import ROTATED, Device, Timing, Work
 from hytrec_benchmarks.gpu.model_steps import EVENTS, Steps, Tensors, no_state, on_device, random_events
@@ -70,6 +71,11 @@ class Bench:
         return [
             _user_of(feed) | {name: feed[own] for own, name in query.items()} for feed in self.query_inputs(batch=batch)
         ]
+
+    def with_vectors(self, inputs: Sequence[Tensors]) -> list[Tensors]:
+        """Inputs of a graph that is given item vectors."""
+        table = self.model.item_table
+        return [feed | {name: table(feed[rows]) for name, rows in LOOKUPS.items() if rows in feed} for feed in inputs]
 
     def encode(self, feed: Tensors) -> Tensors:
         """The encoder."""

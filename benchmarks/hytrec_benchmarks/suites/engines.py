@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import product
@@ -16,12 +16,14 @@ from statistics import median
 
 import torch
 
-from hytrec.modeling.model import build_model
+from hytrec.modeling.model import HyTRec, build_model
 from hytrec.run_folder import Run, load_run
+from hytrec.vector_signature import VECTOR_GRAPHS
 from hytrec_benchmarks.fixtures.bounds import Figure
 from hytrec_benchmarks.fixtures.context import Context, Log, settings_of
 from hytrec_benchmarks.fixtures.progress import say
 from hytrec_benchmarks.suites.precision import exported
+from hytrec_export.exporters.mixed_precision import to_mixed_precision
 from hytrec_export.exporters.tensorrt import EngineRecord, build_engines
 from hytrec_export.options import BuildOptions, EngineOptions, Lowering, Precision, Target
 from hytrec_export.plan import resolve_plan
@@ -41,7 +43,7 @@ def measure(context: Context) -> dict[str, Figure]:
     graphs = {}
     for precision in SHORT_NAMES:
         say(f"exporting {precision.value} graphs of {run.config.items:,} items")
-        graphs[precision] = exported(context, run, Lowering.CHUNKED, precision)
+        graphs[precision] = exported(context, run, Lowering.CHUNKED, precision, VECTOR_GRAPHS)
     parallel = min(MAX_PARALLEL, len(os.sched_getaffinity(0)))
     say(f"building for {', '.join(capabilities)}, {parallel} at once")
     start = time.monotonic()
@@ -51,7 +53,11 @@ def measure(context: Context) -> dict[str, Figure]:
         )
     seconds = time.monotonic() - start
     records = [record for engines in built for record in engines.values()]
-    return {"engines_build_seconds": round(seconds, 1), **figures_of(records)}
+    return {
+        "engines_build_seconds": round(seconds, 1),
+        **figures_of(records),
+        **over_tables(built, run.model),
+    }
 
 
 def widened(run: Run, *, items: int) -> Run:
@@ -84,6 +90,23 @@ def build(
         record.path.unlink()
         say(f"{name} {precision.value} {capability}: {record.size_bytes / 1e6:.1f} MB, {record.seconds:.0f} s")
     return records
+
+
+def over_tables(built: Sequence[Mapping[str, EngineRecord]], model: HyTRec) -> dict[str, Figure]:
+    """What the three engines of a build take over one item table and one table of neighbors; medians over GPUs."""
+    figures: dict[str, Figure] = {}
+    for precision, short in SHORT_NAMES.items():
+        weighed = model if precision is Precision.FLOAT32 else to_mixed_precision(model)
+        neighbors = weighed.neighbors
+        tables = [weighed.item_table.weight, *([] if neighbors is None else [neighbors.ids, neighbors.weights])]
+        held = sum(table.nbytes for table in tables)
+        sizes = [
+            sum(record.size_bytes for record in engines.values())
+            for engines in built
+            if all(record.precision is precision for record in engines.values())
+        ]
+        figures[f"engines_over_tables_{short}"] = median(sizes) / held
+    return figures
 
 
 def figures_of(records: list[EngineRecord]) -> dict[str, Figure]:

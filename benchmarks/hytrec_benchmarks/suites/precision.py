@@ -6,15 +6,17 @@ which forget nothing, of the fused ones: the same float16 products, about twice 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
 import torch
 from torch import nn
 
+from hytrec.contract import Model
 from hytrec.data.histories import History
 from hytrec.run_folder import Run, load_run
+from hytrec.signature import GRAPHS
 from hytrec_benchmarks.fixtures.bounds import Figure
 from hytrec_benchmarks.fixtures.context import LONG, LONG_EVENTS, QUICK_EVENTS, Context, Log, Weights, settings_of
 from hytrec_benchmarks.fixtures.progress import say
@@ -76,10 +78,13 @@ def quality_figures(prefix: str, quality: QualityReport) -> dict[str, Figure]:
     }
 
 
-def exported(context: Context, run: Run, lowering: Lowering, precision: Precision) -> dict[str, Path]:
+def exported(
+    context: Context, run: Run, lowering: Lowering, precision: Precision, graphs: Sequence[Model] = GRAPHS
+) -> dict[str, Path]:
     """Graphs of a run, in a new folder."""
     folder = context.new_folder(f"graphs-{lowering.value}-{precision.value}")
-    return export_graphs(run.model, folder, settings=settings_of(run), lowering=lowering, precision=precision)
+    settings = settings_of(run)
+    return export_graphs(run.model, folder, settings=settings, lowering=lowering, precision=precision, graphs=graphs)
 
 
 def halved(context: Context, run: Run, float32: Graphs) -> Graphs:

@@ -21,6 +21,7 @@ from hytrec_export.errors import GraphError, RepositoryError
 from hytrec_export.optional import require
 from hytrec_export.repository.layout import graph_files
 from hytrec_export.runtime.chunked_encoder import open_runner
+from hytrec_export.runtime.item_vectors import ItemTable
 from hytrec_export.runtime.model_chain import MAX_ROWS, EncodedUsers, ModelChain, batches, split_every
 from hytrec_export.runtime.runners import CUDA_PROVIDER, Arrays
 from hytrec_export.serving.loaded_request import stored_rows
@@ -157,13 +158,13 @@ def opened_chain(
     cuda = has_cuda()
     names = [model.name for model in models]
     watch = CatalogWatch(repository, settings, Vocabulary.load(repository / VOCABULARY_FILE), models=names)
+    table = ItemTable.find(repository, settings)
     with ExitStack() as opened:
-        runners = {
-            model.name: opened.enter_context(
-                open_runner(model, graphs[model.name], cuda=cuda, threads=threads, live=watch.live(model.name))
-            )
-            for model in models
-        }
+        runners = {}
+        for model in models:
+            name = model.name
+            runner = open_runner(model, graphs[name], cuda=cuda, threads=threads, live=watch.live(name), table=table)
+            runners[name] = opened.enter_context(runner)
         yield ModelChain(runners, sizes=settings.sizes), watch
 
 

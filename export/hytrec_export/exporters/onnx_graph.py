@@ -17,7 +17,8 @@ from torch import nn
 from hytrec import __version__
 from hytrec.contract import DType, Model, Sizes, Tensor, next_name
 from hytrec.modeling.model import HyTRec
-from hytrec.signature import CARRIED_STATE, GRAPHS, STATE
+from hytrec.signature import CARRIED_PREFIX, CARRIED_STATE, GRAPHS
+from hytrec.vector_signature import CARRIED_VECTORS, VECTOR_RERANKER
 from hytrec_export.errors import BuildError
 from hytrec_export.exporters.gather_indices import keep_int32_indices
 from hytrec_export.exporters.large_products import multiply_unpacked, unfold_tables
@@ -25,11 +26,19 @@ from hytrec_export.exporters.live_tables import ITEM_TABLE
 from hytrec_export.exporters.lowering import delta_rule_of
 from hytrec_export.exporters.mixed_precision import narrow_limit, to_mixed_precision
 from hytrec_export.exporters.precision_check import check_precision
-from hytrec_export.exporters.tensor_files import LARGE_BYTES, TensorFiles, attach, check_without_files, leave_out
+from hytrec_export.exporters.tensor_files import (
+    LARGE_BYTES,
+    TensorFiles,
+    attach,
+    check_without_files,
+    leave_out,
+    link_or_copy,
+)
 from hytrec_export.exporters.wrapper import split
 from hytrec_export.optional import require
 from hytrec_export.options import Lowering, Precision, Retrieval
 from hytrec_export.progress import Advance, ignore
+from hytrec_export.runtime.item_vectors import ITEM_TABLE_FILE
 from hytrec_export.runtime.runners import MAX_EVENTS
 from hytrec_export.settings import ServingSettings
 
@@ -47,6 +56,7 @@ MAX_GRAPH_BYTES = 2**31 - 1
 LIVE_PRODUCTS = frozenset({ITEM_TABLE, "scan.codes"})
 """Tables that products of the retriever read."""
 
+_CARRIED = (*CARRIED_STATE, CARRIED_VECTORS)
 _TORCH_DTYPES = {DType.FLOAT32: torch.float32, DType.INT64: torch.int64}
 
 
@@ -64,6 +74,8 @@ def export_graphs(
 ) -> dict[str, Path]:
     """Write the three graphs into `folder`, beside the tensor files that they share: their files by model name.
 
+    Where they are given item vectors, the table to look them up in is written beside them.
+
     Args:
         precision: FLOAT32 or MIXED; `fp16_weights` makes HALF_WEIGHTS of the float32 files.
         retrieval: EXACT or APPROXIMATE.
@@ -78,7 +90,8 @@ def export_graphs(
     """
     exported = to_mixed_precision(model) if precision is Precision.MIXED else model
     delta_rule = delta_rule_of(lowering, max_events=settings.limits.max_events)
-    modules = split(exported, delta_rule=delta_rule, retrieval=retrieval)
+    host_lookup = VECTOR_RERANKER in graphs
+    modules = split(exported, delta_rule=delta_rule, retrieval=retrieval, host_lookup=host_lookup)
     metadata = {"fingerprint": settings.fingerprint, "lowering": lowering.value, "precision": precision.value}
     if lowering is Lowering.CHUNKED:
         metadata[MAX_EVENTS] = str(settings.limits.max_events)
@@ -98,6 +111,9 @@ def export_graphs(
             live=live,
         )
         on_graph(1)
+    if host_lookup:
+        table = files.write("item_table", exported.item_table.weight.detach().numpy())
+        link_or_copy(folder / table, folder / ITEM_TABLE_FILE)
     return paths
 
 
@@ -139,7 +155,7 @@ def export_graph(
             f"the weights of {model.name} of less than {LARGE_BYTES} bytes each take {small_bytes} bytes together and "
             f"an ONNX file holds {MAX_GRAPH_BYTES}; train with fewer layers or a smaller width"
         )
-    outputs = tuple(tensor for tensor in model.outputs if tensor not in CARRIED_STATE)
+    outputs = tuple(tensor for tensor in model.outputs if tensor not in _CARRIED)
     graph = _traced(module, replace(model, outputs=outputs), sizes, opset)
     unfold_tables(graph)
     keep_int32_indices(graph)
@@ -147,8 +163,7 @@ def export_graph(
     attach(graph, files or TensorFiles(path.parent), values, always=LIVE_PRODUCTS if live else frozenset())
     multiply_unpacked(graph, min_bytes=0 if live else None)
     _strip(graph.graph)
-    if outputs != model.outputs:
-        carry_state(graph)
+    carry_state(graph, [tensor for tensor in model.outputs if tensor in _CARRIED])
     graph.producer_name, graph.producer_version = PRODUCER, __version__
     onnx.helper.set_model_props(graph, {"model": model.name, **metadata})
     check_graph(graph, model=model, sizes=sizes)
@@ -157,16 +172,17 @@ def export_graph(
     path.write_bytes(graph.SerializeToString())
 
 
-def carry_state(graph: Any) -> None:
-    """Copy every output of an encoder's state to an output of its own for Triton's sequence batcher, in place.
+def carry_state(graph: Any, tensors: Sequence[Tensor] = CARRIED_STATE) -> None:
+    """Copy outputs of an encoder's state to outputs of their own for Triton's sequence batcher, in place.
 
     Args:
         graph: an `onnx.ModelProto`.
+        tensors: the copies.
     """
     onnx = require("onnx", extra="export")
     outputs = {value.name: value for value in graph.graph.output}
-    for before, carried in zip(STATE, CARRIED_STATE, strict=True):
-        source = outputs[next_name(before.name)]
+    for carried in tensors:
+        source = outputs[next_name(carried.name.removeprefix(CARRIED_PREFIX))]
         graph.graph.node.append(onnx.helper.make_node("Identity", [source.name], [carried.name], name=carried.name))
         graph.graph.output.add(name=carried.name, type=source.type)
 

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from hytrec.contract import Model, Tensor
-from hytrec.signature import CANDIDATE_ROWS, ENCODER, STATE
+from hytrec.signature import CANDIDATE_ROWS
 from hytrec_export.exporters.tensorrt.profiles import profiles_of
-from hytrec_export.options import Device, StateKind
+from hytrec_export.options import Device
 from hytrec_export.plan import BuildPlan
 from hytrec_export.repository.dynamic_batching import batch_sizes, dynamic_batching
 from hytrec_export.repository.layout import ENGINE_FILE, GRAPH_FILE
@@ -35,7 +35,7 @@ def backend_config(model: Model, settings: ServingSettings, plan: BuildPlan, war
         warmup: requests of this model that the server runs before it is ready.
     """
     parts = messages()
-    keeps_state = model.name == ENCODER.name and plan.state is StateKind.SEQUENCE
+    states = _kept_by_triton(model, plan)
     config = parts.ModelConfig(
         name=model.name,
         max_batch_size=settings.limits.max_batch,
@@ -45,7 +45,7 @@ def backend_config(model: Model, settings: ServingSettings, plan: BuildPlan, war
     )
     if plan.has_engines:
         config.platform, config.default_model_filename = ENGINE_PLATFORM, ENGINE_FILE
-        config.optimization.cuda.CopyFrom(cuda_graphs(model, settings, keeps_state=keeps_state))
+        config.optimization.cuda.CopyFrom(cuda_graphs(model, settings, states=states))
     else:
         config.backend, config.default_model_filename = GRAPH_BACKEND, GRAPH_FILE
         for key, value in {"intra_op_thread_count": str(plan.intra_op_threads), **GRAPH_PARAMETERS}.items():
@@ -53,12 +53,18 @@ def backend_config(model: Model, settings: ServingSettings, plan: BuildPlan, war
         if plan.device is Device.CUDA:
             cuda = config.optimization.execution_accelerators.gpu_execution_accelerator.add(name="cuda")
             cuda.parameters.update(CUDA_PARAMETERS)
-    if keeps_state:
-        config.sequence_batching.CopyFrom(sequence_batching(settings))
+    if states:
+        config.sequence_batching.CopyFrom(sequence_batching(settings, states))
         return config  # Triton refuses dynamic batching beside it, and crashes on a warmup
     config.dynamic_batching.CopyFrom(dynamic_batching(settings.limits.max_batch))
     config.model_warmup.extend(warmup_of(request, model, settings) for request in warmup)
     return config
+
+
+def _kept_by_triton(model: Model, plan: BuildPlan) -> tuple[Tensor, ...]:
+    """Inputs of a model's graph that its requests do not bring."""
+    (graph,) = (graph for graph in plan.graphs if graph.name == model.name)
+    return tuple(tensor for tensor in graph.inputs if tensor not in model.inputs)
 
 
 def instance_group(model: Model, settings: ServingSettings, plan: BuildPlan) -> Any:
@@ -76,18 +82,20 @@ def instance_group(model: Model, settings: ServingSettings, plan: BuildPlan) -> 
     )
 
 
-def cuda_graphs(model: Model, settings: ServingSettings, *, keeps_state: bool) -> Any:
+def cuda_graphs(model: Model, settings: ServingSettings, *, states: Sequence[Tensor]) -> Any:
     """ModelOptimizationPolicy.Cuda message: the shapes that come again and again are captured when the model loads.
 
     A graph is used where every size is the captured one. There is no lower bound: rows that no request filled would
     run on whatever lies in the buffers.
+
+    Args:
+        states: inputs of the engine that Triton keeps.
     """
     cuda = messages().ModelOptimizationPolicy.Cuda(graphs=True)
-    inputs = (*STATE, *model.inputs) if keeps_state else model.inputs
     for batch in batch_sizes(settings.limits.max_batch):
         for length in graph_lengths(model, settings):
             spec = cuda.graph_spec.add(batch_size=batch)
-            for tensor in inputs:
+            for tensor in (*states, *model.inputs):
                 spec.input[tensor.name].dim.extend(_shape(tensor, settings, length))
     return cuda
 

@@ -13,17 +13,21 @@ from hytrec.signature import (
     FUSED_ENSEMBLES,
     FUSED_MODELS,
     GRAPHS,
-    RERANKER,
-    RETRIEVER,
     SESSION_ENCODER,
     SESSION_ENSEMBLES,
-    SESSION_LOAD,
-    SESSION_SAVE,
-    STATE_MODELS,
 )
+from hytrec.vector_signature import VECTOR_ENSEMBLES, VECTOR_SESSION_ENCODER, VECTOR_SESSION_ENSEMBLES
 from hytrec_export.options import Execution, StateKind, Target
 from hytrec_export.plan import BuildPlan
 from hytrec_export.repository.layout import ENGINE_FILE, FUSED_FILES, GRAPH_FILE, ensemble_files
+
+_ENSEMBLES = {
+    (StateKind.STORE, False): ENSEMBLES,
+    (StateKind.STORE, True): VECTOR_ENSEMBLES,
+    (StateKind.SEQUENCE, False): SESSION_ENSEMBLES,
+    (StateKind.SEQUENCE, True): VECTOR_SESSION_ENSEMBLES,
+}
+"""Endpoints by who keeps the state and whether item vectors are looked up on the host."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +50,7 @@ class Layout:
     @property
     def warmed(self) -> tuple[Model, ...]:
         """Neural models that Triton may warm up: a model whose state it keeps crashes the server then (seen)."""
-        return tuple(model for model in self.backend_models if model is not SESSION_ENCODER)
+        return tuple(model for model in self.backend_models if model not in (SESSION_ENCODER, VECTOR_SESSION_ENCODER))
 
 
 def layout_of(plan: BuildPlan) -> Layout:
@@ -60,13 +64,15 @@ def layout_of(plan: BuildPlan) -> Layout:
             files=FUSED_FILES,
         )
     session = plan.state is StateKind.SEQUENCE
-    graphs = (SESSION_ENCODER, RETRIEVER, RERANKER) if session else GRAPHS
-    steps = (SESSION_LOAD, SESSION_SAVE) if session else STATE_MODELS
+    ensembles = _ENSEMBLES[plan.state, plan.host_lookup]
+    models = {step.model.name: step.model for ensemble in ensembles for step in ensemble.steps}
+    graphs = tuple(models[graph.name] for graph in GRAPHS)
+    steps = (*(model for model in models.values() if model not in graphs), *(() if session else (FORGET,)))
     in_python = plan.target is Target.EMBEDDED
     return Layout(
         graphs=graphs,
         python_models=(*graphs, *steps) if in_python else steps,
         backend_models=() if in_python else graphs,
-        ensembles=SESSION_ENSEMBLES if session else ENSEMBLES,
+        ensembles=ensembles,
         files=ensemble_files(ENGINE_FILE if plan.has_engines else GRAPH_FILE),
     )

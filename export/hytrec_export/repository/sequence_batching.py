@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from hytrec.contract import Tensor
-from hytrec.signature import CARRIED_STATE, STATE
+from hytrec.signature import CARRIED_PREFIX
 from hytrec_export.repository.dynamic_batching import QUEUE_DELAY_US, preferred_batch_sizes
 from hytrec_export.repository.tensor_config import data_type, messages
 from hytrec_export.settings import ServingSettings
@@ -18,10 +19,13 @@ SESSIONS_PER_BATCH = 16
 Each takes the size of a user's state, twice, for Triton keeps the input and the output state apart."""
 
 
-def sequence_batching(settings: ServingSettings) -> Any:
+def sequence_batching(settings: ServingSettings, states: Sequence[Tensor]) -> Any:
     """ModelSequenceBatching message: oldest requests first, and every state tensor, starting from zeros.
 
     The output of a state is a tensor of its own (`hytrec.signature.CARRIED_STATE` says why), never one under `output`.
+
+    Args:
+        states: what Triton keeps, as the graph's inputs.
     """
     parts = messages().ModelSequenceBatching
     max_batch = settings.limits.max_batch
@@ -32,17 +36,17 @@ def sequence_batching(settings: ServingSettings) -> Any:
             max_queue_delay_microseconds=QUEUE_DELAY_US,
         ),
         max_sequence_idle_microseconds=IDLE_US,
-        state=[_state(before, after, settings) for before, after in zip(STATE, CARRIED_STATE, strict=True)],
+        state=[_state(tensor, settings) for tensor in states],
     )
 
 
-def _state(before: Tensor, after: Tensor, settings: ServingSettings) -> Any:
+def _state(before: Tensor, settings: ServingSettings) -> Any:
     """State message. Not in one buffer: a runtime may write an output before it has read the last input."""
     parts = messages().ModelSequenceBatching
     kind, dims = data_type(before, settings), settings.sizes.shape(before)
     return parts.State(
         input_name=before.name,
-        output_name=after.name,
+        output_name=CARRIED_PREFIX + before.name,
         data_type=kind,
         dims=dims,
         initial_state=[parts.InitialState(name="no events", data_type=kind, dims=dims, zero_data=True)],

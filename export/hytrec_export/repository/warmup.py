@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from hytrec.contract import Content, DType, Model
+from hytrec.contract import Content, DType, Model, Tensor
 from hytrec.data.histories import History, Int64Array
 from hytrec.signature import (
     BEHAVIOR_ROWS,
@@ -24,6 +24,7 @@ from hytrec.signature import (
     ROW_TIMES,
     USER_FEATURES,
 )
+from hytrec.vector_signature import LOOKUPS
 from hytrec_export.repository.tensor_config import data_type, messages
 from hytrec_export.runtime.padding import bucket_length, pad
 from hytrec_export.runtime.runners import Arrays
@@ -153,6 +154,13 @@ def _completed(model: Model, settings: ServingSettings, inputs: dict[str, Int64A
     return {
         tensor.name: np.ascontiguousarray(inputs[tensor.name], _TYPES[tensor.dtype])
         if tensor.name in inputs
-        else np.zeros(settings.sizes.shape(tensor), _TYPES[tensor.dtype])
+        else np.zeros(_shape(tensor, settings, inputs), _TYPES[tensor.dtype])
         for tensor in model.inputs
     }
+
+
+def _shape(tensor: Tensor, settings: ServingSettings, inputs: dict[str, Int64Array]) -> tuple[int, ...]:
+    """Vectors are as many as their rows."""
+    sizes = settings.sizes.shape(tensor)
+    rows = inputs.get(LOOKUPS.get(tensor.name, ""))
+    return sizes if rows is None else (len(rows), *sizes[1:])

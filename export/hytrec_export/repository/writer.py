@@ -16,6 +16,7 @@ from hytrec_export.repository.layout import CONFIG, MODULES, VERSION
 from hytrec_export.repository.planned_layout import Layout, layout_of
 from hytrec_export.repository.target_note import TARGET_NOTE, target_note
 from hytrec_export.repository.warmup import warmup_requests
+from hytrec_export.runtime.item_vectors import ITEM_TABLE_FILE
 from hytrec_export.settings import VOCABULARY_FILE, ServingSettings
 
 README = "README.md"
@@ -36,6 +37,7 @@ def write_repository(
     files: Mapping[str, Path],
     plan: BuildPlan,
     tensors: Mapping[str, Sequence[Path]] | None = None,
+    item_table: Path | None = None,
 ) -> None:
     """Fill the empty folder `staging` with a whole repository.
 
@@ -44,6 +46,7 @@ def write_repository(
             copied where the file system has no links.
         tensors: files that a graph reads beside its own, by model name; what several models read is one file with
             several names, as external data must stand in its graph's folder.
+        item_table: that the load step looks item vectors up in, where the plan says so.
 
     Raises:
         BuildError: a file is missing, one too many is given, or the folder cannot be written.
@@ -51,6 +54,12 @@ def write_repository(
     """
     layout = layout_of(plan)
     _check(layout, files)
+    if (item_table is not None) is not plan.host_lookup:
+        raise BuildError(
+            f"a repository of target {plan.target.value} on {plan.device.value} has "
+            f"{'an item table' if plan.host_lookup else 'no item table'} beside its graphs, and "
+            f"{item_table or 'none'} is given"
+        )
     requests = {model.name: warmup_requests(model, settings) for model in layout.warmed}
     texts = config_texts(settings, plan, warmup=requests)
     modules = {model.name: MODULES[model.name] for model in layout.python_models}
@@ -69,6 +78,8 @@ def write_repository(
             for tensor in (tensors or {}).get(name, ()):
                 if not place.with_name(tensor.name).exists():  # of another graph in the same folder
                     link_or_copy(tensor, place.with_name(tensor.name))
+        if item_table is not None:
+            link_or_copy(item_table, staging / ITEM_TABLE_FILE)
         settings.save(staging)
         vocabulary.save(staging / VOCABULARY_FILE)
         (staging / README).write_text(repository_readme())

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from hytrec.contract import Model, next_name
 from hytrec.signature import BEHAVIOR_ROWS, ENCODER, ITEM_ROWS, RERANKER, ROW_TIMES, STATE
+from hytrec_export.runtime.item_vectors import ItemTable, looking_up
 from hytrec_export.runtime.parallel import ShardedRunner, SizeRouter
 from hytrec_export.runtime.runners import Arrays, Live, OnnxRunner, Runner
 
@@ -76,6 +77,7 @@ def open_runner(
     cuda: bool = False,
     threads: int | None = None,
     live: Live | None = None,
+    table: ItemTable | None = None,
 ) -> Runner:
     """The runner that serves `model`, not yet open.
 
@@ -84,15 +86,22 @@ def open_runner(
         cuda: run it on the GPU.
         threads: of long runs of the encoder; as many as there are cores by default.
         live: see `OnnxRunner`.
+        table: of a graph that is given item vectors.
     """
+
+    def looked(runner: Runner) -> Runner:
+        return looking_up(runner, model.name, table)
+
     if cuda:
         runner = OnnxRunner(graph, cuda=True, live=live)
-        return ChunkedEncoder(runner, max_events=lambda: runner.max_events) if model == ENCODER else runner
+        if model == ENCODER:
+            return ChunkedEncoder(looked(runner), max_events=lambda: runner.max_events)
+        return looked(runner)
     if model == ENCODER:
         short, long = OnnxRunner(graph, threads=1, live=live), OnnxRunner(graph, threads=threads, live=live)
-        router = SizeRouter(model, short=short, long=long, short_elements=SHORT_EVENTS)
+        router = SizeRouter(model, short=looked(short), long=looked(long), short_elements=SHORT_EVENTS)
         return ChunkedEncoder(router, max_events=lambda: long.max_events)
     if model == RERANKER:
-        shard = OnnxRunner(graph, threads=1, live=live)
+        shard = looked(OnnxRunner(graph, threads=1, live=live))
         return ShardedRunner(model, shard, min_elements=SHARD_CANDIDATES, peers_idle=peers_idle)
-    return OnnxRunner(graph, live=live)
+    return looked(OnnxRunner(graph, live=live))

@@ -206,8 +206,8 @@ def test_without_a_gpu_run_says_what_to_do(bundle: Bundle, capsys: pytest.Captur
     [
         (None, r"is no folder of `hytrec_benchmarks.gpu prepare` \(bundle.json: .*; prepare one"),
         ("{", r"is no folder of `hytrec_benchmarks.gpu prepare`"),
-        ('{"format_version": 0}', r"is of another version than 1; prepare the folder again"),
-        ('{"format_version": 1}', r"describes no model \('model'\); prepare it again"),
+        ('{"format_version": 1}', r"is of another version than 2; prepare the folder again"),
+        ('{"format_version": 2}', r"describes no model \('model'\); prepare it again"),
     ],
 )
 def test_another_folder_is_refused(tmp_path: Path, text: str | None, message: str) -> None:

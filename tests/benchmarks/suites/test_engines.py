@@ -69,6 +69,21 @@ def test_the_ratio_is_of_total_sizes() -> None:
     assert figures["a_fp16_engine_seconds"] == 2.0
 
 
+def test_sizes_are_held_against_one_table_and_its_neighbors(run: Run) -> None:
+    ids, weights = run.model.neighbors.ids, run.model.neighbors.weights  # type: ignore[union-attr]
+    table = run.model.item_table.weight
+    full, half = (
+        4 * table.numel() + ids.nbytes + 4 * weights.numel(),
+        2 * table.numel() + ids.nbytes + weights.nbytes // 2,
+    )
+    built = [
+        {name: record(name, precision, size) for name in "abc"}
+        for precision, size in [(Precision.FLOAT32, full), (Precision.MIXED, half), (Precision.FLOAT32, full)]
+    ]
+    figures = engines.over_tables(built, run.model)
+    assert figures == {"engines_over_tables_fp32": 3.0, "engines_over_tables_fp16": 3.0}
+
+
 def test_every_gpu_gets_engines_in_both_precisions(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
 
@@ -80,7 +95,7 @@ def test_every_gpu_gets_engines_in_both_precisions(run: Run, tmp_path: Path, mon
         return {"toy": replace(record("toy", plan.precision, 10), path=folder / "toy.plan")}
 
     monkeypatch.setattr(engines, "build_engines", fake_build)
-    monkeypatch.setattr(engines, "exported", lambda *given: {"toy": Path(given[-1].value)})
+    monkeypatch.setattr(engines, "exported", lambda *given: {"toy": Path(given[3].value)})
     context = Context(folder=tmp_path, data=tmp_path, runs={Log.EDITS: run.path})
     figures = engines.measure(context)
     assert figures["engines_built"] == 8

@@ -18,15 +18,20 @@ from hytrec.signature import (
     ENCODER,
     GRAPHS,
     RERANKER,
+    RETRIEVER,
     SESSION_ENCODER_GRAPH,
     SESSION_GRAPHS,
 )
+from hytrec.vector_signature import VECTOR_GRAPHS
 from hytrec_export.errors import BuildError
 from hytrec_export.exporters import onnx_graph as graph_module
+from hytrec_export.exporters import tensor_files
+from hytrec_export.exporters.live_tables import ITEM_TABLE
 from hytrec_export.exporters.onnx_graph import check_graph, export_graph, export_graphs
-from hytrec_export.options import BuildOptions, Lowering
+from hytrec_export.options import BuildOptions, Lowering, Precision
 from hytrec_export.pipeline import build
 from hytrec_export.repository.layout import graph_files
+from hytrec_export.runtime.item_vectors import ITEM_TABLE_FILE
 from hytrec_export.runtime.runners import OnnxRunner
 from hytrec_export.settings import Limits, ServingSettings
 from hytrec_export.verification.parity.shape_grid import InputGenerator, ShapeCase
@@ -103,6 +108,34 @@ def test_graphs_of_sessions_are_exported_so(run_folder: Path, built: Path, tmp_p
     assert list(paths) == [ENCODER.name]
     outputs = tuple(value.name for value in onnx.load(paths[ENCODER.name]).graph.output)
     assert outputs == SESSION_ENCODER_GRAPH.output_names()
+
+
+@pytest.mark.usefixtures("traced_once")
+@pytest.mark.parametrize("precision", [Precision.FLOAT32, Precision.MIXED])
+def test_of_graphs_for_a_gpu_the_retriever_alone_has_the_item_table(
+    precision: Precision,
+    wide_run: Path,
+    wide_settings: ServingSettings,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def as_if_large(graph: Any, files: Any, values: Any, **_: Any) -> None:
+        tensor_files.attach(graph, files, values, always=frozenset({ITEM_TABLE}))
+
+    monkeypatch.setattr(graph_module, "attach", as_if_large)
+    model = load_run(wide_run).model
+    options: dict[str, Any] = {"lowering": Lowering.CHUNKED, "precision": precision, "graphs": VECTOR_GRAPHS}
+    paths = export_graphs(model, tmp_path, settings=wide_settings, **options)
+    table = model.item_table.weight.detach().numpy().astype("<f2" if precision is Precision.MIXED else "<f4")
+    for name, path in paths.items():
+        weights = tensor_files.load_graph(path).graph.initializer
+        held = [tensor.name for tensor in weights if sorted(tensor.dims) == sorted(table.shape)]
+        assert len(held) == (name == RETRIEVER.name), held
+    content = table.tobytes()
+    assert (tmp_path / ITEM_TABLE_FILE).read_bytes() == content
+    files = [path for path in tmp_path.iterdir() if path.suffix != ".onnx" and path.read_bytes() == content]
+    assert len(files) == 2
+    assert files[0].samefile(files[1])  # a table of a megabyte or more is written once
 
 
 def test_a_graph_says_what_it_is_and_nothing_of_the_machine(built: Path) -> None:

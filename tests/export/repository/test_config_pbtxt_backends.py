@@ -16,14 +16,16 @@ from hytrec.signature import (
     GRAPHS,
     RERANKER,
     RETRIEVER,
-    SESSION_ENCODER_GRAPH,
     STATE,
 )
+from hytrec.vector_signature import CARRIED_VECTORS, ITEM_VECTORS, VECTOR_GRAPHS, WINDOW_VECTORS
+from hytrec_export.exporters.onnx_graph import export_graphs
 from hytrec_export.options import Device, EngineOptions, Execution, Lowering, StateKind, Target
 from hytrec_export.plan import BuildPlan
 from hytrec_export.repository.backend_config import graph_lengths
 from hytrec_export.repository.config_pbtxt import config_texts
 from hytrec_export.repository.dynamic_batching import batch_sizes, preferred_batch_sizes
+from hytrec_export.repository.planned_layout import layout_of
 from hytrec_export.repository.sequence_batching import sequence_batching
 from hytrec_export.repository.warmup import warmup_requests
 from hytrec_export.settings import Limits, ServingSettings
@@ -62,15 +64,27 @@ def tiny(run: Run) -> ServingSettings:
 
 
 def parsed(settings: ServingSettings, plan: BuildPlan) -> dict[str, Any]:
-    warmup = {model.name: warmup_requests(model, settings) for model in GRAPHS}
+    warmup = {model.name: warmup_requests(model, settings) for model in layout_of(plan).warmed}
     texts = config_texts(settings, plan, warmup=warmup)
     return {name: text_format.Parse(text, model_config_pb2.ModelConfig()) for name, text in texts.items()}
+
+
+@pytest.fixture(scope="module")
+def given_vectors(run: Run, tiny: ServingSettings, make_once: Any, traced_once: None) -> Path:
+    """Folder of the run's graphs for a GPU, in fused lowering."""
+
+    def make(folder: Path) -> None:
+        export_graphs(run.model, folder, settings=tiny, lowering=Lowering.FUSED, graphs=VECTOR_GRAPHS)
+
+    folder: Path = make_once("tiny-vectors", make)
+    return folder
 
 
 @pytest.mark.parametrize("name", [name for name in PLANS if "chunked" not in name])
 def test_every_tensor_of_every_graph_stands_in_its_config(
     name: str,
     built: Path,
+    given_vectors: Path,
     with_carried_state: Any,
     tiny: ServingSettings,
     plan_of: Any,
@@ -82,7 +96,9 @@ def test_every_tensor_of_every_graph_stands_in_its_config(
     configs = parsed(tiny, plan)
     for model in plan.graphs:
         graph = built / model.name / "1" / "model.onnx"
-        if model is SESSION_ENCODER_GRAPH:
+        if plan.host_lookup:
+            graph = given_vectors / f"{model.name}.onnx"
+        if plan.state is StateKind.SEQUENCE and model.name == ENCODER.name:
             graph = with_carried_state(graph)
         assert declared_in(configs[model.name]) == declared_of(graph)
         assert configs[model.name].max_batch_size == LIMITS.max_batch
@@ -160,8 +176,9 @@ def test_no_model_has_a_queue_policy_or_priorities(name: str, tiny: ServingSetti
 def test_cuda_graphs_name_every_input_at_every_batch_size(tiny: ServingSettings, plan_of: Any) -> None:
     """Triton refuses a graph whose spec leaves an input out."""
     for name in ("tensorrt", "tensorrt-session"):
-        configs = parsed(tiny, plan_of(**PLANS[name]))
-        for model in GRAPHS:
+        plan = plan_of(**PLANS[name])
+        configs = parsed(tiny, plan)
+        for model in plan.graphs:
             cuda = configs[model.name].optimization.cuda
             assert cuda.graphs
             assert [spec.batch_size for spec in cuda.graph_spec] == [
@@ -211,9 +228,16 @@ def session(request: pytest.FixtureRequest, tiny: ServingSettings, plan_of: Any)
     return parsed(tiny, plan_of(**PLANS[request.param]))
 
 
-def test_triton_carries_the_state_from_zeros(session: dict[str, Any]) -> None:
+@pytest.fixture(scope="module")
+def carried(session: dict[str, Any]) -> set[str]:
+    """What Triton has to keep: the state, and where vectors are given those of its window."""
+    has_vectors = any(tensor.name == ITEM_VECTORS.name for tensor in session[ENCODER.name].input)
+    return {tensor.name for tensor in (*STATE, *([WINDOW_VECTORS] if has_vectors else []))}
+
+
+def test_triton_carries_the_state_from_zeros(session: dict[str, Any], carried: set[str]) -> None:
     batching = session[ENCODER.name].sequence_batching
-    assert [state.input_name for state in batching.state] == [tensor.name for tensor in STATE]
+    assert sorted(state.input_name for state in batching.state) == sorted(carried)
     for state in batching.state:
         (initial,) = state.initial_state
         assert initial.zero_data
@@ -226,27 +250,28 @@ def test_triton_carries_the_state_from_zeros(session: dict[str, Any]) -> None:
 
 def test_states_rank_alike_by_name(settings: ServingSettings) -> None:
     """Triton pairs output states with input states by the rank of their names, not as the config says."""
-    states = sequence_batching(settings).state
+    kept = (*STATE, WINDOW_VECTORS)
+    states = sequence_batching(settings, kept).state
     inputs = sorted(state.input_name for state in states)
     outputs = sorted(state.output_name for state in states)
     pairs = {state.input_name: state.output_name for state in states}
     assert [pairs[name] for name in inputs] == outputs
-    assert len(inputs) == len(STATE) == len(CARRIED_STATE)
+    assert outputs == sorted(tensor.name for tensor in (*CARRIED_STATE, CARRIED_VECTORS))
 
 
-def test_no_tensor_is_both_a_state_and_an_output(session: dict[str, Any]) -> None:
+def test_no_tensor_is_both_a_state_and_an_output(session: dict[str, Any], carried: set[str]) -> None:
     """The backends set such an output's batch where the state's is read, and concurrent sessions fail."""
     encoder = session[ENCODER.name]
     states = {state.output_name for state in encoder.sequence_batching.state}
-    assert len(states) == len(STATE)
+    assert len(states) == len(carried)
     assert not states & {tensor.name for tensor in encoder.output}
     for config in session.values():
         for step in config.ensemble_scheduling.step:
             assert not states & set(step.output_map)
 
 
-def test_state_inputs_are_nobodys_but_tritons(session: dict[str, Any]) -> None:
-    names = {tensor.name for tensor in STATE}
+def test_state_inputs_are_nobodys_but_tritons(session: dict[str, Any], carried: set[str]) -> None:
+    names = carried
     assert not names & {tensor.name for tensor in session[ENCODER.name].input}
     for ensemble in session.values():
         for step in ensemble.ensemble_scheduling.step:

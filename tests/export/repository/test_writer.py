@@ -1,6 +1,7 @@
 import errno
 import importlib
 import os
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -168,7 +169,10 @@ def other(
     staging = tmp_path / "staging"
     staging.mkdir()
     plan = plan_of(**OTHER_TARGETS[request.param])
-    write_repository(staging, settings=settings, vocabulary=vocabulary, files=graphs, plan=plan)
+    table = tmp_path / "table"
+    table.write_text("table")
+    item_table = table if plan.host_lookup else None
+    write_repository(staging, settings=settings, vocabulary=vocabulary, files=graphs, plan=plan, item_table=item_table)
     return request.param, staging
 
 
@@ -200,6 +204,43 @@ def test_the_steps_around_them_are_python_models_on_the_cpu(other: tuple[str, Pa
         assert (
             f"hytrec_export.serving.triton_models.{MODULES[name]} import"
             in (repository / name / "1/model.py").read_text()
+        )
+
+
+def test_the_item_table_is_for_the_load_step_of_gpus(other: tuple[str, Path]) -> None:
+    name, repository = other
+    table = repository / "item_table.bin"
+    assert table.exists() is (name.startswith("tensorrt") or name.endswith("cuda"))
+    if table.exists():
+        assert table.samefile(repository.parent / "table")
+
+
+@pytest.mark.parametrize(
+    ("target", "given", "device"), [(Target.ONNXRUNTIME, True, "cpu"), (Target.TENSORRT, False, "cuda")]
+)
+def test_an_item_table_goes_with_graphs_that_are_given_vectors(
+    target: Target,
+    given: bool,
+    device: str,
+    settings: ServingSettings,
+    vocabulary: Vocabulary,
+    graphs: dict[str, Path],
+    plan_of: Any,
+    tmp_path: Path,
+) -> None:
+    table = tmp_path / "table" if given else None
+    message = (
+        f"a repository of target {target.value} on {device} has {'no' if given else 'an'} item table beside its "
+        f"graphs, and {table or 'none'} is given"
+    )
+    with pytest.raises(BuildError, match=f"^{re.escape(message)}$"):
+        write_repository(
+            tmp_path,
+            settings=settings,
+            vocabulary=vocabulary,
+            files=graphs,
+            plan=plan_of(target=target),
+            item_table=table,
         )
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 
 from hytrec_export.errors import RepositoryError
+from hytrec_export.options import StateKind
 from hytrec_export.repository.manifest import Manifest, describe
 from hytrec_export.verification.findings import Finding, Status, ok
 from hytrec_export.verification.parity.golden import FILE_NAME as GOLDEN
@@ -47,6 +49,19 @@ def test_altered_missing_and_extra_files_are_named(repository: Path) -> None:
         "vocabulary.npz is missing",
         "parity was not checked: the files are not those of the build",
     ]
+
+
+def test_a_build_for_gpus_is_checked_with_vectors_looked_up(built_for_gpus: Any, tmp_path: Path) -> None:
+    repository = Path(shutil.copytree(built_for_gpus(StateKind.STORE), tmp_path / "repository"))
+    assert texts(verify(repository)) == []
+    table = repository / "item_table.bin"
+    content = bytearray(table.read_bytes())
+    content[100] ^= 1
+    table.write_bytes(content)
+    assert texts(verify(repository))[0] == "item_table.bin was altered after the build"
+    sign_again(repository)
+    (text,) = texts(verify(repository))
+    assert text.endswith(" are not the item table's vectors of candidate_rows; build the repository again")
 
 
 def test_one_flipped_bit_of_a_graph_is_found(repository: Path) -> None:

@@ -33,3 +33,13 @@ def test_the_window_slides_by_the_real_events_alone(count: int) -> None:
     window, new = torch.tensor([[1, 2, 3]]), torch.tensor([[4, 5, 6, 7]])
     expected = [1, 2, 3, 4, 5, 6, 7][count : count + 3]
     assert slide_window(window, new, torch.tensor([[count]])).tolist() == [expected]
+
+
+@pytest.mark.parametrize("steps", [1, 2, 7, 8, 9, 100])
+def test_vectors_slide_as_their_rows_do(steps: int) -> None:
+    random = np.random.default_rng(steps)
+    table = torch.from_numpy(random.standard_normal((40, 5)))
+    window, new = (torch.from_numpy(random.integers(0, 40, (4, size))) for size in (8, steps))
+    count = torch.from_numpy(random.integers(0, steps + 1, (4, 1)))
+    slid = slide_window(table[window], table[new], count)
+    assert torch.equal(slid, table[slide_window(window, new, count)])

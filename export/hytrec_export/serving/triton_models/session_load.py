@@ -6,9 +6,10 @@ from contextlib import ExitStack
 
 from hytrec.signature import SESSION_LOAD
 from hytrec_export.serving.counters import SESSION_LOAD_COUNTERS
+from hytrec_export.serving.given_vectors import with_vectors
 from hytrec_export.serving.session_steps import SessionLoadStep
 from hytrec_export.serving.triton_models.metrics import TritonCounters
-from hytrec_export.serving.triton_models.startup import settings_of, vocabulary_of
+from hytrec_export.serving.triton_models.startup import item_table_of, settings_of, vocabulary_of
 from hytrec_export.serving.triton_models.step_model import Args, Execute, StepModel, responding
 
 
@@ -16,7 +17,9 @@ class TritonPythonModel(StepModel):
     """First step of a session's endpoints."""
 
     def open(self, args: Args, opened: ExitStack) -> Execute:  # noqa: ARG002 - nothing to close
-        """Open the vocabulary."""
+        """Open the vocabulary, and the item table where graphs are given its rows."""
         counters = TritonCounters(model=SESSION_LOAD, counters=SESSION_LOAD_COUNTERS)
-        step = SessionLoadStep(settings=settings_of(args), vocabulary=vocabulary_of(args), counters=counters)
-        return responding(step.run, SESSION_LOAD)
+        settings = settings_of(args)
+        table = item_table_of(args, settings)
+        step = SessionLoadStep(settings=settings, vocabulary=vocabulary_of(args), counters=counters)
+        return responding(with_vectors(step.run, table), SESSION_LOAD)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio  # noqa: F401 - else the stub imports it on the model's first request, which then takes 60 ms longer
 import gc
+import json
 import os
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
@@ -16,11 +17,14 @@ import triton_python_backend_utils as pb_utils
 from hytrec.contract import Model
 from hytrec.data.vocabulary import Vocabulary
 from hytrec.errors import HytrecError
+from hytrec.vector_signature import ITEM_VECTORS
 from hytrec_export.catalog.watch import CatalogWatch
+from hytrec_export.errors import RepositoryError
 from hytrec_export.item_lists import ItemLists
 from hytrec_export.parent_death import die_with_parent, in_stub
 from hytrec_export.repository.layout import GRAPH_FILE
 from hytrec_export.runtime.chunked_encoder import open_runner
+from hytrec_export.runtime.item_vectors import ITEM_TABLE_FILE, ItemTable
 from hytrec_export.runtime.runners import Live
 from hytrec_export.serving.batched_graph import BatchedGraph
 from hytrec_export.serving.catalog_view import LiveView
@@ -94,6 +98,21 @@ def live_tables_of(args: Mapping[str, str], model: Model) -> Live | None:
         RepositoryError: a file of the repository is missing or damaged.
     """
     return CatalogWatch(repository_of(args), settings_of(args), models=[model.name]).live(model.name)
+
+
+def item_table_of(args: Mapping[str, str], settings: ServingSettings) -> ItemTable | None:
+    """The table that a model looks item vectors up in; None where its outputs have none.
+
+    Raises:
+        RepositoryError: it is missing or damaged.
+    """
+    outputs = {output["name"] for output in json.loads(args["model_config"])["output"]}
+    if ITEM_VECTORS.name not in outputs:
+        return None
+    table = ItemTable.find(repository_of(args), settings)
+    if table is None:
+        raise RepositoryError(f"{repository_of(args) / ITEM_TABLE_FILE} is missing; build the repository again")
+    return table
 
 
 def vocabulary_of(args: Mapping[str, str]) -> Vocabulary:

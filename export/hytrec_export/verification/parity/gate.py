@@ -16,6 +16,7 @@ from hytrec.signature import GRAPHS, RETRIEVER
 from hytrec_export.exporters.wrapper import CatalogueScores, split
 from hytrec_export.options import Retrieval, Samples
 from hytrec_export.progress import Advance, ignore
+from hytrec_export.runtime.item_vectors import looked_up
 from hytrec_export.runtime.model_chain import ModelChain
 from hytrec_export.runtime.runners import OnnxRunner, TorchRunner
 from hytrec_export.settings import ServingSettings
@@ -101,7 +102,9 @@ def _opened(model: HyTRec, graphs: Mapping[str, Path], settings: ServingSettings
     reference = {
         graph.name: torch_runner(modules[graph.name], graph.input_names(), graph.output_names()) for graph in GRAPHS
     }
-    candidate = {name: stack.enter_context(OnnxRunner(path)) for name, path in graphs.items()}
+    folder = next(iter(graphs.values())).parent
+    runners = looked_up({name: OnnxRunner(path) for name, path in graphs.items()}, folder, settings)
+    candidate = {name: stack.enter_context(runner) for name, runner in runners.items()}
     return RuntimePair(
         reference=ModelChain(reference, sizes=settings.sizes),
         catalogue=torch_runner(CatalogueScores(model=model), RETRIEVER.input_names()[:-1], [CATALOGUE_SCORES]),

@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 
-from hytrec_export.errors import ParityError
+from hytrec_export.errors import GraphError, ParityError
 from hytrec_export.progress import Progress
 from hytrec_export.repository.manifest import Manifest
+from hytrec_export.runtime.item_vectors import looked_up
 from hytrec_export.runtime.model_chain import ModelChain
 from hytrec_export.runtime.runners import Runner
 from hytrec_export.settings import ServingSettings
@@ -29,12 +30,16 @@ def replay_answers(
     settings = ServingSettings.load(repository)
     golden = load(repository / FILE_NAME)
     with ExitStack() as stack:
-        opened = {name: stack.enter_context(runner) for name, runner in runners.items()}
+        found = looked_up(runners, repository, settings)
+        opened = {name: stack.enter_context(runner) for name, runner in found.items()}
         comparator = Comparator(
             on_case=stack.enter_context(progress("comparing with PyTorch's golden outputs", len(golden))),
             approximate=manifest.retrieval is not None,
         )
-        compare(ModelChain(opened, sizes=settings.sizes), golden, limits=settings.checked_limits, meter=comparator)
+        try:
+            compare(ModelChain(opened, sizes=settings.sizes), golden, limits=settings.checked_limits, meter=comparator)
+        except GraphError as error:
+            return failed(str(error))
     differences = comparator.result()
     try:
         differences.check(manifest.bound, subject=subject)

@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from hytrec.signature import ENCODER, GRAPHS
+from hytrec.signature import ENCODER
+from hytrec.vector_signature import VECTOR_GRAPHS
 from hytrec_export import pipeline
 from hytrec_export.errors import BuildError, OptionError
 from hytrec_export.exporters.tensorrt import EngineRecord, build_engines
@@ -75,7 +76,7 @@ def build(
         output.mkdir()
         plan = plan_of(precision, compute_capability=capability)
         return build_engines(
-            wide_graphs(precision),
+            wide_graphs(precision, VECTOR_GRAPHS),
             output,
             plan=plan,
             settings=wide_settings,
@@ -89,7 +90,7 @@ def build(
 @pytest.mark.parametrize("precision", BOTH)
 def test_every_graph_becomes_an_engine(build: Build, precision: Precision, tensorrt: Any) -> None:
     records = build(precision)
-    assert list(records) == [model.name for model in GRAPHS]
+    assert list(records) == [model.name for model in VECTOR_GRAPHS]
     for name, record in records.items():
         assert record.path.name == f"{name}.plan"
         assert record.path.stat().st_size == record.size_bytes > 100_000
@@ -99,7 +100,7 @@ def test_every_graph_becomes_an_engine(build: Build, precision: Precision, tenso
         assert record.seconds > 0
 
 
-@pytest.mark.parametrize("model", GRAPHS, ids=lambda model: model.name)
+@pytest.mark.parametrize("model", VECTOR_GRAPHS, ids=lambda model: model.name)
 def test_the_record_holds_the_profiles(build: Build, model: Any, wide_settings: ServingSettings) -> None:
     made = profiles_of(model, sizes=wide_settings.sizes, limits=wide_settings.limits)
     expected = [{name: shapes.to_dict() for name, shapes in profile.items()} for profile in made]
@@ -113,11 +114,11 @@ def test_the_record_holds_the_profiles(build: Build, model: Any, wide_settings: 
 def test_a_trained_run_is_compiled_for_every_architecture_in_both_precisions(build: Build, capability: str) -> None:
     full, mixed = (build(precision, capability) for precision in BOTH)
     for precision, records in zip(BOTH, (full, mixed), strict=True):
-        assert list(records) == [model.name for model in GRAPHS]
+        assert list(records) == [model.name for model in VECTOR_GRAPHS]
         for record in records.values():
             assert (record.compute_capability, record.precision) == (capability, precision)
             assert record.path.stat().st_size == record.size_bytes > 0
-    for model in GRAPHS:
+    for model in VECTOR_GRAPHS:
         assert full[model.name].layers["matrix_multiply"].keys() == {"float32"}
         assert mixed[model.name].layers["matrix_multiply"]["float16"] > 0
 
@@ -134,7 +135,7 @@ def test_products_are_float16_in_a_mixed_build_only(build: Build) -> None:
 def test_progress_is_told_up_to_the_end(build: Build, shown: Shown) -> None:
     build(Precision.FLOAT32)
     build(Precision.MIXED)
-    assert shown.done == {f"compiling {model.name}": 2 * PARTS for model in GRAPHS}
+    assert shown.done == {f"compiling {model.name}": 2 * PARTS for model in VECTOR_GRAPHS}
 
 
 @pytest.mark.usefixtures("traced_once")
@@ -153,7 +154,7 @@ def test_a_repository_holds_and_describes_its_engines(
     ) -> dict[str, EngineRecord]:
         assert (plan.precision, plan.engine.compute_capability) == (Precision.MIXED, "sm86")
         assert (settings.sizes, settings.limits) == (wide_settings.sizes, limits)
-        same = wide_graphs(Precision.MIXED)
+        same = wide_graphs(Precision.MIXED, VECTOR_GRAPHS)
         assert {name: path.read_bytes() for name, path in graphs.items()} == {
             name: path.read_bytes() for name, path in same.items()
         }
@@ -175,7 +176,7 @@ def test_a_repository_holds_and_describes_its_engines(
     )
     manifest = pipeline.build(options)
     assert manifest.engines is not None
-    for model in GRAPHS:
+    for model in VECTOR_GRAPHS:
         assert manifest.engines[model.name]["compute_capability"] == "sm86"
         plan = f"{model.name}/1/model.plan"
         assert manifest.files[plan].size_bytes == manifest.engines[model.name]["size_bytes"]
@@ -240,7 +241,7 @@ def test_a_build_can_be_interrupted(
 
     with pytest.raises(KeyboardInterrupt):
         build_engines(
-            wide_graphs(Precision.FLOAT32),
+            wide_graphs(Precision.FLOAT32, VECTOR_GRAPHS),
             tmp_path,
             plan=plan_of(),
             settings=wide_settings,

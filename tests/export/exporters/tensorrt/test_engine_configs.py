@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from hytrec.signature import ENCODER, GRAPHS, SESSION_ENCODER_GRAPH
+from hytrec.signature import ENCODER, GRAPHS, RERANKER, RETRIEVER
+from hytrec.vector_signature import VECTOR_GRAPHS
 from hytrec_export.exporters.tensorrt.log import Log
 from hytrec_export.exporters.tensorrt.network import dtype_of, parse
 from hytrec_export.exporters.tensorrt.profiles import profiles_of
@@ -41,8 +42,8 @@ def graphs(plan: BuildPlan, wide_graphs: Any, with_carried_state: Any) -> Callab
     """The graphs that a build of the plan compiles or serves, by model name."""
 
     def of(precision: Precision) -> dict[str, Path]:
-        found: dict[str, Path] = wide_graphs(precision)
-        if SESSION_ENCODER_GRAPH in plan.graphs:
+        found: dict[str, Path] = wide_graphs(precision, VECTOR_GRAPHS if plan.host_lookup else GRAPHS)
+        if plan.state is StateKind.SEQUENCE:
             return found | {ENCODER.name: with_carried_state(found[ENCODER.name])}
         return found
 
@@ -85,8 +86,29 @@ def test_every_tensor_that_tensorrt_reads_stands_in_its_config(
         assert (inputs, outputs) == declared_in(configs[name])
 
 
-def test_every_captured_shape_fits_a_profile(wide_settings: ServingSettings, configs: dict[str, Any]) -> None:
-    for model in GRAPHS:
+@pytest.mark.parametrize("precision", BOTH)
+def test_of_the_engines_the_retriever_alone_has_the_item_table(
+    precision: Precision, plan: BuildPlan, graphs: Any, wide_settings: ServingSettings, trt: Any
+) -> None:
+    if not plan.has_engines:
+        pytest.skip("target onnxruntime on the CPU maps one table into all graphs")
+    table = {wide_settings.item_rows + 2, wide_settings.sizes.width}
+    holds = {}
+    for name, graph in graphs(precision).items():
+        log = Log(trt)
+        builder = trt.Builder(log.logger)
+        network = parse(trt, builder, graph, log)
+        layers = [network.get_layer(number) for number in range(network.num_layers)]
+        constants = [tuple(layer.get_output(0).shape) for layer in layers if layer.type == trt.LayerType.CONSTANT]
+        assert constants
+        holds[name] = any(set(shape) == table for shape in constants)
+    assert holds == {ENCODER.name: False, RETRIEVER.name: True, RERANKER.name: False}
+
+
+def test_every_captured_shape_fits_a_profile(
+    plan: BuildPlan, wide_settings: ServingSettings, configs: dict[str, Any]
+) -> None:
+    for model in plan.graphs:
         profiles = profiles_of(model, sizes=wide_settings.sizes, limits=wide_settings.limits)
         config = configs[model.name]
         (group,) = config.instance_group

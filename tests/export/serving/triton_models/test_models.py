@@ -1,6 +1,7 @@
 """The python models from `initialize` to `finalize`, against a repository on disk and a fake of Triton."""
 
 import importlib
+import json
 import shutil
 import time
 import weakref
@@ -71,7 +72,9 @@ def _start(repository: Path, model: Model) -> Any:
     python_model = importlib.import_module(
         f"hytrec_export.serving.triton_models.{MODULES[model.name]}"
     ).TritonPythonModel()
-    python_model.initialize({"model_repository": str(repository / model.name), "model_version": "1"})
+    config = json.dumps({"output": [{"name": name} for name in model.output_names()]})
+    arguments = {"model_repository": str(repository / model.name), "model_version": "1", "model_config": config}
+    python_model.initialize(arguments)
     return python_model
 
 
