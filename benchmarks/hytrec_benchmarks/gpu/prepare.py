@@ -92,7 +92,8 @@ def prepare(
         _export(run, staging / GRAPHS_FOLDER, graph_sets, say)
         (staging / "CARRY.md").write_text(CARRY)
         _describe(run, [case.name for case in cases], staging / CONFIG_FILE)
-        size = sum(path.stat().st_size for path in staging.rglob("*") if path.is_file())
+        files = [path.stat() for path in staging.rglob("*") if path.is_file()]
+        size = sum({file.st_ino: file.st_size for file in files}.values())
         if size > MAX_BYTES:
             raise BundleError(
                 f"the folder has {size / 2**20:.0f} MiB and at most {MAX_BYTES >> 20} travel; take a run of fewer items"

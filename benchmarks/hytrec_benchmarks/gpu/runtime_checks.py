@@ -35,7 +35,7 @@ from hytrec_benchmarks.gpu.results import Result
 from hytrec_benchmarks.gpu.speed_checks import Bench
 from hytrec_export.options import BuildOptions, EngineOptions, Lowering, Precision, Target
 from hytrec_export.plan import resolve_plan
-from hytrec_export.runtime.item_vectors import looked_up
+from hytrec_export.runtime.item_vectors import with_lookups
 from hytrec_export.runtime.model_chain import empty_state
 from hytrec_export.runtime.runners import Runner
 
@@ -69,7 +69,7 @@ def onnxruntime_parity(bundle: Bundle, device: Device, *, quick: bool) -> Iterat
         if used != {provider}:
             yield Result(figure="worst_state_max_rel_diff", value=None, of=labels, note=f"it fell back to {used}")
             continue
-        yield from compare_runners(looked_up(sessions, folder, bundle.settings()), bundle, labels, quick=quick)
+        yield from compare_runners(with_lookups(sessions, folder, bundle.settings()), bundle, labels, quick=quick)
         yield from _session_times(sessions, bundle, device, labels, quick=quick)
 
 
@@ -159,7 +159,7 @@ def _engines_of(target: Target, bundle: Bundle, device: Device, *, quick: bool) 
             closed = {name: TensorRTRunner(tensorrt, record.path) for name, record in records.items()}
             runners: dict[str, Any] = {
                 name: stack.enter_context(runner)
-                for name, runner in looked_up(closed, graphs, bundle.settings()).items()
+                for name, runner in with_lookups(closed, graphs, bundle.settings()).items()
             }
             labels = {"runtime": f"{MODULES[target]} {tensorrt.version}", "precision": precision.value}
             yield from compare_runners(runners, bundle, labels, quick=quick)

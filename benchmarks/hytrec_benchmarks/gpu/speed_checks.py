@@ -73,7 +73,7 @@ class Bench:
         ]
 
     def with_vectors(self, inputs: Sequence[Tensors]) -> list[Tensors]:
-        """Inputs of a graph that is given item vectors."""
+        """Inputs of a graph that is given item vectors: candidate_vectors (B, N, D) for candidate_rows (B, N)."""
         table = self.model.item_table
         return [feed | {name: table(feed[rows]) for name, rows in LOOKUPS.items() if rows in feed} for feed in inputs]
 

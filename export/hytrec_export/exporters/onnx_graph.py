@@ -211,7 +211,7 @@ def check_graph(graph: Any, *, model: Model, sizes: Sizes) -> None:
         for number, (want, got) in enumerate(zip_longest(wanted, given, fillvalue="nothing"), 1):
             if want != got:
                 raise BuildError(
-                    f"{side} {number} of the graph of {model.name} is {got}, hytrec.signature has {want}; "
+                    f"{side} {number} of the graph of {model.name} is {got}, the signature table has {want}; "
                     "bring hytrec_export.exporters.wrapper in line with the table"
                 )
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from hytrec.contract import Model, next_name
 from hytrec.signature import BEHAVIOR_ROWS, ENCODER, ITEM_ROWS, RERANKER, ROW_TIMES, STATE
-from hytrec_export.runtime.item_vectors import ItemTable, looking_up
+from hytrec_export.runtime.item_vectors import ItemTable, with_lookup
 from hytrec_export.runtime.parallel import ShardedRunner, SizeRouter
 from hytrec_export.runtime.runners import Arrays, Live, OnnxRunner, Runner
 
@@ -89,19 +89,19 @@ def open_runner(
         table: of a graph that is given item vectors.
     """
 
-    def looked(runner: Runner) -> Runner:
-        return looking_up(runner, model.name, table)
+    def looking_up(runner: Runner) -> Runner:
+        return with_lookup(runner, model.name, table)
 
     if cuda:
         runner = OnnxRunner(graph, cuda=True, live=live)
         if model == ENCODER:
-            return ChunkedEncoder(looked(runner), max_events=lambda: runner.max_events)
-        return looked(runner)
+            return ChunkedEncoder(looking_up(runner), max_events=lambda: runner.max_events)
+        return looking_up(runner)
     if model == ENCODER:
         short, long = OnnxRunner(graph, threads=1, live=live), OnnxRunner(graph, threads=threads, live=live)
-        router = SizeRouter(model, short=looked(short), long=looked(long), short_elements=SHORT_EVENTS)
+        router = SizeRouter(model, short=looking_up(short), long=looking_up(long), short_elements=SHORT_EVENTS)
         return ChunkedEncoder(router, max_events=lambda: long.max_events)
     if model == RERANKER:
-        shard = looked(OnnxRunner(graph, threads=1, live=live))
+        shard = looking_up(OnnxRunner(graph, threads=1, live=live))
         return ShardedRunner(model, shard, min_elements=SHARD_CANDIDATES, peers_idle=peers_idle)
-    return looked(OnnxRunner(graph, live=live))
+    return looking_up(OnnxRunner(graph, live=live))

@@ -75,11 +75,14 @@ class ItemTable:
         return vectors
 
     def added_to(self, tensors: Mapping[str, NDArray[Any]]) -> Arrays:
-        """Tensors by name, and the vectors of all item rows among them."""
+        """Tensors by name, and the vectors of all item rows among them.
+
+        item_rows (B, T) int64 -> item_vectors (B, T, D) float32, and so on, as `hytrec.vector_signature.LOOKUPS` says.
+        """
         return {**tensors, **{name: self.rows(tensors[rows]) for name, rows in LOOKUPS.items() if rows in tensors}}
 
-    def looking_up(self, run: Callable[[Arrays], Arrays]) -> Callable[[Mapping[str, NDArray[Any]]], Arrays]:
-        """Runs an encoder that is given vectors with the inputs of one that is not."""
+    def feeding(self, run: Callable[[Arrays], Arrays]) -> Callable[[Mapping[str, NDArray[Any]]], Arrays]:
+        """Runs an encoder that is given vectors with the inputs of `hytrec.signature.ENCODER`."""
         return lambda feed: run(self.added_to(feed))
 
 
@@ -107,6 +110,8 @@ class LookupRunner:
     def infer(self, feed: Mapping[str, NDArray[Any]]) -> Arrays:
         """Inputs by name, vectors left out -> all outputs by name.
 
+        window_items (B, W) int64 of the encoder's state become window_vectors (B, W, D) float32, and so on.
+
         Raises:
             GraphError: the graph gives other vectors than those of its item rows.
         """
@@ -121,16 +126,16 @@ class LookupRunner:
         return outputs
 
 
-def looking_up(runner: Runner, model: str, table: ItemTable | None) -> Runner:
+def with_lookup(runner: Runner, model: str, table: ItemTable | None) -> Runner:
     """A runner with a look-up before it; the runner itself where there is no table."""
     return runner if table is None else LookupRunner(runner, model=model, table=table)
 
 
-def looked_up(runners: Mapping[str, Runner], folder: Path, settings: ServingSettings) -> dict[str, Runner]:
+def with_lookups(runners: Mapping[str, Runner], folder: Path, settings: ServingSettings) -> dict[str, Runner]:
     """The runners of a folder's graphs, by model name, with a look-up before each where they are given vectors.
 
     Raises:
         RepositoryError: the table is damaged.
     """
     table = ItemTable.find(folder, settings)
-    return {name: looking_up(runner, name, table) for name, runner in runners.items()}
+    return {name: with_lookup(runner, name, table) for name, runner in runners.items()}

@@ -18,13 +18,15 @@ from hytrec.modeling.layers import MatrixProduct
 from hytrec.modeling.model import HyTRec, build_model
 from hytrec.run_folder import load_run
 from hytrec.signature import ENCODER, GRAPHS, RERANKER, RETRIEVER
+from hytrec.vector_signature import VECTOR_GRAPHS
 from hytrec_export.errors import BuildError
 from hytrec_export.exporters.mixed_precision import HalfLinear, HalfProduct, HalfTable, narrow_limit, to_mixed_precision
 from hytrec_export.exporters.onnx_graph import OPSETS
 from hytrec_export.exporters.precision_check import Products, check_precision
 from hytrec_export.exporters.wrapper import split
 from hytrec_export.options import Lowering, Precision
-from hytrec_export.runtime.runners import TorchRunner
+from hytrec_export.runtime.item_vectors import ItemTable, with_lookup
+from hytrec_export.runtime.runners import Runner, TorchRunner
 from hytrec_export.settings import ServingSettings
 from hytrec_export.verification.parity.shape_grid import InputGenerator, ShapeCase
 from hytrec_export.verification.quality.fp16_emulation import Fp16EmulationRunner
@@ -38,8 +40,13 @@ def model(wide_run: Path) -> HyTRec:
 @pytest.fixture(scope="module")
 def graphs(wide_graphs: Any) -> dict[str, Path]:
     """Mixed, chunked."""
-    made: dict[str, Path] = wide_graphs(Precision.MIXED)
+    made: dict[str, Path] = wide_graphs(Precision.MIXED, VECTOR_GRAPHS)
     return made
+
+
+def runner_of(graphs: dict[str, Path], served: Model, settings: ServingSettings) -> Runner:
+    file = graphs[served.name]
+    return with_lookup(Fp16EmulationRunner(file), served.name, ItemTable.find(file.parent, settings))
 
 
 def linear(width: int, *, bias: bool = False) -> nn.Linear:
@@ -145,7 +152,8 @@ def test_weights_and_tables_are_float16_in_the_file(graphs: dict[str, Path]) -> 
         types = {tensor.name: tensor.data_type for tensor in graph.graph.initializer}
         weights = {name: number for name, number in types.items() if name.endswith("weight")}
         large = {name for name in weights if "norm" not in name}
-        assert "model.item_table.weight" in large
+        assert "model.behavior_table.weight" in large
+        assert ("model.item_table.weight" in large) is (served is RETRIEVER)  # the others are given its rows
         assert {weights[name] for name in large} == {onnx.TensorProto.FLOAT16}
         props = {entry.key: entry.value for entry in graph.metadata_props}
         assert props["precision"] == "mixed-float16"
@@ -209,7 +217,7 @@ def test_the_file_says_what_the_modules_say_rounding_for_rounding(
     for served, output in ((ENCODER, "next_memory"), (RERANKER, "raw_scores")):
         names = {"input_names": served.input_names(), "output_names": served.output_names()}
         want, exact = (answer(TorchRunner(each[served.name], **names), served)[output] for each in (mixed, single))
-        got = answer(Fp16EmulationRunner(graphs[served.name]), served)[output]
+        got = answer(runner_of(graphs, served, wide_settings), served)[output]
         rounding = np.abs(want - exact).mean()
         assert 0 < rounding < 1e-2 * np.abs(exact).max()
         by_user = np.abs(got - want).reshape(64, -1).mean(1)
@@ -224,7 +232,7 @@ def test_a_call_of_padding_alone_leaves_the_state_exactly_as_it_is(
         ShapeCase(batch=4, events=70, candidates=9, excluded=2)
     )
     assert not events["event_times"][1].any()
-    with Fp16EmulationRunner(graphs[ENCODER.name]) as runner:
+    with runner_of(graphs, ENCODER, wide_settings) as runner:
         after = runner.infer(state | events)
     for name, before in state.items():
         assert np.array_equal(after[f"next_{name}"][1], before[1]), name

@@ -7,12 +7,15 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+import torch
 from torch import nn
 
 from hytrec import __version__
 from hytrec.config import Branches, ModelConfig
 from hytrec.contract import Model, Sizes
 from hytrec.data.vocabulary import Vocabulary
+from hytrec.modeling.delta_rule import chunked
+from hytrec.modeling.model import build_model
 from hytrec.run_folder import load_run
 from hytrec.signature import (
     ENCODER,
@@ -22,17 +25,20 @@ from hytrec.signature import (
     SESSION_ENCODER_GRAPH,
     SESSION_GRAPHS,
 )
-from hytrec.vector_signature import VECTOR_GRAPHS
+from hytrec.vector_signature import VECTOR_ENCODER, VECTOR_GRAPHS, VECTOR_RERANKER
 from hytrec_export.errors import BuildError
 from hytrec_export.exporters import onnx_graph as graph_module
 from hytrec_export.exporters import tensor_files
 from hytrec_export.exporters.live_tables import ITEM_TABLE
 from hytrec_export.exporters.onnx_graph import check_graph, export_graph, export_graphs
+from hytrec_export.exporters.wrapper import split
 from hytrec_export.options import BuildOptions, Lowering, Precision
 from hytrec_export.pipeline import build
 from hytrec_export.repository.layout import graph_files
-from hytrec_export.runtime.item_vectors import ITEM_TABLE_FILE
-from hytrec_export.runtime.runners import OnnxRunner
+from hytrec_export.runtime.chunked_encoder import open_runner
+from hytrec_export.runtime.item_vectors import ITEM_TABLE_FILE, ItemTable
+from hytrec_export.runtime.model_chain import ModelChain
+from hytrec_export.runtime.runners import OnnxRunner, TorchRunner
 from hytrec_export.settings import Limits, ServingSettings
 from hytrec_export.verification.parity.shape_grid import InputGenerator, ShapeCase
 
@@ -138,6 +144,37 @@ def test_of_graphs_for_a_gpu_the_retriever_alone_has_the_item_table(
     assert files[0].samefile(files[1])  # a table of a megabyte or more is written once
 
 
+@pytest.mark.usefixtures("traced_once")
+def test_a_reranker_without_neighbors_takes_the_same_inputs(tmp_path: Path, settings: ServingSettings) -> None:
+    """Nothing reads the rows then, only their vectors; Triton sends both."""
+    config = ModelConfig(items=20, width=8, tadn_layers=2, softmax_layers=1, window=4, experts=1, neighbors=0)
+    torch.manual_seed(0)
+    model = build_model(config).eval().requires_grad_(requires_grad=False)
+    torch.nn.init.normal_(model.reranker.score.weight)
+    paths = export_graphs(
+        model, tmp_path, settings=settings, lowering=Lowering.FUSED, graphs=[VECTOR_ENCODER, VECTOR_RERANKER]
+    )
+    assert {value.name for value in onnx.load(paths[RERANKER.name]).graph.input} == set(VECTOR_RERANKER.input_names())
+    modules = split(model, delta_rule=chunked)
+    state, events = InputGenerator(settings, behaviors=0).inputs(ShapeCase(batch=2, events=7, candidates=1, excluded=1))
+    now, candidates = np.full((2, 1), 2_000_000_000), np.array([[1, 21, 5], [20, 0, 2]])
+    scores = []
+    table = ItemTable.find(tmp_path, settings)
+    for runners in (
+        {
+            served.name: TorchRunner(
+                modules[served.name], input_names=served.input_names(), output_names=served.output_names()
+            )
+            for served in (ENCODER, RERANKER)
+        },
+        {served.name: open_runner(served, paths[served.name], table=table) for served in (ENCODER, RERANKER)},
+    ):
+        with runners[ENCODER.name], runners[RERANKER.name]:
+            chain = ModelChain(runners, sizes=settings.sizes)
+            scores.append(chain.rerank(chain.encode(state, events), now, candidates))
+    np.testing.assert_allclose(scores[1], scores[0], atol=1e-4)
+
+
 def test_a_graph_says_what_it_is_and_nothing_of_the_machine(built: Path) -> None:
     for model in GRAPHS:
         graph = load(built, model)
@@ -219,7 +256,7 @@ def test_a_renamed_tensor_is_told(encoder: Any, sizes: Sizes) -> None:
         node.input[:] = ["when" if name == "event_times" else name for name in node.input]
     with pytest.raises(
         BuildError,
-        match=r"^input 10 of the graph of hytrec_encoder is when int64 \[B, T\], hytrec.signature has "
+        match=r"^input 10 of the graph of hytrec_encoder is when int64 \[B, T\], the signature table has "
         r"event_times int64 \[B, T\]; bring hytrec_export.exporters.wrapper in line with the table$",
     ):
         check_graph(encoder, model=ENCODER, sizes=sizes)

@@ -8,6 +8,7 @@ from hytrec.modeling.delta_rule import chunked
 from hytrec.modeling.model import HyTRec, State, UserFeatures, build_model
 from hytrec.signature import ENCODER, RERANKER, RETRIEVER, STATE, USER_FEATURES
 from hytrec.vector_signature import VECTOR_ENCODER, VECTOR_RERANKER, VECTOR_RETRIEVER
+from hytrec_export.exporters.mixed_precision import to_mixed_precision
 from hytrec_export.exporters.wrapper import CatalogueScores, split
 
 CONFIG = ModelConfig(items=9, width=8, tadn_layers=2, softmax_layers=1, window=4, experts=2, dropout=0.0)
@@ -59,7 +60,10 @@ def test_readers_answer_as_the_model_does(model: HyTRec) -> None:
     torch.testing.assert_close(catalogue, model.retrieve_scores(readout.user))
 
 
-def test_given_vectors_do_what_looking_them_up_does(model: HyTRec) -> None:
+@pytest.mark.parametrize("mixed", [False, True])
+def test_given_vectors_do_what_looking_them_up_does(mixed: bool, model: HyTRec) -> None:
+    torch.nn.init.normal_(model.reranker.score.weight)
+    model = to_mixed_precision(model) if mixed else model
     plain, given = (split(model, delta_rule=chunked, host_lookup=lookup) for lookup in (False, True))
     events = (
         torch.tensor([[1, 2, 3, 7, 5], [4, 10, 0, 0, 0], [0, 0, 0, 0, 0]]),

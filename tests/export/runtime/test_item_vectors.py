@@ -15,7 +15,7 @@ from hytrec_export.errors import GraphError, RepositoryError
 from hytrec_export.options import Precision
 from hytrec_export.runtime import chunked_encoder
 from hytrec_export.runtime.chunked_encoder import open_runner
-from hytrec_export.runtime.item_vectors import ITEM_TABLE_FILE, ItemTable, LookupRunner, looked_up
+from hytrec_export.runtime.item_vectors import ITEM_TABLE_FILE, ItemTable, LookupRunner, with_lookups
 from hytrec_export.runtime.model_chain import ModelChain, empty_state, padded, split_every
 from hytrec_export.runtime.runners import Arrays, OnnxRunner
 from hytrec_export.settings import ServingSettings
@@ -46,7 +46,7 @@ def test_rows_come_in_float32(kind: str, tmp_path: Path, settings: ServingSettin
 def test_a_folder_without_a_table_has_none(tmp_path: Path, settings: ServingSettings) -> None:
     assert ItemTable.find(tmp_path, settings) is None
     runners: dict[str, Any] = {"hytrec_encoder": OnnxRunner(tmp_path / "graph.onnx")}
-    assert looked_up(runners, tmp_path, settings) == runners
+    assert with_lookups(runners, tmp_path, settings) == runners
 
 
 def test_a_table_of_another_size_is_refused(tmp_path: Path, settings: ServingSettings) -> None:
@@ -58,7 +58,7 @@ def test_a_table_of_another_size_is_refused(tmp_path: Path, settings: ServingSet
         ItemTable.find(tmp_path, settings)
 
 
-def test_a_table_that_cannot_be_read_is_told(
+def test_a_table_that_cannot_be_read_is_an_error(
     tmp_path: Path, settings: ServingSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refused(*_: object, **__: object) -> None:
@@ -100,9 +100,8 @@ def test_vectors_of_a_graph_are_compared_with_the_table(tmp_path: Path, settings
         runner.infer({"window_items": np.zeros((1, 4), np.int64)})
 
 
-@pytest.mark.parametrize("precision", [Precision.FLOAT32, Precision.MIXED])
 def test_graphs_that_are_given_vectors_do_what_the_others_do(
-    precision: Precision, wide_graphs: Any, wide_settings: ServingSettings, monkeypatch: pytest.MonkeyPatch
+    wide_graphs: Any, wide_settings: ServingSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In the runners that serve: long histories in parts, many candidates in shards."""
     monkeypatch.setattr(chunked_encoder, "CHUNK_EVENTS", 40)
@@ -114,7 +113,7 @@ def test_graphs_that_are_given_vectors_do_what_the_others_do(
     now, excluded = np.full((len(lengths), 1), 2_000_000_000), np.arange(1, 3)[None].repeat(len(lengths), 0)
     outputs = []
     for graphs in (GRAPHS, VECTOR_GRAPHS):
-        paths = wide_graphs(precision, graphs)
+        paths = wide_graphs(Precision.FLOAT32, graphs)
         table = ItemTable.find(paths[ENCODER.name].parent, wide_settings)
         assert (table is not None) is (graphs is VECTOR_GRAPHS)
         runners = {model.name: open_runner(model, paths[model.name], table=table) for model in GRAPHS}

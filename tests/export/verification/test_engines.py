@@ -11,7 +11,7 @@ import pytest
 from hytrec_export.errors import BuildError, MissingPackageError
 from hytrec_export.exporters.tensorrt.package import TensorRT
 from hytrec_export.exporters.tensorrt.record import EngineRecord
-from hytrec_export.options import Target
+from hytrec_export.options import StateKind, Target
 from hytrec_export.repository.manifest import Manifest
 from hytrec_export.runtime.runners import OnnxRunner
 from hytrec_export.verification.engines import EngineHost, check_built_engines, engines_of, verify_engines
@@ -28,6 +28,13 @@ RECORD = {
     "size_bytes": 1,
     "seconds": 1.0,
 }
+
+
+@pytest.fixture(scope="session")
+def built(built_for_gpus: Any) -> Path:
+    """Its graphs are given item vectors, as engines are."""
+    repository: Path = built_for_gpus(StateKind.STORE)
+    return repository
 
 
 @pytest.fixture

@@ -53,12 +53,12 @@ def check_tensors(network: Any, *, model: Model, sizes: Sizes) -> None:
         for want, got in zip(wanted, given, strict=False):
             if want != got:
                 raise BuildError(
-                    f"TensorRT read an {side} of {model.name} as {got}, hytrec.signature has {want}; "
+                    f"TensorRT read an {side} of {model.name} as {got}, the signature table has {want}; "
                     "export the graph again"
                 )
         if len(wanted) != len(given):
             raise BuildError(
-                f"TensorRT read {len(given)} {side}s of {model.name}, hytrec.signature has {len(wanted)}; "
+                f"TensorRT read {len(given)} {side}s of {model.name}, the signature table has {len(wanted)}; "
                 "export the graph again"
             )
 

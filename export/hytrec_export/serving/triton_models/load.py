@@ -9,7 +9,7 @@ from hytrec.signature import ENCODER, GRAPHS, STATE_LOAD, STATE_SAVE, TIMES
 from hytrec.vector_signature import VECTOR_ENCODER
 from hytrec_export.catalog.watch import CatalogWatch
 from hytrec_export.serving.counters import LOAD_COUNTERS
-from hytrec_export.serving.given_vectors import with_vectors
+from hytrec_export.serving.host_lookup import with_vectors
 from hytrec_export.serving.lengths import Lengths
 from hytrec_export.serving.load_step import LoadStep
 from hytrec_export.serving.triton_models.intake import Admitted, Intake
@@ -44,7 +44,7 @@ class TritonPythonModel(StepModel):
             store=store,
             counters=counters,
             lengths=Lengths.of(settings, short_events=store.snapshot_every),
-            encode=table.looking_up(partial(infer, VECTOR_ENCODER)) if table else partial(infer, ENCODER),
+            encode=table.feeding(partial(infer, VECTOR_ENCODER)) if table else partial(infer, ENCODER),
             view=view_of(settings, watch, max_hidden=settings.limits.max_excluded),
         )
         queue = LongRequestQueue(

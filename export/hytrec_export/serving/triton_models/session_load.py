@@ -6,7 +6,7 @@ from contextlib import ExitStack
 
 from hytrec.signature import SESSION_LOAD
 from hytrec_export.serving.counters import SESSION_LOAD_COUNTERS
-from hytrec_export.serving.given_vectors import with_vectors
+from hytrec_export.serving.host_lookup import with_vectors
 from hytrec_export.serving.session_steps import SessionLoadStep
 from hytrec_export.serving.triton_models.metrics import TritonCounters
 from hytrec_export.serving.triton_models.startup import item_table_of, settings_of, vocabulary_of

@@ -16,7 +16,7 @@ from hytrec.signature import GRAPHS, RETRIEVER
 from hytrec_export.exporters.wrapper import CatalogueScores, split
 from hytrec_export.options import Retrieval, Samples
 from hytrec_export.progress import Advance, ignore
-from hytrec_export.runtime.item_vectors import looked_up
+from hytrec_export.runtime.item_vectors import with_lookups
 from hytrec_export.runtime.model_chain import ModelChain
 from hytrec_export.runtime.runners import OnnxRunner, TorchRunner
 from hytrec_export.settings import ServingSettings
@@ -103,7 +103,7 @@ def _opened(model: HyTRec, graphs: Mapping[str, Path], settings: ServingSettings
         graph.name: torch_runner(modules[graph.name], graph.input_names(), graph.output_names()) for graph in GRAPHS
     }
     folder = next(iter(graphs.values())).parent
-    runners = looked_up({name: OnnxRunner(path) for name, path in graphs.items()}, folder, settings)
+    runners = with_lookups({name: OnnxRunner(path) for name, path in graphs.items()}, folder, settings)
     candidate = {name: stack.enter_context(runner) for name, runner in runners.items()}
     return RuntimePair(
         reference=ModelChain(reference, sizes=settings.sizes),

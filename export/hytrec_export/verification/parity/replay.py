@@ -9,7 +9,7 @@ from pathlib import Path
 from hytrec_export.errors import GraphError, ParityError
 from hytrec_export.progress import Progress
 from hytrec_export.repository.manifest import Manifest
-from hytrec_export.runtime.item_vectors import looked_up
+from hytrec_export.runtime.item_vectors import with_lookups
 from hytrec_export.runtime.model_chain import ModelChain
 from hytrec_export.runtime.runners import Runner
 from hytrec_export.settings import ServingSettings
@@ -26,11 +26,14 @@ def replay_answers(
     Args:
         runners: by model name, not yet open.
         subject: what runs the graphs, for the message.
+
+    Raises:
+        RepositoryError: settings, golden outputs or item table cannot be used.
     """
     settings = ServingSettings.load(repository)
     golden = load(repository / FILE_NAME)
     with ExitStack() as stack:
-        found = looked_up(runners, repository, settings)
+        found = with_lookups(runners, repository, settings)
         opened = {name: stack.enter_context(runner) for name, runner in found.items()}
         comparator = Comparator(
             on_case=stack.enter_context(progress("comparing with PyTorch's golden outputs", len(golden))),

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from hytrec.data.histories import History, Int64Array, padded_rows
 from hytrec.signature import EXCLUDED_ROWS, NOW, RETRIEVED_ROWS, RETRIEVER
-from hytrec_export.runtime.item_vectors import looked_up
+from hytrec_export.runtime.item_vectors import with_lookups
 from hytrec_export.runtime.model_chain import EncodedUsers, ModelChain, split_every
 from hytrec_export.runtime.runners import Runner
 from hytrec_export.settings import Limits, ServingSettings
@@ -81,7 +81,7 @@ class GraphSet:
 def opened(graphs: Mapping[str, Path], settings: ServingSettings, stack: ExitStack) -> GraphSet:
     """A set of graphs, ready to run until the stack is left."""
     folder = next(iter(graphs.values())).parent
-    found = looked_up({name: Fp16EmulationRunner(path) for name, path in graphs.items()}, folder, settings)
+    found = with_lookups({name: Fp16EmulationRunner(path) for name, path in graphs.items()}, folder, settings)
     runners = {name: stack.enter_context(runner) for name, runner in found.items()}
     return GraphSet(
         chain=ModelChain(runners, sizes=settings.sizes),

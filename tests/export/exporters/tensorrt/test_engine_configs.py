@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from hytrec.signature import ENCODER, GRAPHS, RERANKER, RETRIEVER
+from hytrec.signature import ENCODER, RERANKER, RETRIEVER
 from hytrec.vector_signature import VECTOR_GRAPHS
 from hytrec_export.exporters.tensorrt.log import Log
 from hytrec_export.exporters.tensorrt.network import dtype_of, parse
 from hytrec_export.exporters.tensorrt.profiles import profiles_of
-from hytrec_export.options import BuildOptions, EngineOptions, Lowering, Precision, StateKind, Target
+from hytrec_export.options import BuildOptions, Device, EngineOptions, Lowering, Precision, StateKind, Target
 from hytrec_export.plan import BuildPlan, resolve_plan
 from hytrec_export.repository.config_pbtxt import config_texts
 from hytrec_export.repository.planned_layout import layout_of
@@ -28,7 +28,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "tensorrt": {"target": Target.TENSORRT},
     "tensorrt-session": {"target": Target.TENSORRT, "state": StateKind.SEQUENCE},
     "tensorrt-rtx": {"target": Target.TENSORRT_RTX, "engine": EngineOptions(compute_capability="sm86")},
-    "onnxruntime": {"target": Target.ONNXRUNTIME, "lowering": Lowering.CHUNKED},
+    "onnxruntime": {"target": Target.ONNXRUNTIME, "lowering": Lowering.CHUNKED, "device": Device.CUDA},
 }
 
 
@@ -42,7 +42,7 @@ def graphs(plan: BuildPlan, wide_graphs: Any, with_carried_state: Any) -> Callab
     """The graphs that a build of the plan compiles or serves, by model name."""
 
     def of(precision: Precision) -> dict[str, Path]:
-        found: dict[str, Path] = wide_graphs(precision, VECTOR_GRAPHS if plan.host_lookup else GRAPHS)
+        found: dict[str, Path] = wide_graphs(precision, VECTOR_GRAPHS)
         if plan.state is StateKind.SEQUENCE:
             return found | {ENCODER.name: with_carried_state(found[ENCODER.name])}
         return found
@@ -88,10 +88,8 @@ def test_every_tensor_that_tensorrt_reads_stands_in_its_config(
 
 @pytest.mark.parametrize("precision", BOTH)
 def test_of_the_engines_the_retriever_alone_has_the_item_table(
-    precision: Precision, plan: BuildPlan, graphs: Any, wide_settings: ServingSettings, trt: Any
+    precision: Precision, graphs: Any, wide_settings: ServingSettings, trt: Any
 ) -> None:
-    if not plan.has_engines:
-        pytest.skip("target onnxruntime on the CPU maps one table into all graphs")
     table = {wide_settings.item_rows + 2, wide_settings.sizes.width}
     holds = {}
     for name, graph in graphs(precision).items():

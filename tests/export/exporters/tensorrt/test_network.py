@@ -62,7 +62,7 @@ def test_a_tensor_that_differs_from_the_table_is_named(
     inputs = ["x", "w"] if node == "MatMul" else ["x"]
     network = parsed(toy.write((node, inputs, "y"), constants={"w": np.ones((64, 2), np.float32)}, output=output))
     message = (
-        rf"^TensorRT read an output of toy as {given}, hytrec.signature has y float32 \[-1, 64\]; "
+        rf"^TensorRT read an output of toy as {given}, the signature table has y float32 \[-1, 64\]; "
         "export the graph again$"
     )
     with pytest.raises(BuildError, match=message):
@@ -86,6 +86,6 @@ def test_a_table_in_a_file_is_read_and_no_input(parsed: Any, toy: Any, monkeypat
 def test_a_tensor_too_few_is_told(parsed: Any, toy: Any) -> None:
     network = parsed(toy.write(("Relu", ["x"], "y")))
     network.unmark_output(network.get_output(0))
-    message = "^TensorRT read 0 outputs of toy, hytrec.signature has 1; export the graph again$"
+    message = "^TensorRT read 0 outputs of toy, the signature table has 1; export the graph again$"
     with pytest.raises(BuildError, match=message):
         check_tensors(network, model=toy.model, sizes=toy.sizes)

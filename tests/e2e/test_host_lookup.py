@@ -22,7 +22,7 @@ from hytrec.signature import ENCODER, GRAPHS
 from hytrec_export.errors import ServerError
 from hytrec_export.options import StateKind
 from hytrec_export.repository.layout import graph_files
-from hytrec_export.runtime.item_vectors import looked_up
+from hytrec_export.runtime.item_vectors import with_lookups
 from hytrec_export.runtime.model_chain import ModelChain, split_every
 from hytrec_export.runtime.runners import OnnxRunner
 from hytrec_export.settings import VOCABULARY_FILE, ServingSettings
@@ -110,7 +110,7 @@ def test_its_endpoints_give_what_pytorch_gives(on_this_server: Any, serve: Any) 
     assert together.status is Status.OK, together.text
 
 
-def test_a_missing_table_is_told_at_the_start(on_this_server: Any, serve: Any) -> None:
+def test_a_missing_table_stops_the_start(on_this_server: Any, serve: Any) -> None:
     repository = on_this_server(StateKind.STORE)
     table = repository / "item_table.bin"
     table.unlink()
@@ -129,7 +129,7 @@ def test_a_state_that_is_gone_is_encoded_again_from_vectors(on_this_server: Any,
     )
     candidates = np.arange(1, 31)
     now_s = int(history.times[-1]) + 7
-    runners = looked_up(
+    runners = with_lookups(
         {name: OnnxRunner(path) for name, path in graph_files(repository).items()}, repository, settings
     )
     with runners["hytrec_encoder"], runners["hytrec_reranker"]:

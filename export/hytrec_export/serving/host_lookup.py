@@ -13,7 +13,10 @@ Run: TypeAlias = Callable[[Sequence[Inputs]], list[StepResult]]
 
 
 def with_vectors(run: Run, table: ItemTable | None) -> Run:
-    """A step whose results hold, beside all item rows, their vectors; `run` itself where there is no table."""
+    """A step whose results hold, beside all item rows, their vectors; `run` itself where there is no table.
+
+    item_rows (1, T) int64 -> item_vectors (1, T, D) float32, and so on; errors are passed on.
+    """
     if table is None:
         return run
 
