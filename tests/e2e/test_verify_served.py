@@ -35,8 +35,11 @@ def test_a_queue_policy_that_stalls_bursts_is_found(
     for path in repository.glob("*/config.pbtxt"):
         path.write_text(path.read_text().replace("dynamic_batching {", f"dynamic_batching {{\n{POLICY}"))
     with serve(repository) as served:
-        alone, together, bursts = verify_served(repository, served.url)
-    assert (alone.status, together.status) == (Status.OK, Status.OK)
+        for _ in range(3):  # on a busy machine something may wake the batcher each time
+            alone, together, bursts = verify_served(repository, served.url)
+            assert (alone.status, together.status) == (Status.OK, Status.OK)
+            if bursts.status is Status.NOT_OK:
+                break
     assert bursts.status is Status.NOT_OK, bursts.text
     assert "they stall in a queue; take queue policies out of every config.pbtxt" in bursts.text
 

@@ -159,7 +159,7 @@ class HistoryRules:
         remember_written(packed, new.user_id, written)
         change = UserChange(
             head=packed,
-            closed={number: raw for number, raw in closed.items() if number >= keep_from} if closed else closed,
+            closed={number: raw for number, raw in closed.items() if number >= keep_from},
             fresh=head is None,
             keep_from=keep_from if first > (head.first if head else 0) else 0,
         )
