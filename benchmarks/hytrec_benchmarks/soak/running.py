@@ -13,6 +13,7 @@ from concurrent.futures import ProcessPoolExecutor
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from functools import partial
+from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,8 @@ LOOK_S = 0.25
 """How often the server is looked at."""
 CRASHES_PER_S = 1 / 300
 """Triton 2.51 dies by SIGSEGV of one of some thousand calls whose connection is cut as they are completed
-(SECURITY.md), which no client can help. It is started again then, as by `hytrec-export serve`; nothing may be lost."""
+(SECURITY.md), which no client can help. It is started again then, as by `hytrec-export serve`; nothing may be lost. A
+soak of seconds may meet one, too."""
 FUZZED_PER_S = (170, 34)
 """Mutated gRPC and HTTP requests: 102,000 and 20,400 within ten minutes."""
 FUZZ_END_S = 600.0
@@ -79,7 +81,7 @@ def soak(repository: Path, folder: Path, *, seconds: float, seed: int = 0) -> So
     invalid = bad_requests(settings, vocabulary.item_keys[:1])
     samples: list[ResourceSample] = []
     with serving(repository, folder, http=True) as (server, store):
-        revival = Revival(server=server, samples=samples, allowed=int(seconds * CRASHES_PER_S))
+        revival = Revival(server=server, samples=samples, allowed=ceil(seconds * CRASHES_PER_S))
 
         async def run() -> int:
             watching = asyncio.create_task(watch(lambda: server.pid, store, ledger, samples, workload.over))
