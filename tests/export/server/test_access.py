@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import os
 import re
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -259,6 +260,9 @@ def test_what_the_server_makes_is_its_owners_alone_whatever_the_umask(options: S
     try:
         with serving(options) as server:
             assert server._lease is not None
+            give_up = time.monotonic() + 10  # Triton opens its metrics after it is ready
+            while not (server._lease.folder / "metrics.sock").exists() and time.monotonic() < give_up:
+                time.sleep(0.01)
             made = [*SHARED_MEMORY.glob(f"{server._lease.shm_prefix}*"), *server._lease.folder.iterdir()]
             modes = {path.name: path.lstat().st_mode for path in made if not path.is_symlink()}
     finally:
