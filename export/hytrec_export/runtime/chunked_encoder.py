@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +13,7 @@ from hytrec.contract import Model, next_name
 from hytrec.signature import BEHAVIOR_ROWS, ENCODER, ITEM_ROWS, RERANKER, ROW_TIMES, STATE
 from hytrec_export.runtime.item_vectors import ItemTable, with_lookup
 from hytrec_export.runtime.parallel import ShardedRunner, SizeRouter
-from hytrec_export.runtime.runners import Arrays, Live, OnnxRunner, Runner
+from hytrec_export.runtime.runners import Arrays, Live, OnnxRunner, Runner, RunnerAround
 
 CHUNK_EVENTS = 2_048
 """Events of a chunk, over all rows. What a chunk works on stays in the processor's caches: ten thousand events take a
@@ -27,7 +27,7 @@ SHARD_CANDIDATES = 128
 _EVENTS = (ITEM_ROWS.name, BEHAVIOR_ROWS.name, ROW_TIMES.name)
 
 
-class ChunkedEncoder:
+class ChunkedEncoder(RunnerAround):
     """Runs a long history in chunks, feeding each chunk's output state into the next; equals one run over all of it.
 
     Args:
@@ -36,17 +36,8 @@ class ChunkedEncoder:
     """
 
     def __init__(self, runner: Runner, *, max_events: Callable[[], int | None] = lambda: None) -> None:
-        self._runner = runner
+        super().__init__(runner)
         self._max_events = max_events
-
-    def __enter__(self) -> Self:
-        """Load the graph; raises what the runner raises."""
-        self._runner.__enter__()
-        return self
-
-    def __exit__(self, *raised: object) -> None:
-        """Let go of it."""
-        self._runner.__exit__(*raised)
 
     def infer(self, feed: Mapping[str, NDArray[Any]]) -> Arrays:
         """All inputs by name -> all outputs by name; padding beyond the longest row's last chunk is never run.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any, Self
 
@@ -22,7 +22,7 @@ from hytrec.vector_signature import (
     VECTOR_RETRIEVER,
 )
 from hytrec_export.errors import GraphError, RepositoryError
-from hytrec_export.runtime.runners import Arrays, Runner
+from hytrec_export.runtime.runners import Arrays, Runner, RunnerAround
 from hytrec_export.settings import ServingSettings
 
 ITEM_TABLE_FILE = "item_table.bin"
@@ -74,19 +74,23 @@ class ItemTable:
         vectors: NDArray[np.float32] = self._values[rows].astype(np.float32, copy=False)
         return vectors
 
-    def added_to(self, tensors: Mapping[str, NDArray[Any]]) -> Arrays:
-        """Tensors by name, and the vectors of all item rows among them.
+    def added_to(self, tensors: Mapping[str, NDArray[Any]], names: Collection[str] = LOOKUPS.keys()) -> Arrays:
+        """Tensors by name, and the vectors of item rows among them.
 
         item_rows (B, T) int64 -> item_vectors (B, T, D) float32, and so on, as `hytrec.vector_signature.LOOKUPS` says.
+
+        Args:
+            names: vectors that may be added, all by default.
         """
-        return {**tensors, **{name: self.rows(tensors[rows]) for name, rows in LOOKUPS.items() if rows in tensors}}
+        rows = {name: LOOKUPS[name] for name in names if LOOKUPS[name] in tensors}
+        return {**tensors, **{name: self.rows(tensors[own]) for name, own in rows.items()}}
 
     def feeding(self, run: Callable[[Arrays], Arrays]) -> Callable[[Mapping[str, NDArray[Any]]], Arrays]:
         """Runs an encoder that is given vectors with the inputs of `hytrec.signature.ENCODER`."""
         return lambda feed: run(self.added_to(feed))
 
 
-class LookupRunner:
+class LookupRunner(RunnerAround):
     """Runs a graph that is given vectors with the inputs of one that is not, and checks the vectors that it gives.
 
     Args:
@@ -94,18 +98,9 @@ class LookupRunner:
     """
 
     def __init__(self, runner: Runner, *, model: str, table: ItemTable) -> None:
-        self._runner = runner
+        super().__init__(runner)
         self._table = table
         self._model = model
-
-    def __enter__(self) -> Self:
-        """Load the graph; raises what the runner raises."""
-        self._runner.__enter__()
-        return self
-
-    def __exit__(self, *raised: object) -> None:
-        """Let go of it."""
-        self._runner.__exit__(*raised)
 
     def infer(self, feed: Mapping[str, NDArray[Any]]) -> Arrays:
         """Inputs by name, vectors left out -> all outputs by name.
@@ -116,8 +111,7 @@ class LookupRunner:
             GraphError: the graph gives other vectors than those of its item rows.
         """
         table, model = self._table, self._model
-        vectors = {name: table.rows(feed[LOOKUPS[name]]) for name in _WANTED[model]}
-        outputs = self._runner.infer({**feed, **vectors})
+        outputs = self._runner.infer(table.added_to(feed, _WANTED[model]))
         for name, rows in _GIVEN[model].items():
             if not np.array_equal(outputs[name], table.rows(outputs[rows])):
                 raise GraphError(

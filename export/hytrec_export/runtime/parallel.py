@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hytrec.contract import Model
-from hytrec_export.runtime.runners import Arrays, Runner, cores
+from hytrec_export.runtime.runners import Arrays, Runner, RunnerAround, cores
 
 
 class SizeRouter:
@@ -50,7 +50,7 @@ class SizeRouter:
         return runner.infer(feed)
 
 
-class ShardedRunner:
+class ShardedRunner(RunnerAround):
     """Cuts a run into shards, one for each core, that run concurrently.
 
     Rows are dealt to the shards; a single row is cut along the dynamic axis, whose elements must not
@@ -65,9 +65,9 @@ class ShardedRunner:
     def __init__(
         self, model: Model, runner: Runner, *, min_elements: int, peers_idle: Callable[[], bool] = lambda: True
     ) -> None:
+        super().__init__(runner)
         self._inputs = tuple(tensor.name for tensor in model.inputs if tensor.dynamic)
         self._outputs = frozenset(tensor.name for tensor in model.outputs if tensor.dynamic)
-        self._runner = runner
         self._min_elements = min_elements
         self._peers_idle = peers_idle
         self._cores = cores()
@@ -75,7 +75,7 @@ class ShardedRunner:
 
     def __enter__(self) -> Self:
         """Load the graph; raises what the runner raises."""
-        self._runner.__enter__()
+        super().__enter__()
         self._others = ThreadPoolExecutor(max(1, self._cores - 1), thread_name_prefix="shard")
         return self
 
@@ -84,7 +84,7 @@ class ShardedRunner:
         if self._others is not None:
             self._others.shutdown()
             self._others = None
-        self._runner.__exit__(*raised)
+        super().__exit__(*raised)
 
     def infer(self, feed: Mapping[str, NDArray[Any]]) -> Arrays:
         """All inputs by name -> all outputs by name."""

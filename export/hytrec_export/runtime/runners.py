@@ -51,6 +51,26 @@ class Runner(Protocol):
         ...
 
 
+class RunnerAround:
+    """A runner that runs another one; it is open as long as that is.
+
+    Args:
+        runner: the other one.
+    """
+
+    def __init__(self, runner: Runner) -> None:
+        self._runner = runner
+
+    def __enter__(self) -> Self:
+        """Load the model; raises what the runner raises."""
+        self._runner.__enter__()
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        """Let go of it."""
+        self._runner.__exit__(*raised)
+
+
 class TorchRunner:
     """PyTorch, eager.
 
